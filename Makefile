@@ -1,0 +1,63 @@
+# Gantry. Every target sets up what it needs by itself; nothing else has to be installed by hand.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SEEDS ?= 50
+SEED_FROM ?= 1
+
+.PHONY: demo up down test check unit bench sim host native lock docs clean help
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+venv: $(STAMP)
+
+host: ## packages of a bare Debian host (root): Docker, Open vSwitch, HAProxy, a C compiler
+	infra/host/setup.sh host
+
+native: host ## the C programs of the executor
+	$(MAKE) -C services/executor/native OUT=$(CURDIR)/build/native
+
+demo: $(STAMP) native ## the whole thing for real on this machine, and nothing left behind
+	$(BIN)/python -m infra.demo
+
+up: $(STAMP) native ## start Gantry on this machine and leave it running
+	$(BIN)/gantry up
+
+down: $(STAMP) ## stop what `make up` started
+	$(BIN)/gantry down
+
+test: $(STAMP) ## everything: style, types, boundaries, and all tests on real servers
+	infra/host/setup.sh test
+	$(MAKE) native check
+	$(BIN)/python -m pytest -q
+
+check: $(STAMP) ## style, types and boundaries only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(STAMP) ## the tests that need no server
+	$(BIN)/python -m pytest -q tests/unit tests/simulation
+
+sim: $(STAMP) ## the simulation over SEEDS seeds from SEED_FROM
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(SEED_FROM)
+
+bench: $(STAMP) native ## measure; prints a table and writes build/bench.json
+	$(BIN)/python -m tests.bench
+
+docs: $(STAMP) ## regenerate docs/openapi.json and docs/asyncapi.json
+	$(BIN)/python -m services.gateway.openapi > docs/openapi.json
+	$(BIN)/python -m libs.common.events.asyncapi > docs/asyncapi.json
+
+clean:
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Host set-up, servers and images: everything Gantry stands on that is not Gantry."""

@@ -1,0 +1,1 @@
+"""The sample web app as container images, built without any registry to start from."""

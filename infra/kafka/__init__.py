@@ -1,0 +1,1 @@
+"""One Kafka broker, from Maven artifacts, for tests and for a single machine."""

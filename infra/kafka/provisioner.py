@@ -1,0 +1,97 @@
+"""A Kafka broker in KRaft mode for one directory.
+
+Format and start as Kafka's own quick start says: StorageTool writes the cluster id into the log
+directory once, then kafka.Kafka runs from the same properties.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from infra.provision import process
+from infra.provision.java import JavaSpec, fill, java_server, maven_libs, ports_of
+from infra.provision.server import Server
+
+HERE = Path(__file__).parent
+# 22 characters of URL-safe base64 that decode to 16 bytes; brokers of tests never meet.
+CLUSTER_ID = "Z2FudHJ5LXRlc3RzLS0tLQ"
+FORMAT_TIMEOUT_S = 60
+READY_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaProvisioner:
+    """Makes the broker of a directory: `await KafkaProvisioner(directory).server()`."""
+
+    directory: Path
+
+    async def server(self) -> Server:
+        """The broker, not started. Raises CommandError when its jars can't be had."""
+        libs = await maven_libs("kafka", HERE / "pom.xml")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        port, controller_port = ports_of(self.directory, 2)
+        fill(
+            HERE / "server.properties.in",
+            self.properties,
+            {"port": port, "controller_port": controller_port, "data": self.directory / "data"},
+        )
+        classpath = f"{libs}/libs/*"
+
+        async def prepare() -> None:
+            await self.format(classpath)
+
+        async def answers() -> bool:
+            return await broker_answers(port)
+
+        spec = JavaSpec(
+            classpath=classpath,
+            main=("kafka.Kafka", str(self.properties)),
+            jvm_flags=(
+                "-Xms128m",
+                "-Xmx512m",
+                f"-Dlog4j.configuration=file:{HERE}/log4j.properties",
+            ),
+            prepare=prepare,
+            answers=answers,
+            ready_s=READY_S,
+        )
+        return java_server("kafka", f"kafka://127.0.0.1:{port}", self.directory, spec)
+
+    @property
+    def properties(self) -> Path:
+        return self.directory / "server.properties"
+
+    async def format(self, classpath: str) -> None:
+        """Writes the cluster id into an empty log directory; does nothing to a formatted one."""
+        if (self.directory / "data" / "meta.properties").exists():
+            return
+        argv = ["java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", classpath]
+        argv += ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self.properties)]
+        await process.run(argv, timeout_s=FORMAT_TIMEOUT_S, cwd=self.directory)
+
+
+async def broker_answers(port: int) -> bool:
+    """True when the broker is registered with its controller and says so to a client.
+
+    The port alone tells too little: it is open before the broker is unfenced.
+    """
+    if not await process.listens(port):
+        return False
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    admin = AIOKafkaAdminClient(bootstrap_servers=f"127.0.0.1:{port}", request_timeout_ms=5000)
+    try:
+        async with asyncio.timeout(5):
+            await admin.start()
+            return bool((await admin.describe_cluster())["brokers"])
+    except (KafkaError, OSError):
+        return False
+    finally:
+        with contextlib.suppress(KafkaError, OSError):
+            await admin.close()

@@ -1,0 +1,103 @@
+"""The configuration files of a local cluster's processes, as they would be written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.local.layout import Layout, machine_mem_mib
+
+
+def write_all(layout: Layout, smtp: Mapping[str, Any] | None = None) -> dict[str, Path]:
+    """Write them; returns the file of each process."""
+    contents = {
+        "gantry": control_plane(layout, smtp),
+        "hostd": hostd(layout),
+        "executor": executor(layout),
+    }
+    files = {}
+    for name, content in contents.items():
+        file = layout.root / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(content, sort_keys=False))
+        file.chmod(0o600)
+        files[name] = file
+    return files
+
+
+def control_plane(layout: Layout, smtp: Mapping[str, Any] | None) -> dict[str, Any]:
+    """All services and minimesos in one process."""
+    ports = layout.ports
+    master = f"127.0.0.1:{ports['mesos_master']}"
+    credential = {"principal": "gantry", "credential_file": str(layout.data / "mesos.secret")}
+    mem_mib = layout.mem_mib or machine_mem_mib()
+    return {
+        "common": {
+            "cluster": layout.cluster,
+            "data_dir": str(layout.data),
+            "listen": {
+                "gateway": f"127.0.0.1:{ports['gateway']}",
+                "ipam": f"127.0.0.1:{ports['ipam']}",
+            },
+        },
+        "minimesos": {
+            "master_port": ports["mesos_master"],
+            "agents": [
+                {
+                    "port": ports["mesos_agent"],
+                    "hostname": layout.hostname,
+                    "resources": f"cpus:{layout.cpus:g};mem:{mem_mib};disk:50000",
+                    "attributes": f"zone:a;class:thin;hostd:http://127.0.0.1:{ports['hostd']}",
+                }
+            ],
+        },
+        "scheduler": {
+            "masters": [master],
+            "executor_config": str(layout.root / "executor.yaml"),
+            **credential,
+        },
+        "monitor": {"masters": [master], **credential, **({"smtp": dict(smtp)} if smtp else {})},
+        "ipam": {
+            "cooldown_s": layout.cooldown_s,
+            "networks": [
+                {
+                    "name": vlan.name,
+                    "cidr": str(vlan.cidr),
+                    "vlan": vlan.tag,
+                    "gateway": str(vlan.gateway),
+                }
+                for vlan in layout.vlans
+            ],
+        },
+        "deployer": {"haproxy_socket": str(layout.haproxy_socket)},
+    }
+
+
+def hostd(layout: Layout) -> dict[str, Any]:
+    """The host daemon."""
+    return {
+        "common": {
+            "cluster": layout.cluster,
+            "data_dir": str(layout.data),
+            "peers": {"ipam": f"http://127.0.0.1:{layout.ports['ipam']}"},
+        },
+        "hostd": {
+            "host": layout.hostname,
+            "listen": f"127.0.0.1:{layout.ports['hostd']}",
+            "ovsdb": str(layout.root / "ovs/db.sock"),
+            "datapath_type": (layout.root / "ovs/datapath-type").read_text().strip(),
+            "docker": str(layout.root / "engine/docker.sock"),
+        },
+    }
+
+
+def executor(layout: Layout) -> dict[str, Any]:
+    """The executor: its file is flat, since it has one section only."""
+    return {
+        "cluster": layout.cluster,
+        "agent": layout.hostname,
+        "docker": f"unix://{layout.root / 'engine/docker.sock'}",
+        "data_dir": str(layout.data / "executor"),
+    }

@@ -1,0 +1,139 @@
+"""Where everything of one local cluster lies, and which ports and networks it has."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+PORTS = ("gateway", "ipam", "hostd", "mesos_master", "mesos_agent", "registry")
+GATEWAY_PORT = 8080  # tried first, so that the console is where people expect it
+
+
+@dataclass(frozen=True)
+class Vlan:
+    """A network of the cluster. Its gateway's address belongs to the edge namespace."""
+
+    name: str
+    tag: int
+    cidr: IPv4Network
+
+    @property
+    def gateway(self) -> IPv4Address:
+        """The first address."""
+        return self.cidr.network_address + 1
+
+
+DEFAULT_VLANS = (
+    Vlan("web", 110, IPv4Network("10.110.0.0/22")),
+    Vlan("batch", 120, IPv4Network("10.120.0.0/24")),
+)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An HAProxy backend that apps may register in; it listens on the edge at `port`."""
+
+    name: str
+    port: int
+    slots: int = 200
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One local cluster. `root` must be short: unix sockets lie below it."""
+
+    cluster: str
+    root: Path
+    vlans: tuple[Vlan, ...] = DEFAULT_VLANS
+    backends: tuple[Backend, ...] = (Backend("acme-web", 8000),)
+    cpus: float = 16.0
+    mem_mib: int = 0  # 0: most of the machine's
+    hostname: str = "node-1"
+    cooldown_s: float = 60.0
+    ports: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def repo(self) -> Path:
+        """The checkout."""
+        return Path(__file__).resolve().parents[2]
+
+    @property
+    def data(self) -> Path:
+        """State of the control plane and hostd."""
+        return self.root / "data"
+
+    @property
+    def logs(self) -> Path:
+        """One log a process."""
+        return self.root / "logs"
+
+    @property
+    def run(self) -> Path:
+        """Where hostd's namespaces and registrations are."""
+        return Path("/run/gantry") / self.cluster
+
+    @property
+    def edge(self) -> str:
+        """The namespace that has a leg in each VLAN."""
+        return f"gantry-edge-{self.cluster}"
+
+    @property
+    def haproxy_socket(self) -> Path:
+        """HAProxy's runtime socket."""
+        return self.root / "haproxy.sock"
+
+    @property
+    def shim(self) -> Path:
+        """The OCI runtime shim."""
+        return self.repo / "build/native/gantry-runc"
+
+    @property
+    def url(self) -> str:
+        """The gateway's URL."""
+        return f"http://127.0.0.1:{self.ports['gateway']}"
+
+    @property
+    def admin_key_file(self) -> Path:
+        """The first admin key."""
+        return self.data / "admin.key"
+
+
+def choose_ports(root: Path) -> dict[str, int]:
+    """Free ports, chosen once and remembered, so that a restart finds its peers where they were."""
+    file = root / "ports.json"
+    if file.exists():
+        known = json.loads(file.read_text())
+        return {name: int(known[name]) for name in PORTS}
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", GATEWAY_PORT))
+            first = [GATEWAY_PORT]
+        except OSError:
+            first = []
+    ports = dict(zip(PORTS, [*first, *free_ports(len(PORTS))], strict=False))
+    file.write_text(json.dumps(ports, indent=2) + "\n")
+    return ports
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at this moment, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def machine_mem_mib() -> int:
+    """The machine's memory less a quarter, in MiB."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 3 // 4 // 1024
+    raise OSError("/proc/meminfo has no MemTotal")

@@ -1,0 +1,195 @@
+"""Start and stop a whole local cluster, piece by piece, in the order in which they need each other.
+
+Everything is idempotent: starting what runs changes nothing, so `start` after a crash of any piece mends it. `destroy`
+leaves no container, port, namespace, bridge or process of the cluster behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from infra.images.build import BuiltImage, build_images
+from infra.local import configs, edge
+from infra.local.layout import Layout, choose_ports
+from infra.local.processes import Daemon, LocalError, end, run
+from services.hostd.settings import HostdConfig
+
+READY_S = 60.0
+Say = Callable[[str], None]
+
+
+class Stack:
+    """One local cluster."""
+
+    def __init__(self, layout: Layout, say: Say = lambda _text: None) -> None:
+        layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        layout.logs.mkdir(exist_ok=True)
+        layout.data.mkdir(exist_ok=True, mode=0o700)
+        self.layout = replace(layout, ports=choose_ports(layout.root))
+        self._say = say
+        root, logs = layout.root, layout.logs
+        self.control_plane = Daemon("control plane", root / "gantry.pid", logs / "gantry.log")
+        self.hostd = Daemon("hostd", root / "hostd.pid", logs / "hostd.log")
+        self.bridge = HostdConfig().bridge_name(layout.cluster)
+
+    # -- starting
+
+    async def start(self, smtp: Mapping[str, Any] | None = None) -> None:
+        """Start all of it; returns when the gateway is ready. Raises LocalError."""
+        await self.start_servers()
+        configs.write_all(self.layout, smtp)
+        await self.start_hostd()
+        await edge.up(self.layout, self.bridge)
+        edge.start_haproxy(self.layout)
+        await self.start_control_plane()
+
+    async def start_servers(self) -> None:
+        """Docker engine, Open vSwitch and registry, private ones below the root."""
+        layout = self.layout
+        infra = layout.repo / "infra"
+        registry = f"127.0.0.1:{layout.ports['registry']}"
+        engine = (
+            "--dir",
+            layout.root / "engine",
+            "--runtime-path",
+            layout.shim,
+            "--registry",
+            registry,
+        )
+        port = ("--dir", layout.root / "registry", "--port", str(layout.ports["registry"]))
+        async with asyncio.TaskGroup() as group:
+            self._say("starting Docker engine, Open vSwitch and registry")
+            group.create_task(run(infra / "host/engine.sh", "start", *engine))
+            group.create_task(run(infra / "host/ovs.sh", "start", "--dir", layout.root / "ovs"))
+            group.create_task(run(infra / "registry/registry.sh", "start", *port))
+
+    async def start_hostd(self) -> None:
+        """The host daemon; returns when its socket answers."""
+        self._say("starting hostd")
+        self._spawn(self.hostd, "services.hostd", "hostd")
+        await self._until(self.hostd, self._hostd_ready)
+
+    async def start_control_plane(self) -> None:
+        """The five services and minimesos; returns when the gateway is ready."""
+        self._say("starting the control plane")
+        self._spawn(self.control_plane, "services", "gantry")
+        await self._until(self.control_plane, self._gateway_ready)
+
+    def _spawn(self, daemon: Daemon, module: str, config: str) -> None:
+        file = self.layout.root / f"{config}.yaml"
+        daemon.start((sys.executable, "-m", module, "--config", str(file)), self.layout.repo)
+
+    async def _until(self, daemon: Daemon, ready: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + READY_S
+        while not await ready():
+            if daemon.pid() is None:
+                raise LocalError(
+                    f"{daemon.name} ended at once; {daemon.log} says:\n{daemon.tail()}"
+                )
+            if time.monotonic() > deadline:
+                raise LocalError(f"{daemon.name} is not ready; {daemon.log} says:\n{daemon.tail()}")
+            await asyncio.sleep(0.1)
+
+    async def _hostd_ready(self) -> bool:
+        connector = aiohttp.UnixConnector(str(self.layout.run / "hostd.sock"))
+        return await _answers("http://localhost/readyz", connector)
+
+    async def _gateway_ready(self) -> bool:
+        return await _answers(f"{self.layout.url}/readyz") and self.layout.admin_key_file.exists()
+
+    def admin_key(self) -> str:
+        """The first admin key."""
+        return self.layout.admin_key_file.read_text().strip()
+
+    async def push_samples(self) -> dict[str, BuiltImage]:
+        """Build the sample images and push them; by name:tag."""
+        engine = f"unix://{self.layout.root / 'engine/docker.sock'}"
+        built = await build_images(engine, f"127.0.0.1:{self.layout.ports['registry']}")
+        return {image.name: image for image in built}
+
+    # -- stopping
+
+    def executors(self) -> list[int]:
+        """Executor processes (supervisors and workers) that minimesos' agents of this cluster started."""
+        sandbox = f"MESOS_DIRECTORY={self.layout.data}".encode()
+        found = []
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit() and int(process.name) != os.getpid():
+                try:
+                    environ = (process / "environ").read_bytes()
+                except OSError:
+                    continue
+                if any(each.startswith(sandbox) for each in environ.split(b"\0")):
+                    found.append(int(process.name))
+        return sorted(found)
+
+    async def stop(self) -> None:
+        """Stop Gantry's own processes; containers and the servers go on."""
+        await self.control_plane.stop()
+        await end(self.executors())
+        await self.hostd.stop()
+
+    async def destroy(self) -> None:
+        """Stop everything and remove every trace."""
+        await self.stop()
+        layout = self.layout
+        infra = layout.repo / "infra"
+        await edge.down(layout)
+        for script, name in (
+            ("host/engine.sh", "engine"),
+            ("host/ovs.sh", "ovs"),
+            ("registry/registry.sh", "registry"),
+        ):
+            await run(infra / script, "stop", "--dir", layout.root / name, "--purge")
+        await remove_namespaces(layout.run)
+        shutil.rmtree(layout.root, ignore_errors=True)
+
+    def leftovers(self) -> list[str]:
+        """What of the cluster is still on the machine; empty after `destroy`."""
+        layout = self.layout
+        left = [f"process {pid}" for pid in self.executors()]
+        left += [f"file {path}" for path in (layout.root, layout.run) if path.exists()]
+        mounts = Path("/proc/mounts").read_text()
+        left += [
+            f"mount {line.split()[1]}" for line in mounts.splitlines() if str(layout.root) in line
+        ]
+        devices = {path.name for path in Path("/sys/class/net").iterdir()}
+        left += [f"bridge {self.bridge}"] if self.bridge in devices else []
+        left += [
+            f"port {name}" for name in sorted(devices) if name.startswith(f"{self.bridge[-6:]}-e")
+        ]
+        left += [f"namespace {layout.edge}"] if Path("/run/netns", layout.edge).exists() else []
+        return left
+
+
+async def remove_namespaces(run_dir: Path) -> None:
+    """Unmount and remove the namespaces below a cluster's run directory; their veths go with them."""
+    for namespace in sorted((run_dir / "netns").glob("*")):
+        await run("umount", namespace, check=False)
+    for line in Path("/proc/mounts").read_text().splitlines():
+        mounted = line.split()[1]
+        if mounted.startswith(f"{run_dir}/"):
+            await run("umount", mounted, check=False)
+    await asyncio.to_thread(shutil.rmtree, run_dir, True)
+
+
+async def _answers(url: str, connector: aiohttp.BaseConnector | None = None) -> bool:
+    timeout = aiohttp.ClientTimeout(total=2.0)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            session.get(url) as answer,
+        ):
+            return answer.status == 200
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return False

@@ -1,0 +1,66 @@
+"""A MongoDB-wire server (mongo-java-server on an H2 file) for one directory.
+
+It speaks wire version 8. It has no transactions, change streams or pipeline updates, and ignores
+partialFilterExpression and $jsonSchema without a word: tests must not lean on those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pymongo
+from pymongo.errors import PyMongoError
+
+from infra.provision.java import JavaSpec, java_server, maven_libs, ports_of
+from infra.provision.server import Server
+
+HERE = Path(__file__).parent
+# mongod flushes its journal every 100 ms: a SIGKILL here loses no more than one there.
+COMMIT_INTERVAL_MS = 100
+READY_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class MongoProvisioner:
+    """Makes the server of a directory: `await MongoProvisioner(directory).server()`."""
+
+    directory: Path
+
+    async def server(self) -> Server:
+        """The server, not started. Raises CommandError when its jars can't be had."""
+        libs = await maven_libs("mongo", HERE / "pom.xml", (HERE / "MongoMain.java",))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (port,) = ports_of(self.directory, 1)
+        url = f"mongodb://127.0.0.1:{port}"
+
+        async def prepare() -> None:
+            return
+
+        async def answers() -> bool:
+            return await mongo_answers(url)
+
+        data = str(self.directory / "data.mv")
+        spec = JavaSpec(
+            classpath=f"{libs}/classes:{libs}/libs/*",
+            main=("MongoMain", data, str(port), str(COMMIT_INTERVAL_MS)),
+            jvm_flags=("-Xmx256m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"),
+            prepare=prepare,
+            answers=answers,
+            ready_s=READY_S,
+        )
+        return java_server("mongo", url, self.directory, spec)
+
+
+async def mongo_answers(url: str) -> bool:
+    """True when the server answers a ping."""
+    client: pymongo.AsyncMongoClient[dict[str, object]] = pymongo.AsyncMongoClient(
+        url, serverSelectionTimeoutMS=1000, connectTimeoutMS=1000, socketTimeoutMS=2000
+    )
+    try:
+        await client.admin.command("ping")
+    except PyMongoError:
+        return False
+    finally:
+        await client.close()
+    return True

@@ -1,0 +1,43 @@
+"""From aiokafka's errors to ours, and a time-out around every call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiokafka import errors as kafka_errors
+
+from libs.common.errors import Fenced, InvalidInput, TimedOut, Unavailable
+
+_FENCED = (
+    kafka_errors.CommitFailedError,
+    kafka_errors.IllegalStateError,
+    kafka_errors.IllegalGenerationError,
+    kafka_errors.UnknownMemberIdError,
+    kafka_errors.RebalanceInProgressError,
+)
+_TIMED_OUT = (kafka_errors.KafkaTimeoutError, kafka_errors.RequestTimedOutError)
+_TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordTooLargeError)
+
+
+@asynccontextmanager
+async def guarded(what: str, timeout_s: float) -> AsyncIterator[None]:
+    """Raises Fenced, InvalidInput, TimedOut or Unavailable for whatever Kafka throws."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        raise TimedOut(f"kafka: {what}: no answer within {timeout_s} s") from None
+    except _FENCED as error:
+        raise Fenced(f"kafka: {what}: {_text(error)}") from error
+    except _TIMED_OUT as error:
+        raise TimedOut(f"kafka: {what}: {_text(error)}") from error
+    except _TOO_LARGE as error:
+        raise InvalidInput.of("record", f"too large for the broker: {_text(error)}") from error
+    except (kafka_errors.KafkaError, kafka_errors.ConsumerStoppedError, OSError) as error:
+        raise Unavailable(f"kafka: {what}: {_text(error)}") from error
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,157 @@
+"""From the bus to handlers: validate → handle → commit, poison to `dead.<group>`.
+
+Handlers load, decide and save, or just add a key to a reconcile queue; they must be idempotent. A handler that
+raises Unavailable is tried again until the peer is back (the group waits, nothing is skipped); any other error is
+tried `MAX_TRIES` times, then the record goes to the dead-letter topic with its reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from libs.common.backoff import Backoff
+from libs.common.bus.base import Bus, Consumer, Delivered, Record, TopicPartition, TopicSpec
+from libs.common.clock import Clock
+from libs.common.errors import Fenced, Poison, Unavailable
+from libs.common.events import EVENT_TYPES, Envelope, Event
+from libs.common.telemetry import Telemetry
+
+# The table below is keyed by class, so a handler's parameter is the very class it is registered for.
+EventHandler = Callable[[Any, Envelope], Awaitable[None]]
+Handlers = Mapping[type[Event], EventHandler]
+
+MAX_TRIES = 5
+FETCH_RECORDS = 500
+FETCH_S = 1.0
+
+
+@dataclass
+class Subscription:
+    """A consumer group and what it does with each event."""
+
+    group: str
+    handlers: Handlers
+    bus: Bus
+    clock: Clock
+    rng: random.Random
+    telemetry: Telemetry
+    max_tries: int = MAX_TRIES
+
+    async def run(self) -> None:
+        """Consume until cancelled; comes back from every loss of the bus."""
+        topics = sorted({event.TOPIC for event in self.handlers})
+        backoff = Backoff()
+        failures = 0
+        while True:
+            try:
+                specs = [TopicSpec(topic) for topic in (*topics, self.dead_topic)]
+                await self.bus.ensure_topics(specs)
+                async with self.bus.consumer(self.group, topics) as consumer:
+                    while True:
+                        await self._step(consumer)
+                        failures = 0
+            except (Unavailable, Fenced) as error:
+                failures += 1
+                self.telemetry.log.warning("consumer", group=self.group, error=str(error))
+                await self.clock.sleep(backoff.delay_s(failures, self.rng))
+
+    @property
+    def dead_topic(self) -> str:
+        """Where this group's poison goes."""
+        return f"dead.{self.group}"
+
+    async def _step(self, consumer: Consumer) -> None:
+        batch = await consumer.fetch(FETCH_RECORDS, FETCH_S)
+        by_key: dict[tuple[str, str], list[Delivered]] = {}
+        for each in batch:
+            by_key.setdefault((each.record.topic, each.record.key), []).append(each)
+        handled: set[tuple[TopicPartition, int]] = set()
+        failures: list[Unavailable] = []
+
+        async def handle_in_order(records: Sequence[Delivered]) -> None:
+            # Keys go side by side, so that handlers of one batch can share a group commit.
+            try:
+                for each in records:
+                    await self._handle(each)
+                    handled.add((each.place, each.offset))
+            except Unavailable as error:
+                failures.append(error)
+
+        async with asyncio.TaskGroup() as group:
+            for records in by_key.values():
+                group.create_task(handle_in_order(records))
+        await self._commit(consumer, _finished(batch, handled))
+        if failures:
+            raise failures[0]
+
+    async def _commit(self, consumer: Consumer, done: Mapping[TopicPartition, int]) -> None:
+        held = consumer.assignment()
+        mine = {place: offset for place, offset in done.items() if place in held}
+        if mine:
+            await consumer.commit(mine)
+
+    async def _handle(self, each: Delivered) -> None:
+        backoff = Backoff()
+        failures = 0
+        tries = 0
+        while True:
+            try:
+                await self._once(each)
+                return
+            except Unavailable as error:
+                failures += 1
+                if failures > 3:
+                    raise  # leave the group in good order; a fresh consumer begins here again
+                self.telemetry.log.warning("handler waits", group=self.group, error=str(error))
+            except Poison as error:
+                await self._bury(each, str(error))
+                return
+            except Exception as error:
+                tries += 1
+                self.telemetry.log.exception("handler failed", group=self.group, tries=tries)
+                if tries >= self.max_tries:
+                    await self._bury(each, f"{type(error).__name__}: {error}")
+                    return
+            await self.clock.sleep(backoff.delay_s(failures + tries, self.rng))
+
+    async def _once(self, each: Delivered) -> None:
+        event, envelope = EVENT_TYPES.open(each.record)
+        handler = self.handlers.get(type(event))
+        if handler is None:
+            return
+        with self.telemetry.span(f"{self.group} {event.TOPIC}", envelope.cause.traceparent):
+            async with asyncio.timeout(60.0):
+                await handler(event, envelope)
+        self.telemetry.events_handled.labels(event.TOPIC, "ok").inc()
+
+    async def _bury(self, each: Delivered, reason: str) -> None:
+        record = each.record
+        self.telemetry.events_handled.labels(record.topic, "dead").inc()
+        self.telemetry.log.error(
+            "poison", group=self.group, topic=record.topic, key=record.key, reason=reason
+        )
+        headers: Sequence[tuple[str, bytes]] = (
+            *record.headers,
+            ("gantry_dead_topic", record.topic.encode()),
+            ("gantry_dead_reason", reason[:2000].encode()),
+            ("gantry_dead_offset", f"{each.partition}:{each.offset}".encode()),
+        )
+        await self.bus.publish([Record(self.dead_topic, record.key, record.value, tuple(headers))])
+
+
+def _finished(
+    batch: Sequence[Delivered], handled: set[tuple[TopicPartition, int]]
+) -> dict[TopicPartition, int]:
+    """The next offset of each partition, up to its first record that is not handled yet."""
+    done: dict[TopicPartition, int] = {}
+    stuck: set[TopicPartition] = set()
+    for each in batch:
+        if (each.place, each.offset) not in handled:
+            stuck.add(each.place)
+        elif each.place not in stuck:
+            done[each.place] = each.offset + 1
+    return done

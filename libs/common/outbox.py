@@ -1,0 +1,100 @@
+"""The relay: publishes what writes left in their outboxes, in order per document, and clears it.
+
+Several replicas may run it: a lease lets one work at a time, and the events' ids and sequence numbers make the
+odd double harmless. A writer calls `kick()` after a save, so that nothing waits for the poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+from libs.common.backoff import Backoff
+from libs.common.bus.base import Bus
+from libs.common.clock import Clock
+from libs.common.errors import GantryError
+from libs.common.events.base import to_record
+from libs.common.store.base import Collection, Doc, Store
+from libs.common.telemetry import Log
+
+BATCH = 500
+LEASE_TTL_S = 10.0
+POLL_S = 2.0
+
+
+class Relay:
+    """Publishes the outboxes of some collections of one service."""
+
+    def __init__(
+        self,
+        name: str,
+        holder: str,
+        store: Store,
+        collections: Sequence[Collection],
+        bus: Bus,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        log: Log,
+    ) -> None:
+        self._lease = f"relay:{name}"
+        self._holder = holder
+        self._store = store
+        self._collections = tuple(collections)
+        self._bus = bus
+        self._clock = clock
+        self._rng = rng
+        self._log = log
+        self._wake = asyncio.Event()
+        self._leased_until = 0.0
+
+    def kick(self) -> None:
+        """Say that there is something to publish."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        backoff = Backoff()
+        failures = 0
+        while True:
+            try:
+                self._wake.clear()
+                more = await self._leased() and await self.publish_once()
+                failures = 0
+            except GantryError as error:
+                failures += 1
+                self._log.warning("relay failed", relay=self._lease, error=str(error))
+                await self._clock.sleep(backoff.delay_s(failures, self._rng))
+                continue
+            if not more:
+                await self._pause()
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(POLL_S):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _leased(self) -> bool:
+        now = self._clock.now()
+        if now < self._leased_until - LEASE_TTL_S / 2:
+            return True
+        lease = await self._store.take_lease(self._lease, self._holder, now, LEASE_TTL_S)
+        self._leased_until = lease.until if lease else 0.0
+        return lease is not None
+
+    async def publish_once(self) -> bool:
+        """Publish one batch of each collection; True when there may be more."""
+        more = False
+        for collection in self._collections:
+            docs = await collection.unsent(BATCH)
+            if docs:
+                await self._publish(collection, docs)
+            more = more or len(docs) >= BATCH
+        return more
+
+    async def _publish(self, collection: Collection, docs: Sequence[Doc]) -> None:
+        await self._bus.publish([to_record(event) for doc in docs for event in doc.outbox])
+        await collection.mark_sent({doc.id: [event.id for event in doc.outbox] for doc in docs})

@@ -1,0 +1,362 @@
+"""What a service is handed: clock, randomness, ids, bus, store, peers, telemetry, a place to serve.
+
+A service is one `async def run(rt: Runtime)`. This module alone maps URL schemes to adapters; nobody else
+asks which one it got. The simulation builds a `Runtime` of its own parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict
+
+from libs.common.backoff import Backoff
+from libs.common.bus.base import Bus
+from libs.common.clock import Clock, Ids, RngIds, SystemClock, system_rng
+from libs.common.config import Settings
+from libs.common.consume import Handlers, Subscription
+from libs.common.errors import InvalidInput
+from libs.common.http import (
+    Access,
+    Authenticator,
+    Dispatcher,
+    HttpApp,
+    Kind,
+    Request,
+    Response,
+    Route,
+    ServiceClient,
+    reply,
+)
+from libs.common.outbox import Relay
+from libs.common.reconcile import Reconcile, ReconcileQueue
+from libs.common.serve import LocalServices, PeerClient, serve
+from libs.common.spec import Name
+from libs.common.store.base import Collection, Store
+from libs.common.telemetry import SpanSink, Telemetry, make_log
+from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+
+class CommonConfig(BaseModel):
+    """The section `common`, the same for all services of a cluster.
+
+    `bus` and `store` are URLs (memory:, sqlite:///path, kafka://host:port, mongodb://…/db). `listen` says where a
+    service serves (`host:port` or `unix:/path`), `peers` where the others are; in one process both may be left out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cluster: Name = "gantry"
+    data_dir: Path = Path("/var/lib/gantry")
+    bus: str = ""
+    store: str = ""
+    secret_file: Path | None = None
+    listen: dict[str, str] = {}
+    peers: dict[str, str] = {}
+    log_level: str = "info"
+
+
+class Server(Protocol):
+    """Where a service's HTTP face is put."""
+
+    def __call__(self, service: str, app: Dispatcher) -> AbstractAsyncContextManager[str]:
+        """Serve until the context is left; yields the base URL ("" when it has no socket)."""
+        ...
+
+
+Ready = Callable[[], Awaitable[str]]
+"""Tells why the service is not ready, or "" when it is."""
+
+
+@dataclass
+class Runtime:
+    """The world of one service."""
+
+    service: str
+    instance: str  # tells replicas of the service apart
+    common: CommonConfig
+    settings: Settings
+    clock: Clock
+    rng: random.Random
+    ids: Ids
+    bus: Bus
+    store: Store
+    peers: ServiceClient
+    verify: Authenticator
+    telemetry: Telemetry
+    server: Server
+    secret: bytes = field(repr=False)
+
+    def section(self, model: type[SectionT]) -> SectionT:
+        """This service's own section of the configuration."""
+        section = self.settings.get(self.service)
+        if section is None:
+            return model()
+        if not isinstance(section, model):
+            raise TypeError(f"section {self.service} is a {type(section).__name__}")
+        return section
+
+    def http_app(
+        self,
+        routes: Sequence[Route],
+        *,
+        authenticate: Authenticator | None = None,
+        ready: Ready | None = None,
+    ) -> HttpApp:
+        """The service's routes with /healthz, /readyz and /metrics, authenticated and measured."""
+        seconds = self.telemetry.http_seconds
+
+        def observe(route: Route | None, request: Request, status: int, took_s: float) -> None:
+            template = route.path if route else "unmatched"
+            seconds.labels(request.method, template, str(status)).observe(took_s)
+
+        def on_error(request: Request, error: BaseException) -> None:
+            self.telemetry.log.error(
+                "handler failed", method=request.method, path=request.path, exc_info=error
+            )
+
+        return HttpApp(
+            [*routes, *self._standard_routes(ready)],
+            authenticate or self.verify,
+            monotonic=self.clock.monotonic,
+            observe=observe,
+            on_error=on_error,
+        )
+
+    def _standard_routes(self, ready: Ready | None) -> Sequence[Route]:
+        async def healthz(_request: Request) -> Response:
+            return reply({"service": self.service, "status": "alive"})
+
+        async def readyz(_request: Request) -> Response:
+            reason = await ready() if ready else ""
+            status = "not ready" if reason else "ready"
+            content = {"service": self.service, "status": status, "reason": reason}
+            return reply(content, 503 if reason else 200)
+
+        async def metrics(_request: Request) -> Response:
+            text = "text/plain; version=0.0.4; charset=utf-8"
+            return Response(200, self.telemetry.exposition(), content_type=text)
+
+        return (
+            Route("GET", "/healthz", healthz, Access.PUBLIC, "Is the process alive"),
+            Route("GET", "/readyz", readyz, Access.PUBLIC, "Can it do its work"),
+            Route(
+                "GET", "/metrics", metrics, Access.HOST, "Prometheus metrics", produces="text/plain"
+            ),
+        )
+
+    def serve(self, app: Dispatcher) -> AbstractAsyncContextManager[str]:
+        """Make the app reachable to peers, and at its configured address if it has one."""
+        return self.server(self.service, app)
+
+    def queue(self, name: str, reconcile: Reconcile, *, workers: int = 8) -> ReconcileQueue:
+        """A reconcile queue; run it in the service's task group."""
+        return ReconcileQueue(
+            f"{self.service}.{name}",
+            reconcile,
+            clock=self.clock,
+            rng=self.rng,
+            log=self.telemetry.log,
+            workers=workers,
+        )
+
+    def relay(self, collections: Sequence[Collection]) -> Relay:
+        """The outbox relay over the service's collections; run it in the service's task group."""
+        return Relay(
+            self.service,
+            self.instance,
+            self.store,
+            collections,
+            self.bus,
+            clock=self.clock,
+            rng=self.rng,
+            log=self.telemetry.log,
+        )
+
+    def subscription(self, handlers: Handlers, group: str = "") -> Subscription:
+        """The service's consumer group (or another `group`); run it in the service's task group."""
+        return Subscription(
+            group or self.service, handlers, self.bus, self.clock, self.rng, self.telemetry
+        )
+
+
+ServiceMain = Callable[[Runtime], Awaitable[None]]
+
+
+@dataclass
+class Shared:
+    """What the services of one process have in common."""
+
+    common: CommonConfig
+    settings: Settings
+    bus: Bus
+    store: Store
+    clock: Clock
+    rng: random.Random
+    ids: Ids
+    secret: bytes = field(repr=False)
+    local: LocalServices = field(default_factory=LocalServices)
+    sinks: tuple[SpanSink, ...] = ()
+
+
+@asynccontextmanager
+async def open_shared(
+    common: CommonConfig, settings: Settings, *, sinks: tuple[SpanSink, ...] = ()
+) -> AsyncIterator[Shared]:
+    """Open bus and store by their URLs and read the cluster's secret (made at the first start)."""
+    clock, rng = SystemClock(), system_rng()
+    data_dir = common.data_dir
+    await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True, mode=0o700)
+    secret = await asyncio.to_thread(read_secret, common.secret_file or data_dir / "cluster.secret")
+    bus = await open_bus(common.bus or f"sqlite://{data_dir}/bus.db", clock)
+    try:
+        store = await open_store(common.store or f"sqlite://{data_dir}/store.db")
+        try:
+            yield Shared(
+                common, settings, bus, store, clock, rng, RngIds(rng), secret=secret, sinks=sinks
+            )
+        finally:
+            await store.close()
+    finally:
+        await bus.close()
+
+
+def read_secret(file: Path) -> bytes:
+    """The cluster's secret; made (32 random bytes, mode 0600) when there is none yet."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        secret = bytes.fromhex(file.read_text().strip())
+        if len(secret) < 32:
+            raise InvalidInput.of(str(file), "is too short", "at least 64 hex digits") from None
+        return secret
+    with os.fdopen(descriptor, "w") as out:
+        secret = secrets.token_bytes(32)
+        out.write(secret.hex() + "\n")
+    return secret
+
+
+async def open_bus(url: str, clock: Clock) -> Bus:
+    """The bus adapter of a URL: memory:, sqlite:///path or kafka://host:port[,host:port]."""
+    scheme = urlsplit(url).scheme
+    if scheme == "memory":
+        from libs.common.bus.memory import MemoryBus
+
+        return MemoryBus(clock)
+    if scheme == "sqlite":
+        from libs.common.bus.sqlite import SqliteBus
+
+        return await SqliteBus.open(url.removeprefix("sqlite://"), clock)
+    if scheme == "kafka":
+        from libs.common.bus.kafka import KafkaBus
+
+        return await KafkaBus.open(url, clock)
+    raise InvalidInput.of("common.bus", f"unknown scheme {scheme!r}", "memory, sqlite or kafka")
+
+
+async def open_store(url: str) -> Store:
+    """The store adapter of a URL: memory:, sqlite:///path or mongodb://host:port/database."""
+    scheme = urlsplit(url).scheme
+    if scheme == "memory":
+        from libs.common.store.memory import MemoryStore
+
+        return MemoryStore()
+    if scheme == "sqlite":
+        from libs.common.store.sqlite import SqliteStore
+
+        return await SqliteStore.open(url.removeprefix("sqlite://"))
+    if scheme == "mongodb":
+        from libs.common.store.mongo import MongoStore
+
+        return await MongoStore.open(url)
+    raise InvalidInput.of("common.store", f"unknown scheme {scheme!r}", "memory, sqlite or mongodb")
+
+
+@asynccontextmanager
+async def open_runtime(shared: Shared, service: str) -> AsyncIterator[Runtime]:
+    """The runtime of one service over what the process shares."""
+    common = shared.common
+    log = make_log(service, level=common.log_level)
+    signer = TokenSigner(
+        Kind.SERVICE, service, derive_key(shared.secret, Kind.SERVICE, service), shared.clock
+    )
+    peers = PeerClient(signer, common.peers, shared.local)
+    try:
+        yield Runtime(
+            service=service,
+            instance=f"{service}-{shared.ids.short()}",
+            common=common,
+            settings=shared.settings,
+            clock=shared.clock,
+            rng=shared.rng,
+            ids=shared.ids,
+            bus=shared.bus,
+            store=shared.store,
+            peers=peers,
+            verify=TokenVerifier(shared.secret, shared.clock),
+            telemetry=Telemetry(service, log, shared.sinks),
+            server=_socket_server(shared.local, common.listen),
+            secret=shared.secret,
+        )
+    finally:
+        await peers.close()
+
+
+def _socket_server(local: LocalServices, listen: Mapping[str, str]) -> Server:
+    @asynccontextmanager
+    async def server(service: str, app: Dispatcher) -> AsyncIterator[str]:
+        local.apps[service] = app
+        try:
+            if service in listen:
+                async with serve(app, listen[service]) as url:
+                    yield url
+            else:
+                yield ""
+        finally:
+            if local.apps.get(service) is app:
+                del local.apps[service]
+
+    return server
+
+
+RESTARTS = 10
+RESTART_WINDOW_S = 300.0
+
+
+async def supervise(shared: Shared, service: str, main: ServiceMain) -> None:
+    """Run a service and restart it when it fails, alone, with a back-off.
+
+    More than RESTARTS failures within RESTART_WINDOW_S end the process: something outside must look at it.
+    """
+    backoff = Backoff(0.2, 10.0)
+    failed_at: list[float] = []
+    while True:
+        async with open_runtime(shared, service) as rt:
+            try:
+                await main(rt)
+                return
+            except Exception as error:
+                now = shared.clock.monotonic()
+                failed_at = [t for t in failed_at if now - t < RESTART_WINDOW_S] + [now]
+                rt.telemetry.log.error("service failed", failures=len(failed_at), exc_info=error)
+                if len(failed_at) > RESTARTS:
+                    raise
+        await shared.clock.sleep(backoff.delay_s(len(failed_at), shared.rng))
+
+
+async def run_services(shared: Shared, mains: Mapping[str, ServiceMain]) -> None:
+    """Run several services in this process until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        for service, main in mains.items():
+            group.create_task(supervise(shared, service, main), name=service)

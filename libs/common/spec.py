@@ -1,0 +1,266 @@
+"""What a user writes about an app, and what of it travels to the host that runs an instance.
+
+`AppSpec` is the body of `PUT /v1/apps/{bu}/{app}`. `InstanceSpec` is one release of it made concrete:
+the image pinned by digest, everything the scheduler and the executor need. Unknown fields are refused,
+because a misspelt `max_surge` that is ignored costs somebody a night.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
+"""BU, app and network names: DNS labels of at most 40 characters."""
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+IMAGE = re.compile(
+    r"^(?P<registry>[a-z0-9.-]+(:\d+)?/)?(?P<path>[a-z0-9]+([._/-]+[a-z0-9]+)*)"
+    r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?$"
+)
+
+
+class Strict(BaseModel):
+    """Base of what users write: frozen, and every unknown field is an error that names it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Resources(Strict):
+    """What one instance is promised and held to."""
+
+    cpus: float = Field(0.1, gt=0, le=256, description="CPU cores")
+    mem_mib: int = Field(128, ge=4, le=4_194_304, description="memory limit, MiB")
+    disk_mib: int = Field(0, ge=0, description="disk, MiB")
+    pids: int = Field(256, ge=1, le=4_194_304, description="processes and threads")
+
+
+class HealthCheck(Strict):
+    """A probe made from inside the instance's network namespace."""
+
+    type: Literal["http", "tcp", "command"] = "http"
+    port: int | None = Field(None, ge=1, le=65535)
+    path: str = Field("/", pattern=r"^/")
+    command: tuple[str, ...] = ()
+    grace_s: float = Field(30.0, ge=0, le=3600, description="failures this early are not counted")
+    interval_s: float = Field(5.0, ge=0.1, le=3600)
+    timeout_s: float = Field(2.0, gt=0, le=300)
+    max_consecutive_failures: int = Field(3, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _target(self) -> Self:
+        if self.type == "command" and not self.command:
+            raise ValueError("a command check needs `command`, a list such as ['/bin/check']")
+        if self.type != "command" and self.port is None:
+            raise ValueError(f"a check of type {self.type} needs `port`, 1 to 65535")
+        return self
+
+
+Amount = Annotated[int | str, Field(union_mode="left_to_right")]
+
+
+class Strategy(Strict):
+    """How a release replaces the one before: rolling, gated by health."""
+
+    type: Literal["rolling"] = "rolling"
+    max_surge: Amount = Field("25%", description="instances above the wanted number; n or 'n%'")
+    max_unavailable: Amount = Field(0, description="instances that may be missing; n or 'n%'")
+    min_ready_s: float = Field(
+        0.0, ge=0, le=3600, description="healthy this long to count as ready"
+    )
+    deadline_s: float = Field(
+        600.0, ge=1, le=86_400, description="without progress this long: failed"
+    )
+    max_failures: int = Field(
+        3, ge=0, le=10_000, description="failed instances that a roll survives"
+    )
+    auto_rollback: bool = True
+
+    @field_validator("max_surge", "max_unavailable")
+    @classmethod
+    def _amount(cls, value: int | str) -> int | str:
+        if isinstance(value, str):
+            if not re.fullmatch(r"\d{1,3}%", value) or int(value[:-1]) > 100:
+                raise ValueError(
+                    "must be a whole number, or a percentage such as '25%' up to '100%'"
+                )
+        elif value < 0:
+            raise ValueError("must not be negative")
+        return value
+
+    @model_validator(mode="after")
+    def _can_move(self) -> Self:
+        if _is_zero(self.max_surge) and _is_zero(self.max_unavailable):
+            raise ValueError(
+                "max_surge and max_unavailable are both 0, so no instance could ever be replaced"
+            )
+        return self
+
+    def surge(self, wanted: int) -> int:
+        """Instances above `wanted` that are allowed; a percentage rounds up."""
+        return _resolve(self.max_surge, wanted, up=True)
+
+    def unavailable(self, wanted: int) -> int:
+        """Instances that may be missing; a percentage rounds down, unless nothing could move then."""
+        floor = _resolve(self.max_unavailable, wanted, up=False)
+        return floor if floor or self.surge(wanted) else 1
+
+
+def _is_zero(amount: int | str) -> bool:
+    return amount in (0, "0%", "00%", "000%")
+
+
+def _resolve(amount: int | str, wanted: int, *, up: bool) -> int:
+    if isinstance(amount, int):
+        return amount
+    share = wanted * int(amount[:-1]) / 100
+    return math.ceil(share) if up else math.floor(share)
+
+
+class ConstraintOperator(StrEnum):
+    """Marathon's placement operators, and IS."""
+
+    UNIQUE = "UNIQUE"
+    CLUSTER = "CLUSTER"
+    GROUP_BY = "GROUP_BY"
+    LIKE = "LIKE"
+    UNLIKE = "UNLIKE"
+    MAX_PER = "MAX_PER"
+    IS = "IS"
+
+
+class Constraint(Strict):
+    """A rule over an agent attribute (`hostname`, `zone`, …)."""
+
+    attribute: str = Field(min_length=1, max_length=100)
+    operator: ConstraintOperator
+    value: str | None = None
+
+    @model_validator(mode="after")
+    def _value(self) -> Self:
+        needs = {ConstraintOperator.LIKE, ConstraintOperator.UNLIKE, ConstraintOperator.MAX_PER}
+        if self.operator in needs | {ConstraintOperator.IS} and self.value is None:
+            raise ValueError(f"operator {self.operator} needs a value")
+        if self.operator in (ConstraintOperator.LIKE, ConstraintOperator.UNLIKE):
+            try:
+                re.compile(self.value or "")
+            except re.error as error:
+                raise ValueError(f"value is not a regular expression: {error}") from None
+        if self.operator is ConstraintOperator.MAX_PER and not (self.value or "").isdigit():
+            raise ValueError("operator MAX_PER needs a whole number as its value")
+        return self
+
+
+class InstanceClass(StrEnum):
+    """What kind of container and host: VM-like, one process, or Windows."""
+
+    THIN = "thin"
+    FAT = "fat"
+    WINDOWS = "windows"
+
+
+class LoadBalancer(Strict):
+    """Where an instance is registered when healthy, and drained from before it is stopped."""
+
+    driver: Literal["none", "webhook", "haproxy"] = "none"
+    backend: str = Field(
+        "", max_length=200, description="the load balancer's name for the app; default {bu}-{app}"
+    )
+    port: int | None = Field(
+        None, ge=1, le=65535, description="port of the instance that gets the traffic"
+    )
+    drain_s: float = Field(10.0, ge=0, le=3600, description="longest wait for open requests")
+    deadline_s: float = Field(
+        30.0, ge=1, le=3600, description="longest wait for one answer of the driver"
+    )
+
+    @model_validator(mode="after")
+    def _port(self) -> Self:
+        if self.driver != "none" and self.port is None:
+            raise ValueError(f"driver {self.driver} needs `port`, 1 to 65535")
+        return self
+
+
+class AppSpec(Strict):
+    """All a user says about an app. `PUT` replaces it whole; `deploy` makes a release of it."""
+
+    image: str = Field(description="name:tag or name@sha256:…; a tag is resolved once, at deploy")
+    instances: int = Field(1, ge=0, le=10_000)
+    network: Name = Field(description="the network (VLAN) whose addresses the instances get")
+    resources: Resources = Resources()
+    instance_class: InstanceClass = Field(InstanceClass.THIN, alias="class")
+    command: tuple[str, ...] | None = Field(None, description="instead of the image's own command")
+    user: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?$")
+    env: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    health: tuple[HealthCheck, ...] = ()
+    strategy: Strategy = Strategy()
+    constraints: tuple[Constraint, ...] = ()
+    load_balancer: LoadBalancer = LoadBalancer()
+    stop_grace_s: float = Field(10.0, ge=0, le=3600, description="between TERM and KILL")
+    keep_address: bool = Field(
+        False, description="a replacement takes over its predecessor's address"
+    )
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @field_validator("image")
+    @classmethod
+    def _image(cls, value: str) -> str:
+        if not IMAGE.match(value):
+            raise ValueError(
+                "not an image reference; expected e.g. registry.example:5000/team/web:1.2"
+            )
+        return value
+
+    @field_validator("env")
+    @classmethod
+    def _env(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not ENV_NAME.match(name):
+                raise ValueError(
+                    f"{name!r} is not an environment variable name (letters, digits, _)"
+                )
+        return value
+
+
+class InstanceSpec(Strict):
+    """What one instance of a release is: everything that the scheduler and the host need, by value."""
+
+    image: str = Field(description="name@sha256:…")
+    network: str
+    resources: Resources
+    instance_class: InstanceClass = InstanceClass.THIN
+    command: tuple[str, ...] | None = None
+    user: str | None = None
+    env: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    health: tuple[HealthCheck, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    stop_grace_s: float = 10.0
+    sticky_key: str = Field(
+        "", description="instances with the same key take over the same address"
+    )
+
+    @classmethod
+    def of(cls, spec: AppSpec, image: str, sticky_key: str = "") -> InstanceSpec:
+        """The instance of `spec` with its image pinned to `image`."""
+        return cls(
+            image=image,
+            network=spec.network,
+            resources=spec.resources,
+            instance_class=spec.instance_class,
+            command=spec.command,
+            user=spec.user,
+            env=spec.env,
+            labels=spec.labels,
+            health=spec.health,
+            constraints=spec.constraints,
+            stop_grace_s=spec.stop_grace_s,
+            sticky_key=sticky_key,
+        )

@@ -1,0 +1,242 @@
+"""The document store as Gantry sees it: single-document compare-and-set, and an outbox in each document.
+
+A document is `(id, version, epoch, body, outbox)`. Every write names the version it replaces; the new
+version is one more. Events ride in the same write (`Write.events`) and stay in the outbox until the relay
+has published them, so state and events can't come apart, without transactions. Every adapter (memory,
+sqlite, mongo) passes `tests/contract/store/`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Body = Mapping[str, Any]
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEvent:
+    """An event waiting to be published; `id` is the ce_id. `headers` and `value` are what goes on the bus."""
+
+    id: str
+    topic: str
+    key: str
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Doc:
+    """A stored document. `body` must be treated as read-only."""
+
+    id: str
+    version: int
+    body: Body
+    epoch: int = 0
+    outbox: tuple[OutboxEvent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Replace document `id` at `version` by `body` (version 0: insert). The new version is `version` + 1.
+
+    `events` are appended to what the outbox still holds.
+    """
+
+    id: str
+    version: int
+    body: Body
+    events: tuple[OutboxEvent, ...] = ()
+
+
+class Outcome(enum.Enum):
+    """What became of one write."""
+
+    OK = "ok"
+    CONFLICT = "conflict"  # another version is stored (or none, or one where none was expected)
+    DUPLICATE = "duplicate"  # a unique index holds the same values in another document
+    FENCED = "fenced"  # the fence's epoch is an old one
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """The outcome of the write at the same place of the batch. `index` names the violated unique index."""
+
+    outcome: Outcome
+    index: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """True when the write took effect."""
+        return self.outcome is Outcome.OK
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A leader's claim: writes with an epoch older than the newest of `name` are refused."""
+
+    name: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index over body fields (dotted paths). A unique one ignores documents that lack one of its fields."""
+
+    name: str
+    fields: tuple[str, ...]
+    unique: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSpec:
+    """A collection's name and indexes; equality and range filters should be covered by one of them."""
+
+    name: str
+    indexes: tuple[Index, ...] = ()
+
+
+class Op(enum.Enum):
+    """Comparison in a filter."""
+
+    EQ = "eq"
+    IN = "in"
+    LT = "lt"
+    LE = "le"
+    GT = "gt"
+    GE = "ge"
+    EXISTS = "exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """One condition on a body field (dotted path). Conditions of a query are and-ed.
+
+    EQ with None matches a field that is null or missing; the others match only present values.
+    """
+
+    field: str
+    op: Op
+    value: Scalar | tuple[Scalar, ...]
+
+
+def eq(name: str, value: Scalar) -> Where:
+    """`field == value`."""
+    return Where(name, Op.EQ, value)
+
+
+def is_in(name: str, values: Sequence[Scalar]) -> Where:
+    """`field` is one of `values`."""
+    return Where(name, Op.IN, tuple(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A page of documents. `order` is a body field or "" for the id; ties are broken by id.
+
+    `after` is the id of the last document of the page before, for queries ordered by id.
+    """
+
+    where: tuple[Where, ...] = ()
+    order: str = ""
+    descending: bool = False
+    after: str = ""
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A named, expiring claim; `epoch` grows each time the holder changes."""
+
+    name: str
+    holder: str
+    epoch: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Documents of a query and whether more follow."""
+
+    docs: tuple[Doc, ...]
+    more: bool = field(default=False)
+
+
+class Collection(Protocol):
+    """One collection. All methods raise Unavailable or TimedOut when the store can't be reached."""
+
+    async def get(self, doc_id: str) -> Doc | None:
+        """The document, or None."""
+        ...
+
+    async def get_many(self, doc_ids: Sequence[str]) -> dict[str, Doc]:
+        """Those of the documents that exist, by id."""
+        ...
+
+    async def find(self, query: Query) -> Page:
+        """A page of documents."""
+        ...
+
+    async def count(self, where: Sequence[Where] = ()) -> int:
+        """How many documents match."""
+        ...
+
+    async def replace_many(
+        self, writes: Sequence[Write], fence: Fence | None = None
+    ) -> list[WriteResult]:
+        """Do each write on its own, all in one round trip; a result per write, in order.
+
+        Within a batch a document may be written once only (ValueError).
+        """
+        ...
+
+    async def delete(self, doc_id: str, version: int, fence: Fence | None = None) -> WriteResult:
+        """Delete the document if it is at `version` and its outbox is empty (else CONFLICT)."""
+        ...
+
+    async def unsent(self, limit: int) -> list[Doc]:
+        """Documents with events in their outbox, in no particular order."""
+        ...
+
+    async def mark_sent(self, sent: Mapping[str, Sequence[str]]) -> None:
+        """Take the events (ids by document) out of the outboxes; versions don't change."""
+        ...
+
+
+class Store(Protocol):
+    """A set of collections, leases and epochs."""
+
+    async def collection(self, spec: CollectionSpec) -> Collection:
+        """The collection, made with its indexes if need be."""
+        ...
+
+    async def raise_epoch(self, name: str) -> int:
+        """Begin a new epoch for the leader `name` and return it; older fences are refused from now on."""
+        ...
+
+    async def take_lease(self, name: str, holder: str, now: float, ttl_s: float) -> Lease | None:
+        """Take or renew the lease; None when another holder's has not expired at `now`."""
+        ...
+
+    async def drop_lease(self, name: str, holder: str) -> None:
+        """Give the lease up if `holder` has it."""
+        ...
+
+    async def close(self) -> None:
+        """Release everything; later calls raise Unavailable."""
+        ...
+
+
+class VersionConflict(Exception):
+    """Raised by `replace` helpers when the outcome was CONFLICT: load again and decide anew."""
+
+
+class DuplicateKey(Exception):
+    """Raised by `replace` helpers when a unique index refused the write; `index` names it."""
+
+    def __init__(self, index: str) -> None:
+        self.index = index
+        super().__init__(index)

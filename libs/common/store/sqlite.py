@@ -1,0 +1,300 @@
+"""The document store in an SQLite file: one row a document, durable at each commit, group commit for speed.
+
+A collection is a table (id, version, epoch, body, outbox); the body is JSON text with indexes on its fields, the
+outbox one JSON line an event, so that a write appends to it without reading. Many processes may open one file.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from libs.common.errors import Conflict, InvalidInput
+from libs.common.sqlite import SqliteThread
+from libs.common.store.base import (
+    CollectionSpec,
+    Doc,
+    Fence,
+    Index,
+    Lease,
+    Outcome,
+    Page,
+    Query,
+    Where,
+    Write,
+    WriteResult,
+)
+from libs.common.store.bodies import check_query, check_writes, decode_body, encode_body
+from libs.common.store.sqlite_query import condition, expression, select_page
+from libs.common.store.wire import pack_events, unpack_events
+
+_OK = WriteResult(Outcome.OK)
+_CONFLICT = WriteResult(Outcome.CONFLICT)
+_FENCED = WriteResult(Outcome.FENCED)
+_NO_FENCE = 2**62
+_COLUMNS = "id, version, epoch, body, outbox"
+_ID_CHUNK = 5000
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS epochs (name TEXT PRIMARY KEY, epoch INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS leases"
+    " (name TEXT PRIMARY KEY, holder TEXT NOT NULL, epoch INTEGER NOT NULL, until REAL NOT NULL)",
+)
+
+
+class SqliteStore:
+    """A `Store` in an SQLite file."""
+
+    def __init__(self, writer: SqliteThread, reader: SqliteThread) -> None:
+        self._writer = writer
+        self._reader = reader
+
+    @classmethod
+    async def open(cls, path: str | Path) -> SqliteStore:
+        """Open or make the file (mode 0600). Raises Unavailable."""
+        writer = await SqliteThread.open(Path(path), write=True)
+        try:
+            await writer.run(_make_schema)
+            reader = await SqliteThread.open(Path(path), write=False)
+        except BaseException:
+            await writer.close()
+            raise
+        return cls(writer, reader)
+
+    async def collection(self, spec: CollectionSpec) -> SqliteCollection:
+        """See Store. Raises Conflict when a new unique index doesn't fit what is stored."""
+        table = _table_name(spec.name)
+        try:
+            await self._writer.run(lambda connection: _make_table(connection, table, spec.indexes))
+        except _NotUnique as error:
+            raise Conflict(f"collection {spec.name}: {error}") from error
+        return SqliteCollection(self._writer, self._reader, table)
+
+    async def raise_epoch(self, name: str) -> int:
+        """See Store."""
+        sql = (
+            "INSERT INTO epochs VALUES (?, 1) ON CONFLICT (name)"
+            " DO UPDATE SET epoch = epoch + 1 RETURNING epoch"
+        )
+        row = await self._writer.run(lambda connection: connection.execute(sql, (name,)).fetchone())
+        return int(row[0])
+
+    async def take_lease(self, name: str, holder: str, now: float, ttl_s: float) -> Lease | None:
+        """See Store."""
+        sql = (
+            "INSERT INTO leases VALUES (:name, :holder, 1, :until) ON CONFLICT (name) DO UPDATE SET"
+            " epoch = epoch + (holder <> :holder), holder = :holder, until = :until"
+            " WHERE holder = :holder OR until <= :now RETURNING epoch"
+        )
+        until = now + ttl_s
+        values = {"name": name, "holder": holder, "until": until, "now": now}
+        row = await self._writer.run(lambda connection: connection.execute(sql, values).fetchone())
+        return Lease(name, holder, int(row[0]), until) if row else None
+
+    async def drop_lease(self, name: str, holder: str) -> None:
+        """See Store."""
+        # The row stays: its epoch must grow when somebody else takes it.
+        sql = "UPDATE leases SET until = -1e300 WHERE name = ? AND holder = ?"
+        await self._writer.run(lambda connection: connection.execute(sql, (name, holder)).rowcount)
+
+    async def close(self) -> None:
+        """See Store."""
+        await self._reader.close()
+        await self._writer.close()
+
+
+class SqliteCollection:
+    """A `Collection` of an SqliteStore."""
+
+    def __init__(self, writer: SqliteThread, reader: SqliteThread, table: str) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._table = table
+
+    async def get(self, doc_id: str) -> Doc | None:
+        """See Collection."""
+        return (await self.get_many([doc_id])).get(doc_id)
+
+    async def get_many(self, doc_ids: Sequence[str]) -> dict[str, Doc]:
+        """See Collection."""
+        chunks = [doc_ids[at : at + _ID_CHUNK] for at in range(0, len(doc_ids), _ID_CHUNK)]
+
+        def job(connection: sqlite3.Connection) -> list[Any]:
+            rows: list[Any] = []
+            for chunk in chunks:
+                marks = ",".join("?" * len(chunk))
+                sql = f"SELECT {_COLUMNS} FROM {self._table} WHERE id IN ({marks})"
+                rows += connection.execute(sql, chunk).fetchall()
+            return rows
+
+        return {row[0]: _doc(row) for row in await self._reader.run(job)}
+
+    async def find(self, query: Query) -> Page:
+        """See Collection."""
+        check_query(query)
+        sql, values = select_page(f"SELECT {_COLUMNS} FROM {self._table}", query)
+        rows = await self._reader.run(lambda connection: connection.execute(sql, values).fetchall())
+        return Page(tuple(map(_doc, rows[: query.limit])), more=len(rows) > query.limit)
+
+    async def count(self, where: Sequence[Where] = ()) -> int:
+        """See Collection."""
+        clause, values = condition(where)
+        sql = f"SELECT count(*) FROM {self._table} WHERE {clause}"
+        row = await self._reader.run(lambda connection: connection.execute(sql, values).fetchone())
+        return int(row[0])
+
+    async def replace_many(
+        self, writes: Sequence[Write], fence: Fence | None = None
+    ) -> list[WriteResult]:
+        """See Collection."""
+        check_writes(writes)
+        if not writes:
+            return []
+        rows = [
+            (write, encode_body(write.id, write.body).decode(), pack_events(write.events))
+            for write in writes
+        ]
+
+        def job(connection: sqlite3.Connection) -> list[WriteResult]:
+            if _outdated(connection, fence):
+                return [_FENCED] * len(rows)
+            return [self._write(connection, *row, fence) for row in rows]
+
+        return await self._writer.run(job)
+
+    def _write(
+        self,
+        connection: sqlite3.Connection,
+        write: Write,
+        body: str,
+        events: str | None,
+        fence: Fence | None,
+    ) -> WriteResult:
+        mine = fence.epoch if fence else None
+        limit = _NO_FENCE if mine is None else mine
+        try:
+            if write.version == 0:
+                sql = (
+                    f"INSERT INTO {self._table} VALUES (?, 1, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+                )
+                done = connection.execute(sql, (write.id, mine or 0, body, events)).rowcount
+            else:
+                sql = (
+                    f"UPDATE {self._table} SET version = version + 1, epoch = coalesce(?, epoch),"
+                    " body = ?, outbox = CASE WHEN ?3 IS NULL THEN outbox"
+                    " ELSE coalesce(outbox || char(10), '') || ?3 END"
+                    " WHERE id = ? AND version = ? AND epoch <= ?"
+                )
+                values = (mine, body, events, write.id, write.version, limit)
+                done = connection.execute(sql, values).rowcount
+        except sqlite3.IntegrityError as error:
+            return WriteResult(Outcome.DUPLICATE, _violated(error, self._table))
+        return _OK if done else self._refusal(connection, write.id, limit)
+
+    def _refusal(self, connection: sqlite3.Connection, doc_id: str, limit: int) -> WriteResult:
+        sql = f"SELECT epoch FROM {self._table} WHERE id = ?"
+        row = connection.execute(sql, (doc_id,)).fetchone()
+        return _FENCED if row is not None and row[0] > limit else _CONFLICT
+
+    async def delete(self, doc_id: str, version: int, fence: Fence | None = None) -> WriteResult:
+        """See Collection."""
+        limit = fence.epoch if fence else _NO_FENCE
+        sql = (
+            f"DELETE FROM {self._table}"
+            " WHERE id = ? AND version = ? AND outbox IS NULL AND epoch <= ?"
+        )
+
+        def job(connection: sqlite3.Connection) -> WriteResult:
+            if _outdated(connection, fence):
+                return _FENCED
+            done = connection.execute(sql, (doc_id, version, limit)).rowcount
+            return _OK if done else self._refusal(connection, doc_id, limit)
+
+        return await self._writer.run(job)
+
+    async def unsent(self, limit: int) -> list[Doc]:
+        """See Collection."""
+        sql = f"SELECT {_COLUMNS} FROM {self._table} WHERE outbox IS NOT NULL LIMIT ?"
+        rows = await self._reader.run(
+            lambda connection: connection.execute(sql, (limit,)).fetchall()
+        )
+        return [_doc(row) for row in rows]
+
+    async def mark_sent(self, sent: Mapping[str, Sequence[str]]) -> None:
+        """See Collection."""
+        read = f"SELECT outbox FROM {self._table} WHERE id = ?"
+        write = f"UPDATE {self._table} SET outbox = ? WHERE id = ?"
+
+        def job(connection: sqlite3.Connection) -> None:
+            for doc_id, event_ids in sent.items():
+                row = connection.execute(read, (doc_id,)).fetchone()
+                if row is None or row[0] is None:
+                    continue
+                gone = set(event_ids)
+                left = [event for event in unpack_events(row[0]) if event.id not in gone]
+                connection.execute(write, (pack_events(left), doc_id))
+
+        await self._writer.run(job)
+
+
+class _NotUnique(Exception):
+    """The stored documents violate a unique index that is to be made."""
+
+
+def _make_schema(connection: sqlite3.Connection) -> None:
+    for statement in _SCHEMA:
+        connection.execute(statement)
+
+
+def _table_name(collection: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,60}", collection):
+        raise InvalidInput.of("collection", f"bad name {collection!r}", "[a-z][a-z0-9_]*")
+    return f"docs_{collection}"
+
+
+def _make_table(connection: sqlite3.Connection, table: str, indexes: Iterable[Index]) -> None:
+    connection.execute(
+        f"CREATE TABLE IF NOT EXISTS {table} (id TEXT PRIMARY KEY, version INTEGER NOT NULL,"
+        " epoch INTEGER NOT NULL, body TEXT NOT NULL, outbox TEXT)"
+    )
+    unsent = f"CREATE INDEX {table}__unsent ON {table} (id) WHERE outbox IS NOT NULL"
+    _make_index(connection, f"{table}__unsent", unsent)
+    for index in indexes:
+        name = f"{table}_{index.name}"
+        fields = ", ".join(expression(each) for each in index.fields)
+        unique = "UNIQUE " if index.unique else ""
+        sql = f'CREATE {unique}INDEX "{name}" ON {table} ({fields})'
+        _make_index(connection, name, sql)
+
+
+def _make_index(connection: sqlite3.Connection, name: str, sql: str) -> None:
+    query = "SELECT sql FROM sqlite_master WHERE type = 'index' AND name = ?"
+    row = connection.execute(query, (name,)).fetchone()
+    if row is not None and row[0] == sql:
+        return
+    connection.execute(f'DROP INDEX IF EXISTS "{name}"')
+    try:
+        connection.execute(sql)
+    except sqlite3.IntegrityError as error:
+        raise _NotUnique(str(error)) from error
+
+
+def _outdated(connection: sqlite3.Connection, fence: Fence | None) -> bool:
+    if fence is None:
+        return False
+    sql = "SELECT epoch FROM epochs WHERE name = ?"
+    row = connection.execute(sql, (fence.name,)).fetchone()
+    return row is not None and row[0] > fence.epoch
+
+
+def _violated(error: sqlite3.IntegrityError, table: str) -> str:
+    # "UNIQUE constraint failed: index 'docs_things_by_name'"
+    found = re.search(r"index '([^']*)'", str(error))
+    return found.group(1).removeprefix(f"{table}_") if found else ""
+
+
+def _doc(row: tuple[str, int, int, str, str | None]) -> Doc:
+    return Doc(row[0], row[1], decode_body(row[3]), row[2], unpack_events(row[4]))

@@ -1,0 +1,99 @@
+"""The aiohttp face: the only module of this package that knows aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from libs.mesos.errors import CallTimeout, TransportError
+from libs.mesos.ports import ByteStream, Credentials, Request, Response
+
+
+def basic_auth(credentials: Credentials | None) -> dict[str, str]:
+    """The Authorization header of basic authentication, or none."""
+    if credentials is None:
+        return {}
+    pair = f"{credentials.principal}:{credentials.secret}".encode()
+    return {"Authorization": f"Basic {b64encode(pair).decode()}"}
+
+
+class _AiohttpStream:
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self._closed = asyncio.Event()
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {name.lower(): value for name, value in self._response.headers.items()}
+
+    async def read(self) -> bytes:
+        if self._closed.is_set():
+            raise TransportError("the stream was closed on this side")
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise TransportError(f"stream broken: {error!r}") from error
+
+    def close(self) -> None:
+        self._closed.set()
+        self._response.close()
+
+
+class AiohttpTransport:
+    """`Transport` over one aiohttp session, which belongs to the caller.
+
+    The session should have no limit of connections per host below two: a stream holds one.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def request(self, request: Request, *, timeout_s: float) -> Response:
+        """See `Transport.request`."""
+        try:
+            async with self._session.request(
+                request.method,
+                request.url,
+                data=request.body,
+                headers=request.headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
+            ) as answer:
+                body = await answer.read()
+                headers = {name.lower(): value for name, value in answer.headers.items()}
+                return Response(answer.status, headers, body)
+        except TimeoutError as error:
+            raise CallTimeout(f"no answer within {timeout_s} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise TransportError(f"{request.method} failed: {error!r}") from error
+
+    @asynccontextmanager
+    async def stream(self, request: Request, *, timeout_s: float) -> AsyncIterator[ByteStream]:
+        """See `Transport.stream`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._session.request(
+                    request.method,
+                    request.url,
+                    data=request.body,
+                    headers=request.headers,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(total=None),
+                )
+        except TimeoutError as error:
+            raise CallTimeout(f"no answer within {timeout_s} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise TransportError(f"{request.method} failed: {error!r}") from error
+        stream = _AiohttpStream(response)
+        try:
+            yield stream
+        finally:
+            stream.close()

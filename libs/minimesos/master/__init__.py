@@ -1,0 +1,1 @@
+"""The master: frameworks, agents, offers, tasks and the operator's view of them."""

@@ -1,0 +1,1 @@
+"""The deployer owns apps, releases and deployments, and decides which instances should exist."""

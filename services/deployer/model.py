@@ -1,0 +1,336 @@
+"""What the deployer knows: apps, releases, deployments, instances, and their state machines as tables.
+
+The app's document is the serialisation point: whatever changes the set of instances is first written there as an
+intent (compare-and-set), and then carried out on the instances' own documents. So any number of replicas may
+decide about one app, and none of them can act on a decision that another has overtaken.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NewType
+
+from pydantic import BaseModel, ConfigDict
+
+from libs.common.events.model import Counts, DeployAction
+from libs.common.spec import AppSpec, Strategy
+
+AppId = NewType("AppId", str)  # "bu/app"
+DeploymentId = NewType("DeploymentId", str)
+InstanceId = NewType("InstanceId", str)
+
+
+class Body(BaseModel):
+    """Base of what is stored; fields that a newer version added are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+# -- instances -----------------------------------------------------------------------------------
+
+
+class Wanted(StrEnum):
+    """What the deployer wants of an instance; STOP is never taken back."""
+
+    RUN = "run"
+    STOP = "stop"
+
+
+class State(StrEnum):
+    """What the events said of an instance last."""
+
+    REQUESTED = "requested"
+    PLACED = "placed"
+    STARTED = "started"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    LOST = "lost"  # its host can't be reached; it may still run
+    EXITED = "exited"  # the attempt ended, the scheduler makes another
+    GONE = "gone"  # no further attempt; final
+
+
+# From which states an event of the *same* attempt is taken. A newer attempt's event is always taken, an
+# older one's never; GONE is never left.
+SAME_ATTEMPT: dict[State, frozenset[State]] = {
+    State.PLACED: frozenset({State.REQUESTED}),
+    State.STARTED: frozenset({State.PLACED, State.LOST}),
+    State.HEALTHY: frozenset({State.PLACED, State.STARTED, State.UNHEALTHY, State.LOST}),
+    State.UNHEALTHY: frozenset({State.PLACED, State.STARTED, State.HEALTHY, State.LOST}),
+    State.LOST: frozenset({State.PLACED, State.STARTED, State.HEALTHY, State.UNHEALTHY}),
+    State.EXITED: frozenset(State) - {State.EXITED, State.GONE},
+    State.GONE: frozenset(State) - {State.GONE},
+}
+RUNNING = frozenset({State.STARTED, State.HEALTHY, State.UNHEALTHY})
+
+
+class HookPhase(StrEnum):
+    """Where an instance stands with its load balancer."""
+
+    OFF = "off"
+    ADDING = "adding"
+    ON = "on"
+    REMOVING = "removing"
+
+
+HOOK_MOVES: dict[HookPhase, frozenset[HookPhase]] = {
+    HookPhase.OFF: frozenset({HookPhase.ADDING}),
+    HookPhase.ADDING: frozenset({HookPhase.ON, HookPhase.OFF, HookPhase.REMOVING}),
+    HookPhase.ON: frozenset({HookPhase.ADDING, HookPhase.REMOVING}),
+    HookPhase.REMOVING: frozenset({HookPhase.OFF}),
+}
+
+
+class Endpoint(Body):
+    """Where the load balancer sends an instance's traffic, and by which driver it was told so."""
+
+    driver: str
+    backend: str
+    address: str
+    port: int
+
+
+class Hook(Body):
+    """The load balancer's side of an instance. `until` is the deadline of the change under way."""
+
+    phase: HookPhase = HookPhase.OFF
+    endpoint: Endpoint | None = None
+    changes: int = 0  # changes begun so far; part of the change's id
+    submitted: bool = False  # the driver has taken the change
+    since: float = 0.0
+    until: float = 0.0
+    drain_until: float = 0.0
+    retry_at: float = 0.0
+    failures: int = 0  # in a row
+    message: str = ""
+
+
+class Instance(Body):
+    """One wanted instance and what became of it; the body of its document."""
+
+    id: InstanceId
+    app: AppId
+    release: int
+    deployment: str
+    rollback: bool = False  # asked for by a deployment's way back
+    slot: int = 0
+    created_at: float
+    hooked: bool = False  # a load balancer must let it in and out
+    min_ready_s: float = 0.0
+    stop_grace_s: float = 10.0
+    traceparent: str = ""
+
+    wanted: Wanted = Wanted.RUN
+    stop_reason: str = ""
+    stop_sent_at: float | None = None
+    nudged_at: float = 0.0
+    nudges: int = 0
+
+    state: State = State.REQUESTED
+    attempt: str = ""
+    generation: int = 0
+    agent: str = ""
+    hostname: str = ""
+    address: str = ""
+    container: str = ""
+    healthy_since: float | None = None
+    failures: int = 0
+    failed_generation: int = -1
+    waiting: str = ""
+    last_exit: str = ""
+    changed_at: float = 0.0
+    seen: int = -1  # newest ce_sequence of the scheduler's events, and the topics had at that one
+    seen_topics: tuple[str, ...] = ()
+    hook: Hook = Hook()
+
+    @property
+    def exists(self) -> bool:
+        """Counts against the strategy's upper bound. One to be stopped on a lost host does not: it would
+        hold up every release until the host is back."""
+        if self.state is State.GONE:
+            return False
+        return self.wanted is Wanted.RUN or self.state is not State.LOST
+
+    @property
+    def runs_for_us(self) -> bool:
+        """Wanted, and not finally dead."""
+        return self.wanted is Wanted.RUN and self.state is not State.GONE
+
+    @property
+    def restarts(self) -> int:
+        """Attempts after the first."""
+        return max(0, self.generation - 1)
+
+    def ready_at(self) -> float | None:
+        """When it has been healthy for long enough, if it is healthy."""
+        if self.state is not State.HEALTHY or self.healthy_since is None:
+            return None
+        return self.healthy_since + self.min_ready_s
+
+    def is_ready(self, now: float) -> bool:
+        """Healthy for long enough and, where there is a load balancer, in it."""
+        ready_at = self.ready_at()
+        if ready_at is None or now < ready_at:
+            return False
+        if not self.hooked:
+            return True
+        endpoint = self.hook.endpoint
+        return (
+            self.hook.phase is HookPhase.ON
+            and endpoint is not None
+            and endpoint.address == self.address
+        )
+
+
+# -- releases and deployments ----------------------------------------------------------------------
+
+
+class Release(Body):
+    """An immutable, numbered release: the spec as it was, and the image by digest."""
+
+    app: AppId
+    number: int
+    image: str  # name@sha256:…
+    spec: AppSpec
+    deployment: str
+    actor: str
+    created_at: float
+
+
+class DeployState(StrEnum):
+    """Where a deployment stands."""
+
+    ACCEPTED = "accepted"  # its image is being resolved
+    ROLLING = "rolling"
+    PAUSED = "paused"
+    ROLLING_BACK = "rolling_back"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ROLLED_BACK = "rolled_back"
+    ABORTED = "aborted"
+    SUPERSEDED = "superseded"
+    REFUSED = "refused"
+
+
+_S = DeployState
+ENDED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.ROLLED_BACK, _S.ABORTED, _S.SUPERSEDED, _S.REFUSED})
+
+DEPLOY_MOVES: dict[DeployState, frozenset[DeployState]] = {
+    _S.ACCEPTED: frozenset({_S.ROLLING, _S.FAILED, _S.ABORTED, _S.SUPERSEDED}),
+    _S.ROLLING: frozenset(
+        {_S.PAUSED, _S.ROLLING_BACK, _S.SUCCEEDED, _S.FAILED, _S.ABORTED, _S.SUPERSEDED}
+    ),
+    _S.PAUSED: frozenset({_S.ROLLING, _S.ROLLING_BACK, _S.FAILED, _S.ABORTED, _S.SUPERSEDED}),
+    _S.ROLLING_BACK: frozenset({_S.ROLLED_BACK, _S.FAILED, _S.ABORTED, _S.SUPERSEDED}),
+    **{state: frozenset() for state in ENDED},
+}
+
+
+class Goal(Body):
+    """What an app should come to: so many instances of a release. `restart`: none older than the deployment."""
+
+    release: int | None
+    wanted: int
+    restart: bool = False
+
+
+class Deployment(Body):
+    """One deployment; part of the app's document while it lasts, a document of its own from its start on."""
+
+    id: DeploymentId
+    app: AppId
+    action: DeployAction
+    actor: str
+    state: DeployState
+    created_at: float
+    reason: str = ""
+    image: str = ""  # as asked for, to be resolved
+    release: int | None = None  # what it installs
+    goal: Goal = Goal(release=None, wanted=0)
+    before: Goal = Goal(release=None, wanted=0)
+    outcome: DeployState = DeployState.SUCCEEDED  # what it ends as when the goal is reached
+    strategy: Strategy = Strategy()
+    spec: AppSpec | None = None  # of the release to be made
+    spec_version: int = 0
+    counts: Counts = Counts(wanted=0)
+    best_ready: int = (
+        0  # high-water mark of ready new ones; with the next, what progress is measured by
+    )
+    least_left: int = 1 << 30  # low-water mark of old ones left
+    progress_at: float = 0.0
+    deadline_s: float = (
+        600.0  # the strategy's, and what the app itself has us wait (drain, grace, min ready)
+    )
+    paused_at: float = 0.0
+    ended_at: float | None = None
+    traceparent: str = ""
+    correlation_id: str = ""
+
+    @property
+    def on_way_back(self) -> bool:
+        """The goal is what was there before."""
+        return self.state is DeployState.ROLLING_BACK
+
+    def brings(self, instance: Instance) -> bool:
+        """The instance is one that the goal asks for."""
+        if instance.release != self.goal.release:
+            return False
+        return not self.goal.restart or instance.deployment == self.id
+
+
+# -- apps ------------------------------------------------------------------------------------------
+
+
+class Birth(Body):
+    """An instance to be made."""
+
+    id: InstanceId
+    release: int
+    slot: int
+    deployment: str = ""
+    rollback: bool = False
+
+
+class Death(Body):
+    """An instance to be stopped, and why."""
+
+    id: InstanceId
+    reason: str
+
+
+class Intents(Body):
+    """Writes to other documents that this version of the app's document entails; safe to repeat."""
+
+    births: tuple[Birth, ...] = ()
+    deaths: tuple[Death, ...] = ()
+    releases: tuple[Release, ...] = ()
+    deployments: tuple[Deployment, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.births or self.deaths or self.releases or self.deployments)
+
+
+class App(Body):
+    """An app as its owner decides about it. `release` and `wanted` are the last good state, not the goal."""
+
+    id: AppId
+    spec: AppSpec
+    spec_version: int = 1
+    created_at: float
+    updated_at: float
+    release: int | None = None
+    previous: int | None = None  # the good release before `release`
+    wanted: int = 0
+    last_release: int = 0
+    deployment: Deployment | None = None
+    intents: Intents = Intents()
+    traceparent: str = ""
+
+    @property
+    def bu(self) -> str:
+        """The business unit."""
+        return self.id.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The app's name within its BU."""
+        return self.id.partition("/")[2]

@@ -1,0 +1,113 @@
+"""What the scheduler's events say of an instance, folded into its document. Pure.
+
+Events of one instance come from one writer over several topics, so in any order, late and more than once. Three
+guards make that harmless: an older `ce_sequence` than the newest seen is dropped; an event of an older attempt
+than the newest known is dropped; within an attempt only the moves of `model.SAME_ATTEMPT` are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from libs.common.events import Event
+from libs.common.events import model as ev
+from services.deployer.model import SAME_ATTEMPT, Instance, State, Wanted
+
+ObservedEvent = (
+    ev.OfferAccepted
+    | ev.PlacementDelayed
+    | ev.ContainerStarted
+    | ev.ContainerHealthy
+    | ev.ContainerUnhealthy
+    | ev.ContainerExited
+    | ev.ContainerLost
+)
+
+TARGET: Mapping[type[Event], State] = {
+    ev.OfferAccepted: State.PLACED,
+    ev.ContainerStarted: State.STARTED,
+    ev.ContainerHealthy: State.HEALTHY,
+    ev.ContainerUnhealthy: State.UNHEALTHY,
+    ev.ContainerLost: State.LOST,
+}
+
+
+def generation_of(attempt: str) -> int:
+    """The n of an attempt `instance.n`; 0 for an instance that never got as far."""
+    number = attempt.rpartition(".")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def observe(instance: Instance, event: ObservedEvent, sequence: int, now: float) -> Instance:
+    """The instance after `event`; the very same object when the event is stale or says nothing new."""
+    if sequence < instance.seen:
+        return instance
+    if sequence == instance.seen and event.TOPIC in instance.seen_topics:
+        return instance
+    topics = instance.seen_topics if sequence == instance.seen else ()
+    seen: dict[str, Any] = {"seen": sequence, "seen_topics": (*topics, event.TOPIC)}
+    return instance.model_copy(update=seen | _fields(instance, event, now))
+
+
+def _fields(instance: Instance, event: ObservedEvent, now: float) -> dict[str, Any]:
+    if isinstance(event, ev.PlacementDelayed):
+        waits = instance.state in (State.REQUESTED, State.EXITED)
+        return {"waiting": event.message} if waits else {}
+    generation = generation_of(event.attempt)
+    if generation < instance.generation or instance.state is State.GONE:
+        return {}
+    state = _target(event)
+    newer = generation > instance.generation
+    if not newer and instance.state not in SAME_ATTEMPT[state]:
+        return _place(instance, event, newer=False)
+    fields = _place(instance, event, newer=newer)
+    fields.update(
+        state=state,
+        generation=generation,
+        waiting="",
+        changed_at=now,
+        healthy_since=now if state is State.HEALTHY else None,
+    )
+    if isinstance(event, ev.ContainerExited):
+        fields["last_exit"] = describe_exit(event)
+    elif isinstance(event, ev.ContainerUnhealthy) and event.message:
+        fields["last_exit"] = f"unhealthy: {event.message}"
+    if _is_failure(instance, event) and instance.failed_generation < generation:
+        fields.update(failures=instance.failures + 1, failed_generation=generation)
+    return fields
+
+
+def _target(event: ObservedEvent) -> State:
+    if isinstance(event, ev.ContainerExited):
+        return State.GONE if event.final else State.EXITED
+    return TARGET[type(event)]
+
+
+def _place(instance: Instance, event: Any, *, newer: bool) -> dict[str, Any]:
+    """Where it runs. A late event of the same attempt may fill gaps, never overwrite."""
+    fields: dict[str, Any] = {"attempt": event.attempt} if newer or not instance.attempt else {}
+    for name in ("agent", "hostname", "container", "address"):
+        told = getattr(event, name, "")
+        if newer or (told and not getattr(instance, name)):
+            fields[name] = told
+    return fields
+
+
+def _is_failure(instance: Instance, event: ObservedEvent) -> bool:
+    if instance.wanted is Wanted.STOP:
+        return False
+    if isinstance(event, ev.ContainerExited):
+        return not event.wanted
+    return isinstance(event, ev.ContainerUnhealthy)
+
+
+def describe_exit(event: ev.ContainerExited) -> str:
+    """One line that says how an attempt ended."""
+    parts = [event.state]
+    if event.exit_code is not None:
+        parts.append(f"exit code {event.exit_code}")
+    if event.reason:
+        parts.append(event.reason)
+    text = ", ".join(parts)
+    return f"{text}: {event.message}" if event.message else text

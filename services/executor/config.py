@@ -1,0 +1,76 @@
+"""The executor's configuration: one file, given on the command line by whoever makes the ExecutorInfo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from libs.common.errors import InvalidInput
+from libs.common.http import invalid
+from libs.common.spec import Name
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class ExecutorConfig(BaseModel):
+    """All an executor can be told. Every field has a default; unknown ones are refused.
+
+    `agent` labels the containers: the Mesos agent's id when empty. Give it a name that outlives the agent's id
+    (its host's), so that containers can be adopted when the agent comes back as a new one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cluster: Name = "gantry"
+    agent: str = Field("", max_length=200)
+    docker: str = "unix:///var/run/docker.sock"
+    hostd: str = Field("", description="unix:/path; empty: /run/gantry/<cluster>/hostd.sock")
+    runtime: str = Field("gantry", description="the OCI runtime that joins hostd's namespaces")
+    data_dir: Path = Field(
+        Path("/var/lib/gantry/executor"), description="hosts and resolv.conf of containers"
+    )
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    cap_add: tuple[str, ...] = ()
+    log_max_mib: int = Field(10, ge=1, le=10_000)
+    cpu_burst_floor: float = Field(
+        1.0, ge=0, le=256, description="cores that even a small instance may use when they are free"
+    )
+    log_level: str = "info"
+
+    launches: int = Field(8, ge=1, le=64, description="at a time, from create to started")
+    attaches: int = Field(32, ge=1, le=256, description="network attachments at a time")
+    pulls: int = Field(3, ge=1, le=16, description="image pulls at a time")
+
+    starting_after_s: Seconds = 10.0
+    first_probe_s: Seconds = 0.02
+    report_after_s: Seconds = Field(
+        0.05, description="RUNNING waits so long for a first success of the health checks"
+    )
+    launch_timeout_s: Seconds = 600.0
+    pull_timeout_s: Seconds = 300.0
+    network_deadline_s: Seconds = 60.0
+    engine_deadline_s: Seconds = 60.0
+    kill_retry_s: Seconds = 5.0
+    sweep_s: Seconds = 30.0
+    stray_grace_s: Seconds = 60.0
+    shutdown_margin_s: Seconds = 1.5
+
+    @property
+    def hostd_socket(self) -> str:
+        """Path of hostd's unix socket."""
+        return self.hostd.removeprefix("unix:") or f"/run/gantry/{self.cluster}/hostd.sock"
+
+
+def load(file: Path) -> ExecutorConfig:
+    """Read JSON or YAML. Raises InvalidInput naming each wrong or unknown field."""
+    try:
+        content = yaml.safe_load(file.read_text()) or {}
+        return ExecutorConfig.model_validate(content)
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidInput.of(str(file), f"can't be read: {error}") from None
+    except ValidationError as error:
+        raise invalid(error, prefix="executor.") from None

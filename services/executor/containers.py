@@ -1,0 +1,120 @@
+"""Pure: what container an attempt needs, and whether one that exists is it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from libs.common.spec import InstanceSpec
+from libs.common.task import TaskPayload
+from services.executor.config import ExecutorConfig
+from services.executor.model import (
+    LABEL_AGENT,
+    LABEL_APP,
+    LABEL_ATTEMPT,
+    LABEL_CLUSTER,
+    LABEL_GENERATION,
+    LABEL_INSTANCE,
+    LABEL_PAYLOAD,
+    LABEL_RUN,
+    LABEL_SPEC,
+    Attempt,
+    ContainerSpec,
+    Identity,
+    Limits,
+    View,
+)
+
+MIB = 1024 * 1024
+MAX_HOSTNAME = 63
+_MIN_MEMORY_BYTES = 6 * MIB  # the engine refuses less
+
+
+def spec_hash(spec: InstanceSpec) -> str:
+    """Tells specs apart: 16 hex digits of SHA-256 over the canonical JSON."""
+    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:16]
+
+
+def hostname(instance: str) -> str:
+    """The instance's id as a DNS label; a long one keeps its end, which is the unique part."""
+    plain = re.sub(r"[^a-z0-9-]", "-", instance.lower())
+    return plain[-MAX_HOSTNAME:].strip("-") or "instance"
+
+
+def hosts_file(name: str, ip: str) -> str:
+    """/etc/hosts of a container."""
+    return f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{ip}\t{name}\n"
+
+
+def resolv_conf(config: ExecutorConfig) -> str:
+    """/etc/resolv.conf of every container: what is configured, and nothing of the host's."""
+    lines = [f"search {' '.join(config.dns_search)}"] if config.dns_search else []
+    lines += [f"nameserver {server}" for server in config.dns]
+    return "\n".join(lines or ["# no name servers are configured"]) + "\n"
+
+
+def limits(spec: InstanceSpec, config: ExecutorConfig) -> Limits:
+    """Shares are the promise; the quota lets a small instance use free time, so that it starts fast.
+
+    Under a quota of a tenth of a core a start alone takes a second: the runtime's own work counts.
+    """
+    wanted = spec.resources
+    return Limits(
+        cpu_shares=max(2, round(wanted.cpus * 1024)),
+        nano_cpus=round(max(wanted.cpus, config.cpu_burst_floor) * 1e9),
+        mem_bytes=max(wanted.mem_mib * MIB, _MIN_MEMORY_BYTES),
+        pids=wanted.pids,
+    )
+
+
+def labels(payload: TaskPayload, identity: Identity) -> dict[str, str]:
+    """The user's labels, and ours over them."""
+    memory = payload.model_copy(update={"spec": payload.spec.model_copy(update={"env": {}})})
+    return {
+        **{k: v for k, v in payload.spec.labels.items() if not k.startswith("gantry.")},
+        LABEL_CLUSTER: identity.cluster,
+        LABEL_AGENT: identity.agent,
+        LABEL_INSTANCE: payload.instance,
+        LABEL_ATTEMPT: payload.attempt,
+        LABEL_GENERATION: str(payload.generation),
+        LABEL_SPEC: spec_hash(payload.spec),
+        LABEL_APP: payload.app,
+        LABEL_RUN: identity.run,
+        LABEL_PAYLOAD: memory.model_dump_json(),
+    }
+
+
+def container_spec(attempt: Attempt, identity: Identity, config: ExecutorConfig) -> ContainerSpec:
+    """The container of an attempt."""
+    payload = attempt.payload
+    spec = payload.spec
+    return ContainerSpec(
+        name=attempt.container,
+        image=spec.image,
+        hostname=hostname(payload.instance),
+        runtime=config.runtime,
+        limits=limits(spec, config),
+        labels=labels(payload, identity),
+        env=spec.env,
+        command=spec.command,
+        user=spec.user,
+        cap_add=config.cap_add,
+        resolv_conf=resolv_conf(config),
+        log_max_mib=config.log_max_mib,
+    )
+
+
+def foreign(view: View, payload: TaskPayload, identity: Identity, *, adopt: bool) -> str:
+    """Why a container that exists is not this payload's, or "". One to adopt may be of an older attempt."""
+    wanted: Mapping[str, str] = {
+        LABEL_CLUSTER: identity.cluster,
+        LABEL_AGENT: identity.agent,
+        LABEL_INSTANCE: payload.instance,
+        LABEL_SPEC: spec_hash(payload.spec),
+        **({} if adopt else {LABEL_ATTEMPT: payload.attempt}),
+    }
+    for label, value in wanted.items():
+        if view.labels.get(label) != value:
+            return f"its label {label} is {view.labels.get(label)!r}, not {value!r}"
+    return ""

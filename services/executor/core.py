@@ -1,0 +1,123 @@
+"""Pure: the life of an attempt. `launch` begins it, `recover` takes it up again, `advance` moves it by one input.
+
+**Invariants**: a start comes after the registration, and that after creation and network; a terminal state is told
+once, and nothing after it; what is over is revoked, removed, detached, in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from libs.common.task import TaskPayload, container_name
+from services.executor import ending, launching, running
+from services.executor import moves as m
+from services.executor.model import (
+    Attempt,
+    AttemptId,
+    Begun,
+    ContainerName,
+    Destroyed,
+    Died,
+    Op,
+    Outcome,
+    Phase,
+    State,
+    Summary,
+    TaskState,
+)
+from services.executor.reporting import World, changed, outcome_of
+
+_HANDLERS: dict[type, Callable[[Attempt, Any, World], m.Step]] = {
+    m.Created: launching.created,
+    m.CreateFailed: launching.create_failed,
+    m.Found: launching.found,
+    m.Pulled: launching.pulled,
+    m.PullFailed: launching.pull_failed,
+    m.Attached: launching.attached,
+    m.AttachFailed: launching.attach_failed,
+    m.Started: launching.started,
+    m.StartFailed: launching.start_failed,
+    Begun: launching.begun,
+    m.Inspected: running.inspected,
+    m.Suspect: running.suspect,
+    Died: running.died,
+    Destroyed: running.destroyed,
+    m.StopAsked: running.stop_asked,
+    m.Due: running.due,
+    m.Probed: running.probed,
+    m.Revoked: ending.revoked,
+    m.Removed: ending.removed,
+    m.Detached: ending.detached,
+}
+
+
+def advance(attempt: Attempt, move: m.Input, world: World) -> m.Step:
+    """What the input makes of the attempt. One that comes too late changes nothing."""
+    return _HANDLERS[type(move)](attempt, move, world)
+
+
+def launch(task_id: str, payload: TaskPayload, world: World) -> m.Step:
+    """A LAUNCH came."""
+    attempt = Attempt(
+        id=AttemptId(task_id),
+        payload=payload,
+        container=ContainerName(payload.adopt or container_name(payload.cluster, task_id)),
+        launched_at=world.now,
+        generation=payload.generation,
+        adopting=bool(payload.adopt),
+    )
+    return launching.prepare(attempt, world)
+
+
+def recover(attempt: Attempt, seen: Summary | None, world: World) -> m.Step:
+    """Take up an attempt that an earlier worker left; `seen` is its container in the engine's list."""
+    a = changed(attempt, busy=frozenset())
+    match a.state:
+        case State.PREPARING:
+            return launching.proceed(a, world) if a.stop else launching.prepare(a, world)
+        case State.STARTING | State.RUNNING | State.STOPPING:
+            return _recover_container(a, seen, world)
+        case State.REVOKING:
+            return m.Step(a, (m.Revoke(),))
+        case State.REMOVING:
+            return m.Step(a, (m.Remove(),))
+        case State.DETACHING:
+            return m.Step(a, (m.Detach(),))
+        case State.DONE:
+            return m.Step(a)
+
+
+def _recover_container(a: Attempt, seen: Summary | None, world: World) -> m.Step:
+    if seen is None:
+        if a.stop is not None:
+            return ending.end(a, outcome_of(a, None, False))
+        message = "the container vanished while nobody looked"
+        return ending.end(a, Outcome(state=TaskState.FAILED, message=message))
+    a = changed(a, container_id=seen.id)
+    if a.state is State.STARTING and seen.phase is Phase.CREATED:
+        if a.stop is not None:
+            return ending.end_unstarted(a, a.stop)
+        alarm = m.Wake(world.config.launch_timeout_s)
+        return m.Step(changed(a, busy=frozenset({Op.START})), (m.Start(), alarm))
+    a = changed(a, busy=frozenset({Op.INSPECT}))
+    if a.state is State.RUNNING:
+        return m.Step(a, (m.Inspect(), *running.watch(a, world)))
+    if a.state is State.STOPPING and a.stop is not None:
+        name = "SIGKILL" if a.stop.killed else a.stop_signal
+        wait_s = max(0.0, (a.stop.kill_at or world.now) - world.now)
+        return m.Step(a, (m.Inspect(), m.Signal(name), m.Wake(wait_s)))
+    return m.Step(a, (m.Inspect(), m.Wake(world.config.launch_timeout_s)))
+
+
+def rebuild(payload: TaskPayload, seen: Summary, world: World) -> m.Step:
+    """The journal is lost, but a container of this run of ours tells by its labels what it is: take it over."""
+    attempt = Attempt(
+        id=AttemptId(payload.attempt),
+        payload=payload,
+        container=seen.name,
+        launched_at=world.now,
+        generation=payload.generation,
+        adopting=True,
+    )
+    return launching.prepare(attempt, world)

@@ -1,0 +1,67 @@
+"""Pure: stopping an attempt, and clearing away what it leaves: revoke, remove, detach, in this order."""
+
+from __future__ import annotations
+
+from services.executor import moves as m
+from services.executor.model import Attempt, Outcome, State, Stop, StopReason, TaskState
+from services.executor.reporting import (
+    KILLED_DURING_LAUNCH,
+    LAUNCH_FAILED,
+    World,
+    changed,
+    tell,
+    to,
+)
+
+
+def begin_stop(a: Attempt, stop: Stop, world: World) -> m.Step:
+    """Send the stop signal, or KILL when there is no grace."""
+    at_once = stop.grace_s <= 0
+    stop = stop.model_copy(update={"kill_at": world.now + stop.grace_s, "killed": at_once})
+    a = changed(to(a, State.STOPPING), stop=stop, busy=frozenset())
+    wait_s = world.config.kill_retry_s if at_once else stop.grace_s
+    return m.Step(a, (m.Signal("SIGKILL" if at_once else a.stop_signal), m.Wake(wait_s)))
+
+
+def end_unstarted(a: Attempt, stop: Stop) -> m.Step:
+    """It was stopped, or failed, before it ran."""
+    if stop.reason is StopReason.ASKED:
+        outcome = Outcome(
+            state=TaskState.KILLED, message="stopped before it ran", reason=KILLED_DURING_LAUNCH
+        )
+    else:
+        outcome = Outcome(state=TaskState.FAILED, message=stop.message, reason=LAUNCH_FAILED)
+    return end(a, outcome)
+
+
+def end(a: Attempt, outcome: Outcome) -> m.Step:
+    """It is over. Told at once when it is known to be dead, else after the removal."""
+    a = changed(a, outcome=outcome, busy=frozenset(), healthy=None)
+    if a.keep:
+        a, told = tell(to(a, State.DONE), outcome.state, outcome.message, outcome.reason)
+        return m.Step(a, told)
+    a, told = to(a, State.REVOKING), ()
+    if outcome.dead:
+        a, told = tell(a, outcome.state, outcome.message, outcome.reason)
+    return m.Step(a, (*told, m.Revoke()))
+
+
+def revoked(a: Attempt, _move: m.Revoked, _world: World) -> m.Step:
+    """Nobody can start it any more."""
+    if a.state is not State.REVOKING:
+        return m.Step(a)
+    return m.Step(to(a, State.REMOVING), (m.Remove(),))
+
+
+def removed(a: Attempt, _move: m.Removed, _world: World) -> m.Step:
+    """It is dead for certain now."""
+    if a.state is not State.REMOVING or a.outcome is None:
+        return m.Step(a)
+    outcome = a.outcome
+    a, told = tell(a, outcome.state, outcome.message, outcome.reason)  # says nothing twice
+    return m.Step(to(a, State.DETACHING), (*told, m.Detach()))
+
+
+def detached(a: Attempt, _move: m.Detached, _world: World) -> m.Step:
+    """Nothing is left."""
+    return m.Step(to(a, State.DONE)) if a.state is State.DETACHING else m.Step(a)

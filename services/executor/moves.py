@@ -1,0 +1,272 @@
+"""Inputs of an attempt's machine, and the actions that come out of it.
+
+Every action that waits for the world ends in one input; `core.advance` says what follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from libs.common.task import TaskReport
+from services.executor.model import (
+    Attachment,
+    Attempt,
+    Begun,
+    ContainerName,
+    Destroyed,
+    Died,
+    ProbeResult,
+    TaskState,
+    View,
+)
+
+# -- inputs --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """The container exists and was never started."""
+
+    container_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateFailed:
+    """It could not be created; `image_missing`: a pull may help."""
+
+    message: str
+    image_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What has the name we wanted to create, or the container to adopt; None: nothing."""
+
+    view: View | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """The image is here."""
+
+
+@dataclass(frozen=True, slots=True)
+class PullFailed:
+    """The image can't be had."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """The network is ready."""
+
+    network: Attachment
+
+
+@dataclass(frozen=True, slots=True)
+class AttachFailed:
+    """There is no network to be had."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The engine says that it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """It did not start; without `certain` it may run all the same."""
+
+    message: str
+    certain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """A close look at the container; None: there is none."""
+
+    view: View | None
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """The sweep saw it not running."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """By KILL or SHUTDOWN. `grace_s` None: the spec's."""
+
+    grace_s: float | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A time that was asked for by `Wake` has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The result of health check number `index`."""
+
+    index: int
+    result: ProbeResult
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """Nobody has leave to start the container any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """The container does not exist any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """Its network is gone, the address given back."""
+
+
+Input = (
+    Created
+    | CreateFailed
+    | Found
+    | Pulled
+    | PullFailed
+    | Attached
+    | AttachFailed
+    | Started
+    | StartFailed
+    | Inspected
+    | Suspect
+    | Died
+    | Destroyed
+    | Begun
+    | StopAsked
+    | Due
+    | Probed
+    | Revoked
+    | Removed
+    | Detached
+)
+
+# -- actions -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Create the container -> Created, CreateFailed or Found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """Look at the container to adopt -> Found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Get the image -> Pulled or PullFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Have the network made -> Attached or AttachFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Register with hostd, then start -> Started or StartFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Look at the container after a while -> Inspected."""
+
+    after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Send a signal to the container; its end comes as Died."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """-> Due."""
+
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Run a health check -> Probed."""
+
+    index: int
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Tell Mesos. Reports of an attempt go out in order."""
+
+    state: TaskState
+    message: str
+    reason: str
+    healthy: bool | None
+    report: TaskReport
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """-> Revoked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """-> Removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """-> Detached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Revoke, remove and detach a container that no attempt wants."""
+
+    container: ContainerName
+    container_id: str
+
+
+Action = (
+    Create
+    | Find
+    | Pull
+    | Attach
+    | Start
+    | Inspect
+    | Signal
+    | Wake
+    | Probe
+    | Report
+    | Revoke
+    | Remove
+    | Detach
+    | Discard
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What an input made of an attempt, and what is to be done in this order."""
+
+    attempt: Attempt
+    actions: tuple[Action, ...] = ()

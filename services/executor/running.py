@@ -1,0 +1,186 @@
+"""Pure: an attempt that runs is looked at, probed, and told to stop."""
+
+from __future__ import annotations
+
+import signal
+
+from services.executor import checks
+from services.executor import moves as m
+from services.executor.ending import begin_stop, end
+from services.executor.launching import fail, launch_due, proceed, wrong_runtime
+from services.executor.model import (
+    CLEANING,
+    Attempt,
+    CheckState,
+    Destroyed,
+    Died,
+    Op,
+    Outcome,
+    Phase,
+    State,
+    Stop,
+    StopReason,
+    TaskState,
+    View,
+)
+from services.executor.reporting import (
+    BY_SIGNAL,
+    HEALTH_CHANGED,
+    World,
+    changed,
+    outcome_of,
+    tell,
+    to,
+)
+
+_LOOK_AGAIN_S = 0.05
+_REMOVED = "the container was removed by somebody else"
+
+
+def inspected(a: Attempt, move: m.Inspected, world: World) -> m.Step:
+    """A close look at the container: after a start, a recovery, or a suspicion."""
+    if a.state in CLEANING or a.state is State.PREPARING:
+        return m.Step(a)
+    a, view = changed(a, busy=a.busy - {Op.INSPECT}), move.view
+    if view is None:
+        return _vanished(a)
+    if view.phase is Phase.EXITED:
+        return end(a, outcome_of(a, view.exit_code, view.oom_killed))
+    if view.phase is Phase.CREATED:
+        return end(a, Outcome(state=TaskState.FAILED, message="it never started"))
+    a = changed(a, stop_signal=view.stop_signal, exit_code=None)
+    if a.state is State.STOPPING:
+        return m.Step(a)
+    if view.netns_inode is None:  # its process is gone: the engine will know in a moment
+        return m.Step(changed(a, busy=a.busy | {Op.INSPECT}), (m.Inspect(_LOOK_AGAIN_S),))
+    fault = _fault(a, view, world)
+    if fault:
+        return begin_stop(a, Stop(reason=StopReason.FAULT, grace_s=0, message=fault), world)
+    return _run(a, view, world) if a.state is State.STARTING else m.Step(a)
+
+
+def _fault(a: Attempt, view: View, world: World) -> str:
+    """Why a running container must not run: it is not where hostd wired it."""
+    if view.runtime != world.config.runtime:
+        return wrong_runtime(view, world)
+    if a.network is None or view.netns_inode != a.network.inode:
+        return "it runs in a network namespace that is not its own"
+    if view.netns_inode == a.network.host_inode:
+        return "it runs in the host's network namespace"
+    return ""
+
+
+def _run(a: Attempt, view: View, world: World) -> m.Step:
+    a = changed(
+        to(a, State.RUNNING),
+        started_at=view.started_at or world.now,
+        busy=frozenset(),
+        adopting=False,
+        checks=tuple(CheckState() for _ in a.payload.spec.health),
+    )
+    if a.stop is not None:
+        return begin_stop(a, a.stop, world)
+    if not a.checks:
+        a, told = tell(changed(a, healthy=True), TaskState.RUNNING, "running")
+        return m.Step(a, told)
+    return m.Step(a, watch(a, world))
+
+
+def watch(a: Attempt, world: World) -> tuple[m.Action, ...]:
+    """Probe from now on. A success that comes soon goes into the same report as RUNNING."""
+    probes = tuple(m.Probe(index, 0.0) for index in range(len(a.checks)))
+    return (*probes, m.Wake(world.config.report_after_s))
+
+
+def probed(a: Attempt, move: m.Probed, world: World) -> m.Step:
+    """The result of a health check."""
+    if a.state is not State.RUNNING:
+        return m.Step(a)
+    health, age_s = a.payload.spec.health, world.now - a.started_at
+    states = list(a.checks)
+    check = health[move.index]
+    states[move.index] = checks.judge(check, states[move.index], move.result, age_s)
+    a = changed(a, checks=tuple(states), healthy=checks.verdict(health, states, before=a.healthy))
+    told: tuple[m.Action, ...] = ()
+    why = checks.why(health, states)
+    if a.healthy is not a.reported_healthy:
+        reason = HEALTH_CHANGED if a.reported is TaskState.RUNNING else ""
+        a, told = tell(a, TaskState.RUNNING, why or "running", reason)
+    if a.healthy is False:
+        grace_s = a.payload.spec.stop_grace_s
+        stop = Stop(reason=StopReason.UNHEALTHY, grace_s=grace_s, message=why)
+        step = begin_stop(a, stop, world)
+        return m.Step(step.attempt, (*told, *step.actions))
+    after_s = checks.next_probe_s(check, states[move.index], age_s, world.config.first_probe_s)
+    return m.Step(a, (*told, m.Probe(move.index, after_s)))
+
+
+def suspect(a: Attempt, _move: m.Suspect, _world: World) -> m.Step:
+    """The sweep did not see it running."""
+    if a.state not in (State.RUNNING, State.STOPPING) or Op.INSPECT in a.busy:
+        return m.Step(a)
+    return m.Step(changed(a, busy=a.busy | {Op.INSPECT}), (m.Inspect(),))
+
+
+def died(a: Attempt, move: Died, _world: World) -> m.Step:
+    """Its first process has ended."""
+    if a.state in CLEANING or a.state is State.PREPARING or a.container_id != move.container_id:
+        return m.Step(a)
+    if move.exit_code == BY_SIGNAL + signal.SIGKILL and not move.oom_killed and a.stop is None:
+        # Killed, and not by us: only a look at it tells whether memory ran out.
+        a = changed(a, exit_code=move.exit_code, busy=a.busy | {Op.INSPECT})
+        return m.Step(a, (m.Inspect(),))
+    return end(a, outcome_of(a, move.exit_code, move.oom_killed))
+
+
+def destroyed(a: Attempt, move: Destroyed, world: World) -> m.Step:
+    """It was removed, and not by us."""
+    if a.state in CLEANING or a.container_id != move.container_id:
+        return m.Step(a)
+    if a.state is State.PREPARING:
+        return fail(changed(a, adopting=False), _REMOVED, world)
+    return _vanished(a)
+
+
+def _vanished(a: Attempt) -> m.Step:
+    if a.exit_code is not None or a.stop is not None:
+        return end(a, outcome_of(a, a.exit_code, False))
+    return end(a, Outcome(state=TaskState.FAILED, message=_REMOVED))
+
+
+def stop_asked(a: Attempt, move: m.StopAsked, world: World) -> m.Step:
+    """KILL or SHUTDOWN."""
+    if a.state in CLEANING:
+        return m.Step(a)
+    grace_s = a.payload.spec.stop_grace_s if move.grace_s is None else max(0.0, move.grace_s)
+    asked = Stop(reason=StopReason.ASKED, grace_s=grace_s, message=move.message)
+    if a.state is State.PREPARING:
+        return proceed(changed(a, stop=a.stop or asked), world)
+    if a.state is State.STARTING:
+        return m.Step(changed(a, stop=a.stop or asked))
+    if a.state is State.RUNNING:
+        return begin_stop(a, asked, world)
+    # Stopping already: a shorter grace counts, a longer one does not.
+    kill_at = world.now + grace_s
+    if a.stop is None or a.stop.kill_at is None or kill_at >= a.stop.kill_at:
+        return m.Step(a)
+    stop = a.stop.model_copy(update={"kill_at": kill_at})
+    return m.Step(changed(a, stop=stop), (m.Wake(grace_s),))
+
+
+def due(a: Attempt, _move: m.Due, world: World) -> m.Step:
+    """A time that was asked for has come; what for, the state says."""
+    if a.state in (State.PREPARING, State.STARTING):
+        return launch_due(a, world)
+    if a.state is State.RUNNING:
+        a, told = tell(a, TaskState.RUNNING, "running")
+        return m.Step(a, told)
+    stop = a.stop
+    if a.state is not State.STOPPING or stop is None or stop.kill_at is None:
+        return m.Step(a)
+    if world.now < stop.kill_at:
+        return m.Step(a)
+    retry_s = world.config.kill_retry_s
+    look = (m.Inspect(),) if stop.killed else ()
+    stop = stop.model_copy(update={"killed": True, "kill_at": world.now + retry_s})
+    return m.Step(changed(a, stop=stop), (m.Signal("SIGKILL"), *look, m.Wake(retry_s)))

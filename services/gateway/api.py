@@ -1,0 +1,39 @@
+"""The gateway's HTTP face: all of its routes, in the order of the API's documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from libs.common.http import Access, Request, Response, Route
+from services.gateway.api_apps import app_routes
+from services.gateway.api_keys import key_routes
+from services.gateway.api_streams import stream_routes
+from services.gateway.api_views import view_routes
+from services.gateway.console.pages import console_routes
+from services.gateway.openapi import document_bytes
+from services.gateway.parts import Gateway
+
+
+def public_routes(gateway: Gateway) -> tuple[Route, ...]:
+    """The public API, as it is documented."""
+    return (
+        *app_routes(gateway),
+        *view_routes(gateway),
+        *stream_routes(gateway),
+        *key_routes(gateway),
+    )
+
+
+def routes(gateway: Gateway) -> Sequence[Route]:
+    """The public API with its documentation, and the console."""
+    public = public_routes(gateway)
+    text = document_bytes(public)
+
+    async def openapi(_request: Request) -> Response:
+        return Response(200, text)
+
+    return (
+        *public,
+        Route("GET", "/v1/openapi.json", openapi, Access.PUBLIC, "This API as OpenAPI 3.1"),
+        *console_routes(gateway),
+    )

@@ -1,0 +1,326 @@
+"""Routes of apps and deployments: what changes something."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from libs.client.model import (
+    Accepted,
+    Apps,
+    AppView,
+    Deployments,
+    DeploymentView,
+    Force,
+    Instances,
+    Plan,
+    Release,
+    Releases,
+    Rollback,
+    Scale,
+)
+from libs.common.errors import NotFound, Unavailable
+from libs.common.events.model import DeployAction
+from libs.common.http import Access, Request, Response, Role, Route, reply
+from libs.common.serve import segment
+from libs.common.spec import AppSpec
+from services.gateway.core import bu_of_target, incomplete
+from services.gateway.model import Operation
+from services.gateway.parts import Gateway, actor_of, app_filter, app_of, guarded, whole
+from services.gateway.peers import DEPLOYER
+from services.gateway.views import list_apps, list_instances
+
+IDEMPOTENT = {"Idempotency-Key": "a fresh UUID; the same one again gets the same answer"}
+APP = "/v1/apps/{bu}/{app}"
+DEPLOYMENT = "/v1/deployments/{deployment}"
+
+
+def app_routes(gateway: Gateway) -> tuple[Route, ...]:
+    """All of them, guarded."""
+    return (*_spec_routes(gateway), *_deploy_routes(gateway), *_deployment_routes(gateway))
+
+
+# -- specs -----------------------------------------------------------------------------------------
+
+
+def _spec_routes(gateway: Gateway) -> tuple[Route, ...]:
+    async def put_app(request: Request) -> Response:
+        request.parse(AppSpec)
+        kept = ("if-match", "if-none-match")
+        conditions = {name: request.headers[name] for name in kept if name in request.headers}
+
+        async def perform() -> Response:
+            response = await gateway.peers.ask(
+                actor_of(request),
+                DEPLOYER,
+                "PUT",
+                request.path,
+                body=request.body,
+                headers=conditions,
+                request_id=request.headers.get("x-request-id", ""),
+            )
+            return _passed_on(response)
+
+        return await gateway.operations.through(request, "app.put", app_of(request), perform)
+
+    async def get_app(request: Request) -> Response:
+        response = await gateway.peers.ask(actor_of(request), DEPLOYER, "GET", request.path)
+        return _passed_on(response)
+
+    async def all_apps(request: Request) -> Response:
+        return reply(await list_apps(gateway, actor_of(request)))
+
+    async def list_releases(request: Request) -> Response:
+        part = await gateway.peers.part(actor_of(request), DEPLOYER, f"{request.path}")
+        content = {"releases": part.rows("releases"), "incomplete": incomplete(part)}
+        return reply(Releases.model_validate(content))
+
+    async def list_own_instances(request: Request) -> Response:
+        return reply(await list_instances(gateway, actor_of(request), app_of(request)))
+
+    put = Route(
+        "PUT",
+        APP,
+        put_app,
+        Access.KEY,
+        "Write an app's spec, whole",
+        role=Role.DEPLOYER,
+        request=AppSpec,
+        response=AppView,
+        headers={"If-Match": "the ETag of the spec that this one replaces"},
+    )
+    return (
+        guarded(gateway, Route("GET", "/v1/apps", all_apps, Access.KEY, "All apps", response=Apps)),
+        guarded(gateway, put, "app.put", app_of),
+        guarded(gateway, Route("GET", APP, get_app, Access.KEY, "An app's spec", response=AppView)),
+        guarded(
+            gateway,
+            Route(
+                "GET",
+                f"{APP}/releases",
+                list_releases,
+                Access.KEY,
+                "An app's releases",
+                response=Releases,
+            ),
+        ),
+        guarded(
+            gateway,
+            Route(
+                "GET",
+                f"{APP}/instances",
+                list_own_instances,
+                Access.KEY,
+                "An app's instances",
+                response=Instances,
+            ),
+        ),
+    )
+
+
+def _passed_on(response: Response) -> Response:
+    kept = {name: response.headers[name] for name in ("etag",) if name in response.headers}
+    for name, value in response.headers.items():  # a peer in this process writes its own case
+        if name.lower() == "etag":
+            kept = {"etag": value}
+    return Response(response.status, response.body, kept)
+
+
+# -- deployments asked for -------------------------------------------------------------------------
+
+
+def _deploy_routes(gateway: Gateway) -> tuple[Route, ...]:
+    async def ask(request: Request, action: DeployAction, **fields: Any) -> Response:
+        app = app_of(request)
+
+        async def exists() -> object:
+            path = f"/v1/apps/{app}"
+            return await gateway.peers.get(actor_of(request), DEPLOYER, path)
+
+        return await gateway.operations.deploy(request, app, action, exists, **fields)
+
+    async def release(request: Request) -> Response:
+        body = request.parse(Release) if request.body else Release()
+        if body.dry_run:
+            return await _plan(gateway, request, body)
+        return await ask(request, DeployAction.RELEASE, image=body.image, force=body.force)
+
+    async def scale(request: Request) -> Response:
+        body = request.parse(Scale)
+        return await ask(request, DeployAction.SCALE, instances=body.instances, force=body.force)
+
+    async def rollback(request: Request) -> Response:
+        body = request.parse(Rollback) if request.body else Rollback()
+        return await ask(request, DeployAction.ROLLBACK, release=body.release, force=body.force)
+
+    async def restart(request: Request) -> Response:
+        body = request.parse(Force) if request.body else Force()
+        return await ask(request, DeployAction.RESTART, force=body.force)
+
+    async def stop(request: Request) -> Response:
+        body = request.parse(Force) if request.body else Force()
+        return await ask(request, DeployAction.STOP, force=body.force)
+
+    def route(name: str, handler: Any, text: str, model: Any, action: DeployAction) -> Route:
+        made = Route(
+            "POST",
+            f"{APP}/{name}",
+            handler,
+            Access.KEY,
+            text,
+            role=Role.DEPLOYER,
+            request=model,
+            response=Accepted,
+            status=202,
+            headers=IDEMPOTENT,
+        )
+        return guarded(gateway, made, f"deploy.{action}", app_of)
+
+    return (
+        route("deploys", release, "Release the spec as it stands", Release, DeployAction.RELEASE),
+        route("scale", scale, "Change the number of instances", Scale, DeployAction.SCALE),
+        route("rollback", rollback, "Go back to a release", Rollback, DeployAction.ROLLBACK),
+        route("restart", restart, "Replace all instances", Force, DeployAction.RESTART),
+        route("stop", stop, "Stop all instances; the app stays", Force, DeployAction.STOP),
+    )
+
+
+async def _plan(gateway: Gateway, request: Request, body: Release) -> Response:
+    content = {"image": body.image} if body.image else {}
+    response = await gateway.peers.ask(
+        actor_of(request),
+        DEPLOYER,
+        "POST",
+        f"/v1/apps/{app_of(request)}/plan",
+        body=reply(content).body,
+    )
+    return reply(Plan.model_validate_json(response.body))
+
+
+# -- deployments as they are -----------------------------------------------------------------------
+
+
+def _deployment_routes(gateway: Gateway) -> tuple[Route, ...]:
+    async def get_deployment(request: Request) -> Response:
+        return reply(await read_deployment(gateway, request, request.params["deployment"]))
+
+    async def list_deployments(request: Request) -> Response:
+        app, limit, actor = app_filter(request), whole(request, "limit"), actor_of(request)
+        query: dict[str, str | int] = {"app": app, "limit": limit}
+        part = await gateway.peers.part(actor, DEPLOYER, "/v1/deployments", query)
+        rows = [row for row in part.rows("deployments") if actor.sees(bu_of_target(row["app"]))]
+        own = await gateway.repository.operations_on(app, limit) if app else []
+        merged = [*_unknown(own, rows, limit), *rows][:limit]
+        content = {"deployments": merged, "incomplete": incomplete(part)}
+        return reply(Deployments.model_validate(content))
+
+    def change(verb: str, text: str) -> Route:
+        async def handler(request: Request) -> Response:
+            return await _change(gateway, request, verb)
+
+        made = Route(
+            "POST",
+            f"{DEPLOYMENT}/{verb}",
+            handler,
+            Access.KEY,
+            text,
+            role=Role.DEPLOYER,
+            response=DeploymentView,
+            headers=IDEMPOTENT,
+        )
+        return guarded(gateway, made, f"deployment.{verb}")
+
+    return (
+        guarded(
+            gateway,
+            Route(
+                "GET",
+                "/v1/deployments",
+                list_deployments,
+                Access.KEY,
+                "Deployments, newest first",
+                response=Deployments,
+                query={"app": "of this app, bu/app", "limit": "at most so many"},
+            ),
+        ),
+        guarded(
+            gateway,
+            Route(
+                "GET",
+                DEPLOYMENT,
+                get_deployment,
+                Access.KEY,
+                "How a deployment goes",
+                response=DeploymentView,
+            ),
+        ),
+        change("pause", "Hold a deployment where it stands"),
+        change("resume", "Let a paused deployment go on"),
+        change("abort", "End a deployment; what it has done stays"),
+    )
+
+
+async def read_deployment(gateway: Gateway, request: Request, deployment: str) -> DeploymentView:
+    """The deployment as the deployer knows it; before that, `accepted` by our own record. Raises NotFound."""
+    actor = actor_of(request)
+    path = f"/v1/deployments/{segment(deployment)}"
+    away: Unavailable | None = None
+    try:
+        return DeploymentView.model_validate(await gateway.peers.get(actor, DEPLOYER, path))
+    except NotFound:
+        pass
+    except Unavailable as error:
+        away = error
+    own = await gateway.repository.operation_of(deployment)
+    if own is not None and actor.sees(own.bu):
+        missing = {"incomplete": [DEPLOYER]} if away else {}
+        return DeploymentView.model_validate({**_accepted(own), **missing})
+    if away is not None:
+        raise away
+    raise NotFound(f"there is no deployment {deployment!r}")
+
+
+async def _change(gateway: Gateway, request: Request, verb: str) -> Response:
+    deployment = request.params["deployment"]
+    known = await read_deployment(gateway, request, deployment)
+    path = f"/v1/deployments/{segment(deployment)}/{verb}"
+
+    async def perform() -> Response:
+        asker = actor_of(request)
+        response = await gateway.peers.ask(
+            asker,
+            DEPLOYER,
+            "POST",
+            path,
+            request_id=request.headers.get("x-request-id", ""),
+        )
+        return _passed_on(response)
+
+    target = f"{known.app}/deployments/{deployment}"
+    return await gateway.operations.through(request, f"deployment.{verb}", target, perform)
+
+
+def _accepted(own: Operation) -> Mapping[str, Any]:
+    return {
+        "deployment": own.deployment,
+        "app": own.target,
+        "action": own.action.removeprefix("deploy."),
+        "state": "accepted",
+        "actor": own.actor,
+        "created_at": own.started_at,
+        "reason": "accepted; not begun yet",
+    }
+
+
+def _unknown(
+    own: list[Operation], rows: list[dict[str, Any]], limit: int
+) -> list[Mapping[str, Any]]:
+    """Those of our own that the deployer does not list, unless they may be further down its list."""
+    listed = {row["deployment"] for row in rows}
+    oldest = min((row.get("created_at", 0.0) for row in rows), default=0.0)
+    reach = oldest if len(rows) >= limit else 0.0
+    return [
+        _accepted(each)
+        for each in own
+        if each.deployment not in listed and each.started_at >= reach
+    ]

@@ -1,0 +1,168 @@
+"""Routes whose answers go on: events (SSE) and logs (lines of JSON)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from libs.client.model import EventView
+from libs.common.actor import Actor
+from libs.common.bus.base import TopicPartition
+from libs.common.errors import InvalidInput
+from libs.common.events import TOPICS
+from libs.common.http import Access, Request, Response, Route
+from libs.common.serve import segment
+from services.gateway.auth import key_id_of
+from services.gateway.core import choose_topics
+from services.gateway.feed import EventStream, Wanted
+from services.gateway.model import KeyId
+from services.gateway.offsets import decode
+from services.gateway.parts import Gateway, actor_of, flag, guarded, whole
+from services.gateway.peers import with_query
+from services.gateway.views import find_container
+
+TOPIC_NAMES = tuple(topic.name for topic in TOPICS)
+SSE = "text/event-stream"
+NDJSON = "application/x-ndjson"
+NOT_STORED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+def stream_routes(gateway: Gateway) -> tuple[Route, ...]:
+    """All of them, guarded."""
+
+    async def events(request: Request) -> Response:
+        wanted = Wanted(
+            actor_of(request),
+            choose_topics(request.query.get("topics", ""), TOPIC_NAMES),
+            request.query.get("subject", ""),
+        )
+        last_id = request.headers.get("last-event-id", "")
+        return await open_events(gateway, wanted, key_id_of(request.principal), last_id)
+
+    async def logs(request: Request) -> Response:
+        tail, since = whole(request, "tail"), whole(request, "since")
+        follow = flag(request, "follow")
+        return await open_logs(
+            gateway,
+            actor_of(request),
+            request.params["instance"],
+            {"follow": int(follow), "tail": tail, "since": since or ""},
+        )
+
+    return (
+        guarded(
+            gateway,
+            Route(
+                "GET",
+                "/v1/events",
+                events,
+                Access.KEY,
+                "What happens, as it happens",
+                response=EventView,
+                query={
+                    "topics": "comma-separated; `deploy.*` takes all that begin so",
+                    "subject": "about this app or instance only",
+                },
+                headers={"Last-Event-ID": "resume after this event"},
+                produces=SSE,
+            ),
+        ),
+        guarded(
+            gateway,
+            Route(
+                "GET",
+                "/v1/instances/{instance}/logs",
+                logs,
+                Access.KEY,
+                "What an instance writes",
+                query={
+                    "follow": "go on as more is written",
+                    "tail": "at most so many of the last lines",
+                    "since": "not before this time, Unix seconds",
+                },
+                produces=NDJSON,
+            ),
+        ),
+    )
+
+
+async def open_events(gateway: Gateway, wanted: Wanted, key_id: KeyId, last_id: str) -> Response:
+    """The events that `wanted` asks for, from now on or after the event called `last_id`.
+
+    Raises InvalidInput for an id that is none, TooMany when too many streams are open.
+    """
+    start = await _start(gateway, wanted.topics, last_id)
+
+    async def still_allowed() -> object:
+        return await gateway.gate.holder_by_id(key_id)
+
+    stream = EventStream(
+        gateway.bus,
+        wanted,
+        start,
+        heartbeat_s=gateway.config.heartbeat_s,
+        spawn=gateway.spawn,
+        still_allowed=still_allowed,
+        closed=gateway.slots.take(key_id),
+    )
+    return Response(200, headers=NOT_STORED, content_type=SSE, stream=stream)
+
+
+async def _start(
+    gateway: Gateway, topics: tuple[str, ...], last_id: str
+) -> Mapping[TopicPartition, int]:
+    ends = await gateway.bus.end_offsets(topics)
+    if not last_id:
+        return ends
+    asked = decode(last_id, topics)
+    # A place beyond the end is from another log (one that was lost, say): go on from now.
+    return {place: min(asked.get(place, end), end) for place, end in ends.items()}
+
+
+async def open_logs(
+    gateway: Gateway, actor: Actor, instance: str, query: Mapping[str, str | int]
+) -> Response:
+    """The log of an instance, from hostd of its host. Raises NotFound, Conflict, Unavailable, TooMany."""
+    if len(instance) > 200:
+        raise InvalidInput.of("instance", "is too long", "at most 200 characters")
+    url, container = await find_container(gateway, actor, instance)
+    free = gateway.slots.take(f"logs:{actor.name}")
+    try:
+        path = with_query(f"/v1/containers/{segment(container)}/logs", query)
+        answer = await gateway.peers.open(actor, url, path)
+    except BaseException:
+        free()
+        raise
+    if answer.stream is None:
+        free()
+        return Response(200, answer.body, NOT_STORED, NDJSON)
+    return Response(200, b"", NOT_STORED, NDJSON, _Freeing(answer.stream, free))
+
+
+class _Freeing:
+    """A stream that gives its slot back at its end, however it ends."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], free: Callable[[], None]) -> None:
+        self._chunks = chunks
+        self._free: Callable[[], None] | None = free
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._chunks)
+        except BaseException:
+            self._release()
+            raise
+
+    async def aclose(self) -> None:
+        """End it."""
+        self._release()
+        close = getattr(self._chunks, "aclose", None)
+        if close is not None:
+            await close()
+
+    def _release(self) -> None:
+        if self._free is not None:
+            self._free()
+            self._free = None

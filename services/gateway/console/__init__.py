@@ -1,0 +1,1 @@
+"""The console: server-rendered pages, kept live by events; no build chain, nothing from elsewhere."""

@@ -1,0 +1,118 @@
+"""What the gateway owns: API keys, business units, the operations it was asked for; and its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, NewType
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from libs.common.http import Role
+
+KeyId = NewType("KeyId", str)
+OperationId = NewType("OperationId", str)
+
+
+class GatewayConfig(BaseModel):
+    """The section `gateway`. Times are seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rate_per_s: float = Field(50.0, gt=0, description="requests a second and key, in the long run")
+    rate_burst: float = Field(200.0, ge=1, description="requests at once")
+    peer_timeout_s: float = Field(5.0, gt=0, le=60)
+    idempotency_s: float = Field(86_400.0, ge=60, description="how long an answer is kept")
+    audit_s: float = Field(90 * 86_400.0, ge=60, description="how long the audit trail is kept")
+    heartbeat_s: float = Field(15.0, gt=0, description="longest silence of an event stream")
+    max_streams: int = Field(200, ge=1, description="event and log streams at once")
+    max_streams_per_key: int = Field(20, ge=1)
+    session_s: float = Field(12 * 3600.0, ge=60, description="life of a console session")
+    secure_cookie: bool = Field(False, description="set it when TLS ends in front of the gateway")
+
+
+class ApiKey(BaseModel):
+    """An API key as it is stored: only the hash of its secret."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: KeyId
+    bu: str
+    role: Role
+    label: str = ""
+    secret_hash: str
+    created_at: float
+    created_by: str = ""
+    expires_at: float | None = None
+    revoked_at: float | None = None
+
+    @property
+    def actor(self) -> str:
+        """The name under which its holder acts, in releases and the audit trail."""
+        return f"{self.label}#{self.id}" if self.label else f"key#{self.id}"
+
+
+class Tenant(BaseModel):
+    """A business unit."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    bu: str
+    created_at: float
+
+
+class OperationState(StrEnum):
+    """How far an operation has come."""
+
+    RUNNING = "running"  # its owner has been asked, or is about to be
+    DONE = "done"  # it has its answer, which a repetition gets too
+    FAILED = "failed"  # it was refused or not answered: a repetition asks again
+
+
+TRANSITIONS: Mapping[OperationState, frozenset[OperationState]] = {
+    # A run that never ended (its gateway died) may be taken over by a repetition.
+    OperationState.RUNNING: frozenset(
+        {OperationState.RUNNING, OperationState.DONE, OperationState.FAILED}
+    ),
+    OperationState.FAILED: frozenset({OperationState.RUNNING, OperationState.DONE}),
+    OperationState.DONE: frozenset(),
+}
+
+
+class Operation(BaseModel):
+    """A change that somebody asked for: idempotency record, own record of a deployment, and outbox, in one."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: OperationId
+    actor: str
+    bu: str
+    action: str
+    target: str
+    fingerprint: str
+    state: OperationState
+    started_at: float
+    request_id: str = ""
+    deployment: str | None = None  # of a deploy, scale, rollback, restart or stop
+    status: int = 0
+    answer: str = ""  # the JSON text of the answer's body
+    headers: dict[str, str] = {}
+
+
+class AuditEntry(BaseModel):
+    """One line of the audit trail, from any service."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    time: float
+    source: str
+    bu: str
+    actor: str
+    action: str
+    target: str
+    allowed: bool
+    detail: str = ""
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    request_id: str = ""

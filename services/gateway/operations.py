@@ -1,0 +1,201 @@
+"""Operations: each change that is asked for, with its idempotency, its audit line, and its event.
+
+A deploy is one compare-and-set write that holds the idempotency record, the gateway's own record of the deployment
+and its events. What goes through to an owner is written down as running first, and finished with its answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from libs.client.model import Accepted
+from libs.common.clock import Clock, Ids
+from libs.common.errors import GantryError, Unavailable
+from libs.common.events import Cause, Event, seal
+from libs.common.events import model as ev
+from libs.common.http import Request, Response
+from libs.common.outbox import Relay
+from libs.common.store.base import OutboxEvent, VersionConflict
+from libs.common.telemetry import current_traceparent
+from services.gateway.core import bu_of_target, fingerprint, finish, is_repetition, operation_id
+from services.gateway.model import Operation, OperationId, OperationState
+from services.gateway.store import Repository, Versioned
+
+WRITE_TRIES = 8
+KEPT_HEADERS = ("etag", "location")
+
+Check = Callable[[], Awaitable[object]]
+Perform = Callable[[], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Begins, repeats and finishes operations."""
+
+    repository: Repository
+    relay: Relay
+    clock: Clock
+    ids: Ids
+
+    async def deploy(
+        self, request: Request, app: str, action: ev.DeployAction, check: Check, **fields: Any
+    ) -> Response:
+        """Ask for a deployment of `app` and answer 202; `check` may refuse it. Repetitions get the same answer."""
+        for _ in range(WRITE_TRIES):
+            asked = self._asked(request, f"deploy.{action}", app)
+            known = await self._known(asked)
+            if known is not None and is_repetition(known.operation, asked):
+                return replayed(known.operation)
+            await check()
+            deployment = f"dep-{self.ids.short()}"
+            url = f"/v1/deployments/{deployment}"
+            answer = Accepted(deployment=deployment, app=app, action=action, url=url)
+            done = finish(
+                asked,
+                OperationState.DONE,
+                deployment=deployment,
+                status=202,
+                answer=answer.model_dump_json(),
+                headers={"location": url},
+            )
+            principal = request.principal
+            wanted = ev.DeployRequested(
+                deployment=deployment,
+                app=app,
+                action=action,
+                actor=principal.name,
+                actor_bu=principal.bu,
+                actor_role=principal.role,
+                **fields,
+            )
+            after = wanted.model_dump(
+                mode="json", exclude_none=True, include={*fields, "deployment"}
+            )
+            audit = _audit(done, allowed=True, detail="accepted", after=after)
+            try:
+                await self._save(done, known, (wanted, audit))
+            except VersionConflict:
+                continue  # the same key, at the same time: see what the other one made of it
+            return _answer(done)
+        raise Unavailable(f"{app} is being deployed by too many at once")
+
+    async def through(
+        self, request: Request, action: str, target: str, perform: Perform
+    ) -> Response:
+        """Have the owner do it; the answer is kept for repetitions if the request has an Idempotency-Key."""
+        asked, version = await self._begin(request, action, target)
+        if asked.state is OperationState.DONE:
+            return replayed(asked)
+        try:
+            response = await perform()
+        except GantryError:
+            with suppress(GantryError, VersionConflict):
+                await self.repository.save_operation(
+                    finish(asked, OperationState.FAILED), version, ()
+                )
+            raise
+        done = finish(
+            asked,
+            OperationState.DONE,
+            status=response.status,
+            answer=response.body.decode(),
+            headers={
+                name: response.headers[name] for name in KEPT_HEADERS if name in response.headers
+            },
+        )
+        audit = _audit(done, allowed=True, detail=f"answered {response.status}")
+        with suppress(VersionConflict):  # we took so long that a repetition took over: it audits
+            await self._save(done, Versioned(asked, version), (audit,))
+        return _answer(done)
+
+    async def refused(self, request: Request, action: str, target: str, error: GantryError) -> None:
+        """Record that somebody asked for what they may not have."""
+        asked = self._asked(request, action, target, anew=True)
+        failed = finish(asked, OperationState.FAILED)
+        detail = f"{type(error).__name__}: {error}"[:500]
+        await self._save(failed, None, (_audit(failed, allowed=False, detail=detail),))
+
+    async def _begin(self, request: Request, action: str, target: str) -> tuple[Operation, int]:
+        """A running operation and its version, or the finished one that this request repeats."""
+        for _ in range(WRITE_TRIES):
+            asked = self._asked(request, action, target)
+            known = await self._known(asked)
+            if known is not None and is_repetition(known.operation, asked):
+                return known.operation, known.version
+            version = known.version if known else 0
+            try:
+                return asked, await self.repository.save_operation(asked, version)
+            except VersionConflict:
+                continue
+        raise Unavailable(f"{target} is being changed by too many at once")
+
+    def _asked(
+        self, request: Request, action: str, target: str, *, anew: bool = False
+    ) -> Operation:
+        actor = request.principal.name
+        key = "" if anew else request.headers.get("idempotency-key", "")
+        return Operation(
+            id=OperationId(operation_id(actor, key) if key else f"o-{self.ids.uuid()}"),
+            actor=actor,
+            bu=bu_of_target(target),
+            action=action,
+            target=target,
+            fingerprint=fingerprint(request.method, request.path, request.body),
+            state=OperationState.RUNNING,
+            started_at=self.clock.now(),
+            request_id=request.headers.get("x-request-id", ""),
+        )
+
+    async def _known(self, asked: Operation) -> Versioned | None:
+        if asked.id.startswith("o-"):
+            return None
+        return await self.repository.operation(asked.id)
+
+    async def _save(
+        self, operation: Operation, known: Versioned | None, events: Sequence[Event]
+    ) -> None:
+        await self.repository.save_operation(
+            operation, known.version if known else 0, self._seal(operation, events)
+        )
+        self.relay.kick()
+
+    def _seal(self, operation: Operation, events: Sequence[Event]) -> tuple[OutboxEvent, ...]:
+        # Many operations speak about one app (and one actor), so there is no version of the subject to
+        # go by: the time in microseconds grows, and the operation's id makes the event's id its own.
+        now = self.clock.now()
+        cause = Cause(operation.request_id, "", current_traceparent())
+        return seal(
+            events,
+            source="gateway",
+            sequence=int(now * 1_000_000),
+            now=now,
+            cause=cause,
+            aggregate=operation.id,
+        )
+
+
+def _audit(
+    operation: Operation, *, allowed: bool, detail: str, after: dict[str, Any] | None = None
+) -> ev.AuditRecorded:
+    return ev.AuditRecorded(
+        actor=operation.actor,
+        action=operation.action,
+        target=operation.target,
+        allowed=allowed,
+        detail=detail,
+        after=after,
+        request_id=operation.request_id,
+    )
+
+
+def _answer(operation: Operation) -> Response:
+    return Response(operation.status, operation.answer.encode(), operation.headers)
+
+
+def replayed(operation: Operation) -> Response:
+    """The answer that an operation got the first time."""
+    headers = {**operation.headers, "idempotency-replayed": "true"}
+    return Response(operation.status, operation.answer.encode(), headers)

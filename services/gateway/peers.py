@@ -1,0 +1,94 @@
+"""The other services, asked on behalf of the gateway's caller, each within a time-out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from libs.common.actor import Actor
+from libs.common.errors import NotFound, Unavailable
+from libs.common.http import Response, ServiceClient, StreamClient, call_json, raise_problem
+from services.gateway.core import Part
+
+DEPLOYER, SCHEDULER, IPAM, MONITOR = "deployer", "scheduler", "ipam", "monitor"
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Calls in the name of an actor."""
+
+    client: ServiceClient
+    timeout_s: float
+
+    async def ask(
+        self,
+        actor: Actor,
+        service: str,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        request_id: str = "",
+    ) -> Response:
+        """The peer's answer to a change. Raises what its problem stands for."""
+        sent = {**actor.headers(), "x-request-id": request_id, **(headers or {})}
+        response = await self.client.call(
+            service, method, path, body=body, headers=sent, timeout_s=self.timeout_s
+        )
+        raise_problem(service, response)
+        return response
+
+    async def get(
+        self, actor: Actor, service: str, path: str, query: Mapping[str, str | int] | None = None
+    ) -> Any:
+        """The peer's decoded answer. Raises what its problem stands for."""
+        target = with_query(path, query)
+        return await call_json(
+            self.client, service, "GET", target, headers=actor.headers(), timeout_s=self.timeout_s
+        )
+
+    async def part(
+        self, actor: Actor, service: str, path: str, query: Mapping[str, str | int] | None = None
+    ) -> Part:
+        """The same as a part of a composed answer: a peer that is away leaves it empty."""
+        try:
+            return Part(service, await self.get(actor, service, path, query))
+        except Unavailable:
+            return Part(service, away=True)
+
+    async def parts(self, actor: Actor, asked: Sequence[tuple[str, str]]) -> list[Part]:
+        """Several parts at once, of (service, path)."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._quiet(actor, service, path)) for service, path in asked
+            ]
+        return [task.result() for task in tasks]
+
+    async def _quiet(self, actor: Actor, service: str, path: str) -> Part:
+        try:
+            return await self.part(actor, service, path)
+        except NotFound:
+            return Part(service)
+
+    async def open(self, actor: Actor, url: str, path: str) -> Response:
+        """An answer that streams, of a host. Raises what its problem stands for, Unavailable."""
+        if not isinstance(self.client, StreamClient):
+            raise Unavailable("this runtime carries no streams")
+        response = await self.client.open(
+            url, path, headers=actor.headers(), timeout_s=self.timeout_s
+        )
+        if response.status >= 400 and response.stream is not None:
+            body = b"".join([chunk async for chunk in response.stream])
+            response = Response(response.status, body, response.headers, response.content_type)
+        raise_problem(url, response)
+        return response
+
+
+def with_query(path: str, query: Mapping[str, str | int] | None) -> str:
+    """The path with those query parameters that have a value."""
+    kept = {name: value for name, value in (query or {}).items() if value != ""}
+    return f"{path}?{urlencode(kept)}" if kept else path

@@ -1,0 +1,124 @@
+"""The gateway's life: its parts put together, the audit trail filled from events, old records pruned."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+
+from libs.common.errors import GantryError
+from libs.common.events import TOPICS, Envelope
+from libs.common.events import model as ev
+from libs.common.runtime import Ready, Runtime
+from services.gateway.api import routes
+from services.gateway.auth import Gate, Sessions
+from services.gateway.core import bu_of_target
+from services.gateway.face import PublicFace
+from services.gateway.feed import Slots, Spawn
+from services.gateway.keyfile import DiskKeyFile, KeyFile
+from services.gateway.keys import KeyRing
+from services.gateway.model import AuditEntry, GatewayConfig
+from services.gateway.operations import Operations
+from services.gateway.parts import Gateway
+from services.gateway.peers import Peers
+from services.gateway.store import Repository
+
+PRUNE_EVERY_S = 600.0
+PRUNE_BATCH = 500
+KEY_FILE = "admin.key"
+
+
+async def run(rt: Runtime) -> None:
+    """Serve until cancelled."""
+    await run_with(rt, DiskKeyFile(rt.common.data_dir / KEY_FILE))
+
+
+async def run_with(rt: Runtime, key_file: KeyFile) -> None:
+    """The same, with the first admin key put elsewhere."""
+    repository = await Repository.open(rt.store)
+    await rt.bus.ensure_topics(TOPICS)
+    relay = rt.relay([repository.operations])
+    operations = Operations(repository, relay, rt.clock, rt.ids)
+    async with asyncio.TaskGroup() as group:
+
+        def spawn(coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
+            return group.create_task(coroutine)
+
+        gateway = assemble(rt, repository, operations, spawn)
+        await gateway.keys.make_first(key_file)
+        trail = AuditTrail(repository)
+        pruning = rt.queue("prune", Pruner(gateway).prune, workers=1)
+        inner = rt.http_app(routes(gateway), authenticate=gateway.gate, ready=_ready(repository))
+        async with rt.serve(PublicFace(inner, rt.ids, rt.telemetry)):
+            group.create_task(relay.run(), name="relay")
+            group.create_task(rt.subscription({ev.AuditRecorded: trail.on_recorded}).run())
+            await pruning.run(_once, PRUNE_EVERY_S)
+
+
+def assemble(rt: Runtime, repository: Repository, operations: Operations, spawn: Spawn) -> Gateway:
+    """The parts of a gateway."""
+    config = rt.section(GatewayConfig)
+    gate = Gate(repository, rt.verify, config, rt.clock)
+    return Gateway(
+        cluster=rt.common.cluster,
+        config=config,
+        clock=rt.clock,
+        bus=rt.bus,
+        log=rt.telemetry.log,
+        repository=repository,
+        operations=operations,
+        keys=KeyRing(repository, operations, gate, rt.clock, rt.ids, rt.secret),
+        gate=gate,
+        sessions=Sessions(rt.secret, gate, rt.clock, config.session_s),
+        peers=Peers(rt.peers, config.peer_timeout_s),
+        slots=Slots(config.max_streams, config.max_streams_per_key),
+        spawn=spawn,
+    )
+
+
+class AuditTrail:
+    """Keeps what all services record, for `GET /v1/audit`."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    async def on_recorded(self, event: ev.AuditRecorded, envelope: Envelope) -> None:
+        """Append a line; the same event again changes nothing."""
+        entry = AuditEntry(
+            # Ids sort by time, so that a page is a range of them.
+            id=f"{round(envelope.time * 1_000_000):017d}-{envelope.id}",
+            time=envelope.time,
+            source=envelope.source,
+            bu=bu_of_target(event.target),
+            **event.model_dump(),
+        )
+        await self._repository.add_audit(entry)
+
+
+class Pruner:
+    """Deletes operations and audit lines that are older than configured."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def prune(self, _key: str) -> float | None:
+        """Delete a batch; come back at once when it was a full one."""
+        config, now = self._gateway.config, self._gateway.clock.now()
+        gone = await self._gateway.repository.prune(
+            now - config.idempotency_s, now - config.audit_s, PRUNE_BATCH
+        )
+        return 1.0 if gone >= PRUNE_BATCH else None
+
+
+async def _once() -> Iterable[str]:
+    return ("all",)
+
+
+def _ready(repository: Repository) -> Ready:
+    async def ready() -> str:
+        try:
+            await repository.tenants.count()
+        except GantryError as error:
+            return str(error)
+        return ""
+
+    return ready

@@ -1,0 +1,180 @@
+"""The gateway's four collections behind typed methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from libs.common.errors import Unavailable
+from libs.common.store.base import (
+    Collection,
+    CollectionSpec,
+    Index,
+    Op,
+    OutboxEvent,
+    Outcome,
+    Query,
+    Store,
+    VersionConflict,
+    Where,
+    Write,
+    WriteResult,
+    eq,
+)
+from services.gateway.model import ApiKey, AuditEntry, KeyId, Operation, Tenant
+
+KEYS = CollectionSpec("gateway_keys", (Index("bu", ("bu",)),))
+TENANTS = CollectionSpec("gateway_tenants")
+OPERATIONS = CollectionSpec(
+    "gateway_operations",
+    (
+        Index("deployment", ("deployment",), unique=True),
+        Index("started_at", ("started_at",)),
+        Index("target", ("target", "started_at")),
+    ),
+)
+AUDIT = CollectionSpec("gateway_audit", (Index("bu", ("bu",)), Index("time", ("time",))))
+
+_WRITE_TRIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned:
+    """An operation and the version of its document."""
+
+    operation: Operation
+    version: int
+
+
+@dataclass(frozen=True)
+class Repository:
+    """All that the gateway stores. Methods raise Unavailable or TimedOut when the store is away."""
+
+    keys: Collection
+    tenants: Collection
+    operations: Collection
+    audit: Collection
+
+    @classmethod
+    async def open(cls, store: Store) -> Repository:
+        """The repository, its collections made if need be."""
+        return cls(
+            await store.collection(KEYS),
+            await store.collection(TENANTS),
+            await store.collection(OPERATIONS),
+            await store.collection(AUDIT),
+        )
+
+    # -- keys and business units -----------------------------------------------------------------
+
+    async def key(self, key_id: KeyId) -> ApiKey | None:
+        """The key, or None."""
+        doc = await self.keys.get(key_id)
+        return ApiKey.model_validate({**doc.body, "id": doc.id}) if doc else None
+
+    async def list_keys(self, bu: str) -> list[ApiKey]:
+        """The keys of a business unit ("*": of all), oldest first."""
+        where = () if bu == "*" else (eq("bu", bu),)
+        page = await self.keys.find(Query(where, order="created_at", limit=1000))
+        return [ApiKey.model_validate({**doc.body, "id": doc.id}) for doc in page.docs]
+
+    async def add_key(self, key: ApiKey) -> bool:
+        """Save a new key and its business unit; False when the id is taken."""
+        if key.bu != "*":
+            tenant = Tenant(bu=key.bu, created_at=key.created_at)
+            await _write(self.tenants, Write(tenant.bu, 0, tenant.model_dump(mode="json")))
+        body = key.model_dump(mode="json", exclude={"id"})
+        return (await _write(self.keys, Write(key.id, 0, body))).ok
+
+    async def revoke_key(self, key_id: KeyId, now: float) -> ApiKey | None:
+        """Revoke the key from `now` on and return it; None when there is none."""
+        for _ in range(_WRITE_TRIES):
+            doc = await self.keys.get(key_id)
+            if doc is None:
+                return None
+            key = ApiKey.model_validate({**doc.body, "id": doc.id})
+            if key.revoked_at is not None:
+                return key
+            body = {**doc.body, "revoked_at": now}
+            if (await _write(self.keys, Write(doc.id, doc.version, body))).ok:
+                return key.model_copy(update={"revoked_at": now})
+        raise Unavailable(f"key {key_id} is being changed by others")
+
+    async def list_tenants(self) -> list[Tenant]:
+        """All business units that have keys."""
+        page = await self.tenants.find(Query(limit=1000))
+        return [Tenant.model_validate(doc.body) for doc in page.docs]
+
+    # -- operations ------------------------------------------------------------------------------
+
+    async def operation(self, operation_id: str) -> Versioned | None:
+        """The operation with its document's version, or None."""
+        doc = await self.operations.get(operation_id)
+        return Versioned(_operation(doc.id, doc.body), doc.version) if doc else None
+
+    async def save_operation(
+        self, operation: Operation, version: int, events: Sequence[OutboxEvent] = ()
+    ) -> int:
+        """Replace the operation at `version` (0: insert), events in its outbox; the new version.
+
+        Raises VersionConflict when somebody else was first.
+        """
+        body = operation.model_dump(mode="json", exclude={"id"}, exclude_none=True)
+        result = await _write(
+            self.operations, Write(operation.id, version, body, events=tuple(events))
+        )
+        if not result.ok:
+            raise VersionConflict(operation.id)
+        return version + 1
+
+    async def operation_of(self, deployment: str) -> Operation | None:
+        """The operation that asked for a deployment, or None."""
+        page = await self.operations.find(Query((eq("deployment", deployment),), limit=1))
+        return _operation(page.docs[0].id, page.docs[0].body) if page.docs else None
+
+    async def operations_on(self, target: str, limit: int) -> list[Operation]:
+        """The newest operations on an app that are deployments."""
+        where = (eq("target", target), Where("deployment", Op.EXISTS, True))
+        page = await self.operations.find(
+            Query(where, order="started_at", descending=True, limit=limit)
+        )
+        return [_operation(doc.id, doc.body) for doc in page.docs]
+
+    # -- audit trail -----------------------------------------------------------------------------
+
+    async def add_audit(self, entry: AuditEntry) -> None:
+        """Append a line; one that is there already stays as it is."""
+        body = entry.model_dump(mode="json", exclude={"id"}, exclude_none=True)
+        await _write(self.audit, Write(entry.id, 0, body))
+
+    async def list_audit(self, bu: str, before: str, limit: int) -> tuple[list[AuditEntry], bool]:
+        """A page of lines, newest first, older than the one called `before`; and whether more follow."""
+        where = () if bu == "*" else (eq("bu", bu),)
+        page = await self.audit.find(Query(where, descending=True, after=before, limit=limit))
+        entries = [AuditEntry.model_validate({**doc.body, "id": doc.id}) for doc in page.docs]
+        return entries, page.more
+
+    # -- clean-up --------------------------------------------------------------------------------
+
+    async def prune(self, operations_before: float, audit_before: float, limit: int = 500) -> int:
+        """Delete what is older (Unix seconds), at most `limit` of each; how many went."""
+        gone = 0
+        for collection, field, before in (
+            (self.operations, "started_at", operations_before),
+            (self.audit, "time", audit_before),
+        ):
+            old = Query((Where(field, Op.LT, before),), order=field, limit=limit)
+            for doc in (await collection.find(old)).docs:
+                gone += (await collection.delete(doc.id, doc.version)).ok
+        return gone
+
+
+def _operation(doc_id: str, body: object) -> Operation:
+    return Operation.model_validate({**body, "id": doc_id})  # type: ignore[dict-item]
+
+
+async def _write(collection: Collection, write: Write) -> WriteResult:
+    (result,) = await collection.replace_many([write])
+    if result.outcome is Outcome.FENCED:
+        raise Unavailable("the store refused an unfenced write")
+    return result

@@ -1,0 +1,134 @@
+"""Composed views: one answer from what several services know; a service that is away leaves its part out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from libs.client.model import Alerts, Apps, Instances, Networks, NetworkView, Nodes
+from libs.common.actor import Actor
+from libs.common.errors import Conflict, NotFound, Unavailable
+from services.gateway.core import Part, bu_of_target, incomplete
+from services.gateway.parts import Gateway
+from services.gateway.peers import DEPLOYER, IPAM, MONITOR, SCHEDULER, with_query
+
+# What the scheduler tells of an instance beyond what the deployer does.
+_FROM_SCHEDULER = ("attempt", "cpus", "mem_mib", "failures", "not_before", "message", "since")
+_FROM_AGENT = ("instances", "reserved_cpus", "reserved_mem_mib", "offered_cpus", "offered_mem_mib")
+
+
+async def list_apps(gateway: Gateway, actor: Actor) -> Apps:
+    """The apps that the actor sees, by name."""
+    query = {"bu": "" if actor.bu == "*" else actor.bu}
+    part = await gateway.peers.part(actor, DEPLOYER, "/v1/apps", query)
+    rows = [row for row in part.rows("apps") if actor.sees(bu_of_target(str(row["app"])))]
+    rows.sort(key=lambda row: str(row["app"]))
+    return Apps.model_validate({"apps": rows, "incomplete": incomplete(part)})
+
+
+async def list_instances(gateway: Gateway, actor: Actor, app: str = "") -> Instances:
+    """Instances of an app, or all that the actor sees: what the deployer wants, with what the scheduler observes."""
+    own = "" if actor.bu == "*" or app else actor.bu
+    wanted, observed = await gateway.peers.parts(
+        actor,
+        [
+            (DEPLOYER, with_query("/v1/instances", {"app": app, "bu": own})),
+            (SCHEDULER, with_query("/v1/instances", {"app": app})),
+        ],
+    )
+    rows = join_instances(wanted, observed)
+    seen = [row for row in rows if actor.sees(bu_of_target(str(row.get("app", ""))))]
+    content = {"instances": seen, "incomplete": incomplete(wanted, observed)}
+    return Instances.model_validate(content)
+
+
+def join_instances(wanted: Part, observed: Part) -> list[dict[str, Any]]:
+    """The deployer's rows, each with what the scheduler adds; the scheduler's own when the deployer is away."""
+    theirs = {row["instance"]: row for row in observed.rows("instances")}
+    if wanted.away:
+        return sorted(theirs.values(), key=_order)
+    rows = []
+    for row in wanted.rows("instances"):
+        also = theirs.get(row["instance"], {})
+        extra = {name: also[name] for name in _FROM_SCHEDULER if name in also and name not in row}
+        rows.append({**row, **extra, "waiting": row.get("waiting") or also.get("waiting", "")})
+    return sorted(rows, key=_order)
+
+
+def _order(row: Mapping[str, Any]) -> tuple[str, str]:
+    return (str(row.get("app", "")), str(row["instance"]))
+
+
+async def list_nodes(gateway: Gateway, actor: Actor) -> Nodes:
+    """All hosts: what monitor sees of them, with what the scheduler has reserved there."""
+    seen, agents = await gateway.peers.parts(
+        actor, [(MONITOR, "/v1/nodes"), (SCHEDULER, "/v1/agents")]
+    )
+    content = {"nodes": join_nodes(seen, agents), "incomplete": incomplete(seen, agents)}
+    return Nodes.model_validate(content)
+
+
+def join_nodes(seen: Part, agents: Part) -> list[dict[str, Any]]:
+    """Monitor's rows, each with what the scheduler adds; the scheduler's own when monitor is away."""
+    theirs = {row["agent"]: row for row in agents.rows("agents")}
+    if seen.away:
+        return sorted(theirs.values(), key=lambda row: str(row.get("hostname", "")))
+    rows = []
+    for row in seen.rows("nodes"):
+        also = theirs.get(row["agent"], {})
+        rows.append({**{name: also[name] for name in _FROM_AGENT if name in also}, **row})
+    return sorted(rows, key=lambda row: str(row.get("hostname", "")))
+
+
+async def list_networks(gateway: Gateway, actor: Actor) -> Networks:
+    """The networks that the actor's business unit may use."""
+    part = await gateway.peers.part(actor, IPAM, "/v1/networks")
+    rows = [row for row in part.rows("networks") if may_use(actor, row)]
+    return Networks.model_validate({"networks": rows, "incomplete": incomplete(part)})
+
+
+async def read_network(gateway: Gateway, actor: Actor, network: str) -> NetworkView:
+    """One network. Raises NotFound, also for one that is not for the actor's business unit."""
+    row = await gateway.peers.get(actor, IPAM, f"/v1/networks/{network}")
+    if not may_use(actor, row):
+        raise NotFound(f"there is no network {network!r}")
+    return NetworkView.model_validate(row)
+
+
+def may_use(actor: Actor, network: Mapping[str, Any]) -> bool:
+    """Is the network for the actor's business unit: one that names none is for all."""
+    bus = network.get("bus") or ()
+    return actor.bu == "*" or not bus or actor.bu in bus
+
+
+async def list_alerts(gateway: Gateway, actor: Actor, state: str = "") -> Alerts:
+    """Alerts: of the actor's apps, and of the cluster too for those who see all."""
+    part = await gateway.peers.part(actor, MONITOR, "/v1/alerts", {"state": state})
+    rows = [row for row in part.rows("alerts") if actor.sees(_bu_of_alert(row))]
+    return Alerts.model_validate({"alerts": rows, "incomplete": incomplete(part)})
+
+
+def _bu_of_alert(row: Mapping[str, Any]) -> str:
+    return bu_of_target(str((row.get("labels") or {}).get("app", "")))
+
+
+async def find_container(gateway: Gateway, actor: Actor, instance: str) -> tuple[str, str]:
+    """The base URL of the host that runs an instance, and the container's name there.
+
+    Raises NotFound, Conflict when it has no container (yet), Unavailable when its host can't be told.
+    """
+    instances = await list_instances(gateway, actor)
+    row = next((each for each in instances.instances if each.instance == instance), None)
+    if row is None:
+        if instances.incomplete:
+            raise Unavailable(f"{', '.join(instances.incomplete)}: no answer; try again")
+        raise NotFound(f"there is no instance {instance!r}")
+    if not row.container or not row.agent:
+        waiting = f": {row.waiting}" if row.waiting else ""
+        raise Conflict(f"{instance} has no container yet ({row.state}{waiting})")
+    nodes = await list_nodes(gateway, actor)
+    for node in nodes.nodes:
+        url = str(node.attributes.get("hostd", ""))
+        if node.agent == row.agent and url.startswith(("http://", "https://")):
+            return url, row.container
+    raise Unavailable(f"where hostd of {row.hostname or row.agent} listens is not known")

@@ -1,0 +1,135 @@
+"""hostd's HTTP face: everything on its socket, what the gateway may read on a port besides.
+
+The socket's file mode (0600) is its authentication; calls by the port carry a service's token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+
+from libs.common.errors import InvalidInput
+from libs.common.http import Access, Kind, Principal, Request, Response, Role, Route, reply
+from services.hostd.core import link_name
+from services.hostd.model import AttachmentSpec, AttachmentView, RegistrationSpec
+from services.hostd.ports import LogQuery
+from services.hostd.service import HostdService
+
+NDJSON = "application/x-ndjson"
+ATTACHMENT = "/v1/attachments/{container}/{ifname}"
+MAX_TAIL = 100_000
+
+
+class SocketAuthenticator:
+    """Whoever may open the socket is this host."""
+
+    def __init__(self, host: str) -> None:
+        self._principal = Principal(Kind.HOST, host, "*", Role.ADMIN)
+
+    async def __call__(self, headers: Mapping[str, str], query: Mapping[str, str]) -> Principal:
+        """This host."""
+        return self._principal
+
+
+def socket_routes(service: HostdService) -> Sequence[Route]:
+    """All there is: for the executor and the CNI shim."""
+    handlers = Handlers(service)
+    return (
+        Route(
+            "PUT", ATTACHMENT, handlers.add, Access.HOST, "ADD: have the interface",
+            request=AttachmentSpec, response=AttachmentView,
+        ),
+        Route("DELETE", ATTACHMENT, handlers.delete, Access.HOST, "DEL: have no such interface"),
+        Route(
+            "POST", f"{ATTACHMENT}/registration", handlers.register, Access.HOST,
+            "Give leave for one start", request=RegistrationSpec, response=AttachmentView,
+        ),
+        Route("DELETE", f"{ATTACHMENT}/registration", handlers.revoke, Access.HOST, "Take leave back"),
+        *read_routes(service, Access.HOST),
+    )  # fmt: skip
+
+
+def read_routes(service: HostdService, access: Access = Access.SERVICE) -> Sequence[Route]:
+    """What may be read from elsewhere."""
+    handlers = Handlers(service)
+    log_query = {
+        "tail": "only the last so many lines",
+        "since": "only lines after this time, Unix seconds",
+        "follow": "1: go on with new lines until the container ends",
+    }
+    return (
+        Route("GET", "/v1/attachments", handlers.list, access, "All attachments of the host"),
+        Route("GET", ATTACHMENT, handlers.get, access, "One attachment", response=AttachmentView),
+        Route(
+            "GET", "/v1/containers/{container}/logs", handlers.logs, access,
+            "A container's output, a JSON object a line", query=log_query, produces=NDJSON,
+        ),
+        Route("GET", "/v1/containers/{container}/stats", handlers.stats, access, "A container's use"),
+    )  # fmt: skip
+
+
+class Handlers:
+    """Requests to calls of the service, results to answers."""
+
+    def __init__(self, service: HostdService) -> None:
+        self._service = service
+
+    async def add(self, request: Request) -> Response:
+        """PUT an attachment."""
+        spec = request.parse(AttachmentSpec)
+        return reply(await self._service.add(*_key(request), spec))
+
+    async def get(self, request: Request) -> Response:
+        """GET an attachment."""
+        return reply(self._service.get(*_key(request)))
+
+    async def delete(self, request: Request) -> Response:
+        """DELETE an attachment."""
+        return reply({"removed": await self._service.delete(*_key(request))})
+
+    async def register(self, request: Request) -> Response:
+        """POST a registration."""
+        spec = request.parse(RegistrationSpec)
+        return reply(await self._service.register(*_key(request), spec))
+
+    async def revoke(self, request: Request) -> Response:
+        """DELETE a registration."""
+        return reply({"revoked": await self._service.revoke(*_key(request))})
+
+    async def list(self, _request: Request) -> Response:
+        """GET all attachments."""
+        views = [self._service.view(each) for each in self._service.table.all()]
+        return reply({"attachments": views})
+
+    async def logs(self, request: Request) -> Response:
+        """GET a container's log."""
+        query = LogQuery(
+            tail=_number(request, "tail", MAX_TAIL),
+            since=_number(request, "since", 2**40),
+            follow=request.query.get("follow", "0") in ("1", "true"),
+        )
+        lines = await self._service.ports.engine.logs(request.params["container"], query)
+        return replace(Response(content_type=NDJSON), stream=lines)
+
+    async def stats(self, request: Request) -> Response:
+        """GET a container's numbers; its traffic is counted at the host's end of its link."""
+        name = request.params["container"]
+        ports = self._service.ports
+        numbers = dict(await ports.engine.stats(name))
+        known = next((a for a in self._service.table.all() if a.container == name), None)
+        link = link_name(self._service.cluster, known.id) if known else ""
+        counters = await ports.network.counters(link) if link else None
+        return reply({**numbers, "network": asdict(counters) if counters else None})
+
+
+def _key(request: Request) -> tuple[str, str]:
+    return request.params["container"], request.params["ifname"]
+
+
+def _number(request: Request, name: str, most: int) -> int | None:
+    text = request.query.get(name)
+    if text is None or text == "all":
+        return None
+    if not text.isdecimal() or int(text) > most:
+        raise InvalidInput.of(name, "is not a number in range", f"0 to {most}")
+    return int(text)

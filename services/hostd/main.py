@@ -1,0 +1,144 @@
+"""hostd's own wiring: it opens neither bus nor store, so it has no Runtime, only its adapters and places to serve."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from libs.common.clock import Clock, RngIds, SystemClock, system_rng
+from libs.common.http import (
+    Access,
+    Authenticator,
+    HttpApp,
+    Kind,
+    Request,
+    Response,
+    Route,
+    reply,
+)
+from libs.common.runtime import CommonConfig, read_secret
+from libs.common.serve import PeerClient, serve
+from libs.common.telemetry import Telemetry, make_log
+from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
+from services.hostd.api import SocketAuthenticator, read_routes, socket_routes
+from services.hostd.auth import OwnKeyVerifier
+from services.hostd.docker import DockerEngine
+from services.hostd.ipam import HttpIpam
+from services.hostd.netns import LinuxNetwork
+from services.hostd.ovs import BridgeSettings, OvsSwitch
+from services.hostd.ports import Ports
+from services.hostd.registry import FileRegistry
+from services.hostd.service import HostdService
+from services.hostd.settings import HostdConfig
+from services.hostd.state import open_state
+
+
+async def run(common: CommonConfig, config: HostdConfig) -> None:
+    """Serve until cancelled."""
+    async with open_service(common, config) as service, AsyncExitStack() as stack:
+        await stack.enter_async_context(service.running())
+        socket = config.socket_path(common.cluster)
+        local = make_app(service, socket_routes(service), SocketAuthenticator(config.host_name()))
+        await stack.enter_async_context(serve(local, f"unix:{socket}"))
+        if config.listen:
+            verifier = _verifier(common, config, service.clock)
+            remote = make_app(service, read_routes(service), verifier)
+            await stack.enter_async_context(serve(remote, config.listen))
+        service.telemetry.log.info("hostd is up", host=config.host_name(), socket=str(socket))
+        await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def open_service(common: CommonConfig, config: HostdConfig) -> AsyncIterator[HostdService]:
+    """The service on its real adapters, not running yet; they are closed at the end."""
+    cluster, host = common.cluster, config.host_name()
+    clock, rng = SystemClock(), system_rng()
+    telemetry = Telemetry("hostd", make_log("hostd", level=common.log_level))
+    async with AsyncExitStack() as stack:
+        run_dir = config.run_path(cluster)
+        offload = config.datapath_type == "system"
+        network = LinuxNetwork(cluster, run_dir / "netns", checksum_offload=offload)
+        stack.callback(network.close)
+        state = open_state(common.data_dir / "hostd" / "state.db")
+        stack.callback(state.close)
+        signer = TokenSigner(Kind.HOST, host, _host_key(common, config), clock)
+        peers = PeerClient(signer, common.peers)
+        stack.push_async_callback(peers.close)
+        engine = DockerEngine(cluster, config.docker)
+        stack.push_async_callback(engine.close)
+        name = config.bridge_name(cluster)
+        bridge = BridgeSettings(name, cluster, config.datapath_type, config.fail_mode)
+        ports = Ports(
+            network=network,
+            switch=OvsSwitch(config.ovsdb, bridge, clock=clock, log=telemetry.log),
+            registry=FileRegistry(run_dir / "netns-reg"),
+            state=state,
+            ipam=HttpIpam(peers, host),
+            engine=engine,
+        )
+        yield HostdService(
+            cluster, ports, config, clock=clock, ids=RngIds(rng), rng=rng, telemetry=telemetry
+        )
+
+
+def make_app(
+    service: HostdService, routes: Sequence[Route], authenticate: Authenticator
+) -> HttpApp:
+    """Routes with /healthz, /readyz and /metrics, measured."""
+    telemetry = service.telemetry
+
+    def observe(route: Route | None, request: Request, status: int, took_s: float) -> None:
+        template = route.path if route else "unmatched"
+        telemetry.http_seconds.labels(request.method, template, str(status)).observe(took_s)
+
+    def on_error(request: Request, error: BaseException) -> None:
+        telemetry.log.error(
+            "handler failed", method=request.method, path=request.path, exc_info=error
+        )
+
+    return HttpApp(
+        [*routes, *_standard_routes(service)],
+        authenticate,
+        monotonic=service.clock.monotonic,
+        observe=observe,
+        on_error=on_error,
+    )
+
+
+def _standard_routes(service: HostdService) -> Sequence[Route]:
+    async def healthz(_request: Request) -> Response:
+        return reply({"service": "hostd", "status": "alive"})
+
+    async def readyz(_request: Request) -> Response:
+        reason = service.not_ready()
+        status = "not ready" if reason else "ready"
+        content = {"service": "hostd", "status": status, "reason": reason}
+        return reply(content, 503 if reason else 200)
+
+    async def metrics(_request: Request) -> Response:
+        text = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(200, service.telemetry.exposition(), content_type=text)
+
+    return (
+        Route("GET", "/healthz", healthz, Access.PUBLIC, "Is the process alive"),
+        Route("GET", "/readyz", readyz, Access.PUBLIC, "Can it do its work"),
+        Route("GET", "/metrics", metrics, Access.HOST, "Metrics", produces="text/plain"),
+    )
+
+
+def _host_key(common: CommonConfig, config: HostdConfig) -> bytes:
+    """This host's own key; on a machine that has the cluster's secret it can be derived."""
+    if config.host_key_file is not None:
+        return bytes.fromhex(config.host_key_file.read_text().strip())
+    return derive_key(_cluster_secret(common), Kind.HOST, config.host_name())
+
+
+def _cluster_secret(common: CommonConfig) -> bytes:
+    return read_secret(common.secret_file or common.data_dir / "cluster.secret")
+
+
+def _verifier(common: CommonConfig, config: HostdConfig, clock: Clock) -> Authenticator:
+    if config.host_key_file is not None:
+        return OwnKeyVerifier(config.host_name(), _host_key(common, config), clock)
+    return TokenVerifier(_cluster_secret(common), clock)

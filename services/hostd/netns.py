@@ -1,0 +1,242 @@
+"""NetworkDriver on Linux: namespaces bound to files, veth pairs into them.
+
+All of it runs in a small pool of threads. A thread that must act inside a namespace enters it only long enough to open
+sockets there: a socket stays in its namespace, so the work itself is done from home.
+
+**Invariant**: a job leaves its thread in the host's namespace; a thread that can't get home does no further job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from libs.common.errors import TimedOut, Unavailable
+from services.hostd import netlink
+from services.hostd.core import is_link_of
+from services.hostd.model import LinkCounters, Namespace, NetworkView, Wire
+
+CLONE_NEWNET = 0x40000000
+MS_BIND, MNT_DETACH = 0x1000, 0x2
+SIOCETHTOOL, ETHTOOL_STXCSUM = 0x8946, 0x17
+OWN_NAMESPACE = "/proc/thread-self/ns/net"
+
+LOOPBACK = 1  # its index in every namespace
+
+THREADS = 4
+CALL_TIMEOUT_S = 20.0
+
+# IPv6 addresses would be unusable (the flows drop them) and delay the start by their duplicate detection;
+# forwarding is inherited from the host unless said otherwise.
+_SYSCTLS = (("net/ipv6/conf/default/disable_ipv6", "1"), ("net/ipv4/ip_forward", "0"))
+
+_libc = ctypes.CDLL(None, use_errno=True)
+T = TypeVar("T")
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"cannot {what}: {os.strerror(code)}")
+
+
+def _setns(fd: int) -> None:
+    _check(_libc.setns(fd, CLONE_NEWNET), "enter a network namespace")
+
+
+def _bind(path: str) -> None:
+    _check(_libc.mount(OWN_NAMESPACE.encode(), path.encode(), None, MS_BIND, None), f"bind {path}")
+
+
+def _detach(path: str) -> None:
+    if _libc.umount2(path.encode(), MNT_DETACH) != 0 and ctypes.get_errno() not in (
+        errno.EINVAL,  # not a mount point (any more)
+        errno.ENOENT,
+    ):
+        _check(-1, f"unmount {path}")
+
+
+def disable_checksum_offload(in_namespace: socket.socket, ifname: str) -> None:
+    """Have the kernel fill in checksums: a datapath in user space forwards frames as they are (`ethtool -K tx off`)."""
+    value = ctypes.create_string_buffer(struct.pack("=II", ETHTOOL_STXCSUM, 0))
+    request = struct.pack("16sP", ifname.encode(), ctypes.addressof(value))
+    fcntl.ioctl(in_namespace.fileno(), SIOCETHTOOL, request)
+
+
+class LinuxNetwork:
+    """Namespaces under `directory`, one file each; links named by `core.link_name`."""
+
+    def __init__(self, cluster: str, directory: Path, *, checksum_offload: bool) -> None:
+        self._cluster = cluster
+        self._directory = directory
+        self._offload = checksum_offload
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._netlink = threading.local()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="hostd-net")
+
+    def close(self) -> None:
+        """Let running jobs end, then let go of everything."""
+        self._pool.shutdown()
+        os.close(self._home)
+
+    # -- the port ----------------------------------------------------------------------------------
+
+    async def ensure(self, wire: Wire) -> Namespace:
+        """See NetworkDriver."""
+        return await self._run(lambda: self._ensure(wire))
+
+    async def find(self, namespace: str) -> Namespace | None:
+        """See NetworkDriver."""
+        return await self._run(lambda: self._find(namespace))
+
+    async def remove_namespace(self, name: str) -> None:
+        """See NetworkDriver."""
+        await self._run(lambda: self._remove_namespace(name))
+
+    async def remove_link(self, name: str) -> None:
+        """See NetworkDriver."""
+        await self._run(lambda: self._host_netlink().run([netlink.delete_link(name)]))
+
+    async def view(self) -> NetworkView:
+        """See NetworkDriver."""
+        return await self._run(self._view)
+
+    async def counters(self, link: str) -> LinkCounters | None:
+        """See NetworkDriver."""
+        return await self._run(lambda: self._counters(link))
+
+    async def host_inode(self) -> int:
+        """See NetworkDriver."""
+        return os.fstat(self._home).st_ino
+
+    async def _run(self, job: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return await loop.run_in_executor(self._pool, job)
+        except TimeoutError:
+            raise TimedOut("the kernel did not finish a network change in time") from None
+        except OSError as error:
+            raise Unavailable(f"network: {error.strerror or error}") from error
+
+    # -- jobs, in a thread ---------------------------------------------------------------------------
+
+    def _host_netlink(self) -> netlink.NetlinkSocket:
+        """This thread's socket in the host's namespace. Raises OSError when the thread has strayed."""
+        if Path(OWN_NAMESPACE).stat().st_ino != os.fstat(self._home).st_ino:
+            _setns(self._home)
+        known: netlink.NetlinkSocket | None = getattr(self._netlink, "socket", None)
+        if known is None:
+            known = self._netlink.socket = netlink.NetlinkSocket()
+        return known
+
+    @contextmanager
+    def _inside(self, fd: int) -> Iterator[None]:
+        _setns(fd)
+        try:
+            yield
+        finally:
+            _setns(self._home)
+
+    def _path(self, name: str) -> str:
+        return str(self._directory / name)
+
+    def _find(self, name: str) -> Namespace | None:
+        path = self._path(name)
+        try:
+            status = Path(path).stat()
+        except FileNotFoundError:
+            return None
+        # A file that nothing is bound to lies on the directory's own device.
+        if status.st_dev == self._directory.stat().st_dev:
+            return None
+        return Namespace(name, path, status.st_ino)
+
+    def _make(self, name: str) -> Namespace:
+        path = self._path(name)
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _check(_libc.unshare(CLONE_NEWNET), "make a network namespace")
+        try:
+            for key, value in _SYSCTLS:
+                with suppress(FileNotFoundError):  # a kernel without IPv6
+                    Path("/proc/sys", key).write_text(value)
+            _bind(path)
+        finally:
+            _setns(self._home)
+        return Namespace(name, path, Path(path).stat().st_ino)
+
+    def _ensure(self, wire: Wire) -> Namespace:
+        host = self._host_netlink()
+        namespace = self._find(wire.namespace) or self._make(wire.namespace)
+        fd = os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with self._inside(fd):
+                inner = netlink.NetlinkSocket()
+                plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            with closing(inner), closing(plain):
+                self._wire(wire, host, inner, plain, fd)
+        finally:
+            os.close(fd)
+        return namespace
+
+    def _wire(
+        self,
+        wire: Wire,
+        host: netlink.NetlinkSocket,
+        inner: netlink.NetlinkSocket,
+        plain: socket.socket,
+        fd: int,
+    ) -> None:
+        present = inner.link(wire.ifname)
+        if present is None or host.link(wire.link) is None:
+            # A leftover end would make the new pair fail; the other end goes with it.
+            leftover = [netlink.delete_link(wire.ifname)] if present else []
+            for end, messages in ((inner, leftover), (host, [netlink.delete_link(wire.link)])):
+                if messages:
+                    end.run(messages)
+            host.run([netlink.add_veth(wire.link, wire.ifname, fd, wire.mac, wire.mtu)])
+            present = inner.link(wire.ifname)
+        assert present is not None
+        changes = [
+            netlink.set_up(LOOPBACK),
+            netlink.set_up(present.index),
+            netlink.add_address(present.index, wire.ip, wire.prefix),
+        ]
+        if wire.gateway is not None:
+            changes.append(netlink.add_default_route(present.index, wire.gateway))
+        inner.run(changes)
+        if not self._offload:
+            disable_checksum_offload(plain, wire.ifname)
+
+    def _remove_namespace(self, name: str) -> None:
+        path = self._path(name)
+        _detach(path)
+        with suppress(FileNotFoundError):
+            Path(path).unlink()
+
+    def _view(self) -> NetworkView:
+        links = (link.name for link in self._host_netlink().links())
+        return NetworkView(
+            frozenset(each.name for each in self._directory.iterdir()),
+            frozenset(name for name in links if is_link_of(self._cluster, name)),
+        )
+
+    def _counters(self, link: str) -> LinkCounters | None:
+        found = self._host_netlink().link(link)
+        if found is None:
+            return None
+        # What the host's end receives is what the container sent.
+        tx_packets, rx_packets, tx_bytes, rx_bytes, _, _, tx_dropped, rx_dropped = found.stats
+        return LinkCounters(rx_bytes, tx_bytes, rx_packets, tx_packets, rx_dropped, tx_dropped)

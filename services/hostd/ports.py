@@ -1,0 +1,195 @@
+"""What hostd's service needs from outside. Each has a real adapter and a fake that pass one contract suite.
+
+Every method raises Unavailable (or TimedOut) when the other side can't do it now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from services.hostd.model import (
+    Address,
+    Attachment,
+    ContainerView,
+    LinkCounters,
+    Namespace,
+    NetworkView,
+    PendingRelease,
+    PortView,
+    Registration,
+    SwitchPort,
+    Wire,
+)
+
+
+class NetworkDriver(Protocol):
+    """Namespaces and links of this cluster on this host."""
+
+    async def ensure(self, wire: Wire) -> Namespace:
+        """Make the namespace, the link into it, its address and route; what exists as wanted stays."""
+        ...
+
+    async def find(self, namespace: str) -> Namespace | None:
+        """The namespace if it exists."""
+        ...
+
+    async def remove_namespace(self, name: str) -> None:
+        """Remove it with all that is in it; no error when there is none."""
+        ...
+
+    async def remove_link(self, name: str) -> None:
+        """Remove the host's end of a link, and so the other; no error when there is none."""
+        ...
+
+    async def view(self) -> NetworkView:
+        """All of this cluster that exists."""
+        ...
+
+    async def counters(self, link: str) -> LinkCounters | None:
+        """Traffic by a link, None when there is none of that name."""
+        ...
+
+    async def host_inode(self) -> int:
+        """Inode of the host's own network namespace."""
+        ...
+
+
+class SwitchDriver(Protocol):
+    """The cluster's bridge on this host."""
+
+    async def ensure(self, ports: Sequence[SwitchPort]) -> tuple[PortView, ...]:
+        """Have these ports with these flows, in one transaction, and announce their addresses in their VLANs.
+
+        A port that failed tells so in its `error`.
+        """
+        ...
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """Remove ports and their flows; no error for one that is not there."""
+        ...
+
+    async def view(self) -> tuple[PortView, ...]:
+        """All ports with an attachment's mark."""
+        ...
+
+    async def restore_flows(self, ports: Sequence[SwitchPort]) -> None:
+        """Have the flows of these ports and no others, without interrupting traffic."""
+        ...
+
+    async def run(self) -> None:
+        """Keep the connections until cancelled; calls are answered while this runs."""
+        ...
+
+    async def restarted(self) -> None:
+        """Wait until the switch was started (anew) since the last call: it may have no flows."""
+        ...
+
+    def is_connected(self) -> bool:
+        """Can it be reached now?"""
+        ...
+
+
+class Registry(Protocol):
+    """Leave to start, as the runtime shim reads it. A registration is good for one start."""
+
+    async def register(self, container_id: str, namespace: Namespace) -> Registration:
+        """Register under the namespace's present generation; a second time is the same as once."""
+        ...
+
+    async def revoke(self, container_id: str | None, namespace: str) -> bool:
+        """Advance the namespace's generation, which voids all its registrations, and remove this one.
+
+        False: it had been used by a start, or never been there.
+        """
+        ...
+
+    async def forget(self, namespace: str) -> None:
+        """Drop the generation of a namespace that is gone."""
+        ...
+
+    async def registered(self) -> tuple[tuple[str, str], ...]:
+        """The registrations nobody has used, as (container id, namespace)."""
+        ...
+
+
+class StateStore(Protocol):
+    """The desired state, on disk when a call returns."""
+
+    async def load(self) -> tuple[list[Attachment], list[PendingRelease]]:
+        """All there is."""
+        ...
+
+    async def save(self, changes: Sequence[Change]) -> None:
+        """Apply all changes, or none."""
+        ...
+
+
+Change = Attachment | PendingRelease | tuple[str, str]
+"""Put an attachment or a pending release; or drop ("attachment", id) or ("release", ipam key)."""
+
+
+class IpamPort(Protocol):
+    """Addresses. Errors of ipam's own come as Refused: NotFound (network), TooMany (full), Conflict (taken)."""
+
+    async def allocate(self, attachment: Attachment) -> Address:
+        """The attachment's address; the same one however often it is asked."""
+        ...
+
+    async def report_live(self, keys: Sequence[str]) -> None:
+        """Tell all attachments of this host, so that ipam can find leaked addresses."""
+        ...
+
+    async def release(self, pending: PendingRelease) -> None:
+        """Give it back; one that ipam does not know (any more) is no error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """Which lines of a log: the last `tail` (None: all), those after `since` (Unix seconds), and those to come."""
+
+    tail: int | None = None
+    since: int | None = None
+    follow: bool = False
+
+
+class Engine(Protocol):
+    """The container engine, as far as hostd looks at it."""
+
+    async def containers(self) -> tuple[ContainerView, ...]:
+        """All containers with this cluster's label, stopped ones too."""
+        ...
+
+    async def exists(self, container: str) -> bool:
+        """Is there a container of this name or id, running or not?"""
+        ...
+
+    async def is_running(self, container: str) -> bool:
+        """Does the container of this name or id run? False when there is none."""
+        ...
+
+    async def kill(self, container: str) -> None:
+        """Kill it; no error when it does not run."""
+        ...
+
+    async def stats(self, container: str) -> Mapping[str, Any]:
+        """CPU, memory and pids. Raises NotFound."""
+        ...
+
+    async def logs(self, container: str, query: LogQuery) -> AsyncIterator[bytes]:
+        """JSON lines {time, stream, line}. Raises NotFound."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All of them."""
+
+    network: NetworkDriver
+    switch: SwitchDriver
+    registry: Registry
+    state: StateStore
+    ipam: IpamPort
+    engine: Engine

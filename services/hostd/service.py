@@ -1,0 +1,366 @@
+"""Attachments come and go: ADD, registration, revocation, DEL. What keeps them true is in `sweep.py`.
+
+Each step is saved before the next one acts, and each can be repeated; so whatever is broken off is taken up again
+by the caller's retry, or by the sweep.
+
+**Invariant**: a container may start only between a registration and its one use, and an address is released only after
+the registration was revoked and the port is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from libs.common.backoff import Backoff
+from libs.common.clock import Clock, Ids
+from libs.common.errors import Conflict, InvalidInput, NotFound, Refused, Stale, Unavailable
+from libs.common.telemetry import Telemetry
+from services.hostd import core
+from services.hostd.batch import Batcher
+from services.hostd.model import (
+    CONTAINER,
+    DEFAULT_MTU,
+    IFNAME,
+    Address,
+    Attachment,
+    AttachmentId,
+    AttachmentSpec,
+    AttachmentView,
+    Namespace,
+    PendingRelease,
+    Phase,
+    PortView,
+    RegistrationSpec,
+    SwitchPort,
+)
+from services.hostd.ports import Ports
+from services.hostd.settings import HostdConfig
+from services.hostd.sweep import Sweeper
+from services.hostd.table import Table
+
+IPAM_BACKOFF = Backoff(0.05, 1.0)
+NUMBER_TRIES = 5
+
+
+class HostdService:
+    """The attachments of one cluster on one host. Work is done while `running` is entered."""
+
+    def __init__(
+        self,
+        cluster: str,
+        ports: Ports,
+        settings: HostdConfig,
+        *,
+        clock: Clock,
+        ids: Ids,
+        rng: random.Random,
+        telemetry: Telemetry,
+    ) -> None:
+        self.cluster = cluster
+        self.ports = ports
+        self.settings = settings
+        self.clock = clock
+        self.rng = rng
+        self.telemetry = telemetry
+        self.table = Table(ports.state, clock)
+        self.host_inode = 0
+        self.swept = False  # has a reconcile succeeded?
+        self.release_wanted = asyncio.Event()
+        self._ids = ids
+        self._add_seconds = telemetry.histogram("hostd_add_seconds", "Time of an ADD")
+        self._plugs: Batcher[SwitchPort, PortView] = Batcher(ports.switch.ensure, clock)
+        self._unplugs: Batcher[str, None] = Batcher(self._remove_ports, clock)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Load what is saved, then do the work of the background until left."""
+        await self.table.load()
+        self.host_inode = await self.ports.network.host_inode()
+        sweeper = Sweeper(self)
+        async with asyncio.TaskGroup() as group:
+            jobs = (
+                self.ports.switch.run(),
+                self.table.run(),
+                self._plugs.run(),
+                self._unplugs.run(),
+                *sweeper.jobs(),
+            )
+            tasks = [group.create_task(job) for job in jobs]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    def not_ready(self) -> str:
+        """Why an ADD could not succeed now, "" when it could."""
+        if not self.ports.switch.is_connected():
+            return "no connection to Open vSwitch"
+        return "" if self.swept else "the first reconcile has not succeeded yet"
+
+    # -- ADD -----------------------------------------------------------------------------------------
+
+    async def add(self, container: str, ifname: str, spec: AttachmentSpec) -> AttachmentView:
+        """Have the interface. The same call again gives the same answer, or goes on where it was broken off.
+
+        Raises Stale (a lower generation than known), Conflict, what ipam refuses with, and Unavailable.
+        """
+        _check_names(container, ifname)
+        started = self.clock.monotonic()
+        keys = [(container, ifname)]
+        if spec.inherit_from is not None:
+            keys.append((spec.inherit_from, ifname))
+        async with self.table.locks.hold(keys):
+            attachment = await self._begin(container, ifname, spec)
+            if attachment.phase is Phase.ADDRESSING:
+                attachment = await self._address(attachment)
+            attachment = await self.wire(attachment)
+        self._add_seconds.observe(self.clock.monotonic() - started)
+        return self.view(attachment)
+
+    async def _begin(self, container: str, ifname: str, spec: AttachmentSpec) -> Attachment:
+        known = self.table.find(container, ifname)
+        if known is not None and known.phase is Phase.RELEASING:
+            await self.finish(known)
+            known = None
+        if known is not None:
+            return await self._again(known, spec)
+        if spec.inherit_from is not None:
+            return await self._inherit(container, ifname, spec)
+        return await self.table.put(
+            Attachment(
+                id=AttachmentId(self._ids.short()),
+                container=container,
+                ifname=ifname,
+                ipam_key=f"{container}.{ifname}",
+                spec=spec,
+                phase=Phase.ADDRESSING,
+                created_at=self.clock.now(),
+            )
+        )
+
+    async def _again(self, known: Attachment, spec: AttachmentSpec) -> Attachment:
+        if spec.generation < known.spec.generation:
+            raise Stale(
+                f"{known.container} is of generation {known.spec.generation}, not {spec.generation}"
+            )
+        field = core.differs(known.spec, spec)
+        if field is not None:
+            raise Conflict(
+                f"{known.container} has an attachment with another {field}: DEL it first"
+            )
+        if spec.generation == known.spec.generation:
+            return known
+        return await self.table.put(known.model_copy(update={"spec": spec}))
+
+    async def _inherit(self, container: str, ifname: str, spec: AttachmentSpec) -> Attachment:
+        """Take over namespace, port and address of a container that is no more."""
+        assert spec.inherit_from is not None
+        old = self.table.find(spec.inherit_from, ifname)
+        if old is None or old.phase is not Phase.ADDRESSED:
+            raise NotFound(f"{spec.inherit_from} has no attachment to take over")
+        if old.spec.network != spec.network:
+            raise Conflict(f"{spec.inherit_from} is in another network, {old.spec.network}")
+        if await self.ports.engine.is_running(spec.inherit_from):
+            raise Conflict(f"{spec.inherit_from} still runs")
+        await self._revoke(old)
+        self.table.ready.pop(old.id, None)  # its port must learn the new name
+        changes = {"container": container, "spec": spec, "created_at": self.clock.now()}
+        return await self.table.put(old.model_copy(update=changes))
+
+    async def _address(self, attachment: Attachment) -> Attachment:
+        pending = self.table.releases.get(attachment.ipam_key)
+        if pending is not None:
+            # What ipam still holds under this key is about to go: it must not be handed out as the new one.
+            await self.release(pending)
+        try:
+            address = await self._ask_ipam(attachment)
+        except Refused:
+            await self.table.drop(attachment, None)
+            raise
+        number = self.table.reserve_ofport()
+        try:
+            changes = {"address": address, "ofport": number}
+            return await self.table.put(
+                attachment.moved(Phase.ADDRESSED).model_copy(update=changes)
+            )
+        finally:
+            self.table.unreserve_ofport(number)
+
+    async def _ask_ipam(self, attachment: Attachment) -> Address:
+        give_up_at = self.clock.monotonic() + self.settings.ipam_wait_s
+        failures = 0
+        while True:
+            try:
+                return await self.ports.ipam.allocate(attachment)
+            except Unavailable:
+                failures += 1
+                pause_s = IPAM_BACKOFF.delay_s(failures, self.rng)
+                if self.clock.monotonic() + pause_s > give_up_at:
+                    raise
+            await self.clock.sleep(pause_s)
+
+    async def wire(self, attachment: Attachment) -> Attachment:
+        """Have namespace, link, port and flows of an attachment that has its address. The caller holds its lock."""
+        if attachment.id in self.table.ready:
+            return attachment
+        namespace = await self.ports.network.ensure(core.wire_of(self.cluster, attachment))
+        for _ in range(NUMBER_TRIES):
+            view = await self._plugs.submit(core.port_of(self.cluster, attachment))
+            if view.error is None:
+                self.table.ready[attachment.id] = namespace
+                return attachment
+            if view.ofport is None or view.ofport == attachment.ofport:
+                break
+            attachment = await self._renumber(attachment)
+        raise Unavailable(f"the switch did not take {view.name}: {view.error}")
+
+    async def _renumber(self, attachment: Attachment) -> Attachment:
+        """The number belongs to a port that is not ours: take another one."""
+        assert attachment.ofport is not None
+        await self._unplugs.submit(core.link_name(self.cluster, attachment.id))
+        number = self.table.reserve_ofport(beyond=attachment.ofport)
+        try:
+            return await self.table.put(attachment.model_copy(update={"ofport": number}))
+        finally:
+            self.table.unreserve_ofport(number)
+
+    # -- registration --------------------------------------------------------------------------------
+
+    async def register(self, container: str, ifname: str, spec: RegistrationSpec) -> AttachmentView:
+        """Give leave for one start. Raises NotFound, Stale (not the attachment's generation), Unavailable."""
+        async with self.table.locks.hold([(container, ifname)]):
+            attachment = self.table.find(container, ifname)
+            if attachment is None or attachment.phase is Phase.RELEASING:
+                raise NotFound(f"{container} has no attachment {ifname}")
+            if spec.generation != attachment.spec.generation:
+                raise Stale(
+                    f"{container} is of generation {attachment.spec.generation}, not {spec.generation}"
+                )
+            namespace = await self._present_namespace(attachment)
+            before = self.table.registered.get(attachment.id)
+            if before not in (None, spec.container_id):
+                await self._revoke(attachment)
+            await self.ports.registry.register(spec.container_id, namespace)
+            self.table.registered[attachment.id] = spec.container_id
+            return self.view(attachment)
+
+    async def _present_namespace(self, attachment: Attachment) -> Namespace:
+        known = self.table.ready.get(attachment.id)
+        if known is None or await self.ports.network.find(attachment.id) != known:
+            self.table.ready.pop(attachment.id, None)
+            raise Unavailable(f"{attachment.container} is not wired: ADD it again")
+        return known
+
+    async def revoke(self, container: str, ifname: str) -> bool:
+        """Take leave back. False: it was used, or there was none; only then may the container run."""
+        async with self.table.locks.hold([(container, ifname)]):
+            attachment = self.table.find(container, ifname)
+            return attachment is not None and await self._revoke(attachment)
+
+    async def _revoke(self, attachment: Attachment) -> bool:
+        container_id = self.table.registered.get(attachment.id)
+        revoked = await self.ports.registry.revoke(container_id, attachment.id)
+        self.table.registered.pop(attachment.id, None)
+        return revoked
+
+    # -- DEL -----------------------------------------------------------------------------------------
+
+    async def delete(self, container: str, ifname: str) -> bool:
+        """Have no such interface. False: there was none."""
+        async with self.table.locks.hold([(container, ifname)]):
+            attachment = self.table.find(container, ifname)
+            if attachment is None:
+                return False
+            await self.finish(attachment)
+            return True
+
+    async def finish(self, attachment: Attachment) -> None:
+        """Take an attachment down, in this order: leave, port, namespace; then the address may go. Under its lock."""
+        if attachment.phase is not Phase.RELEASING:
+            attachment = await self.table.put(attachment.moved(Phase.RELEASING))
+        await self._revoke(attachment)
+        await self._unplugs.submit(core.link_name(self.cluster, attachment.id))
+        await self.ports.network.remove_namespace(attachment.id)  # the link goes with it
+        await self.ports.registry.forget(attachment.id)
+        address = attachment.address
+        release = PendingRelease(
+            ipam_key=attachment.ipam_key,
+            spec=attachment.spec,
+            generation=address.generation if address else None,
+            since=self.clock.now(),
+        )
+        async with self.table.locks.hold([release_key(attachment.ipam_key)]):
+            await self.table.drop(attachment, release)
+        self.release_wanted.set()
+
+    async def release(self, pending: PendingRelease) -> None:
+        """Tell ipam of a release, and forget it. Raises Unavailable; what ipam refuses is done with."""
+        async with self.table.locks.hold([release_key(pending.ipam_key)]):
+            if self.table.releases.get(pending.ipam_key) != pending:
+                return
+            try:
+                await self.ports.ipam.release(pending)
+            except Refused as error:
+                self.telemetry.log.warning(
+                    "ipam refused a release", attachment=pending.ipam_key, reason=str(error)
+                )
+            await self.table.released(pending)
+
+    async def _remove_ports(self, names: Sequence[str]) -> Sequence[None]:
+        await self.ports.switch.remove(names)
+        return [None] * len(names)
+
+    # -- looking -------------------------------------------------------------------------------------
+
+    def get(self, container: str, ifname: str) -> AttachmentView:
+        """One attachment. Raises NotFound."""
+        attachment = self.table.find(container, ifname)
+        if attachment is None:
+            raise NotFound(f"{container} has no attachment {ifname}")
+        return self.view(attachment)
+
+    def view(self, attachment: Attachment) -> AttachmentView:
+        """An attachment as callers see it."""
+        namespace = self.table.ready.get(attachment.id)
+        address = attachment.address
+        wire = core.wire_of(self.cluster, attachment) if address else None
+        return AttachmentView(
+            attachment=attachment.ipam_key,
+            container=attachment.container,
+            ifname=attachment.ifname,
+            network=attachment.spec.network,
+            instance=attachment.spec.instance,
+            attempt=attachment.spec.attempt,
+            generation=attachment.spec.generation,
+            phase=attachment.phase,
+            ready=namespace is not None,
+            registered=attachment.id in self.table.registered,
+            namespace=namespace.path if namespace else "",
+            inode=namespace.inode if namespace else 0,
+            ip=address.ip if address else "",
+            prefix=address.prefix if address else 0,
+            gateway=address.gateway if address else None,
+            mac=wire.mac if wire else "",
+            vlan=address.vlan if address else 0,
+            mtu=wire.mtu if wire else DEFAULT_MTU,
+            address_generation=address.generation if address else 0,
+            host_inode=self.host_inode,
+        )
+
+
+def release_key(ipam_key: str) -> tuple[str, str]:
+    """The lock under which a pending release comes and goes; no container has an empty name."""
+    return ("", ipam_key)
+
+
+def _check_names(container: str, ifname: str) -> None:
+    if CONTAINER.fullmatch(container) is None:
+        raise InvalidInput.of("container", "is not a container's name", "letters, digits, . _ -")
+    if IFNAME.fullmatch(ifname) is None:
+        raise InvalidInput.of(
+            "ifname", "is not an interface's name", "e.g. eth0, at most 15 characters"
+        )

@@ -1,0 +1,55 @@
+"""What hostd is told: the section `hostd` of the configuration, and the paths made of it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.hostd.core import cluster_tag
+
+
+class HostdConfig(BaseModel):
+    """The section `hostd`. Empty paths and names are derived from the cluster, so that two never collide."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field("", description="this host's name; default: the machine's")
+    host_key_file: Path | None = Field(
+        None, description="this host's own key, hex; default: made of the cluster's"
+    )
+    run_dir: Path | None = Field(
+        None, description="default /run/gantry/<cluster>; gone after a boot"
+    )
+    socket: Path | None = Field(None, description="default <run_dir>/hostd.sock")
+    listen: str = Field("", description="host:port for the gateway; empty: the socket only")
+    ovsdb: Path = Path("/var/run/openvswitch/db.sock")
+    bridge: str = Field("", max_length=15, description="default gbr-<four digits of the cluster>")
+    datapath_type: Literal["netdev", "system"] = "system"
+    fail_mode: Literal["secure", "standalone"] = "secure"
+    docker: str = "/var/run/docker.sock"
+    runtime: str = "gantry"
+    reconcile_s: float = Field(30.0, gt=0)
+    watch_s: float = Field(5.0, gt=0)
+    orphan_grace_s: float = Field(60.0, ge=0)
+    ipam_wait_s: float = Field(
+        8.0, ge=0, description="how long an ADD waits for an ipam that is away"
+    )
+
+    def run_path(self, cluster: str) -> Path:
+        """Where everything lies that must not outlive a boot."""
+        return self.run_dir or Path("/run/gantry", cluster)
+
+    def socket_path(self, cluster: str) -> Path:
+        """Where the executor and the CNI shim connect."""
+        return self.socket or self.run_path(cluster) / "hostd.sock"
+
+    def bridge_name(self, cluster: str) -> str:
+        """The cluster's bridge."""
+        return self.bridge or f"gbr-{cluster_tag(cluster)}"
+
+    def host_name(self) -> str:
+        """What ipam and the gateway know this host by."""
+        return self.host or socket.gethostname()

@@ -1,0 +1,219 @@
+"""Allocation and release by compare-and-set: any number of replicas, no locks.
+
+An attachment's claim is idempotent (a unique index on the attachment), an address is one document, so two replicas
+can't give the same one twice: the loser of a race tries the next. Never-used addresses come first, then the longest
+rested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from libs.common.errors import Conflict, NotFound, Refused, TooMany, Unavailable
+from libs.common.events import Event
+from libs.common.events import model as ev
+from libs.common.runtime import Runtime
+from libs.common.telemetry import current_traceparent
+from services.ipam import api, core
+from services.ipam.model import Address, Claim, IpamConfig, Network, State, allocated
+from services.ipam.store import IpamStore
+
+MAX_TRIES = 64
+CANDIDATES = 64
+FORGET_EVERY_S = 600.0
+
+
+class Ipam:
+    """One replica."""
+
+    def __init__(self, rt: Runtime, config: IpamConfig, store: IpamStore) -> None:
+        self.config = config
+        self.networks: Mapping[str, Network] = {
+            each.name: Network.of(each) for each in config.networks
+        }
+        self.store = store
+        self._rt = rt
+        self._relay = rt.relay([store.addresses])
+        # Offsets below the frontier have been used; each replica guesses it and is corrected by the store.
+        self._frontier: dict[str, int] = {}
+        self._in_flight: set[str] = set()
+        self._allocations = rt.telemetry.counter("ipam_allocations", "Addresses given", "network")
+        self._releases = rt.telemetry.counter("ipam_releases", "Addresses given back", "network")
+        self._conflicts = rt.telemetry.counter("ipam_races_lost", "Lost compare-and-sets")
+        self._stale = rt.telemetry.counter("ipam_stale_releases", "Releases of old generations")
+
+    async def run(self) -> None:
+        """Publish events and tidy up until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._relay.run())
+            group.create_task(self._forget())
+
+    # -- allocation
+
+    async def allocate(self, claim: Claim) -> tuple[Network, Address]:
+        """The claim's address: the one it has, or a new one.
+
+        Raises NotFound (no such network), Conflict (the attachment is over, or the requested address is taken),
+        TooMany (the network is full), Unavailable.
+        """
+        network = self.networks.get(claim.network)
+        if network is None or not network.admits(claim.instance):
+            known = ", ".join(sorted(self.networks)) or "none"
+            raise NotFound(f"there is no network {claim.network!r}; there are: {known}")
+        held = await self.store.of_attachment(claim.attachment)
+        if held is not None:
+            return network, held
+        if await self.store.buried(claim.attachment):
+            raise Conflict(f"attachment {claim.attachment} is over; it gets no address any more")
+        address = await self._allocate(network, claim)
+        if await self.store.buried(claim.attachment):
+            # It was released while we were at it; that release found nothing to free.
+            await self.release(claim.attachment, address.generation, "over", "service:ipam")
+            raise Conflict(f"attachment {claim.attachment} is over; it gets no address any more")
+        self._allocations.labels(network.name).inc()
+        return network, address
+
+    async def _allocate(self, network: Network, claim: Claim) -> Address:
+        if claim.requested:
+            return await self._allocate_this(network, claim)
+        if claim.sticky_key:
+            for address in await self.store.sticky(network.name, claim.sticky_key):
+                taken = await self._take(address, claim)
+                if taken is not None:
+                    return taken
+        for _ in range(MAX_TRIES):
+            candidate = await self._next(network)
+            if candidate is None:
+                raise TooMany(await self._full(network), retry_after_s=5.0)
+            try:
+                taken = await self._take(candidate, claim)
+            finally:
+                self._in_flight.discard(candidate.id)
+            if taken is not None:
+                return taken
+            held = await self.store.of_attachment(claim.attachment)
+            if held is not None:
+                return held  # the same claim raced with itself, and one of the two won
+        raise Unavailable(f"network {network.name}: lost {MAX_TRIES} races for an address")
+
+    async def _allocate_this(self, network: Network, claim: Claim) -> Address:
+        offset = network.offset(claim.requested)
+        if offset is None:
+            raise Conflict(f"{claim.requested} is not an address that {network.name} gives out")
+        current = await self.store.get(network.name, claim.requested)
+        current = current or Address(network.name, claim.requested, offset)
+        if current.state is not State.RELEASED:
+            raise Conflict(f"{claim.requested} is {current.state} ({current.instance})")
+        taken = await self._take(current, claim)
+        if taken is None:
+            raise Conflict(f"{claim.requested} has just been taken")
+        return taken
+
+    async def _next(self, network: Network) -> Address | None:
+        """A candidate that nobody in this process is trying: never used before, or the longest rested."""
+        name = network.name
+        if name not in self._frontier:
+            found = await self.store.frontier(name)
+            self._frontier[name] = max(found, self._frontier.get(name, 0))
+        offset = network.usable_from(self._frontier[name])
+        if offset is not None:
+            self._frontier[name] = offset + 1
+            return Address(name, network.address(offset), offset)
+        for address in await self.store.free(name, self._rt.clock.now(), CANDIDATES):
+            if address.id not in self._in_flight:
+                self._in_flight.add(address.id)
+                return address
+        return None
+
+    async def _take(self, address: Address, claim: Claim) -> Address | None:
+        now = self._rt.clock.now()
+        taken = allocated(address, claim, now)
+        event = ev.IpAllocated(
+            network=taken.network,
+            address=taken.address,
+            generation=taken.generation,
+            attachment=claim.attachment,
+            instance=claim.instance,
+            host=claim.host,
+        )
+        if not await self.store.save(taken, (event,), now, current_traceparent()):
+            self._conflicts.inc()
+            return None
+        self._relay.kick()
+        return taken
+
+    async def _full(self, network: Network) -> str:
+        counts = await self.store.counts(network.name, self._rt.clock.now())
+        return (
+            f"network {network.name} is full: of {network.usable} addresses {counts['allocated']} are allocated, "
+            f"{counts['cooling']} are cooling down, {counts['quarantined']} are in quarantine"
+        )
+
+    # -- release
+
+    async def release(self, attachment: str, generation: int, reason: str, actor: str) -> bool:
+        """Free the attachment's address if it is of that generation; the attachment is over in any case.
+
+        False: there was nothing to free, or it belongs to a newer generation (which is audited).
+        """
+        await self.store.bury(attachment, self._rt.clock.now())
+        for _ in range(MAX_TRIES):
+            current = await self.store.of_attachment(attachment)
+            now = self._rt.clock.now()
+            decision = core.release(
+                current,
+                generation,
+                now,
+                reason=reason,
+                actor=actor,
+                cooldown_s=self.config.cooldown_s,
+                hold_s=self.config.hold_s,
+            )
+            if decision.address is None:
+                if decision.events:
+                    self._stale.inc()
+                    assert current is not None
+                    await self._audit(current, decision.events)
+                return False
+            if await self.store.save(decision.address, decision.events, now, current_traceparent()):
+                self._releases.labels(decision.address.network).inc()
+                self._relay.kick()
+                return True
+            self._conflicts.inc()
+        raise Unavailable(f"attachment {attachment}: lost {MAX_TRIES} races")
+
+    async def _audit(self, current: Address, events: tuple[Event, ...]) -> None:
+        """The address does not change, but what was tried is told (lost if the address changes just now)."""
+        if await self.store.save(current, events, self._rt.clock.now()):
+            self._relay.kick()
+
+    async def report(self, host: str, live: frozenset[str]) -> int:
+        """A host says which attachments it has; returns how many leaked addresses were released."""
+        now = self._rt.clock.now()
+        found = core.leaks(await self.store.on_host(host), live, now, self.config.leak_grace_s)
+        for address in (*found.missing, *found.found):
+            await self.store.save(address, (), now)
+        released = 0
+        for address in found.leaked:
+            released += await self.release(
+                address.attachment, address.generation, "leaked", f"host:{host}"
+            )
+        return released
+
+    async def _forget(self) -> None:
+        while True:
+            await self._rt.clock.sleep(FORGET_EVERY_S)
+            try:
+                await self.store.forget(self._rt.clock.now() - self.config.tombstone_s)
+            except (Unavailable, Refused) as error:
+                self._rt.telemetry.log.warning("tombstones are kept", error=str(error))
+
+
+async def run(rt: Runtime) -> None:
+    """The service."""
+    config = rt.section(IpamConfig)
+    ipam = Ipam(rt, config, await IpamStore.open(rt.store))
+    app = rt.http_app(api.routes(ipam, rt.clock))
+    async with rt.serve(app):
+        await ipam.run()

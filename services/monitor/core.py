@@ -1,0 +1,130 @@
+"""The rules, evaluated on the stream. Pure: an alert, what happened and when → the alert as it is then, and events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from libs.common.events import Event
+from libs.common.events import model as ev
+from services.monitor.model import Alert, MonitorConfig, Node, NodeState
+
+APP_CRASHING = "app-crashing"
+NODE_LOST = "node-lost"
+BREAKER_OPEN = "scheduler-breaker-open"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A document to save (None: nothing changed) and what to tell."""
+
+    alert: Alert | None
+    events: tuple[Event, ...] = ()
+
+
+def on_exit(
+    alert: Alert | None, app: str, at: float, message: str, config: MonitorConfig
+) -> Change:
+    """An instance of an app ended without being asked to."""
+    current = alert or Alert(
+        f"{APP_CRASHING}:{app}", APP_CRASHING, labels={"app": app, "bu": app.partition("/")[0]}
+    )
+    since = at - config.crash_window_s
+    exits = tuple(sorted(t for t in (*current.exits, at) if t > since))[-config.crash_count :]
+    counted = replace(current, exits=exits)
+    if current.firing or len(exits) < config.crash_count:
+        return Change(counted)
+    summary = (
+        f"{app}: {len(exits)} instances ended within {config.crash_window_s:g} s; last: {message}"
+    )
+    return _fire(counted, at, summary)
+
+
+def condition(alert: Alert, holds: bool, now: float, summary: str) -> Change:
+    """A rule that simply holds or doesn't."""
+    if holds and not alert.firing:
+        return _fire(alert, now, summary)
+    if not holds and alert.firing:
+        return _resolve(alert, now)
+    return Change(None)
+
+
+def on_time(alert: Alert, now: float, config: MonitorConfig) -> Change:
+    """What has been quiet for long enough is over."""
+    if alert.rule != APP_CRASHING or not alert.exits:
+        return Change(None)
+    if now - max(alert.exits) < config.crash_quiet_s:
+        return Change(None)
+    quiet = replace(alert, exits=())
+    return _resolve(quiet, now) if alert.firing else Change(quiet)
+
+
+def _fire(alert: Alert, now: float, summary: str) -> Change:
+    fired = replace(alert, firing=True, since=now, summary=summary)
+    return Change(fired, (ev.AlertRaised(**_event(fired)),))
+
+
+def _resolve(alert: Alert, now: float) -> Change:
+    resolved = replace(alert, firing=False, since=now)
+    return Change(resolved, (ev.AlertResolved(**_event(resolved)),))
+
+
+def _event(alert: Alert) -> dict[str, Any]:
+    return {
+        "alert": alert.id,
+        "rule": alert.rule,
+        "severity": alert.severity,
+        "labels": dict(alert.labels),
+        "summary": alert.summary,
+    }
+
+
+def node_alert(node: Node) -> Alert:
+    """The alert about a host's loss, before it ever fired."""
+    return Alert(f"{NODE_LOST}:{node.id}", NODE_LOST, "critical", {"hostname": node.hostname})
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChange:
+    """A node to save and what to tell."""
+
+    node: Node
+    events: tuple[Event, ...]
+
+
+def nodes(known: Mapping[str, Node], seen: Iterable[Node], now: float) -> list[NodeChange]:
+    """Compare what is stored with what the master says: who joined, who is lost, who changed."""
+    changes = []
+    current = {each.id: each for each in seen}
+    for node in current.values():
+        before = known.get(node.id)
+        if before is not None and before.same_host(node):
+            continue
+        since = before.since if before and before.state is node.state else now
+        after = replace(node, since=since, version=before.version if before else 0)
+        changes.append(NodeChange(after, _node_events(before, after)))
+    for before in known.values():
+        if before.id not in current and before.state is not NodeState.LOST:
+            lost = replace(before, state=NodeState.LOST, since=now)
+            changes.append(NodeChange(lost, _node_events(before, lost)))
+    return changes
+
+
+def _node_events(before: Node | None, after: Node) -> tuple[Event, ...]:
+    if before is not None and before.state is after.state:
+        return ()
+    if after.state is NodeState.LOST:
+        if before is None:
+            return ()
+        reason = "the master lost its connection"
+        return (ev.NodeLost(agent=after.id, hostname=after.hostname, reason=reason),)
+    return (
+        ev.NodeJoined(
+            agent=after.id,
+            hostname=after.hostname,
+            attributes=dict(after.attributes),
+            cpus=after.cpus,
+            mem_mib=after.mem_mib,
+        ),
+    )

@@ -1,0 +1,135 @@
+"""Hosts and alerts, as the monitor keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Severity = Literal["info", "warning", "critical"]
+
+
+class SmtpConfig(BaseModel):
+    """Where alerts are mailed to; no host means no mail."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = ""
+    port: int = Field(25, ge=1, le=65535)
+    sender: str = "gantry@localhost"
+    recipients: tuple[str, ...] = ()
+    user: str = ""
+    password_file: Path | None = None
+    start_tls: bool = False
+    timeout_s: float = Field(10.0, gt=0)
+
+
+class MonitorConfig(BaseModel):
+    """The section `monitor`. Times are seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    masters: tuple[str, ...] = ("127.0.0.1:5050",)
+    principal: str = ""
+    credential_file: Path | None = None
+    smtp: SmtpConfig = SmtpConfig()
+    crash_count: int = Field(3, ge=1, description="unwanted exits of an app…")
+    crash_window_s: float = Field(300.0, gt=0, description="…within this time raise an alert")
+    crash_quiet_s: float = Field(120.0, gt=0, description="without an exit: resolved")
+    node_poll_s: float = Field(5.0, gt=0)
+    sweep_s: float = Field(5.0, gt=0)
+    leader_lease_s: float = Field(0.0, ge=0, description="0: the only monitor there is")
+
+
+class NodeState(StrEnum):
+    """Of a host, as the master sees it."""
+
+    UP = "up"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host; a document. Amounts are cores and MiB."""
+
+    id: str
+    hostname: str
+    state: NodeState = NodeState.UP
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    cpus: float = 0.0
+    mem_mib: float = 0.0
+    disk_mib: float = 0.0
+    used_cpus: float = 0.0
+    used_mem_mib: float = 0.0
+    since: float = 0.0
+    version: int = 0
+
+    def same_host(self, other: Node) -> bool:
+        """Do both say the same but for what is used, which is not worth a write."""
+        return (self.hostname, self.state, self.attributes, self.cpus, self.mem_mib) == (
+            other.hostname,
+            other.state,
+            other.attributes,
+            other.cpus,
+            other.mem_mib,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One thing that may be wrong, e.g. `app-crashing:acme/web`; a document.
+
+    `exits` are the times of what the rule counts; `notified` is the state that the last mail told of.
+    """
+
+    id: str
+    rule: str
+    severity: Severity = "warning"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    firing: bool = False
+    summary: str = ""
+    since: float = 0.0
+    exits: tuple[float, ...] = ()
+    notified: bool = False
+    version: int = 0
+
+    @property
+    def unsettled(self) -> bool:
+        """Is there still something to do about it: to tell, or to see the end of."""
+        return self.firing or self.notified != self.firing or bool(self.exits)
+
+
+_NODE = (
+    *("hostname", "attributes", "cpus", "mem_mib", "disk_mib", "used_cpus", "used_mem_mib"),
+    "since",
+)
+_ALERT = ("rule", "severity", "labels", "firing", "summary", "since", "notified")
+
+
+def node_body(node: Node) -> dict[str, Any]:
+    """The document of a node."""
+    return {**{name: getattr(node, name) for name in _NODE}, "state": node.state.value}
+
+
+def node_of(doc_id: str, version: int, body: Mapping[str, Any]) -> Node:
+    """The node of a document."""
+    known = {name: body[name] for name in _NODE}
+    return Node(id=doc_id, version=version, state=NodeState(body["state"]), **known)
+
+
+def alert_body(alert: Alert) -> dict[str, Any]:
+    """The document of an alert."""
+    body: dict[str, Any] = {name: getattr(alert, name) for name in _ALERT}
+    body["exits"] = list(alert.exits)
+    body["unsettled"] = alert.unsettled
+    return body
+
+
+def alert_of(doc_id: str, version: int, body: Mapping[str, Any]) -> Alert:
+    """The alert of a document."""
+    known = {name: body[name] for name in _ALERT}
+    return Alert(id=doc_id, version=version, exits=tuple(body["exits"]), **known)

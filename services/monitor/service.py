@@ -1,0 +1,195 @@
+"""The monitor: follows Mesos' operator stream and Gantry's events, keeps nodes and alerts, tells people."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
+
+from libs.common.backoff import Backoff
+from libs.common.consume import Handlers
+from libs.common.errors import Conflict, GantryError, Unavailable
+from libs.common.events import Envelope
+from libs.common.events import model as ev
+from libs.common.http import call_json
+from libs.common.leader import hold_lease, wait_for_lease
+from libs.common.runtime import Runtime
+from services.monitor import api, core
+from services.monitor.mesos import OpenOperator, Operator, open_http_operator
+from services.monitor.model import Alert, MonitorConfig, Node, NodeState
+from services.monitor.notify import Notifier, SmtpNotifier
+from services.monitor.store import MonitorStore
+
+TRIES = 5
+
+
+class Monitor:
+    """One leader's life."""
+
+    def __init__(
+        self,
+        rt: Runtime,
+        config: MonitorConfig,
+        store: MonitorStore,
+        operator: Operator,
+        notifier: Notifier,
+    ) -> None:
+        self.config = config
+        self.store = store
+        self.live: dict[str, Node] = {}  # what the master said last, with what is in use
+        self.seen_at = 0.0
+        self._rt = rt
+        self._log = rt.telemetry.log
+        self._operator = operator
+        self._notifier = notifier
+        self._relay = rt.relay(store.collections)
+        self._queue = rt.queue("alerts", self._settle, workers=4)
+        self._look = asyncio.Event()
+        self._firing = rt.telemetry.gauge("monitor_alerts_firing", "Alerts that are firing")
+        self._nodes = rt.telemetry.gauge("monitor_nodes", "Hosts by state", "state")
+
+    async def run(self) -> None:
+        """Lead until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._relay.run())
+            group.create_task(self._rt.subscription(self._handlers()).run())
+            group.create_task(self._queue.run(self._unsettled, self.config.sweep_s))
+            group.create_task(self._follow())
+            group.create_task(self._poll())
+
+    # -- hosts
+
+    async def _follow(self) -> None:
+        async for _ in self._operator.changes():
+            self._look.set()
+
+    async def _poll(self) -> None:
+        """Look when the stream says so, and now and then anyway: Mesos does not tell of unreachable agents."""
+        backoff = Backoff(0.5, 30.0)
+        failures = 0
+        while True:
+            self._look.clear()
+            try:
+                await self._compare()
+                await self._check_breaker()
+                failures = 0
+                wait_s = self.config.node_poll_s
+            except GantryError as error:
+                failures += 1
+                wait_s = backoff.delay_s(failures, self._rt.rng)
+                self._log.warning("can't look at the hosts", error=str(error))
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
+
+    async def _compare(self) -> None:
+        seen = await self._operator.nodes()
+        now = self._rt.clock.now()
+        self.live = {node.id: node for node in seen}
+        self.seen_at = now
+        known = await self.store.nodes()
+        for change in core.nodes(known, seen, now):
+            await self.store.save_node(change.node, change.events, now)
+            self._relay.kick()
+            lost = change.node.state is NodeState.LOST
+            await self._set_condition(
+                core.node_alert(change.node), lost, f"host {change.node.hostname} is lost"
+            )
+        for state in NodeState:
+            self._nodes.labels(state.value).set(sum(node.state is state for node in seen))
+
+    async def _check_breaker(self) -> None:
+        """The scheduler holds back kills of tasks nobody knows until a person has looked."""
+        try:
+            status = await call_json(self._rt.peers, "scheduler", "GET", "/v1/status", timeout_s=2)
+        except GantryError:
+            return  # its own absence is not this rule's business
+        unknown = len(status["unknown_tasks"])
+        alert = Alert(core.BREAKER_OPEN, core.BREAKER_OPEN, "critical")
+        summary = (
+            f"the scheduler holds {unknown} unknown tasks back: gantry breaker release kills them"
+        )
+        await self._set_condition(alert, bool(status["breaker_open"]), summary)
+
+    async def _set_condition(self, fresh: Alert, holds: bool, summary: str) -> None:
+        for _ in range(TRIES):
+            alert = await self.store.alert(fresh.id)
+            if alert is None and not holds:
+                return
+            change = core.condition(alert or fresh, holds, self._rt.clock.now(), summary)
+            if await self._save(change):
+                return
+        raise Conflict(f"alert {fresh.id}: lost {TRIES} races")
+
+    # -- events
+
+    def _handlers(self) -> Handlers:
+        return {ev.ContainerExited: self._on_exited}
+
+    async def _on_exited(self, event: ev.ContainerExited, envelope: Envelope) -> None:
+        if event.wanted:
+            return
+        for _ in range(TRIES):
+            alert = await self.store.alert(f"{core.APP_CRASHING}:{event.app}")
+            if alert is not None and envelope.time in alert.exits:
+                return  # delivered again
+            message = event.message or event.reason or event.state
+            change = core.on_exit(alert, event.app, envelope.time, message, self.config)
+            if await self._save(change):
+                return
+        raise Unavailable(f"alert of {event.app}: lost {TRIES} races")
+
+    # -- alerts
+
+    async def _save(self, change: core.Change) -> bool:
+        if change.alert is None:
+            return True
+        if not await self.store.save_alert(change.alert, change.events, self._rt.clock.now()):
+            return False
+        if change.events:
+            self._relay.kick()
+            self._log.warning(
+                "alert",
+                alert=change.alert.id,
+                firing=change.alert.firing,
+                summary=change.alert.summary,
+            )
+        self._queue.add(change.alert.id)
+        return True
+
+    async def _unsettled(self) -> Iterable[str]:
+        unsettled = await self.store.unsettled()
+        self._firing.set(sum(alert.firing for alert in unsettled))
+        return [alert.id for alert in unsettled]
+
+    async def _settle(self, alert_id: str) -> float | None:
+        """Tell people of a change once, and end what time ends."""
+        alert = await self.store.alert(alert_id)
+        if alert is None:
+            return None
+        change = core.on_time(alert, self._rt.clock.now(), self.config)
+        if change.alert is not None:
+            await self._save(change)
+            return None
+        if alert.notified != alert.firing:
+            await self._notifier.tell(alert)
+            told = replace(alert, notified=alert.firing)
+            if not await self.store.save_alert(told, (), self._rt.clock.now()):
+                return 0.1  # it changed meanwhile: look again
+        return None
+
+
+async def run(rt: Runtime, open_operator: OpenOperator = open_http_operator) -> None:
+    """The service: wait for leadership, then watch."""
+    config = rt.section(MonitorConfig)
+    await wait_for_lease(rt, "monitor", config.leader_lease_s)
+    store = await MonitorStore.open(rt.store)
+    notifier = SmtpNotifier(config.smtp, rt.common.cluster)
+    async with open_operator(rt, config) as operator:
+        monitor = Monitor(rt, config, store, operator, notifier)
+        app = rt.http_app(api.routes(monitor))
+        async with rt.serve(app), asyncio.TaskGroup() as group:
+            group.create_task(hold_lease(rt, "monitor", config.leader_lease_s))
+            group.create_task(monitor.run())

@@ -1,0 +1,86 @@
+"""The monitor's documents: nodes and alerts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from libs.common.errors import Fenced
+from libs.common.events import Event, seal
+from libs.common.store.base import (
+    Collection,
+    CollectionSpec,
+    Fence,
+    Index,
+    Outcome,
+    Query,
+    Store,
+    Where,
+    Write,
+    eq,
+)
+from services.monitor.model import Alert, Node, alert_body, alert_of, node_body, node_of
+
+NODES = CollectionSpec("monitor_nodes")
+ALERTS = CollectionSpec(
+    "monitor_alerts", (Index("unsettled", ("unsettled",)), Index("firing", ("firing",)))
+)
+_PAGE = 1000
+
+
+class MonitorStore:
+    """Typed access; every write carries the leader's fence."""
+
+    def __init__(self, nodes: Collection, alerts: Collection, fence: Fence) -> None:
+        self.collections = (nodes, alerts)
+        self._nodes, self._alerts = self.collections
+        self._fence = fence
+
+    @classmethod
+    async def open(cls, store: Store) -> MonitorStore:
+        """Open both collections and begin a new epoch."""
+        nodes, alerts = await store.collection(NODES), await store.collection(ALERTS)
+        return cls(nodes, alerts, Fence("monitor", await store.raise_epoch("monitor")))
+
+    async def nodes(self) -> dict[str, Node]:
+        """All nodes, lost ones included."""
+        page = await self._nodes.find(Query(limit=20_000))
+        return {doc.id: node_of(doc.id, doc.version, doc.body) for doc in page.docs}
+
+    async def save_node(self, node: Node, events: Sequence[Event], now: float) -> bool:
+        """Compare-and-set. Raises Fenced."""
+        return await self._save(self._nodes, node.id, node.version, node_body(node), events, now)
+
+    async def alert(self, alert_id: str) -> Alert | None:
+        """One alert."""
+        doc = await self._alerts.get(alert_id)
+        return alert_of(doc.id, doc.version, doc.body) if doc else None
+
+    async def alerts(self, *where: Where) -> list[Alert]:
+        """Alerts, at most a page of them."""
+        page = await self._alerts.find(Query(where, limit=_PAGE))
+        return [alert_of(doc.id, doc.version, doc.body) for doc in page.docs]
+
+    async def unsettled(self) -> list[Alert]:
+        """Alerts that still need something done."""
+        return await self.alerts(eq("unsettled", True))
+
+    async def save_alert(self, alert: Alert, events: Sequence[Event], now: float) -> bool:
+        """Compare-and-set. Raises Fenced."""
+        body = alert_body(alert)
+        return await self._save(self._alerts, alert.id, alert.version, body, events, now)
+
+    async def _save(
+        self,
+        collection: Collection,
+        doc_id: str,
+        version: int,
+        body: dict[str, object],
+        events: Sequence[Event],
+        now: float,
+    ) -> bool:
+        sealed = seal(events, source="monitor", sequence=version + 1, now=now)
+        write = Write(doc_id, version, body, sealed)
+        (result,) = await collection.replace_many([write], self._fence)
+        if result.outcome is Outcome.FENCED:
+            raise Fenced("another monitor leads")
+        return result.ok

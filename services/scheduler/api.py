@@ -1,0 +1,127 @@
+"""The scheduler's HTTP face: what runs where, why something waits, and the breaker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from libs.common.errors import Conflict
+from libs.common.http import Request, Response, Route, reply
+from services.scheduler.cluster import Cluster
+from services.scheduler.core import Input
+from services.scheduler.model import Amounts, Instance, ReleaseBreaker, State
+from services.scheduler.store import Framework
+
+
+class Leader(Protocol):
+    """What the API needs of the service."""
+
+    cluster: Cluster
+    framework: Framework
+    alarm: str
+
+    async def submit(self, given: Input) -> None:
+        """Hand an input to the loop."""
+        ...
+
+
+def routes(leader: Leader) -> Sequence[Route]:
+    """All routes; they answer from the leader's memory."""
+
+    async def instances(request: Request) -> Response:
+        app = request.query.get("app")
+        found = leader.cluster.instances.values()
+        return reply({"instances": [instance_view(i) for i in found if app in (None, i.app)]})
+
+    async def agents(_request: Request) -> Response:
+        return reply({"agents": agent_views(leader.cluster)})
+
+    async def status(_request: Request) -> Response:
+        return reply(status_view(leader))
+
+    async def release_breaker(_request: Request) -> Response:
+        if not leader.cluster.volatile.breaker_open:
+            raise Conflict("the breaker is not open")
+        await leader.submit(ReleaseBreaker())
+        return reply(status_view(leader))
+
+    return (
+        Route(
+            "GET",
+            "/v1/instances",
+            instances,
+            summary="Instances that have not ended",
+            query={"app": "of this app only, bu/app"},
+        ),
+        Route("GET", "/v1/agents", agents, summary="Agents seen in offers, and what runs on them"),
+        Route("GET", "/v1/status", status, summary="The leader's state"),
+        Route(
+            "POST",
+            "/v1/breaker/release",
+            release_breaker,
+            summary="Kill the unknown tasks that the breaker held back",
+        ),
+    )
+
+
+def instance_view(instance: Instance) -> Mapping[str, Any]:
+    """An instance for readers."""
+    return {
+        "instance": instance.id,
+        "app": instance.app,
+        "release": instance.release,
+        "attempt": instance.attempt if instance.generation else "",
+        "state": instance.state.value,
+        "stopping": instance.stop,
+        "agent": instance.agent,
+        "hostname": instance.hostname,
+        "address": instance.address,
+        "container": instance.container,
+        "healthy": instance.healthy,
+        "failures": instance.failures,
+        "since": instance.since,
+        "not_before": instance.not_before if instance.state is State.PENDING else None,
+        "waiting": instance.delayed if instance.state is State.PENDING else "",
+        "message": instance.message,
+        "cpus": instance.spec.resources.cpus,
+        "mem_mib": instance.spec.resources.mem_mib,
+    }
+
+
+def agent_views(cluster: Cluster) -> list[Mapping[str, Any]]:
+    """Agents with what our instances have reserved on them."""
+    views: list[Mapping[str, Any]] = []
+    for agent in cluster.volatile.agents.values():
+        there = [cluster.instances[each] for each in cluster.on_agent.get(agent.id, {})]
+        used = sum((Amounts.of(each.spec) for each in there), Amounts())
+        views.append(
+            {
+                "agent": agent.id,
+                "hostname": agent.hostname,
+                "attributes": dict(agent.attributes),
+                "instances": len(there),
+                "reserved_cpus": used.cpus,
+                "reserved_mem_mib": used.mem_mib,
+                "offered_cpus": agent.last_free.cpus,
+                "offered_mem_mib": agent.last_free.mem_mib,
+                "seen_at": agent.seen_at,
+            }
+        )
+    return views
+
+
+def status_view(leader: Leader) -> Mapping[str, Any]:
+    """The leader in a few figures."""
+    cluster = leader.cluster
+    by_state: dict[str, int] = {}
+    for instance in cluster.instances.values():
+        by_state[instance.state.value] = by_state.get(instance.state.value, 0) + 1
+    return {
+        "framework": leader.framework.id,
+        "subscribed": cluster.volatile.subscribed,
+        "alarm": leader.alarm,
+        "breaker_open": cluster.volatile.breaker_open,
+        "unknown_tasks": sorted(cluster.volatile.unknown),
+        "instances": by_state,
+        "offers": len(cluster.volatile.offers),
+    }

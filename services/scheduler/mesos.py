@@ -1,0 +1,115 @@
+"""Mesos as the scheduler sees it: a stream of events, and a few actions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
+
+import aiohttp
+
+from libs.common.errors import InvalidInput, TimedOut, Unavailable
+from libs.common.runtime import Runtime
+from libs.mesos import calls, errors
+from libs.mesos.events import SchedulerEvent
+from libs.mesos.http import AiohttpTransport
+from libs.mesos.messages import FrameworkInfo
+from libs.mesos.ports import Credentials
+from libs.mesos.scheduler import SchedulerClient
+from services.scheduler.model import (
+    Acknowledge,
+    Action,
+    Decline,
+    Kill,
+    Launch,
+    Reconcile,
+    Revive,
+    SchedulerConfig,
+    Suppress,
+)
+
+LAUNCH_REFUSE_S = 0.0
+"""What a LAUNCH leaves of its offer is offered again at once: there may be more to place."""
+
+
+class MesosDriver(Protocol):
+    """The framework's side of a Mesos master. Adapters pass one contract suite."""
+
+    def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[SchedulerEvent]]:
+        """Subscribe and stay subscribed; losses show as Disconnected events, the end as Error."""
+        ...
+
+    async def do(self, action: Action) -> None:
+        """Do one thing. Raises Unavailable or TimedOut; it may have been done all the same."""
+        ...
+
+
+OpenDriver = Callable[
+    [Runtime, SchedulerConfig, FrameworkInfo], AbstractAsyncContextManager[MesosDriver]
+]
+
+
+class HttpDriver:
+    """The driver on libs/mesos' own asyncio client."""
+
+    def __init__(self, client: SchedulerClient) -> None:
+        self._client = client
+
+    def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[SchedulerEvent]]:
+        """See MesosDriver."""
+        return self._client.subscribe()
+
+    async def do(self, action: Action) -> None:
+        """See MesosDriver."""
+        try:
+            await self._do(action)
+        except errors.CallTimeout as error:
+            raise TimedOut(str(error)) from error
+        except errors.MesosError as error:
+            raise Unavailable(f"Mesos: {error}") from error
+
+    async def _do(self, action: Action) -> None:
+        client = self._client
+        match action:
+            case Launch(offers, _agent, tasks):
+                launch = [calls.launch(list(tasks))]
+                await client.accept(list(offers), launch, calls.filters(LAUNCH_REFUSE_S))
+            case Decline(offers, refuse_s):
+                await client.decline(list(offers), calls.filters(refuse_s))
+            case Kill(task, agent, grace_s):
+                await client.kill(task, agent, grace_s)
+            case Acknowledge(status):
+                await client.acknowledge(status)
+            case Reconcile(tasks):
+                await client.reconcile(_named(tasks))
+            case Revive():
+                await client.revive()
+            case Suppress():
+                await client.suppress()
+
+
+def _named(tasks: Sequence[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+    return [(task, agent or None) for task, agent in tasks]
+
+
+@asynccontextmanager
+async def open_http_driver(
+    rt: Runtime, config: SchedulerConfig, info: FrameworkInfo
+) -> AsyncIterator[MesosDriver]:
+    """The default driver, on real sockets."""
+    credentials = None
+    if config.credential_file is not None:
+        secret = config.credential_file.read_text().strip()
+        if not config.principal:
+            raise InvalidInput.of("scheduler.principal", "is missing", "the name beside the secret")
+        credentials = Credentials(config.principal, secret)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        client = SchedulerClient(
+            AiohttpTransport(session),
+            list(config.masters),
+            info,
+            clock=rt.clock,
+            rng=rt.rng,
+            credentials=credentials,
+        )
+        yield HttpDriver(client)

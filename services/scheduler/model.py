@@ -1,0 +1,308 @@
+"""What the scheduler knows: instances and their attempts, offers and agents, and what it may do.
+
+An instance is not a task. It lives through successive attempts, each one a Mesos task; the attempt's state only
+moves forward, the instance goes on in the next attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NewType
+
+from pydantic import BaseModel, ConfigDict
+
+from libs.common.spec import InstanceSpec
+from libs.mesos.messages import TaskInfo, TaskStatus
+
+InstanceId = NewType("InstanceId", str)
+AttemptId = NewType("AttemptId", str)
+AgentId = NewType("AgentId", str)
+OfferId = NewType("OfferId", str)
+
+
+class State(StrEnum):
+    """Where an instance is. The table below says what may follow what."""
+
+    PENDING = "pending"  # wanted; waits for an offer or for its back-off
+    STAGED = "staged"  # launched; nothing heard yet
+    STARTING = "starting"  # the executor is at it
+    RUNNING = "running"
+    UNREACHABLE = "unreachable"  # its host is silent; it may still run
+    ORPHANED = (
+        "orphaned"  # its task failed, but its container still runs; the next attempt adopts it
+    )
+    ENDED = "ended"  # no further attempt
+
+
+_LIVE_NEXT = {State.PENDING, State.UNREACHABLE, State.ORPHANED, State.ENDED}
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.PENDING: frozenset({State.STAGED, State.ENDED}),
+    State.STAGED: frozenset({State.STARTING, State.RUNNING} | _LIVE_NEXT),
+    State.STARTING: frozenset({State.RUNNING} | _LIVE_NEXT),
+    State.RUNNING: frozenset(_LIVE_NEXT),
+    State.UNREACHABLE: frozenset({State.STARTING, State.RUNNING} | _LIVE_NEXT),
+    State.ORPHANED: frozenset({State.PENDING, State.STAGED, State.ENDED}),
+    State.ENDED: frozenset(),
+}
+LIVE = frozenset({State.STAGED, State.STARTING, State.RUNNING, State.UNREACHABLE})
+"""States in which there is a task that Mesos knows, or should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One wanted instance and its current attempt; a document of the scheduler's.
+
+    `generation` counts attempts; `attempt` is `<id>.<generation>`. Times are Unix seconds.
+    """
+
+    id: InstanceId
+    app: str
+    release: int
+    deployment: str
+    spec: InstanceSpec
+    version: int = 0
+    state: State = State.PENDING
+    stop: bool = False
+    generation: int = 0
+    agent: AgentId = AgentId("")
+    hostname: str = ""
+    address: str = ""
+    container: str = ""
+    healthy: bool | None = None
+    failures: int = 0
+    not_before: float = 0.0
+    since: float = 0.0
+    adopt: str = ""
+    message: str = ""
+    delayed: str = ""
+    delayed_at: float = 0.0
+    strays: tuple[tuple[AttemptId, AgentId], ...] = ()
+    traceparent: str = ""
+    correlation: str = ""
+
+    @property
+    def attempt(self) -> AttemptId:
+        """The id of the current attempt's task."""
+        return attempt_id(self.id, self.generation)
+
+    @property
+    def live(self) -> bool:
+        """Is there a task of it."""
+        return self.state in LIVE
+
+
+def attempt_id(instance: InstanceId, generation: int) -> AttemptId:
+    """The Mesos task id of an attempt."""
+    return AttemptId(f"{instance}.{generation}")
+
+
+def split_attempt(task_id: str) -> tuple[InstanceId, int] | None:
+    """The instance and generation of a task id, or None when it isn't one of ours."""
+    instance, dot, generation = task_id.rpartition(".")
+    if not dot or not instance or not generation.isdigit():
+        return None
+    return InstanceId(instance), int(generation)
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Scalar resources: cores, and MiB of memory and disk."""
+
+    cpus: float = 0.0
+    mem_mib: float = 0.0
+    disk_mib: float = 0.0
+
+    def __add__(self, other: Amounts) -> Amounts:
+        return Amounts(
+            self.cpus + other.cpus, self.mem_mib + other.mem_mib, self.disk_mib + other.disk_mib
+        )
+
+    def __sub__(self, other: Amounts) -> Amounts:
+        return Amounts(
+            self.cpus - other.cpus, self.mem_mib - other.mem_mib, self.disk_mib - other.disk_mib
+        )
+
+    @classmethod
+    def of(cls, spec: InstanceSpec) -> Amounts:
+        """What an instance of `spec` takes."""
+        need = spec.resources
+        return cls(need.cpus, float(need.mem_mib), float(need.disk_mib))
+
+
+EXECUTOR_AMOUNTS = Amounts(0.01, 32.0, 0.0)
+"""Set aside for the executor itself on each agent (Mesos refuses less than 0.01 CPUs, 32 MiB)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An outstanding offer, read once from Mesos' form."""
+
+    id: OfferId
+    agent: AgentId
+    hostname: str
+    free: Amounts
+    attributes: Mapping[str, str]
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """What the last offer said of an agent, for the people who ask why."""
+
+    id: AgentId
+    hostname: str
+    attributes: Mapping[str, str]
+    last_free: Amounts
+    seen_at: float
+
+
+# -- what the scheduler asks of Mesos ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """ACCEPT the offers (all of one agent) with these tasks."""
+
+    offers: tuple[OfferId, ...]
+    agent: AgentId
+    tasks: tuple[TaskInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """DECLINE, and don't offer the same for `refuse_s`."""
+
+    offers: tuple[OfferId, ...]
+    refuse_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """KILL a task with the grace it has between TERM and KILL."""
+
+    task: AttemptId
+    agent: AgentId | None
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """ACKNOWLEDGE an update, now that it is saved."""
+
+    status: TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Reconcile:
+    """Ask for the state of these tasks; of all when empty."""
+
+    tasks: tuple[tuple[AttemptId, AgentId | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Revive:
+    """Offers are wanted again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suppress:
+    """No offers are wanted."""
+
+
+Action = Launch | Decline | Kill | Acknowledge | Reconcile | Revive | Suppress
+
+
+# -- inputs that don't come from Mesos -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """An instance should exist."""
+
+    instance: Instance
+
+
+@dataclass(frozen=True, slots=True)
+class Unwant:
+    """An instance should not exist."""
+
+    id: InstanceId
+    app: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseBreaker:
+    """A person says that the unknown tasks may be killed."""
+
+
+class SchedulerConfig(BaseModel):
+    """The section `scheduler`. Times are seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    masters: tuple[str, ...] = ("127.0.0.1:5050",)
+    principal: str = ""
+    credential_file: Path | None = None
+    role: str = "gantry"
+    framework_name: str = "gantry"
+    failover_timeout_s: float = 7 * 86_400.0
+    executor_command: str = ""  # default: this interpreter, `-m services.executor`
+    executor_config: Path | None = None
+    restart_backoff_s: float = 1.0
+    restart_backoff_factor: float = 1.15
+    restart_backoff_max_s: float = 300.0
+    max_attempts: int = 0  # in a row without getting healthy; 0: no end
+    healthy_reset_s: float = 60.0
+    unreachable_after_s: float = 300.0
+    adoption_deadline_s: float = 60.0
+    staged_timeout_s: float = 30.0
+    kill_retry_s: float = 10.0
+    reconcile_interval_s: float = 300.0
+    offer_hold_s: float = 5.0
+    decline_s: float = 5.0
+    delayed_every_s: float = 10.0
+    breaker_limit: int = 5
+    leader_lease_s: float = (
+        0.0  # 0: the only scheduler there is; otherwise standbys wait for the lease
+    )
+    tick_s: float = 0.5
+
+
+# -- documents -----------------------------------------------------------------------------------------
+
+_PLAIN = (
+    *("app", "release", "deployment", "stop", "generation", "agent", "hostname", "address"),
+    *("container", "healthy", "failures", "not_before", "since", "adopt", "message", "delayed"),
+    *("delayed_at", "traceparent", "correlation"),
+)
+
+
+def to_body(instance: Instance) -> dict[str, Any]:
+    """The instance as a document's body."""
+    body: dict[str, Any] = {name: getattr(instance, name) for name in _PLAIN}
+    body["state"] = instance.state.value
+    body["ended"] = instance.state is State.ENDED
+    body["spec"] = instance.spec.model_dump(mode="json")
+    body["strays"] = [list(each) for each in instance.strays]
+    return body
+
+
+def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:
+    """The instance of a document."""
+    return Instance(
+        id=InstanceId(doc_id),
+        version=version,
+        spec=InstanceSpec.model_validate(body["spec"]),
+        state=State(body["state"]),
+        strays=tuple((AttemptId(task), AgentId(agent)) for task, agent in body["strays"]),
+        **{name: body[name] for name in _PLAIN},
+    )

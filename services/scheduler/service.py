@@ -1,0 +1,267 @@
+"""The scheduler's loop: gather inputs → decide → save → commit → act.
+
+"Load" is the memory, "save" a batch: all inputs that wait are decided on together and saved in one round trip, so
+that a store of a few thousand writes a second carries many more tasks. Handlers of events wait until the batch with
+their input is saved, and only then is the event's offset committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from libs.common.backoff import Backoff
+from libs.common.consume import Handlers
+from libs.common.errors import Fenced, GantryError, Unavailable
+from libs.common.events import Envelope
+from libs.common.events import model as ev
+from libs.common.leader import hold_lease, wait_for_lease
+from libs.common.runtime import Runtime
+from libs.mesos import events as mesos
+from services.scheduler import api
+from services.scheduler.cluster import Cluster
+from services.scheduler.core import Input, decide
+from services.scheduler.mesos import MesosDriver, OpenDriver, open_http_driver
+from services.scheduler.model import (
+    Action,
+    Instance,
+    InstanceId,
+    Launch,
+    SchedulerConfig,
+    Tick,
+    Unwant,
+    Want,
+)
+from services.scheduler.store import Framework, SchedulerStore
+from services.scheduler.tasks import TaskFactory, executor_info, framework_info
+
+BATCH = 2000
+INBOX = 20_000
+CONCURRENT_CALLS = 16
+FORGET_EVERY_S = 600.0
+FORGET_AFTER_S = 86_400.0
+
+T = TypeVar("T")
+
+
+class Scheduler:
+    """One leader's life, from loading its memory until it is fenced or stopped."""
+
+    def __init__(
+        self,
+        rt: Runtime,
+        config: SchedulerConfig,
+        store: SchedulerStore,
+        framework: Framework,
+        cluster: Cluster,
+        driver: MesosDriver,
+    ) -> None:
+        self.config = config
+        self.cluster = cluster
+        self.framework = framework
+        self.alarm = ""
+        self._rt = rt
+        self._log = rt.telemetry.log
+        self._store = store
+        self._driver = driver
+        self._relay = rt.relay([store.instances])
+        self._tasks = TaskFactory(
+            rt.common.cluster, config.role, executor_info(framework.executor_command, config.role)
+        )
+        self._inbox: asyncio.Queue[tuple[Input, asyncio.Future[None] | None]] = asyncio.Queue(INBOX)
+        self._outgoing: asyncio.Queue[Sequence[Action]] = asyncio.Queue(INBOX)
+        self._decide_s = rt.telemetry.histogram("scheduler_decide_seconds", "One batch's decision")
+        self._launched = rt.telemetry.counter("scheduler_launched_total", "Tasks launched")
+        self._instances = rt.telemetry.gauge("scheduler_instances", "Instances not ended")
+
+    async def run(self) -> None:
+        """Lead until cancelled. Raises Fenced when a newer leader has taken over."""
+        async with asyncio.TaskGroup() as group:
+            for work in (
+                self._relay.run(),
+                self._rt.subscription(self.handlers()).run(),
+                self._follow_mesos(),
+                self._tick(),
+                self._batches(),
+                self._send(),
+                self._forget(),
+            ):
+                group.create_task(work)
+
+    async def why_not_ready(self) -> str:
+        """Why no instance can be placed or changed now; "" when all is well."""
+        if self.alarm:
+            return self.alarm
+        return "" if self.cluster.volatile.subscribed else "not subscribed to Mesos"
+
+    # -- inputs
+
+    def handlers(self) -> Handlers:
+        """What the scheduler consumes."""
+        return {
+            ev.InstanceRequested: self._on_requested,
+            ev.InstanceStopRequested: self._on_stop_requested,
+        }
+
+    async def submit(self, given: Input) -> None:
+        """Hand an input to the loop; returns when what it leads to is saved."""
+        saved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self._inbox.put((given, saved))
+        await saved
+
+    async def _on_requested(self, event: ev.InstanceRequested, envelope: Envelope) -> None:
+        instance_id = InstanceId(event.instance)
+        if await self._store.existing([instance_id]):
+            return
+        cause = envelope.caused()
+        await self.submit(
+            Want(
+                Instance(
+                    id=instance_id,
+                    app=event.app,
+                    release=event.release,
+                    deployment=event.deployment,
+                    spec=event.spec,
+                    traceparent=cause.traceparent,
+                    correlation=cause.correlation_id,
+                )
+            )
+        )
+
+    async def _on_stop_requested(
+        self, event: ev.InstanceStopRequested, _envelope: Envelope
+    ) -> None:
+        instance_id = InstanceId(event.instance)
+        if instance_id not in self.cluster.instances and await self._store.existing([instance_id]):
+            return
+        await self.submit(Unwant(instance_id, event.app, event.reason))
+
+    async def _tick(self) -> None:
+        while True:
+            await self._rt.clock.sleep(self.config.tick_s)
+            await self._inbox.put((Tick(), None))
+
+    async def _follow_mesos(self) -> None:
+        async with self._driver.subscribe() as events:
+            async for event in events:
+                match event:
+                    case mesos.Subscribed(framework_id):
+                        await self._remember(framework_id)
+                        await self._inbox.put((event, None))
+                    case mesos.Disconnected(reason):
+                        self._log.warning("mesos is away", reason=reason)
+                        await self._inbox.put((event, None))
+                    case mesos.Offers() | mesos.Rescind() | mesos.Update():
+                        await self._inbox.put((event, None))
+                    case mesos.Error(message) if "failed over" in message:
+                        raise Fenced(f"Mesos: {message}")
+                    case mesos.Error(message):
+                        # An operator removed us, or we were away for too long: a person must decide.
+                        self.alarm = f"Mesos: {message}"
+                        self._log.error("mesos refuses the framework", message=message)
+                    case _:
+                        pass
+        await asyncio.Event().wait()
+
+    async def _remember(self, framework_id: str) -> None:
+        if self.framework.id != framework_id:
+            self._log.info("subscribed", framework=framework_id)
+            given = Framework(framework_id, self.framework.executor_command, self.framework.version)
+            self.framework = await self._retried(partial(self._store.save_framework, given))
+
+    # -- the loop
+
+    async def _batches(self) -> None:
+        while True:
+            batch = [await self._inbox.get()]
+            while len(batch) < BATCH and not self._inbox.empty():
+                batch.append(self._inbox.get_nowait())
+            started = self._rt.clock.monotonic()
+            now = self._rt.clock.now()
+            draft = decide(self.cluster, [each for each, _ in batch], now, self.config, self._tasks)
+            self._decide_s.observe(self._rt.clock.monotonic() - started)
+            versions: dict[InstanceId, int] = {}
+            if draft.changed:
+                versions = await self._retried(partial(self._store.save, draft, now))
+            self.cluster.commit(draft, versions)
+            if draft.events:
+                self._relay.kick()
+            self._instances.set(len(self.cluster.instances))
+            for _, saved in batch:
+                if saved is not None and not saved.done():
+                    saved.set_result(None)
+            if draft.actions:
+                await self._outgoing.put(draft.actions)
+
+    async def _retried(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write until it succeeds: nothing may be decided on top of what is not saved."""
+        backoff = Backoff()
+        failures = 0
+        while True:
+            try:
+                return await write()
+            except Unavailable as error:
+                failures += 1
+                self._log.warning("the store is away", error=str(error), failures=failures)
+                await self._rt.clock.sleep(backoff.delay_s(failures, self._rt.rng))
+
+    # -- acting
+
+    async def _send(self) -> None:
+        """Launches in order, then the rest side by side. What fails is asked for again by time or reconciliation."""
+        limit = asyncio.Semaphore(CONCURRENT_CALLS)
+        while True:
+            actions = await self._outgoing.get()
+            for action in actions:
+                if isinstance(action, Launch):
+                    await self._do(action, limit)
+                    self._launched.inc(len(action.tasks))
+            async with asyncio.TaskGroup() as group:
+                for action in actions:
+                    if not isinstance(action, Launch):
+                        group.create_task(self._do(action, limit))
+
+    async def _do(self, action: Action, limit: asyncio.Semaphore) -> None:
+        async with limit:
+            try:
+                await self._driver.do(action)
+            except GantryError as error:
+                kind = type(action).__name__
+                self._log.warning("call to Mesos failed", action=kind, error=str(error))
+
+    async def _forget(self) -> None:
+        """Ended instances are kept for a day, as tombstones for late events and for people who look back."""
+        while True:
+            await self._rt.clock.sleep(FORGET_EVERY_S)
+            try:
+                await self._store.forget_ended(self._rt.clock.now() - FORGET_AFTER_S)
+            except Unavailable as error:
+                self._log.warning("ended instances are kept for now", error=str(error))
+
+
+async def run(rt: Runtime, open_driver: OpenDriver = open_http_driver) -> None:
+    """The service: wait for leadership, load, lead."""
+    config = rt.section(SchedulerConfig)
+    await wait_for_lease(rt, "scheduler", config.leader_lease_s)
+    store = await SchedulerStore.open(rt.store)
+    framework = await store.framework()
+    if not framework.executor_command:
+        command = config.executor_command or _default_command(config)
+        given = Framework(framework.id, command, framework.version)
+        framework = await store.save_framework(given)
+    cluster = Cluster(await store.load())
+    info = framework_info(config, framework.id)
+    async with open_driver(rt, config, info) as driver:
+        scheduler = Scheduler(rt, config, store, framework, cluster, driver)
+        app = rt.http_app(api.routes(scheduler), ready=scheduler.why_not_ready)
+        async with rt.serve(app), asyncio.TaskGroup() as group:
+            group.create_task(hold_lease(rt, "scheduler", config.leader_lease_s))
+            group.create_task(scheduler.run())
+
+
+def _default_command(config: SchedulerConfig) -> str:
+    given = f" --config {config.executor_config}" if config.executor_config else ""
+    return f"exec {sys.executable} -m services.executor{given}"

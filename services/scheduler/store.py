@@ -1,0 +1,144 @@
+"""The scheduler's documents: one an instance, and one about the framework itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from libs.common.errors import Fenced
+from libs.common.events.base import Cause, seal
+from libs.common.store.base import (
+    Collection,
+    CollectionSpec,
+    Doc,
+    Fence,
+    Index,
+    Outcome,
+    Query,
+    Store,
+    Write,
+    eq,
+)
+from services.scheduler.cluster import Draft
+from services.scheduler.model import Instance, InstanceId, from_body, to_body
+
+INSTANCES = CollectionSpec("scheduler_instances", (Index("ended", ("ended",)),))
+FRAMEWORK = CollectionSpec("scheduler_framework")
+_PAGE = 2000
+_FRAMEWORK_DOC = "framework"
+
+
+@dataclass(frozen=True, slots=True)
+class Framework:
+    """What must outlive the process: our id at Mesos, and the executor's command, which may never change."""
+
+    id: str = ""
+    executor_command: str = ""
+    version: int = 0
+
+
+class SchedulerStore:
+    """Typed access; every write carries the leader's fence."""
+
+    def __init__(self, instances: Collection, framework: Collection, fence: Fence) -> None:
+        self.instances = instances
+        self._framework = framework
+        self._fence = fence
+
+    @classmethod
+    async def open(cls, store: Store) -> SchedulerStore:
+        """Open the collections and begin a new epoch: whoever led before is refused from now on."""
+        instances = await store.collection(INSTANCES)
+        framework = await store.collection(FRAMEWORK)
+        epoch = await store.raise_epoch("scheduler")
+        return cls(instances, framework, Fence("scheduler", epoch))
+
+    async def load(self) -> list[Instance]:
+        """All instances that have not ended."""
+        found: list[Instance] = []
+        after = ""
+        while True:
+            query = Query((eq("ended", False),), after=after, limit=_PAGE)
+            page = await self.instances.find(query)
+            found.extend(from_body(doc.id, doc.version, doc.body) for doc in page.docs)
+            if not page.more:
+                return found
+            after = page.docs[-1].id
+
+    async def existing(self, ids: Sequence[InstanceId]) -> set[InstanceId]:
+        """Those of the instances that are stored, ended ones included."""
+        return {InstanceId(each) for each in await self.instances.get_many(ids)} if ids else set()
+
+    async def get(self, instance: str) -> Instance | None:
+        """One instance, ended or not."""
+        doc = await self.instances.get(instance)
+        return from_body(doc.id, doc.version, doc.body) if doc else None
+
+    async def save(self, draft: Draft, now: float) -> dict[InstanceId, int]:
+        """Save all changes of a draft with their events; returns the new versions.
+
+        May be repeated after Unavailable: what is already there is recognised. Raises Fenced when
+        somebody else has written, which only a newer leader does.
+        """
+        writes = [_write(each, draft, now) for each in draft.changed.values()]
+        results = await self.instances.replace_many(writes, self._fence)
+        doubtful: list[Write] = []
+        for write, result in zip(writes, results, strict=True):
+            if result.outcome is Outcome.CONFLICT:
+                doubtful.append(write)
+            elif not result.ok:
+                raise Fenced(f"instance {write.id}: {result.outcome.value}")
+        if doubtful:
+            stored = await self.instances.get_many([write.id for write in doubtful])
+            for write in doubtful:
+                if not _same(write, stored.get(write.id)):
+                    raise Fenced(f"instance {write.id} was written by somebody else")
+        return {InstanceId(write.id): write.version + 1 for write in writes}
+
+    async def framework(self) -> Framework:
+        """The framework document, or an empty one."""
+        doc = await self._framework.get(_FRAMEWORK_DOC)
+        if doc is None:
+            return Framework()
+        return Framework(doc.body["id"], doc.body["executor_command"], doc.version)
+
+    async def save_framework(self, framework: Framework) -> Framework:
+        """Save it; returns it with its new version. Raises Fenced."""
+        body: dict[str, Any] = {
+            "id": framework.id,
+            "executor_command": framework.executor_command,
+        }
+        write = Write(_FRAMEWORK_DOC, framework.version, body)
+        (result,) = await self._framework.replace_many([write], self._fence)
+        stored = None if result.ok else await self._framework.get(_FRAMEWORK_DOC)
+        if not result.ok and not _same(write, stored):
+            raise Fenced("the framework document was written by somebody else")
+        return Framework(framework.id, framework.executor_command, framework.version + 1)
+
+    async def forget_ended(self, before: float, limit: int = 500) -> int:
+        """Delete instances that ended before that time; returns how many."""
+        page = await self.instances.find(Query((eq("ended", True),), order="since", limit=limit))
+        old = [doc for doc in page.docs if doc.body["since"] < before]
+        for doc in old:
+            await self.instances.delete(doc.id, doc.version, self._fence)
+        return len(old)
+
+
+def _write(instance: Instance, draft: Draft, now: float) -> Write:
+    events = draft.events.get(instance.id, ())
+    cause = Cause(instance.correlation, "", instance.traceparent)
+    sealed = seal(events, source="scheduler", sequence=instance.version + 1, now=now, cause=cause)
+    return Write(instance.id, instance.version, to_body(instance), sealed)
+
+
+def _same(write: Write, stored: Doc | None) -> bool:
+    """Is what is stored this very write, done by an attempt whose answer was lost."""
+    return (
+        stored is not None
+        and stored.version == write.version + 1
+        and orjson.dumps(stored.body, option=orjson.OPT_SORT_KEYS)
+        == orjson.dumps(write.body, option=orjson.OPT_SORT_KEYS)
+    )

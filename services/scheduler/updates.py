@@ -1,0 +1,270 @@
+"""What a status update does to an instance. Pure.
+
+The order of states is the attempt's own: an update of an older attempt, or one that would go back, changes
+nothing. Whatever it says, the update is acknowledged once the draft is saved.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from dataclasses import replace
+
+from pydantic import ValidationError
+
+from libs.common.events import Event
+from libs.common.events import model as ev
+from libs.common.spec import InstanceSpec, Resources
+from libs.common.task import TaskReport
+from libs.mesos.messages import TERMINAL_STATES, TaskStatus
+from services.scheduler.cluster import Draft
+from services.scheduler.model import (
+    Acknowledge,
+    AgentId,
+    AttemptId,
+    Instance,
+    Kill,
+    SchedulerConfig,
+    State,
+    Unwant,
+    split_attempt,
+)
+
+# For us an unknown task is an ended one: we save before we launch, so it was launched or never will be.
+ENDED_STATES = TERMINAL_STATES | {"TASK_UNKNOWN"}
+STRAY_GRACE_S = 10.0
+GONE_EXECUTOR = "REASON_EXECUTOR_TERMINATED"
+
+
+def update(draft: Draft, status: TaskStatus, now: float, config: SchedulerConfig) -> None:
+    """Take one update in."""
+    task = AttemptId(status["task_id"]["value"])
+    agent = AgentId(status["agent_id"]["value"]) if "agent_id" in status else None
+    if status.get("uuid"):
+        draft.act(Acknowledge(status))
+    name = split_attempt(task)
+    instance = draft.get(name[0]) if name else None
+    if name is None or instance is None or instance.state is State.ENDED:
+        known = name is not None and (name[0] in draft.cluster.ended or instance is not None)
+        _foreign(draft, task, agent, status, known, now)
+    elif name[1] != instance.generation:
+        _older(draft, instance, task, agent, status)
+    elif instance.live:
+        _current(draft, instance, status, now, config)
+
+
+def _foreign(
+    draft: Draft,
+    task: AttemptId,
+    agent: AgentId | None,
+    status: TaskStatus,
+    known: bool,
+    now: float,
+) -> None:
+    """A task of no instance that we have: an ended one's is killed, any other goes through the breaker."""
+    volatile = draft.volatile
+    if status["state"] in ENDED_STATES:
+        volatile.unknown.pop(task, None)
+    elif known:
+        draft.act(Kill(task, agent, STRAY_GRACE_S))
+    else:
+        if not volatile.unknown:
+            volatile.unknown_since = now
+        volatile.unknown[task] = agent
+
+
+def _older(
+    draft: Draft, instance: Instance, task: AttemptId, agent: AgentId | None, status: TaskStatus
+) -> None:
+    """An attempt that has been replaced: it must end."""
+    if status["state"] in ENDED_STATES:
+        strays = tuple(each for each in instance.strays if each[0] != task)
+        if strays != instance.strays:
+            draft.put(replace(instance, strays=strays))
+    elif status["state"] != "TASK_UNREACHABLE":
+        draft.act(Kill(task, agent, STRAY_GRACE_S))
+
+
+def _current(
+    draft: Draft, instance: Instance, status: TaskStatus, now: float, config: SchedulerConfig
+) -> None:
+    state = status["state"]
+    report = _report(status)
+    if state in ENDED_STATES:
+        _ended(draft, instance, status, report, now, config)
+    elif state == "TASK_UNREACHABLE":
+        if instance.state is not State.UNREACHABLE:
+            lost = ev.ContainerLost(
+                **_place(instance), reason=status.get("reason", "") or status.get("message", "")
+            )
+            draft.put(replace(instance, state=State.UNREACHABLE, since=now, healthy=None), lost)
+    elif state == "TASK_STARTING":
+        if instance.state is State.STAGED:
+            draft.put(replace(instance, state=State.STARTING, since=now))
+    elif state == "TASK_RUNNING":
+        _running(draft, instance, status, report, now)
+
+
+def _running(
+    draft: Draft, instance: Instance, status: TaskStatus, report: TaskReport, now: float
+) -> None:
+    healthy = status.get("healthy", report.healthy)
+    if healthy is None:
+        # A reconciliation may carry no health: what was known stays. Without checks, running is healthy.
+        healthy = True if not instance.spec.health else instance.healthy
+    fresh = instance.state is not State.RUNNING
+    after = replace(
+        instance,
+        state=State.RUNNING,
+        since=now if fresh or healthy != instance.healthy else instance.since,
+        healthy=healthy,
+        address=report.address or instance.address,
+        container=report.container or instance.container,
+        adopt="",
+        message=instance.message if instance.stop else report.detail,
+    )
+    if after == instance:
+        return
+    place = _place(after)
+    events: list[Event] = []
+    if fresh:
+        events.append(ev.ContainerStarted(**place))
+    if healthy is not None and (fresh or healthy != instance.healthy):
+        events.append(
+            ev.ContainerHealthy(**place)
+            if healthy
+            else ev.ContainerUnhealthy(**place, message=report.detail)
+        )
+    draft.put(after, *events)
+
+
+def _ended(
+    draft: Draft,
+    instance: Instance,
+    status: TaskStatus,
+    report: TaskReport,
+    now: float,
+    config: SchedulerConfig,
+) -> None:
+    reason = status.get("reason", "")
+    message = report.detail or status.get("message", "")
+    if reason == GONE_EXECUTOR and instance.container and instance.state is State.RUNNING:
+        orphan = replace(
+            instance, state=State.ORPHANED, since=now, adopt=instance.container, message=message
+        )
+        draft.put(orphan)
+        return
+    lived_s = now - instance.since if instance.state is State.RUNNING and instance.healthy else 0.0
+    failures = 1 if lived_s >= config.healthy_reset_s else instance.failures + 1
+    final = instance.stop or 0 < config.max_attempts <= failures
+    exited = ev.ContainerExited(
+        **_place(instance),
+        state=status["state"],
+        reason=reason,
+        message=message,
+        exit_code=report.exit_code,
+        wanted=instance.stop,
+        final=final,
+    )
+    backoff_s = min(
+        config.restart_backoff_s * config.restart_backoff_factor ** (min(failures, 200) - 1),
+        config.restart_backoff_max_s,
+    )
+    after = replace(
+        instance,
+        state=State.ENDED if final else State.PENDING,
+        since=now,
+        failures=failures,
+        not_before=now + backoff_s,
+        healthy=None,
+        adopt="",
+        message=message,
+    )
+    draft.volatile.killed.pop(instance.id, None)
+    draft.put(after, exited)
+
+
+def end(draft: Draft, instance: Instance, now: float, reason: str) -> None:
+    """An instance without a task is no longer wanted."""
+    exited = ev.ContainerExited(
+        **_place(instance), state="TASK_KILLED", reason=reason, wanted=True, final=True
+    )
+    draft.put(replace(instance, state=State.ENDED, since=now, message=reason), exited)
+
+
+def tombstone(unwant: Unwant, now: float) -> Instance:
+    """Stands for an instance whose stop overtook its request."""
+    nothing = InstanceSpec(image="", network="", resources=Resources())
+    return Instance(
+        id=unwant.id,
+        app=unwant.app,
+        release=0,
+        deployment="",
+        spec=nothing,
+        state=State.ENDED,
+        stop=True,
+        since=now,
+        message=unwant.reason,
+    )
+
+
+def replace_unreachable(draft: Draft, instance: Instance, now: float) -> None:
+    """Its host has been silent for long enough: a new attempt; the old one is killed if it comes back."""
+    draft.put(
+        replace(
+            instance,
+            state=State.PENDING,
+            since=now,
+            not_before=now,
+            strays=(*instance.strays, (instance.attempt, instance.agent)),
+            message=f"{instance.hostname} is unreachable",
+        ),
+        ev.ContainerExited(
+            **_place(instance),
+            state="TASK_UNREACHABLE",
+            reason="REASON_AGENT_REMOVED",
+            message=f"{instance.hostname} was unreachable for too long; it is replaced",
+        ),
+    )
+
+
+def give_up_adoption(draft: Draft, instance: Instance, now: float) -> None:
+    """Nobody could take the container over in time; its host's executor removes it when it is back."""
+    after = replace(
+        instance,
+        state=State.ENDED if instance.stop else State.PENDING,
+        since=now,
+        not_before=now,
+        adopt="",
+        healthy=None,
+    )
+    exited = ev.ContainerExited(
+        **_place(instance),
+        state="TASK_FAILED",
+        reason=GONE_EXECUTOR,
+        message="its executor died, and its container was not adopted in time",
+        wanted=instance.stop,
+        final=instance.stop,
+    )
+    draft.put(after, exited)
+
+
+def _report(status: TaskStatus) -> TaskReport:
+    data = status.get("data")
+    if data:
+        try:
+            return TaskReport.model_validate_json(b64decode(data))
+        except (ValidationError, ValueError):
+            pass  # of a newer or foreign executor: its state counts all the same
+    return TaskReport()
+
+
+def _place(instance: Instance) -> dict[str, str]:
+    return {
+        "instance": instance.id,
+        "app": instance.app,
+        "attempt": instance.attempt,
+        "agent": instance.agent,
+        "hostname": instance.hostname,
+        "container": instance.container,
+        "address": instance.address,
+    }

@@ -1,0 +1,132 @@
+"""What every SwitchDriver does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from services.hostd import flows
+from services.hostd.model import SwitchPort
+from tests.contract.network.conftest import SwitchWorld, eventually, port
+
+
+def cookie(of: SwitchPort) -> int:
+    return flows.OWNER_COOKIE | of.ofport
+
+
+async def test_adds_ports_as_asked(switch: SwitchWorld) -> None:
+    ports = [port(1), port(2, vlan=200)]
+    for each in ports:
+        await switch.make_link(each)
+    views = await switch.driver.ensure(ports)
+    for view, each in zip(views, ports, strict=True):
+        assert view.error is None
+        assert (view.name, view.vlan, view.ofport) == (each.name, each.vlan, each.ofport)
+        assert (view.attachment, view.container) == (each.attachment, each.container)
+    assert set(await switch.driver.view()) == set(views)
+    assert {cookie(each) for each in ports} <= await switch.cookies()
+
+
+async def test_again_is_the_same(switch: SwitchWorld) -> None:
+    await switch.make_link(port(1))
+    first = await switch.driver.ensure([port(1)])
+    assert await switch.driver.ensure([port(1)]) == first
+    assert await switch.driver.view() == first
+
+
+async def test_a_port_may_change(switch: SwitchWorld) -> None:
+    await switch.make_link(port(1))
+    await switch.driver.ensure([port(1)])
+    changed = replace(port(1), vlan=300, container="its-heir")
+    (view,) = await switch.driver.ensure([changed])
+    assert (view.error, view.vlan, view.container) == (None, 300, "its-heir")
+
+
+async def test_a_port_without_a_link_tells_so(switch: SwitchWorld) -> None:
+    await switch.make_link(port(1))
+    good, bad = await switch.driver.ensure([port(1), port(2)])
+    assert good.error is None
+    assert bad.error
+    assert bad.ofport is None
+    await switch.make_link(port(2))
+    (mended,) = await switch.driver.ensure([port(2)])
+    assert (mended.error, mended.ofport) == (None, port(2).ofport)
+
+
+async def test_a_number_somebody_has_is_an_error(switch: SwitchWorld) -> None:
+    await switch.make_link(port(1))
+    await switch.driver.ensure([port(1)])
+    await switch.occupy(port(2).ofport)
+    await switch.make_link(port(2))
+    (view,) = await switch.driver.ensure([port(2)])
+    assert view.error
+    assert view.ofport not in (None, port(2).ofport)
+    await switch.driver.remove([port(2).name])
+    (view,) = await switch.driver.ensure([port(2, ofport=3000)])
+    assert (view.error, view.ofport) == (None, 3000)
+
+
+async def test_removed_ports_leave_nothing(switch: SwitchWorld) -> None:
+    ports = [port(1), port(2)]
+    for each in ports:
+        await switch.make_link(each)
+    await switch.driver.ensure(ports)
+    await switch.driver.remove([port(1).name, "gnothere0000000"])
+    assert [view.name for view in await switch.driver.view()] == [port(2).name]
+    cookies = await switch.cookies()
+    assert cookie(port(1)) not in cookies
+    assert cookie(port(2)) in cookies
+    await switch.driver.remove([port(1).name])
+    await switch.driver.remove([])
+
+
+async def test_a_link_that_vanished_keeps_its_number(switch: SwitchWorld) -> None:
+    """Why reconcile asks the kernel, too: the switch alone does not tell."""
+    await switch.make_link(port(1))
+    await switch.driver.ensure([port(1)])
+    await switch.drop_link(port(1))
+    await switch.driver.remove([port(1).name])
+    await switch.make_link(port(1))
+    (view,) = await switch.driver.ensure([port(1)])
+    assert (view.error, view.ofport) == (None, port(1).ofport)
+
+
+async def test_a_restart_is_told_and_flows_come_back(switch: SwitchWorld) -> None:
+    ports = [port(1), port(2)]
+    for each in ports:
+        await switch.make_link(each)
+    await switch.driver.restarted()
+    await switch.driver.ensure(ports)
+    await switch.restart()
+    await switch.driver.restarted()
+    assert cookie(port(1)) not in await switch.cookies()
+    await switch.driver.restore_flows(ports)
+    wanted = {flows.OWNER_COOKIE, *(cookie(each) for each in ports)}
+    assert await switch.cookies() == wanted
+
+    async def back() -> bool:
+        views = {view.name: view.ofport for view in await switch.driver.view()}
+        return views == {each.name: each.ofport for each in ports}
+
+    await eventually(back)
+
+
+async def test_restoring_removes_rules_of_ports_that_are_no_more(switch: SwitchWorld) -> None:
+    ports = [port(1), port(2)]
+    for each in ports:
+        await switch.make_link(each)
+    await switch.driver.ensure(ports)
+    await switch.driver.restore_flows([port(2)])
+    assert await switch.cookies() == {flows.OWNER_COOKIE, cookie(port(2))}
+
+
+@pytest.mark.parametrize("count", [12])
+async def test_a_batch(switch: SwitchWorld, count: int) -> None:
+    ports = [port(n) for n in range(1, count + 1)]
+    for each in ports:
+        await switch.make_link(each)
+    views = await switch.driver.ensure(ports)
+    assert [view.ofport for view in views] == [each.ofport for each in ports]
+    await switch.driver.remove([each.name for each in ports])
+    assert await switch.driver.view() == ()

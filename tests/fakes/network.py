@@ -1,0 +1,376 @@
+"""A host without a kernel: namespaces, links, a switch, the runtime's registry, hostd's disk, an engine.
+
+`FakeHost` is the machine. It outlives hostd, so a test (or the simulation) kills one hostd and starts the next on
+the same host. The adapters on it pass the contract suites of the real ones (`tests/contract/network/`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from libs.common.errors import GantryError, NotFound, Unavailable
+from services.hostd import flows
+from services.hostd.core import is_link_of
+from services.hostd.model import (
+    Attachment,
+    ContainerView,
+    LinkCounters,
+    Namespace,
+    NetworkView,
+    PendingRelease,
+    PortView,
+    Registration,
+    SwitchPort,
+    Wire,
+)
+from services.hostd.ports import Change, LogQuery, Ports
+from tests.fakes.ipam import FakeIpam
+
+HOST_INODE = 4026531840
+FIRST_AUTOMATIC_OFPORT = 1
+
+Fault = Callable[[str], None]
+"""Called at each step with its name; raises to make it fail, before or after the deed."""
+
+
+class StartRefused(GantryError):
+    """What the runtime shim says instead of starting a container."""
+
+
+@dataclass
+class FakeHost:
+    """One machine: what is in its kernel, its switch, its /run and its disk."""
+
+    cluster: str = "test"
+    namespaces: dict[str, int] = field(default_factory=dict)  # name -> inode
+    links: dict[str, tuple[str, str]] = field(default_factory=dict)  # link -> (namespace, ifname)
+    wires: dict[str, Wire] = field(default_factory=dict)  # namespace -> how it is wired
+    ports: dict[str, SwitchPort] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)  # port -> the number it really has
+    rules: dict[int, tuple[flows.Rule, ...]] = field(default_factory=dict)  # by cookie
+    generations: dict[str, int] = field(default_factory=dict)
+    registrations: dict[str, Registration] = field(default_factory=dict)
+    attachments: dict[str, Attachment] = field(default_factory=dict)
+    releases: dict[str, PendingRelease] = field(default_factory=dict)
+    containers: dict[str, ContainerView] = field(default_factory=dict)  # by id
+    logs: dict[str, list[bytes]] = field(default_factory=dict)
+    switch_up: bool = True
+    engine_up: bool = True
+    switch_epoch: int = 1
+    fault: Fault = lambda _step: None
+    _inodes: int = HOST_INODE
+    _waiters: list[asyncio.Event] = field(default_factory=list)
+
+    def step(self, name: str) -> None:
+        """A point where a fault may strike."""
+        self.fault(name)
+
+    def new_inode(self) -> int:
+        """An inode that no namespace ever had."""
+        self._inodes += 1
+        return self._inodes
+
+    def restart_switch(self) -> None:
+        """The switch process dies and comes back: ports come from its database, rules don't."""
+        self.rules.clear()
+        self.switch_up = True
+        self.switch_epoch += 1
+        for waiter in self._waiters:
+            waiter.set()
+
+    def reboot(self) -> None:
+        """Everything that is not on disk is gone."""
+        self.namespaces.clear()
+        self.links.clear()
+        self.wires.clear()
+        self.generations.clear()
+        self.registrations.clear()
+        self.containers = {k: replace(c, running=False) for k, c in self.containers.items()}
+        self.restart_switch()
+
+    def claim(self, container_id: str) -> Namespace:
+        """What the runtime shim does at a start: use the registration up. Raises StartRefused."""
+        registration = self.registrations.get(container_id)
+        if registration is None:
+            raise StartRefused(
+                f"gantry-runc: no network namespace is registered for container {container_id[:12]}"
+            )
+        namespace = registration.namespace
+        if self.generations.get(namespace.name) != registration.generation:
+            raise StartRefused("gantry-runc: the registration is of an older generation")
+        if self.namespaces.get(namespace.name) != namespace.inode:
+            raise StartRefused("gantry-runc: the namespace is another one than the one registered")
+        del self.registrations[container_id]
+        return namespace
+
+    def watch_switch(self) -> asyncio.Event:
+        """An event that each restart of the switch sets."""
+        waiter = asyncio.Event()
+        waiter.set()
+        self._waiters.append(waiter)
+        return waiter
+
+
+class FakeNetns:
+    """NetworkDriver on a FakeHost."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+
+    async def ensure(self, wire: Wire) -> Namespace:
+        """See NetworkDriver."""
+        host = self._host
+        host.step("netns.ensure")
+        inode = host.namespaces.setdefault(wire.namespace, 0) or host.new_inode()
+        host.namespaces[wire.namespace] = inode
+        host.links[wire.link] = (wire.namespace, wire.ifname)
+        host.wires[wire.namespace] = wire
+        host.step("netns.ensured")
+        return Namespace(wire.namespace, f"/run/netns/{wire.namespace}", inode)
+
+    async def find(self, namespace: str) -> Namespace | None:
+        """See NetworkDriver."""
+        inode = self._host.namespaces.get(namespace)
+        return Namespace(namespace, f"/run/netns/{namespace}", inode) if inode else None
+
+    async def remove_namespace(self, name: str) -> None:
+        """See NetworkDriver."""
+        host = self._host
+        host.step("netns.remove")
+        host.namespaces.pop(name, None)
+        host.wires.pop(name, None)
+        host.links = {link: end for link, end in host.links.items() if end[0] != name}
+
+    async def remove_link(self, name: str) -> None:
+        """See NetworkDriver."""
+        self._host.links.pop(name, None)
+
+    async def view(self) -> NetworkView:
+        """See NetworkDriver."""
+        host = self._host
+        host.step("netns.view")
+        return NetworkView(
+            frozenset(host.namespaces),
+            frozenset(link for link in host.links if is_link_of(host.cluster, link)),
+        )
+
+    async def counters(self, link: str) -> LinkCounters | None:
+        """See NetworkDriver."""
+        return LinkCounters(0, 0, 0, 0, 0, 0) if link in self._host.links else None
+
+    async def host_inode(self) -> int:
+        """See NetworkDriver."""
+        return HOST_INODE
+
+
+class FakeSwitch:
+    """SwitchDriver on a FakeHost."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+        self._restarted = host.watch_switch()
+
+    async def run(self) -> None:
+        """See SwitchDriver."""
+        await asyncio.Event().wait()
+
+    async def restarted(self) -> None:
+        """See SwitchDriver."""
+        await self._restarted.wait()
+        self._restarted.clear()
+
+    def is_connected(self) -> bool:
+        """See SwitchDriver."""
+        return self._host.switch_up
+
+    async def ensure(self, ports: Sequence[SwitchPort]) -> tuple[PortView, ...]:
+        """See SwitchDriver."""
+        self._arrive("switch.ensure")
+        host = self._host
+        for port in ports:
+            host.rules[flows.OWNER_COOKIE | port.ofport] = flows.rules_of(port)
+            host.ports[port.name] = port
+            if port.name in host.links and port.name not in host.numbers:
+                host.numbers[port.name] = self._number(port.ofport)
+        host.step("switch.ensured")
+        return tuple(self._judge(port) for port in ports)
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """See SwitchDriver."""
+        self._arrive("switch.remove")
+        host = self._host
+        for name in names:
+            host.ports.pop(name, None)
+            number = host.numbers.pop(name, None)
+            if number is not None:
+                host.rules.pop(flows.OWNER_COOKIE | number, None)
+
+    async def view(self) -> tuple[PortView, ...]:
+        """See SwitchDriver."""
+        self._arrive("switch.view")
+        return tuple(self._view(port) for port in self._host.ports.values())
+
+    async def restore_flows(self, ports: Sequence[SwitchPort]) -> None:
+        """See SwitchDriver."""
+        self._arrive("switch.restore")
+        self._host.rules = {flows.OWNER_COOKIE: (flows.DEFAULT_RULE,)} | {
+            flows.OWNER_COOKIE | port.ofport: flows.rules_of(port) for port in ports
+        }
+
+    def _arrive(self, step: str) -> None:
+        self._host.step(step)
+        if not self._host.switch_up:
+            raise Unavailable("Open vSwitch is not running")
+
+    def _number(self, wanted: int) -> int:
+        taken = set(self._host.numbers.values())
+        if wanted not in taken:
+            return wanted
+        return next(n for n in range(FIRST_AUTOMATIC_OFPORT, 65_000) if n not in taken)
+
+    def _view(self, port: SwitchPort) -> PortView:
+        number = self._host.numbers.get(port.name)
+        # As the real one: a link that vanished later keeps its number and shows no error.
+        error = None if number else f"could not open network device {port.name}"
+        return PortView(port.name, port.vlan, number, port.attachment, port.container, error)
+
+    def _judge(self, port: SwitchPort) -> PortView:
+        view = self._view(port)
+        if view.error is None and view.ofport != port.ofport:
+            return replace(view, error=f"the switch gave it number {view.ofport}")
+        return view
+
+
+class FakeRegistry:
+    """Registry on a FakeHost."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+
+    async def register(self, container_id: str, namespace: Namespace) -> Registration:
+        """See Registry."""
+        self._host.step("registry.register")
+        generation = self._host.generations.setdefault(namespace.name, 1)
+        registration = Registration(container_id, namespace, generation)
+        self._host.registrations[container_id] = registration
+        return registration
+
+    async def revoke(self, container_id: str | None, namespace: str) -> bool:
+        """See Registry."""
+        self._host.step("registry.revoke")
+        if namespace in self._host.generations:
+            self._host.generations[namespace] += 1
+        return self._host.registrations.pop(container_id or "", None) is not None
+
+    async def forget(self, namespace: str) -> None:
+        """See Registry."""
+        self._host.generations.pop(namespace, None)
+
+    async def registered(self) -> tuple[tuple[str, str], ...]:
+        """See Registry."""
+        found = self._host.registrations.items()
+        return tuple(sorted((key, each.namespace.name) for key, each in found))
+
+
+class FakeState:
+    """StateStore on a FakeHost: what is saved survives hostd."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+
+    async def load(self) -> tuple[list[Attachment], list[PendingRelease]]:
+        """See StateStore."""
+        host = self._host
+        return (
+            [host.attachments[key] for key in sorted(host.attachments)],
+            [host.releases[key] for key in sorted(host.releases)],
+        )
+
+    async def save(self, changes: Sequence[Change]) -> None:
+        """See StateStore."""
+        self._host.step("state.save")
+        for change in changes:
+            if isinstance(change, Attachment):
+                self._host.attachments[change.id] = change
+            elif isinstance(change, PendingRelease):
+                self._host.releases[change.ipam_key] = change
+            elif change[0] == "attachment":
+                self._host.attachments.pop(change[1], None)
+            else:
+                self._host.releases.pop(change[1], None)
+        self._host.step("state.saved")
+
+
+class FakeEngine:
+    """Engine on a FakeHost's containers."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+        self.killed: list[str] = []
+
+    async def containers(self) -> tuple[ContainerView, ...]:
+        """See Engine."""
+        self._arrive()
+        return tuple(self._host.containers[key] for key in sorted(self._host.containers))
+
+    async def exists(self, container: str) -> bool:
+        """See Engine."""
+        self._arrive()
+        return self._find(container) is not None
+
+    async def is_running(self, container: str) -> bool:
+        """See Engine."""
+        self._arrive()
+        found = self._find(container)
+        return found is not None and found.running
+
+    async def kill(self, container: str) -> None:
+        """See Engine."""
+        self._arrive()
+        found = self._find(container)
+        if found is not None and found.running:
+            self.killed.append(found.id)
+            self._host.containers[found.id] = replace(found, running=False, netns_inode=None, pid=0)
+
+    async def stats(self, container: str) -> Mapping[str, Any]:
+        """See Engine."""
+        self._arrive()
+        if self._find(container) is None:
+            raise NotFound(f"no container {container}")
+        return {"cpu_ns": 0, "mem_bytes": 0, "mem_limit_bytes": 0, "pids": 1}
+
+    async def logs(self, container: str, query: LogQuery) -> AsyncIterator[bytes]:
+        """See Engine."""
+        self._arrive()
+        found = self._find(container)
+        if found is None:
+            raise NotFound(f"no container {container}")
+        lines = self._host.logs.get(found.id, [])
+        return self._give(lines if query.tail is None else lines[len(lines) - query.tail :])
+
+    async def _give(self, lines: list[bytes]) -> AsyncIterator[bytes]:
+        for line in lines:
+            yield line
+
+    def _arrive(self) -> None:
+        if not self._host.engine_up:
+            raise Unavailable("Docker can't be reached")
+
+    def _find(self, container: str) -> ContainerView | None:
+        every = self._host.containers.values()
+        return next((each for each in every if container in (each.id, each.name)), None)
+
+
+def fake_ports(host: FakeHost, ipam: FakeIpam) -> Ports:
+    """All ports of one hostd process on a host."""
+    return Ports(
+        network=FakeNetns(host),
+        switch=FakeSwitch(host),
+        registry=FakeRegistry(host),
+        state=FakeState(host),
+        ipam=ipam,
+        engine=FakeEngine(host),
+    )

@@ -1,0 +1,303 @@
+"""Each provided server is started for real, does one true thing, and survives being disturbed."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import aiodocker
+import pytest
+from aiohttp import ClientConnectionError, ClientSession, ClientTimeout
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from kazoo.client import KazooClient
+from motor.motor_asyncio import AsyncIOMotorClient
+
+from infra import provision
+from infra.images.archive import Entry, ImageConfig, image_archive, layer
+from infra.provision import OvsServer, Server, process
+from infra.provision.cache import cached
+from infra.provision.containers import ContainerControl
+from infra.provision.errors import NotOursError, NotReadyError
+
+REPOSITORY = Path(__file__).parent.parent.parent
+SETUP = REPOSITORY / "infra" / "host" / "setup.sh"
+
+
+def _bare(url: str) -> str:
+    return url.partition("://")[2]
+
+
+# --- Kafka, MongoDB, ZooKeeper ---------------------------------------------------------------
+
+
+async def _create_topic(address: str, topic: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=1)])
+    finally:
+        await admin.close()
+
+
+async def _produce(address: str, topic: str, *values: bytes) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=address, acks="all") as producer:
+        for value in values:
+            await producer.send_and_wait(topic, value)
+
+
+async def _consume(address: str, topic: str, count: int) -> list[bytes]:
+    async with AIOKafkaConsumer(
+        topic, bootstrap_servers=address, auto_offset_reset="earliest"
+    ) as consumer:
+        async with asyncio.timeout(20):
+            return [(await consumer.getone()).value for _ in range(count)]
+
+
+async def test_kafka_keeps_what_it_acknowledged_over_kill9(kafka_server: Server) -> None:
+    topic = f"provisioner-{os.getpid()}"
+    await _create_topic(kafka_server.address, topic)
+    await _produce(kafka_server.address, topic, b"one", b"two")
+    first = kafka_server.pid
+    await kafka_server.kill9()
+    assert kafka_server.pid is None
+    await kafka_server.start()
+    assert kafka_server.pid not in (None, first)
+    await _produce(kafka_server.address, topic, b"three")
+    assert await _consume(kafka_server.address, topic, 3) == [b"one", b"two", b"three"]
+
+
+async def test_mongo_inserts_and_freezes_and_thaws(mongo_server: Server) -> None:
+    client: AsyncIOMotorClient[dict[str, object]] = AsyncIOMotorClient(
+        mongo_server.url, serverSelectionTimeoutMS=500, socketTimeoutMS=500
+    )
+    things = client[f"provisioner_{os.getpid()}"]["things"]
+    await things.insert_one({"_id": "a", "n": 1})
+    await mongo_server.pause()
+    try:
+        with pytest.raises(Exception, match="timed out"):
+            await things.find_one({"_id": "a"})
+    finally:
+        await mongo_server.resume()
+    assert await things.find_one({"_id": "a"}) == {"_id": "a", "n": 1}
+    client.close()
+
+
+async def test_mongo_data_outlive_a_kill9_and_a_stop(tmp_path: Path) -> None:
+    async with provision.mongo(tmp_path / "mongo", keep=True) as server:
+        client: AsyncIOMotorClient[dict[str, object]] = AsyncIOMotorClient(server.url)
+        await client.shop.things.insert_many([{"_id": n} for n in range(100)])
+        if server.pid is None:
+            pytest.skip("the server was lent; it can't be killed")
+        await server.restart()
+        await server.kill9()
+        await server.start()
+        assert await client.shop.things.count_documents({}) == 100
+        client.close()
+    assert server.pid is None
+    assert server.data_dir.is_dir()
+
+
+def test_zookeeper_answers_kazoo(zookeeper_url: str) -> None:
+    client = KazooClient(hosts=_bare(zookeeper_url), timeout=5)
+    client.start(timeout=10)
+    try:
+        path = f"/provisioner-{os.getpid()}"
+        client.create(path, b"here", ephemeral=True)
+        assert client.get(path)[0] == b"here"
+    finally:
+        client.stop()
+        client.close()
+
+
+# --- Docker engine ---------------------------------------------------------------------------
+
+
+async def test_the_engine_knows_our_runtime(docker_engine: Server) -> None:
+    async with aiodocker.Docker(url=docker_engine.url) as docker:
+        info = await docker.system.info()
+    assert info["Runtimes"]["gantry"]["path"] == str(REPOSITORY / "build/native/gantry-runc")
+    assert info["LiveRestoreEnabled"] is True
+
+
+# --- Open vSwitch ----------------------------------------------------------------------------
+
+
+async def test_ovs_makes_a_bridge_and_keeps_it_over_kill9(ovs: OvsServer) -> None:
+    bridge = f"gp{os.getpid() % 10**7}"
+    database = f"--db=unix:{ovs.socket}"
+    vsctl = ["ovs-vsctl", database, "--timeout=20"]
+    options = [f"datapath_type={ovs.datapath_type}", "fail-mode=standalone"]
+    try:
+        await process.run(
+            [*vsctl, "add-br", bridge, "--", "set", "bridge", bridge, *options], timeout_s=30
+        )
+        await ovs.kill9()
+        assert ovs.control.pids() == ()
+        await ovs.start()
+        assert bridge in (await process.run([*vsctl, "list-br"], timeout_s=30)).split()
+        ofport = await process.run([*vsctl, "get", "interface", bridge, "ofport"], timeout_s=30)
+        assert ofport.strip() == "65534"
+        # Its own run directory: the tools must find the switch by it.
+        shown = await process.run(
+            ["ovs-ofctl", "dump-flows", bridge],
+            timeout_s=30,
+            env={"OVS_RUNDIR": str(ovs.data_dir)},
+        )
+        assert "NORMAL" in shown
+    finally:
+        await process.run([*vsctl, "--if-exists", "del-br", bridge], timeout_s=30)
+
+
+# --- the provisioner -------------------------------------------------------------------------
+
+
+async def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    directory = tmp_path / "registry"
+    directory.mkdir()
+    (directory / "data").write_text("a file where its directory should be")
+    with pytest.raises(NotReadyError):
+        async with provision.registry(directory, notify_url="http://127.0.0.1:9/"):
+            pytest.fail("it can't have started")
+    assert not directory.exists()
+
+
+async def test_a_port_taken_in_between_is_chosen_anew(tmp_path: Path) -> None:
+    directory = tmp_path / "registry"
+    directory.mkdir()
+
+    async def deny(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    squatter = await asyncio.start_server(deny, "127.0.0.1", 0)
+    port = squatter.sockets[0].getsockname()[1]
+    (directory / "ports.json").write_text(json.dumps([port]))
+    async with squatter, provision.registry(directory, notify_url="http://127.0.0.1:9/") as server:
+        assert server.address != f"127.0.0.1:{port}"
+        async with ClientSession(timeout=ClientTimeout(total=10)) as session:
+            assert (await session.get(f"{server.url}/v2/")).status == 200
+    assert not directory.exists()
+
+
+async def test_a_lent_server_is_used_and_left_alone(
+    tmp_path: Path, registry_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANTRY_TEST_REGISTRY_URL", registry_server.url)
+    async with provision.registry(tmp_path / "unused") as lent:
+        assert lent.url == registry_server.url
+        with pytest.raises(NotOursError):
+            await lent.kill9()
+        with pytest.raises(NotOursError):
+            await lent.stop()
+    assert not (tmp_path / "unused").exists()
+    assert registry_server.pid is not None
+
+
+async def test_what_is_cached_is_built_once_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANTRY_CACHE", str(tmp_path / "cache"))
+    recipe = tmp_path / "recipe"
+    recipe.write_text("one")
+    builds: list[Path] = []
+
+    async def fail(directory: Path) -> None:
+        (directory / "half").touch()
+        raise RuntimeError("out of luck")
+
+    async def build(directory: Path) -> None:
+        builds.append(directory)
+        (directory / "first").touch()
+        await process.run(["true"], timeout_s=10)
+        (directory / "second").touch()
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        await cached("thing", [recipe], fail)
+    entries = await asyncio.gather(*(cached("thing", [recipe], build) for _ in range(8)))
+    assert len(builds) == 1
+    assert len(set(entries)) == 1
+    assert {each.name for each in entries[0].iterdir()} == {"first", "second"}
+    recipe.write_text("two")
+    assert await cached("thing", [recipe], build) != entries[0]
+    assert len(builds) == 2
+    assert {each.name for each in (tmp_path / "cache").iterdir() if each.name[0] == "."} == set()
+
+
+def test_servers_of_a_killed_run_are_reaped(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "infra.provision"]
+    directory = tmp_path / "registry"
+    options = {"check": True, "capture_output": True, "timeout": 60, "cwd": REPOSITORY}
+    subprocess.run([*command, "start", "registry", "--dir", str(directory)], **options)  # type: ignore[call-overload]
+    shown = subprocess.run([*command, "status", "registry", "--dir", str(directory)], **options)  # type: ignore[call-overload]
+    (pid,) = json.loads(shown.stdout)["pids"]
+    assert not process.gone(pid)
+    subprocess.run([*command, "reap", "--root", str(tmp_path)], **options)  # type: ignore[call-overload]
+    assert process.gone(pid)
+    assert not tmp_path.exists()
+
+
+def _registry_archive(name: str) -> bytes:
+    """An image of this host's registry program that, like the upstream one, listens where
+    REGISTRY_HTTP_ADDR says."""
+    program = Path("/usr/bin/docker-registry")
+    needed = [Path("/lib/x86_64-linux-gnu/libc.so.6"), Path("/lib64/ld-linux-x86-64.so.2")]
+    config = b"version: 0.1\nstorage: {inmemory: {}}\nhttp: {addr: 127.0.0.1:1}\n"
+    files = [Entry(str(path)[1:], path.read_bytes()) for path in (program, *needed)]
+    runs = ImageConfig(entrypoint=(str(program), "serve", "/config.yml"))
+    return image_archive([layer([*files, Entry("config.yml", config)])], runs, [name], "amd64")
+
+
+async def test_a_container_serves_where_its_image_is_there(
+    tmp_path: Path, docker_engine: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = "gantry-test-registry:local"
+    async with aiodocker.Docker(url=docker_engine.url) as docker:
+        await docker.images.import_image(io.BytesIO(_registry_archive(image)))
+        monkeypatch.setenv("DOCKER_HOST", docker_engine.url)
+        monkeypatch.setenv("GANTRY_TEST_REGISTRY_IMAGE", image)
+        async with (
+            provision.registry(tmp_path) as server,
+            ClientSession(server.url, timeout=ClientTimeout(total=3)) as session,
+        ):
+            assert isinstance(server.control, ContainerControl)
+            assert (await session.get("/v2/")).status == 200
+            await server.kill9()
+            with pytest.raises(ClientConnectionError):
+                await session.get("/v2/")
+            await server.start()
+            assert (await session.get("/v2/")).status == 200
+            await server.pause()
+            with pytest.raises(TimeoutError):
+                await session.get("/v2/", timeout=ClientTimeout(total=0.3))
+            await server.resume()
+            await server.resume()
+            await server.restart()
+            assert (await session.get("/v2/")).status == 200
+        left = await docker.containers.list(all=True)
+        assert [each for each in left if each["Image"] == image] == []
+
+
+async def test_without_its_image_a_server_is_a_process(
+    tmp_path: Path, docker_engine: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", docker_engine.url)
+    monkeypatch.setenv("GANTRY_TEST_REGISTRY_IMAGE", "127.0.0.1:1/nobody/has:this")
+    async with provision.registry(tmp_path / "registry") as server:
+        assert server.pid is not None
+
+
+@pytest.mark.parametrize("profile", ["host", "test"])
+def test_setup_has_nothing_left_to_do_and_says_so_quickly(profile: str) -> None:
+    done = subprocess.run([SETUP, profile], capture_output=True, text=True, timeout=3, check=True)
+    assert "everything is there" in done.stderr
+
+
+def test_setup_refuses_an_unknown_profile() -> None:
+    done = subprocess.run([SETUP, "nonsense"], capture_output=True, text=True, timeout=3)
+    assert done.returncode == 2
+    assert "no such profile: nonsense" in done.stderr

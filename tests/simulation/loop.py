@@ -1,0 +1,237 @@
+"""A virtual-time event loop: hours pass in seconds, and a seed repeats them exactly.
+
+It is CPython's own `BaseEventLoop` over a selector that has nothing to select: asked to wait, it moves the clock to
+the next timer instead, and raises `NothingWillHappen` when there is none. Sockets, executors and other threads are
+refused. Tasks and futures hash by a per-loop counter, as `TaskGroup` and `asyncio.wait` keep them in sets; the
+garbage collector runs at fixed steps, since it may close async generators. Set PYTHONHASHSEED for equal traces in
+different processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import random
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+from libs.common.clock import RngIds
+
+T = TypeVar("T")
+
+EPOCH_S = 1_750_000_000.0  # what a VirtualClock shows when the loop starts
+_COLLECT_EVERY = 20_000  # steps between runs of the garbage collector
+
+
+class NothingWillHappen(RuntimeError):
+    """Every task waits for something that no timer will bring about."""
+
+
+class RealWorld(RuntimeError):
+    """Code under virtual time reached for a socket, a thread or an executor."""
+
+
+class _Future(asyncio.Future[Any]):
+    def __init__(self, *, loop: VirtualLoop) -> None:
+        self._serial = loop.next_serial()
+        super().__init__(loop=loop)
+
+    def __hash__(self) -> int:
+        return self._serial
+
+
+class _Task(asyncio.Task[Any]):
+    def __init__(self, coro: Any, *, loop: VirtualLoop, **options: Any) -> None:
+        self._serial = loop.next_serial()  # before Task.__init__, which puts it into a set
+        super().__init__(coro, loop=loop, **options)
+
+    def __hash__(self) -> int:
+        return self._serial
+
+
+class _Selector:
+    """Stands where the loop expects a selector; waiting is moving the clock."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+
+    def select(self, timeout: float | None) -> list[Any]:
+        """Let `timeout` seconds pass at once; None means for ever."""
+        self._loop.step(timeout)
+        return []
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """An event loop whose time moves only when all that is due has been done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._selector = _Selector(self)
+        self._clock_resolution = 1e-9
+        self._virtual_now = 0.0
+        self._serial = 0
+        self._thread = threading.get_ident()
+        self.steps = 0
+        self.after_step: Callable[[], None] | None = None
+        self.set_task_factory(_make_task)
+
+    def time(self) -> float:
+        """Seconds of virtual time since the loop was made."""
+        return self._virtual_now
+
+    def next_serial(self) -> int:
+        """A number that no task or future of this loop has yet."""
+        self._serial += 1
+        return self._serial
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """A future with a repeatable hash."""
+        return _Future(loop=self)
+
+    def step(self, timeout: float | None) -> None:
+        """All callbacks that were due have run: check, then move the clock by `timeout`."""
+        self.steps += 1
+        if self.after_step is not None:
+            self.after_step()
+        if self.steps % _COLLECT_EVERY == 0:
+            gc.collect()
+        if timeout is None:
+            waiting = sorted(task.get_name() for task in asyncio.all_tasks(self))
+            raise NothingWillHappen(f"no timer is set; waiting: {', '.join(waiting)}")
+        if timeout > 0:
+            timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+            target = self._virtual_now + timeout
+            # The timer's own time, where rounding would stop just before it.
+            self._virtual_now = (
+                max(target, timers[0].when())
+                if timers and (timers[0].when() - target < 1e-6)
+                else target
+            )
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """As call_soon, from this thread only (asyncio itself uses it to close async generators)."""
+        if threading.get_ident() != self._thread:
+            raise RealWorld("another thread called into the virtual loop")
+        return self.call_soon(callback, *args, context=context)
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Any, *args: Any
+    ) -> NoReturn:
+        """Refused: threads have no virtual time."""
+        raise RealWorld(f"run_in_executor({func!r}) under virtual time")
+
+    def _make_socket_transport(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise RealWorld("a socket under virtual time")
+
+    async def create_connection(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused."""
+        raise RealWorld("create_connection under virtual time")
+
+    async def create_server(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused."""
+        raise RealWorld("create_server under virtual time")
+
+    def _process_events(self, event_list: list[Any]) -> None:
+        """The selector never has any."""
+
+    def _write_to_self(self) -> None:
+        """Nobody else could be waiting."""
+
+
+def _make_task(
+    loop: asyncio.AbstractEventLoop,
+    coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
+    **options: Any,
+) -> asyncio.Task[T]:
+    assert isinstance(loop, VirtualLoop)
+    return _Task(coro, loop=loop, **options)
+
+
+class VirtualClock:
+    """A Clock on the loop's time; `skew_s` makes its wall clock wrong."""
+
+    def __init__(self, loop: VirtualLoop, skew_s: float = 0.0) -> None:
+        self._loop = loop
+        self.skew_s = skew_s
+
+    def now(self) -> float:
+        """Seconds since the Unix epoch, as this clock believes."""
+        return EPOCH_S + self._loop.time() + self.skew_s
+
+    def monotonic(self) -> float:
+        """Seconds since the loop was made."""
+        return self._loop.time()
+
+    async def sleep(self, delay_s: float) -> None:
+        """Let virtual time pass."""
+        await asyncio.sleep(delay_s)
+
+
+@dataclass(frozen=True)
+class World:
+    """What a virtual run is handed: everything in it comes from the loop and the seed."""
+
+    loop: VirtualLoop
+    clock: VirtualClock
+    rng: random.Random
+    ids: RngIds
+    seed: int
+
+
+def run(main: Callable[[World], Awaitable[T]], seed: int = 0) -> T:
+    """Run `main(world)` to its end in virtual time. An error carries the seed as a note."""
+    loop = VirtualLoop()
+    rng = random.Random(seed)
+    world = World(loop, VirtualClock(loop), rng, RngIds(rng), seed)
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.set_event_loop(loop)
+        return loop.run_until_complete(_await(main(world)))
+    except BaseException as error:
+        error.add_note(f"seed {seed}, virtual time {loop.time():.6f} s, step {loop.steps}")
+        raise
+    finally:
+        try:
+            _cancel_all(loop)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+            if collecting:
+                gc.enable()
+
+
+async def _await(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+def _cancel_all(loop: VirtualLoop) -> None:
+    loop.after_step = None
+    left = sorted(asyncio.all_tasks(loop), key=hash)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+
+
+def virtual(test: Callable[[World], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Make a test of an `async def test(world)`, run in virtual time from seed 0."""
+
+    def wrapper() -> None:
+        run(test)
+
+    # Not functools.wraps: pytest would follow __wrapped__ and take `world` for a fixture.
+    functools.update_wrapper(wrapper, test, updated=())
+    del wrapper.__wrapped__  # type: ignore[attr-defined]
+    return wrapper
