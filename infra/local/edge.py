@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.deployer.loadbalancer.haproxy_config import render
-
 from infra.local.layout import Layout, Vlan
 from infra.local.processes import Daemon, run
+from services.deployer.loadbalancer.haproxy_config import Backend, render
 
 
 async def up(layout: Layout, bridge: str) -> None:
@@ -68,7 +67,10 @@ def start_haproxy(layout: Layout) -> None:
 
 def render_config(layout: Layout) -> str:
     """HAProxy's configuration for the layout's backends."""
-    return render(layout.backends, layout.haproxy_socket)
+    backends = [
+        Backend(pool.name, f"*:{pool.port}", pool.slots, pool.check_path) for pool in layout.pools
+    ]
+    return render(backends, layout.haproxy_socket)
 
 
 async def down(layout: Layout) -> None:

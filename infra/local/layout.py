@@ -33,12 +33,13 @@ DEFAULT_VLANS = (
 
 
 @dataclass(frozen=True)
-class Backend:
-    """An HAProxy backend that apps may register in; it listens on the edge at `port`."""
+class Pool:
+    """An HAProxy pool that apps may register in; it listens at `port` of all the edge's addresses."""
 
     name: str
     port: int
     slots: int = 200
+    check_path: str = "/health"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Layout:
     cluster: str
     root: Path
     vlans: tuple[Vlan, ...] = DEFAULT_VLANS
-    backends: tuple[Backend, ...] = (Backend("acme-web", 8000),)
+    pools: tuple[Pool, ...] = (Pool("acme-web", 8000),)
     cpus: float = 16.0
     mem_mib: int = 0  # 0: most of the machine's
     hostname: str = "node-1"

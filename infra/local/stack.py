@@ -112,10 +112,10 @@ class Stack:
         return self.layout.admin_key_file.read_text().strip()
 
     async def push_samples(self) -> dict[str, BuiltImage]:
-        """Build the sample images and push them; by name:tag."""
+        """Build the sample images and push them; by `name:tag` without the registry."""
         engine = f"unix://{self.layout.root / 'engine/docker.sock'}"
         built = await build_images(engine, f"127.0.0.1:{self.layout.ports['registry']}")
-        return {image.name: image for image in built}
+        return {image.name.rpartition("/")[2]: image for image in built}
 
     # -- stopping
 

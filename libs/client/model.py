@@ -7,9 +7,9 @@ newer server says. Times are Unix seconds; `app` is always `bu/app`.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from libs.common.events.model import Counts, DeployAction
 from libs.common.http import Role
@@ -34,6 +34,7 @@ class Release(Force):
 
     image: str | None = Field(None, max_length=500, description="instead of the spec's image")
     dry_run: bool = Field(False, description="answer the plan, change nothing")
+    spec: AppSpec | None = Field(None, description="with dry_run: plan this spec, not the stored")
 
     @field_validator("image")
     @classmethod
@@ -43,6 +44,12 @@ class Release(Force):
                 "not an image reference; expected e.g. registry.example:5000/team/web:1.2"
             )
         return value
+
+    @model_validator(mode="after")
+    def _spec_is_for_plans(self) -> Self:
+        if self.spec is not None and not self.dry_run:
+            raise ValueError("`spec` goes with dry_run only; PUT the app's spec, then deploy it")
+        return self
 
 
 class Scale(Force):
@@ -287,6 +294,7 @@ class EventView(View):
     subject: str
     time: float
     sequence: int
+    source: str = ""
     data: dict[str, Any]
     cursor: str = ""
 

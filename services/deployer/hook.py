@@ -76,8 +76,6 @@ def let_go(instance: Instance, now: float) -> bool:
 def next_step(instance: Instance, balancer: LoadBalancer, now: float) -> Step:
     """What to do now; a step without asks and with the same instance is nothing."""
     hook = instance.hook
-    if hook.phase is not HookPhase.OFF and hook.retry_at > now and now < hook.until:
-        return Step(instance)
     inside = should_be_in(instance, now)
     match hook.phase:
         case HookPhase.OFF:
@@ -106,13 +104,14 @@ def _adding_on(instance: Instance, balancer: LoadBalancer, inside: bool, now: fl
     late = now >= hook.until
     moved = hook.endpoint is None or hook.endpoint.address != instance.address
     if inside and not late and not moved:
-        return Step(instance, (_go_on(instance),))
+        waits = now < hook.retry_at
+        return Step(instance) if waits else Step(instance, (_go_on(instance),))
     given_up = Ask(Verb.CANCEL, change_of(instance))
     removed = _removing(instance, balancer, now)
     if late:
         said = hook.message or "no answer"
         message = f"not taken in within {balancer.deadline_s:g} s: {said}"
-        removed = _with(removed, message=message)
+        removed = _with(removed, message=message, failures=hook.failures + 1)
     return Step(removed, (given_up, Ask(Verb.SUBMIT, change_of(removed))))
 
 
@@ -193,9 +192,9 @@ def answered(instance: Instance, change: Change, answer: Answer, now: float) -> 
             return _with(instance, phase=HookPhase.OFF, endpoint=None, **_calm(hook, answer))
         case AnswerState.WAITING:
             return instance if hook.submitted else _with(instance, submitted=True)
-        case AnswerState.UNKNOWN:
+        case AnswerState.UNKNOWN if hook.submitted:
             return _with(instance, submitted=False)
-        case _ if adding and answer.state is AnswerState.FAILED:
+        case AnswerState.FAILED if adding:
             return _with(instance, phase=HookPhase.OFF, **_failed(hook, answer, now))
         case _:
             return _with(instance, submitted=False, **_failed(hook, answer, now))

@@ -8,9 +8,10 @@ decide about one app, and none of them can act on a decision that another has ov
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import NewType
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.events.model import Counts, DeployAction
 from libs.common.spec import AppSpec, Strategy
@@ -18,6 +19,29 @@ from libs.common.spec import AppSpec, Strategy
 AppId = NewType("AppId", str)  # "bu/app"
 DeploymentId = NewType("DeploymentId", str)
 InstanceId = NewType("InstanceId", str)
+
+
+class DeployerConfig(BaseModel):
+    """The section `deployer`.
+
+    An image without a registry comes from `default_registry`; a registry of `plain_http_registries`, and any on
+    127.0.0.0/8 or localhost, is spoken to without TLS. `resolve_images` off takes images by digest only, unchecked.
+    A HAProxy socket is a path or `host:port`; an instance's document is kept for `keep_gone_s` after its end.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    default_registry: str = "registry-1.docker.io"
+    plain_http_registries: tuple[str, ...] = ()
+    resolve_images: bool = True
+    haproxy_sockets: tuple[str, ...] = ()
+    webhook_url: str = ""
+    webhook_token_file: Path | None = None
+    webhook_signing_key_file: Path | None = None
+    trusted_sources: tuple[str, ...] = ("/gantry/gateway", "/gantry/deployer")
+    sweep_s: float = Field(30.0, gt=0)
+    verify_balancer_s: float = Field(5.0, gt=0)
+    keep_gone_s: float = Field(3600.0, ge=600.0)
 
 
 class Body(BaseModel):

@@ -110,14 +110,16 @@ def _recover_container(a: Attempt, seen: Summary | None, world: World) -> m.Step
     return m.Step(a, (m.Inspect(), m.Wake(world.config.launch_timeout_s)))
 
 
-def rebuild(payload: TaskPayload, seen: Summary, world: World) -> m.Step:
+def rebuild(payload: TaskPayload, seen: Summary) -> m.Step:
     """The journal is lost, but a container of this run of ours tells by its labels what it is: take it over."""
     attempt = Attempt(
         id=AttemptId(payload.attempt),
         payload=payload,
         container=seen.name,
-        launched_at=world.now,
+        container_id=seen.id,
+        launched_at=seen.created_at,
         generation=payload.generation,
         adopting=True,
+        busy=frozenset({Op.ATTACH}),
     )
-    return launching.prepare(attempt, world)
+    return m.Step(attempt, (m.Attach(),))

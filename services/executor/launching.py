@@ -56,6 +56,8 @@ def proceed(a: Attempt, world: World) -> m.Step:
 
 def fail(a: Attempt, message: str, world: World) -> m.Step:
     """It can't be launched. What is under way comes back first, so that nothing turns up after the clean-up."""
+    if a.adopting and a.stop is not None:
+        return proceed(a, world)
     stop = a.stop or Stop(reason=StopReason.FAULT, grace_s=0, message=message)
     # A running container that could not be taken over stays for the next who tries.
     return proceed(changed(a, stop=stop, adopting=False, keep=a.keep or a.adopting), world)

@@ -186,6 +186,19 @@ class ContainerSpec:
     log_max_mib: int = 10
 
 
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A container: its name, and its id once that is known."""
+
+    name: ContainerName
+    id: str = ""
+
+    @property
+    def key(self) -> str:
+        """What to ask the engine for."""
+        return self.id or self.name
+
+
 class Phase(StrEnum):
     """A container's state in the engine's eyes."""
 

@@ -124,11 +124,11 @@ async def open_logs(
     """The log of an instance, from hostd of its host. Raises NotFound, Conflict, Unavailable, TooMany."""
     if len(instance) > 200:
         raise InvalidInput.of("instance", "is too long", "at most 200 characters")
-    url, container = await find_container(gateway, actor, instance)
+    container = await find_container(gateway, actor, instance)
     free = gateway.slots.take(f"logs:{actor.name}")
     try:
-        path = with_query(f"/v1/containers/{segment(container)}/logs", query)
-        answer = await gateway.peers.open(actor, url, path)
+        path = with_query(f"/v1/containers/{segment(container.name)}/logs", query)
+        answer = await gateway.peers.open(actor, container.host, container.url, path)
     except BaseException:
         free()
         raise

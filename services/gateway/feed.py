@@ -154,6 +154,7 @@ class EventStream:
             subject=envelope.subject,
             time=envelope.time,
             sequence=envelope.sequence,
+            source=envelope.source,
             data=event.model_dump(mode="json"),
         )
         text = view.model_dump_json(exclude={"cursor"})

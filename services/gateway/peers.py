@@ -9,11 +9,37 @@ from typing import Any
 from urllib.parse import urlencode
 
 from libs.common.actor import Actor
+from libs.common.clock import Clock
 from libs.common.errors import NotFound, Unavailable
-from libs.common.http import Response, ServiceClient, StreamClient, call_json, raise_problem
+from libs.common.http import Kind, Response, ServiceClient, StreamClient, call_json, raise_problem
+from libs.common.tokens import TokenSigner, derive_key
 from services.gateway.core import Part
 
+SIGNERS = 10_000
 DEPLOYER, SCHEDULER, IPAM, MONITOR = "deployer", "scheduler", "ipam", "monitor"
+
+
+class HostTokens:
+    """Tokens for calls to hosts, each signed with that host's own key.
+
+    Never the gateway's own: a broken host, or an agent with a forged address, would get a token that opens the
+    control plane. Signed so, it says to the host what only the control plane can say, and nothing to anybody else.
+    """
+
+    def __init__(self, cluster_secret: bytes, clock: Clock) -> None:
+        self._secret = cluster_secret
+        self._clock = clock
+        self._signers: dict[str, TokenSigner] = {}
+
+    def headers(self, host: str) -> dict[str, str]:
+        """The Authorization header for `host`."""
+        signer = self._signers.get(host)
+        if signer is None:
+            if len(self._signers) >= SIGNERS:
+                self._signers.clear()
+            key = derive_key(self._secret, Kind.HOST, host)
+            signer = self._signers[host] = TokenSigner(Kind.HOST, host, key, self._clock)
+        return signer.headers()
 
 
 @dataclass(frozen=True)
@@ -22,6 +48,7 @@ class Peers:
 
     client: ServiceClient
     timeout_s: float
+    host_tokens: HostTokens
 
     async def ask(
         self,
@@ -74,17 +101,16 @@ class Peers:
         except NotFound:
             return Part(service)
 
-    async def open(self, actor: Actor, url: str, path: str) -> Response:
-        """An answer that streams, of a host. Raises what its problem stands for, Unavailable."""
+    async def open(self, actor: Actor, host: str, url: str, path: str) -> Response:
+        """An answer that streams, of hostd on `host`. Raises what its problem stands for, Unavailable."""
         if not isinstance(self.client, StreamClient):
             raise Unavailable("this runtime carries no streams")
-        response = await self.client.open(
-            url, path, headers=actor.headers(), timeout_s=self.timeout_s
-        )
+        headers = {**actor.headers(), **self.host_tokens.headers(host)}
+        response = await self.client.open(url, path, headers=headers, timeout_s=self.timeout_s)
         if response.status >= 400 and response.stream is not None:
             body = b"".join([chunk async for chunk in response.stream])
             response = Response(response.status, body, response.headers, response.content_type)
-        raise_problem(url, response)
+        raise_problem(f"hostd on {host}", response)
         return response
 
 

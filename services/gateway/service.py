@@ -19,7 +19,7 @@ from services.gateway.keys import KeyRing
 from services.gateway.model import AuditEntry, GatewayConfig
 from services.gateway.operations import Operations
 from services.gateway.parts import Gateway
-from services.gateway.peers import Peers
+from services.gateway.peers import HostTokens, Peers
 from services.gateway.store import Repository
 
 PRUNE_EVERY_S = 600.0
@@ -69,7 +69,7 @@ def assemble(rt: Runtime, repository: Repository, operations: Operations, spawn:
         keys=KeyRing(repository, operations, gate, rt.clock, rt.ids, rt.secret),
         gate=gate,
         sessions=Sessions(rt.secret, gate, rt.clock, config.session_s),
-        peers=Peers(rt.peers, config.peer_timeout_s),
+        peers=Peers(rt.peers, config.peer_timeout_s, HostTokens(rt.secret, rt.clock)),
         slots=Slots(config.max_streams, config.max_streams_per_key),
         spawn=spawn,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from libs.client.model import Alerts, Apps, Instances, Networks, NetworkView, Nodes
@@ -112,8 +113,17 @@ def _bu_of_alert(row: Mapping[str, Any]) -> str:
     return bu_of_target(str((row.get("labels") or {}).get("app", "")))
 
 
-async def find_container(gateway: Gateway, actor: Actor, instance: str) -> tuple[str, str]:
-    """The base URL of the host that runs an instance, and the container's name there.
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container: its host, the base URL of hostd there, and its name."""
+
+    host: str
+    url: str
+    name: str
+
+
+async def find_container(gateway: Gateway, actor: Actor, instance: str) -> Container:
+    """Where an instance runs.
 
     Raises NotFound, Conflict when it has no container (yet), Unavailable when its host can't be told.
     """
@@ -130,5 +140,5 @@ async def find_container(gateway: Gateway, actor: Actor, instance: str) -> tuple
     for node in nodes.nodes:
         url = str(node.attributes.get("hostd", ""))
         if node.agent == row.agent and url.startswith(("http://", "https://")):
-            return url, row.container
+            return Container(node.hostname, url, row.container)
     raise Unavailable(f"where hostd of {row.hostname or row.agent} listens is not known")

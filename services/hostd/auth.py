@@ -1,4 +1,4 @@
-"""Who may read hostd's port: services, by the cluster's secret, or by this host's own key where only that is known."""
+"""Who may read hostd's port: the control plane, known by this host's own key."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from joserfc.jwk import OctKey
 
 from libs.common.clock import Clock
 from libs.common.errors import Unauthenticated
-from libs.common.http import ANONYMOUS, Kind, Principal, Role
+from libs.common.http import ANONYMOUS, Authenticator, Kind, Principal, Role
 from libs.common.tokens import LEEWAY_S
 
 
 class OwnKeyVerifier:
-    """An `Authenticator` for a host that does not have the cluster's secret.
+    """An `Authenticator` for tokens signed with this host's key; others, where that is possible, go to `fallback`.
 
-    The control plane can derive every host's key, so a token signed with this host's is from there (or from this host
-    itself); it says nothing to any other host.
+    The control plane can derive every host's key, so such a token is from there (or from this host itself), and it
+    opens nothing anywhere else: a host that lies about where it listens learns nothing from being called.
     """
 
-    def __init__(self, host: str, key: bytes, clock: Clock) -> None:
+    def __init__(
+        self, host: str, key: bytes, clock: Clock, fallback: Authenticator | None = None
+    ) -> None:
+        self._fallback = fallback
         self._subject = f"{Kind.HOST}:{host}"
         self._key = OctKey.import_key(key)
         self._clock = clock
@@ -31,6 +34,14 @@ class OwnKeyVerifier:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if not token:
             return ANONYMOUS
+        try:
+            return self._check(scheme, token)
+        except Unauthenticated:
+            if self._fallback is None:
+                raise
+            return await self._fallback(headers, query)
+
+    def _check(self, scheme: str, token: str) -> Principal:
         try:
             claims = jwt.decode(token, self._key, algorithms=["HS256"]).claims
             subject, expires = claims["sub"], float(claims["exp"])

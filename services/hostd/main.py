@@ -139,6 +139,7 @@ def _cluster_secret(common: CommonConfig) -> bytes:
 
 
 def _verifier(common: CommonConfig, config: HostdConfig, clock: Clock) -> Authenticator:
-    if config.host_key_file is not None:
-        return OwnKeyVerifier(config.host_name(), _host_key(common, config), clock)
-    return TokenVerifier(_cluster_secret(common), clock)
+    """Whoever knows this host's key; on a machine with the cluster's secret, services by their own, too."""
+    with_secret = config.host_key_file is None
+    services = TokenVerifier(_cluster_secret(common), clock) if with_secret else None
+    return OwnKeyVerifier(config.host_name(), _host_key(common, config), clock, services)

@@ -1,8 +1,9 @@
 """The few rtnetlink messages that hostd sends, as bytes, and a socket that sends them.
 
-Eight kinds of message do not need a library: encoding one of ours takes microseconds, and a plain blocking socket has
-no event loop that gets in the way of threads which change namespaces.
-Layouts: rtnetlink(7), linux/rtnetlink.h, linux/if_link.h. Integers are in the host's byte order, addresses in network order.
+Eight kinds of message do not need a library: encoding one of ours takes microseconds, and a plain blocking socket
+has no event loop that gets in the way of threads which change namespaces.
+Layouts: rtnetlink(7), linux/rtnetlink.h, linux/if_link.h. Integers are in the host's byte order, addresses in network
+order.
 """
 
 from __future__ import annotations

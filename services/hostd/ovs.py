@@ -8,7 +8,7 @@ the same, and the bridge (fail_mode secure) passes nothing until the rules are b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,21 +160,22 @@ class OvsSwitch:
         """See SwitchDriver."""
         async with self._changing:
             db, of = await self._connected()
-            before = views(db.replica, self._bridge.name)
-            gone = [before[name] for name in names if name in before]
+            known = views(db.replica, self._bridge.name)
+            gone = [name for name in names if name in known]
             if not gone:
                 return
-            ports = db.replica.by_name("Port")
-            uuids = [ports[view.name][0] for view in gone]
-            await self._commit(db, [_mutate_ports(self._bridge.name, "delete", uuid_set(uuids))])
-            await of.apply(
-                [flows.OWNER_COOKIE | view.ofport for view in gone if view.ofport is not None], []
-            )
+            ports, interfaces = db.replica.by_name("Port"), db.replica.by_name("Interface")
+            # The rules bear the number that was asked for, whether the port ever got it or not.
+            numbers = [one(interfaces[name][1]["ofport_request"]) for name in gone]
+            uuids = uuid_set([ports[name][0] for name in gone])
+            await self._commit(db, [_mutate_ports(self._bridge.name, "delete", uuids)])
+            await of.apply([flows.OWNER_COOKIE | number for number in numbers if number], [])
 
-    async def restore_flows(self, ports: Sequence[SwitchPort]) -> None:
+    async def restore_flows(self, wanted: Callable[[], Sequence[SwitchPort]]) -> None:
         """See SwitchDriver."""
         async with self._changing:
             _, of = await self._connected()
+            ports = wanted()
             rules = [flows.DEFAULT_RULE, *(rule for port in ports for rule in flows.rules_of(port))]
             await of.apply([], rules)
             await of.apply(flows.stale_cookies(await of.cookies(), ports), [])

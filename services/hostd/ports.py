@@ -5,7 +5,7 @@ Every method raises Unavailable (or TimedOut) when the other side can't do it no
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,8 +74,11 @@ class SwitchDriver(Protocol):
         """All ports with an attachment's mark."""
         ...
 
-    async def restore_flows(self, ports: Sequence[SwitchPort]) -> None:
-        """Have the flows of these ports and no others, without interrupting traffic."""
+    async def restore_flows(self, wanted: Callable[[], Sequence[SwitchPort]]) -> None:
+        """Have the flows of the wanted ports and of no others, without interrupting traffic.
+
+        `wanted` is asked when no other change is under way: a port that is being added must not look stale.
+        """
         ...
 
     async def run(self) -> None:

@@ -76,6 +76,7 @@ class Sweeper:
             await self._ports.switch.restarted()
             try:
                 await self.restore_flows()
+                self._log.info("flows restored")
                 await self.reconcile()
             except Unavailable as error:
                 self._log.warning("flows not restored yet", reason=str(error))
@@ -83,9 +84,9 @@ class Sweeper:
     async def restore_flows(self) -> None:
         """Have the flows of every attachment with an address."""
         cluster = self._service.cluster
-        wanted = [core.port_of(cluster, each) for each in self._addressed()]
-        await self._ports.switch.restore_flows(wanted)
-        self._log.info("flows restored", ports=len(wanted))
+        await self._ports.switch.restore_flows(
+            lambda: [core.port_of(cluster, each) for each in self._addressed()]
+        )
 
     def _addressed(self) -> list[Attachment]:
         return [each for each in self._table.all() if each.phase is Phase.ADDRESSED]
@@ -116,6 +117,8 @@ class Sweeper:
         await self._adopt(actual, broken)
         await self._together(self._finish, plan.finish)
         await self._together(lambda each: self._mend(each, seen_ready, plan), broken)
+        # Also rules that somebody deleted, or that a change broken off half-way left behind.
+        await self.restore_flows()
         self._service.swept = True
 
     async def _together(self, job: Callable[[str], Awaitable[None]], names: Iterable[str]) -> None:

@@ -81,7 +81,10 @@ class Table:
         return self._attachments[key] if key is not None else None
 
     async def put(self, attachment: Attachment) -> Attachment:
-        """Save a new or changed attachment."""
+        """Save a new or changed attachment. Raises Unavailable; then nobody knows whether it is on disk."""
+        if attachment.id not in self._attachments:
+            # Known at once, so that a retry or a DEL finds it, should it be on disk in spite of an error.
+            self._put(attachment)
         await self._saves.submit([attachment])
         self._put(attachment)
         return attachment

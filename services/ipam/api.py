@@ -42,7 +42,9 @@ class Allocator(Protocol):
     store: IpamStore
 
     async def allocate(self, claim: Claim) -> tuple[Network, Address]: ...
-    async def release(self, attachment: str, generation: int, reason: str, actor: str) -> bool: ...
+    async def release(
+        self, attachment: str, generation: int, reason: str, actor: str, host: str = ""
+    ) -> bool: ...
     async def report(self, host: str, live: frozenset[str]) -> int: ...
 
 
@@ -66,7 +68,9 @@ def routes(ipam: Allocator, clock: Clock) -> Sequence[Route]:
             _own_host(request, current.host)
         actor = f"{request.principal.kind}:{request.principal.name}"
         reason = request.query.get("reason", "")
-        released = await ipam.release(attachment, int(generation), reason, actor)
+        principal = request.principal
+        host = principal.name if principal.kind is Kind.HOST else (current.host if current else "")
+        released = await ipam.release(attachment, int(generation), reason, actor, host)
         return reply({"released": released})
 
     async def report(request: Request) -> Response:

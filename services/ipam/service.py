@@ -63,13 +63,15 @@ class Ipam:
             raise NotFound(f"there is no network {claim.network!r}; there are: {known}")
         held = await self.store.of_attachment(claim.attachment)
         if held is not None:
-            return network, held
-        if await self.store.buried(claim.attachment):
+            return network, _own(held, claim)
+        if await self.store.buried(claim.attachment, claim.host):
             raise Conflict(f"attachment {claim.attachment} is over; it gets no address any more")
-        address = await self._allocate(network, claim)
-        if await self.store.buried(claim.attachment):
+        address = _own(await self._allocate(network, claim), claim)
+        if await self.store.buried(claim.attachment, claim.host):
             # It was released while we were at it; that release found nothing to free.
-            await self.release(claim.attachment, address.generation, "over", "service:ipam")
+            await self.release(
+                claim.attachment, address.generation, "over", "service:ipam", claim.host
+            )
             raise Conflict(f"attachment {claim.attachment} is over; it gets no address any more")
         self._allocations.labels(network.name).inc()
         return network, address
@@ -124,6 +126,20 @@ class Ipam:
             if address.id not in self._in_flight:
                 self._in_flight.add(address.id)
                 return address
+        return await self._skipped(network)
+
+    async def _skipped(self, network: Network) -> Address | None:
+        """An address below the frontier that no document knows: whoever was to write it failed or died."""
+        if await self.store.used(network.name) >= network.usable:
+            return None
+        used = {each.offset for each in await self.store.in_network(network.name)}
+        offset = network.usable_from(0)
+        while offset is not None:
+            address = Address(network.name, network.address(offset), offset)
+            if offset not in used and address.id not in self._in_flight:
+                self._in_flight.add(address.id)
+                return address
+            offset = network.usable_from(offset + 1)
         return None
 
     async def _take(self, address: Address, claim: Claim) -> Address | None:
@@ -152,12 +168,15 @@ class Ipam:
 
     # -- release
 
-    async def release(self, attachment: str, generation: int, reason: str, actor: str) -> bool:
+    async def release(
+        self, attachment: str, generation: int, reason: str, actor: str, host: str = ""
+    ) -> bool:
         """Free the attachment's address if it is of that generation; the attachment is over in any case.
 
-        False: there was nothing to free, or it belongs to a newer generation (which is audited).
+        `host` says whose attachment is over, "" that of every host. False: there was nothing to free, or it belongs
+        to another generation (which is audited).
         """
-        await self.store.bury(attachment, self._rt.clock.now())
+        await self.store.bury(attachment, host, self._rt.clock.now())
         for _ in range(MAX_TRIES):
             current = await self.store.of_attachment(attachment)
             now = self._rt.clock.now()
@@ -197,7 +216,7 @@ class Ipam:
         released = 0
         for address in found.leaked:
             released += await self.release(
-                address.attachment, address.generation, "leaked", f"host:{host}"
+                address.attachment, address.generation, "leaked", f"host:{host}", host
             )
         return released
 
@@ -208,6 +227,14 @@ class Ipam:
                 await self.store.forget(self._rt.clock.now() - self.config.tombstone_s)
             except (Unavailable, Refused) as error:
                 self._rt.telemetry.log.warning("tombstones are kept", error=str(error))
+
+
+def _own(held: Address, claim: Claim) -> Address:
+    """The address, if the claim is its attachment's. Raises Conflict: one name, two attachments."""
+    for field in ("network", "host"):
+        if getattr(held, field) != getattr(claim, field):
+            raise Conflict(f"there is another attachment {claim.attachment}, of another {field}")
+    return held
 
 
 async def run(rt: Runtime) -> None:

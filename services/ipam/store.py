@@ -117,13 +117,18 @@ class IpamStore:
         (result,) = await self.addresses.replace_many([write])
         return result.ok
 
-    async def bury(self, attachment: str, now: float) -> None:
-        """From now on the attachment gets no address any more."""
-        await self._tombstones.replace_many([Write(attachment, 0, {"at": now})])
+    async def used(self, network: str) -> int:
+        """How many addresses of a network have been used."""
+        return await self.addresses.count((eq("network", network),))
 
-    async def buried(self, attachment: str) -> bool:
-        """Is the attachment over."""
-        return await self._tombstones.get(attachment) is not None
+    async def bury(self, attachment: str, host: str, now: float) -> None:
+        """From now on the attachment of that host ("": of every host) gets no address any more."""
+        await self._tombstones.replace_many([Write(_grave(attachment, host), 0, {"at": now})])
+
+    async def buried(self, attachment: str, host: str) -> bool:
+        """Is the host's attachment over."""
+        graves = [_grave(attachment, host), _grave(attachment, "")]
+        return bool(await self._tombstones.get_many(graves))
 
     async def forget(self, before: float, limit: int = 500) -> None:
         """Drop tombstones older than any event that could still be on its way."""
@@ -146,3 +151,8 @@ class IpamStore:
             if not page.more:
                 return found
             after = page.docs[-1].id
+
+
+def _grave(attachment: str, host: str) -> str:
+    """A tombstone's id: what one host says is over must not keep another host's attachment out."""
+    return f"{host}/{attachment}"

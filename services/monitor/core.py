@@ -8,7 +8,7 @@ from typing import Any
 
 from libs.common.events import Event
 from libs.common.events import model as ev
-from services.monitor.model import Alert, MonitorConfig, Node, NodeState
+from services.monitor.model import Alert, Exit, MonitorConfig, Node, NodeState
 
 APP_CRASHING = "app-crashing"
 NODE_LOST = "node-lost"
@@ -24,14 +24,24 @@ class Change:
 
 
 def on_exit(
-    alert: Alert | None, app: str, at: float, message: str, config: MonitorConfig
+    alert: Alert | None, app: str, ended: Exit, message: str, now: float, config: MonitorConfig
 ) -> Change:
-    """An instance of an app ended without being asked to."""
+    """An instance of an app ended without being asked to.
+
+    Told again, or so late that it would be over already, it changes nothing.
+    """
     current = alert or Alert(
         f"{APP_CRASHING}:{app}", APP_CRASHING, labels={"app": app, "bu": app.partition("/")[0]}
     )
-    since = at - config.crash_window_s
-    exits = tuple(sorted(t for t in (*current.exits, at) if t > since))[-config.crash_count :]
+    at = ended[0]
+    if ended in current.exits or now - at >= config.crash_quiet_s:
+        return Change(None)
+    newest = max((t for t, _ in current.exits), default=at)
+    since = max(newest, at) - config.crash_window_s
+    kept = sorted(each for each in (*current.exits, ended) if each[0] > since)
+    exits = tuple(kept)[-config.crash_count :]
+    if exits == current.exits:
+        return Change(None)
     counted = replace(current, exits=exits)
     if current.firing or len(exits) < config.crash_count:
         return Change(counted)
@@ -54,7 +64,7 @@ def on_time(alert: Alert, now: float, config: MonitorConfig) -> Change:
     """What has been quiet for long enough is over."""
     if alert.rule != APP_CRASHING or not alert.exits:
         return Change(None)
-    if now - max(alert.exits) < config.crash_quiet_s:
+    if now - max(at for at, _ in alert.exits) < config.crash_quiet_s:
         return Change(None)
     quiet = replace(alert, exits=())
     return _resolve(quiet, now) if alert.firing else Change(quiet)
@@ -83,6 +93,17 @@ def _event(alert: Alert) -> dict[str, Any]:
 def node_alert(node: Node) -> Alert:
     """The alert about a host's loss, before it ever fired."""
     return Alert(f"{NODE_LOST}:{node.id}", NODE_LOST, "critical", {"hostname": node.hostname})
+
+
+def node_conditions(nodes: Iterable[Node], firing: Iterable[str]) -> list[tuple[Node, bool]]:
+    """Nodes whose alert is not what it should be, and whether it should fire.
+
+    A host that came back as another agent is not lost.
+    """
+    every, fires = list(nodes), set(firing)
+    up = {each.hostname for each in every if each.state is NodeState.UP}
+    wanted = [(n, n.state is NodeState.LOST and n.hostname not in up) for n in every]
+    return [(node, lost) for node, lost in wanted if lost != (node_alert(node).id in fires)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,11 +79,15 @@ class Node:
         )
 
 
+Exit = tuple[float, str]
+"""When something ended, and the id of the event that told it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Alert:
     """One thing that may be wrong, e.g. `app-crashing:acme/web`; a document.
 
-    `exits` are the times of what the rule counts; `notified` is the state that the last mail told of.
+    `exits` are what the rule counts: when, and the event's id; `notified` is the state that the last mail told of.
     """
 
     id: str
@@ -93,7 +97,7 @@ class Alert:
     firing: bool = False
     summary: str = ""
     since: float = 0.0
-    exits: tuple[float, ...] = ()
+    exits: tuple[Exit, ...] = ()
     notified: bool = False
     version: int = 0
 
@@ -124,7 +128,7 @@ def node_of(doc_id: str, version: int, body: Mapping[str, Any]) -> Node:
 def alert_body(alert: Alert) -> dict[str, Any]:
     """The document of an alert."""
     body: dict[str, Any] = {name: getattr(alert, name) for name in _ALERT}
-    body["exits"] = list(alert.exits)
+    body["exits"] = [list(each) for each in alert.exits]
     body["unsettled"] = alert.unsettled
     return body
 
@@ -132,4 +136,4 @@ def alert_body(alert: Alert) -> dict[str, Any]:
 def alert_of(doc_id: str, version: int, body: Mapping[str, Any]) -> Alert:
     """The alert of a document."""
     known = {name: body[name] for name in _ALERT}
-    return Alert(id=doc_id, version=version, exits=tuple(body["exits"]), **known)
+    return Alert(id=doc_id, version=version, exits=tuple((at, event) for at, event in body["exits"]), **known)

@@ -93,10 +93,11 @@ class Monitor:
         for change in core.nodes(known, seen, now):
             await self.store.save_node(change.node, change.events, now)
             self._relay.kick()
-            lost = change.node.state is NodeState.LOST
-            await self._set_condition(
-                core.node_alert(change.node), lost, f"host {change.node.hostname} is lost"
-            )
+        firing = [each.id for each in await self.store.firing()]
+        # By what is stored, not by what has just changed: a crash in between must not lose the alert.
+        for node, lost in core.node_conditions((await self.store.nodes()).values(), firing):
+            summary = f"host {node.hostname} is lost"
+            await self._set_condition(core.node_alert(node), lost, summary)
         for state in NodeState:
             self._nodes.labels(state.value).set(sum(node.state is state for node in seen))
 
@@ -133,10 +134,9 @@ class Monitor:
             return
         for _ in range(TRIES):
             alert = await self.store.alert(f"{core.APP_CRASHING}:{event.app}")
-            if alert is not None and envelope.time in alert.exits:
-                return  # delivered again
             message = event.message or event.reason or event.state
-            change = core.on_exit(alert, event.app, envelope.time, message, self.config)
+            ended, now = (envelope.time, envelope.id), self._rt.clock.now()
+            change = core.on_exit(alert, event.app, ended, message, now, self.config)
             if await self._save(change):
                 return
         raise Unavailable(f"alert of {event.app}: lost {TRIES} races")
@@ -181,14 +181,18 @@ class Monitor:
         return None
 
 
-async def run(rt: Runtime, open_operator: OpenOperator = open_http_operator) -> None:
-    """The service: wait for leadership, then watch."""
+async def run(
+    rt: Runtime,
+    open_operator: OpenOperator = open_http_operator,
+    notifier: Notifier | None = None,
+) -> None:
+    """The service: wait for leadership, then watch. `notifier` None: mail, as configured."""
     config = rt.section(MonitorConfig)
     await wait_for_lease(rt, "monitor", config.leader_lease_s)
     store = await MonitorStore.open(rt.store)
-    notifier = SmtpNotifier(config.smtp, rt.common.cluster)
+    told = notifier or SmtpNotifier(config.smtp, rt.common.cluster)
     async with open_operator(rt, config) as operator:
-        monitor = Monitor(rt, config, store, operator, notifier)
+        monitor = Monitor(rt, config, store, operator, told)
         app = rt.http_app(api.routes(monitor))
         async with rt.serve(app), asyncio.TaskGroup() as group:
             group.create_task(hold_lease(rt, "monitor", config.leader_lease_s))

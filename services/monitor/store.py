@@ -64,6 +64,10 @@ class MonitorStore:
         """Alerts that still need something done."""
         return await self.alerts(eq("unsettled", True))
 
+    async def firing(self) -> list[Alert]:
+        """Alerts that fire."""
+        return await self.alerts(eq("firing", True))
+
     async def save_alert(self, alert: Alert, events: Sequence[Event], now: float) -> bool:
         """Compare-and-set. Raises Fenced."""
         body = alert_body(alert)

@@ -57,10 +57,12 @@ class Volatile:
 class Cluster:
     """All that the scheduler knows; changed by `commit` alone."""
 
-    def __init__(self, instances: Iterable[Instance] = ()) -> None:
+    def __init__(
+        self, instances: Iterable[Instance] = (), ended: Iterable[InstanceId] = ()
+    ) -> None:
         self.instances: dict[InstanceId, Instance] = {}
         self.volatile = Volatile()
-        self.ended: dict[InstanceId, None] = {}
+        self.ended: dict[InstanceId, None] = dict.fromkeys(ended)
         # Instances with something that time alone can bring about, and where the live ones are.
         self.watched: dict[InstanceId, None] = {}
         self.on_agent: dict[AgentId, dict[InstanceId, None]] = {}

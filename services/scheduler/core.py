@@ -154,7 +154,11 @@ def _watch(draft: Draft, now: float, config: SchedulerConfig) -> None:
         match instance.state:
             case State.PENDING if instance.stop:
                 updates.end(draft, instance, now, instance.message)
-            case State.UNREACHABLE if age_s >= config.unreachable_after_s and not instance.stop:
+            case State.UNREACHABLE if age_s >= config.unreachable_after_s and instance.stop:
+                # Nobody waits for a host that may never come back; if it does, the task is killed.
+                updates.end(draft, instance, now, f"{instance.hostname} is unreachable")
+                continue
+            case State.UNREACHABLE if age_s >= config.unreachable_after_s:
                 updates.replace_unreachable(draft, instance, now)
             case State.ORPHANED if age_s >= config.adoption_deadline_s:
                 updates.give_up_adoption(draft, instance, now)

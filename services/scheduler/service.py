@@ -22,7 +22,7 @@ from libs.common.leader import hold_lease, wait_for_lease
 from libs.common.runtime import Runtime
 from libs.mesos import events as mesos
 from services.scheduler import api
-from services.scheduler.cluster import Cluster
+from services.scheduler.cluster import ENDED_REMEMBERED, Cluster
 from services.scheduler.core import Input, decide
 from services.scheduler.mesos import MesosDriver, OpenDriver, open_http_driver
 from services.scheduler.model import (
@@ -252,7 +252,7 @@ async def run(rt: Runtime, open_driver: OpenDriver = open_http_driver) -> None:
         command = config.executor_command or _default_command(config)
         given = Framework(framework.id, command, framework.version)
         framework = await store.save_framework(given)
-    cluster = Cluster(await store.load())
+    cluster = Cluster(await store.load(), await store.ended(ENDED_REMEMBERED))
     info = framework_info(config, framework.id)
     async with open_driver(rt, config, info) as driver:
         scheduler = Scheduler(rt, config, store, framework, cluster, driver)

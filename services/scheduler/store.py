@@ -68,6 +68,12 @@ class SchedulerStore:
                 return found
             after = page.docs[-1].id
 
+    async def ended(self, limit: int) -> list[InstanceId]:
+        """The instances that ended last, oldest first: their tasks may still turn up."""
+        query = Query((eq("ended", True),), order="since", descending=True, limit=limit)
+        page = await self.instances.find(query)
+        return [InstanceId(doc.id) for doc in reversed(page.docs)]
+
     async def existing(self, ids: Sequence[InstanceId]) -> set[InstanceId]:
         """Those of the instances that are stored, ended ones included."""
         return {InstanceId(each) for each in await self.instances.get_many(ids)} if ids else set()

@@ -33,6 +33,8 @@ from services.scheduler.model import (
 ENDED_STATES = TERMINAL_STATES | {"TASK_UNKNOWN"}
 STRAY_GRACE_S = 10.0
 GONE_EXECUTOR = "REASON_EXECUTOR_TERMINATED"
+# The executor died, or did not come back to its agent in time: its containers run on.
+ORPHANING = frozenset({GONE_EXECUTOR, "REASON_EXECUTOR_REREGISTRATION_TIMEOUT"})
 
 
 def update(draft: Draft, status: TaskStatus, now: float, config: SchedulerConfig) -> None:
@@ -147,7 +149,8 @@ def _ended(
 ) -> None:
     reason = status.get("reason", "")
     message = report.detail or status.get("message", "")
-    if reason == GONE_EXECUTOR and instance.container and instance.state is State.RUNNING:
+    ran = instance.state in (State.RUNNING, State.UNREACHABLE)
+    if reason in ORPHANING and instance.container and ran:
         orphan = replace(
             instance, state=State.ORPHANED, since=now, adopt=instance.container, message=message
         )

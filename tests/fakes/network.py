@@ -203,21 +203,21 @@ class FakeSwitch:
         self._arrive("switch.remove")
         host = self._host
         for name in names:
-            host.ports.pop(name, None)
-            number = host.numbers.pop(name, None)
-            if number is not None:
-                host.rules.pop(flows.OWNER_COOKIE | number, None)
+            port = host.ports.pop(name, None)
+            host.numbers.pop(name, None)
+            if port is not None:
+                host.rules.pop(flows.OWNER_COOKIE | port.ofport, None)
 
     async def view(self) -> tuple[PortView, ...]:
         """See SwitchDriver."""
         self._arrive("switch.view")
         return tuple(self._view(port) for port in self._host.ports.values())
 
-    async def restore_flows(self, ports: Sequence[SwitchPort]) -> None:
+    async def restore_flows(self, wanted: Callable[[], Sequence[SwitchPort]]) -> None:
         """See SwitchDriver."""
         self._arrive("switch.restore")
         self._host.rules = {flows.OWNER_COOKIE: (flows.DEFAULT_RULE,)} | {
-            flows.OWNER_COOKIE | port.ofport: flows.rules_of(port) for port in ports
+            flows.OWNER_COOKIE | port.ofport: flows.rules_of(port) for port in wanted()
         }
 
     def _arrive(self, step: str) -> None:

@@ -15,7 +15,6 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from libs.common.backoff import Backoff
 from libs.common.bus.base import (
     MAX_RECORD_BYTES,
     Consumer,
@@ -127,7 +126,7 @@ class KafkaBus:
         prefix = self._settings.prefix
         sent = [
             await producer.send(
-                prefix + each.topic, each.value, key=each.key.encode(), headers=each.headers
+                prefix + each.topic, each.value, key=each.key.encode(), headers=list(each.headers)
             )
             for each in records
         ]

@@ -69,8 +69,9 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
     async def start(self) -> None:
         """Join the group."""
         async with guarded("join", START_S):
-            self._consumer.subscribe(self._topics, listener=self)
             await self._consumer.start()
+            # Only now: `start` with a subscription would wait for the end of a rebalance.
+            self._consumer.subscribe(self._topics, listener=self)
 
     async def stop(self) -> None:
         """Leave the group."""
@@ -122,7 +123,10 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def commit(self, offsets: Offsets) -> None:
         """See Consumer."""
-        lost = sorted(place for place in offsets if place not in self.assignment())
+        if not offsets:
+            return
+        held = self.assignment()
+        lost = sorted(place for place in offsets if place not in held)
         if lost or self._monotonic() - self._polled_at > self._max_poll_s:
             raise Fenced(f"kafka: {lost or sorted(offsets)} no longer belong to this member")
         async with guarded("commit", CALL_S):

@@ -18,7 +18,17 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from libs.common.errors import InvalidInput
 
 _OPTIONS = frozenset(
-    "tls cafile certfile keyfile sasl replication session_s linger_ms prefix".split()
+    [
+        "tls",
+        "cafile",
+        "certfile",
+        "keyfile",
+        "sasl",
+        "replication",
+        "session_s",
+        "linger_ms",
+        "prefix",
+    ]
 )
 
 

@@ -100,8 +100,11 @@ def _task(
     if task.terminal:
         executor.ended[task.task_id] = task
         return
+    if executor.virtual and not task.statuses:
+        executor.queued[task.task_id] = task
+        return
     executor.tasks[task.task_id] = task
-    if executor.virtual and task.statuses:
+    if executor.virtual:
         started_at = float(orjson.loads(task.statuses[-1])["timestamp"])
         virtual.schedule(core, executor, task, started_at)
 

@@ -61,8 +61,10 @@ def name(kind: str) -> Check:
     """Another name or number of the same type, the same one every time."""
 
     def check(recorded: Any, live: Any, binder: Binder) -> str | None:
-        if type(recorded) is not type(live) or live in ("", None):
+        if type(recorded) is not type(live) or (live == "") != (recorded == ""):
             return f"{recorded!r} → {live!r}: another type"
+        if recorded == "":
+            return None
         return binder.bind(kind, str(recorded), str(live))
 
     return check
@@ -81,7 +83,7 @@ def same_type(recorded: Any, live: Any, _: Binder) -> str | None:
     """Any value of the same JSON type (an integer is not a float); strings and lists non-empty."""
     if type(recorded) is not type(live):
         return f"{recorded!r} → {live!r}: another type"
-    return f"{recorded!r} → {live!r}: empty" if live in ("", []) else None
+    return f"{recorded!r} → {live!r}" if (live == "") != (recorded == "") else None
 
 
 def http_date(_: Any, live: Any, __: Binder) -> str | None:

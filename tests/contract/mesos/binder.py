@@ -48,6 +48,14 @@ class Binder:
         table = self._names()
         return self._pattern.sub(lambda match: table[match[0]], recorded)
 
+    def copy(self) -> Binder:
+        """One that learns on its own from here on."""
+        return Binder(
+            {kind: dict(pairs) for kind, pairs in self.live.items()},
+            {kind: dict(pairs) for kind, pairs in self.recorded.items()},
+            self._pattern,
+        )
+
     def _names(self) -> dict[str, str]:
         # Short names (ports, pids) would hit by chance within other text.
         return {

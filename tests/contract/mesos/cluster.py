@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.contract.mesos.machine import Machine
 from tests.contract.mesos.wire import Connection
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -103,6 +104,21 @@ class Mesos:
     agent_urls: list[str] = field(default_factory=list)
     master: Process | None = None
     agents: list[Process] = field(default_factory=list)
+    machine: Machine | None = None
+    agent_id: str | None = None
+
+    async def look(self) -> None:
+        """Learn what the agent of an external Mesos is like."""
+        _, body = await self.get("master", "/slaves")
+        slaves = [slave for slave in (body or {}).get("slaves", []) if slave.get("active")]
+        port = urlsplit(self.agent_url).port
+        mine = [slave for slave in slaves if port in (None, slave.get("port"))]
+        if not mine:
+            raise RuntimeError(f"{self.master_url} has no active agent like {self.agent_url!r}")
+        self.machine = Machine.of_slave(mine[0])
+        self.agent_id = str(mine[0]["id"])
+        if not self.agent_url:
+            self.agent_url = f"http://{mine[0]['hostname']}:{mine[0]['port']}"
 
     def host_port(self, peer: str) -> tuple[str, int]:
         """Where `peer` (`master`, `agent`, `agent2`) listens."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from tests.contract.mesos.allowed import ALLOWED, SUBSET_BY, UNORDERED_BY, Rule, may_have_more
@@ -42,6 +43,7 @@ def compare(recorded: Any, live: Any, path: str, binder: Binder) -> list[Mismatc
     return [Mismatch(path, f"{_short(recorded)} → {_short(live)}")]
 
 
+@lru_cache(maxsize=20_000)
 def _rule(path: str) -> Rule | None:
     return next((rule for rule in ALLOWED if rule.matches(path)), None)
 
@@ -96,20 +98,18 @@ def _keyed(
         if not candidates:
             found.append(Mismatch(f"{path}[{wanted}]", f"missing, recorded {_short(item)}"))
             continue
-        best = min(candidates, key=lambda other: len(_trial(item, other, path, binder)))
+        best = (
+            candidates[0]
+            if len(candidates) == 1
+            else min(
+                candidates, key=lambda other: len(compare(item, other, f"{path}[]", binder.copy()))
+            )
+        )
         rest = [other for other in rest if other is not best]
         found += compare(item, best, f"{path}[]", binder)
     if not extra_allowed:
         found += [Mismatch(path, f"not in the recording: {_short(item)}") for item in rest]
     return found
-
-
-def _trial(recorded: Any, live: Any, path: str, binder: Binder) -> list[Mismatch]:
-    copy = Binder(
-        {kind: dict(pairs) for kind, pairs in binder.live.items()},
-        {kind: dict(pairs) for kind, pairs in binder.recorded.items()},
-    )
-    return compare(recorded, live, f"{path}[]", copy)
 
 
 def _key(item: Any, keys: tuple[str, ...]) -> Any:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
-from tests.contract.mesos.cluster import external
+from tests.contract.mesos.cluster import Mesos, external, minimesos
 
 _DESELECTED = pytest.StashKey[list[str]]()
 
@@ -46,7 +46,13 @@ def pytest_terminal_summary(
         terminalreporter.write_line(f"DESELECTED {reason}")
 
 
-@pytest.fixture(scope="session")
-def mesos_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where clusters of ours keep their files."""
-    yield tmp_path_factory.mktemp("mesos")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesos]:
+    """The external Mesos, or one minimesos for all tests that need none of their own."""
+    mesos = external(os.environ)
+    if mesos is not None:
+        await mesos.look()
+        yield mesos
+        return
+    async with minimesos(tmp_path_factory.mktemp("mesos")) as mesos:
+        yield mesos

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from tests.contract.mesos import steps
 from tests.contract.mesos.actions import ACTIONS
-from tests.contract.mesos.cluster import Mesos, external, minimesos
+from tests.contract.mesos.cluster import Mesos, minimesos
 from tests.contract.mesos.executors import executor_hub
 from tests.contract.mesos.replay import Replay
 from tests.contract.mesos.scenarios import SCENARIOS, Scenario
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 MAX_SHOWN = 25
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def shared(mesos_dir: Path) -> AsyncIterator[Mesos]:
-    """The external Mesos, or one minimesos for all scenarios that need none of their own."""
-    mesos = external(os.environ)
-    if mesos is not None:
-        yield mesos
-        return
-    directory = mesos_dir / "shared"
-    directory.mkdir()
-    async with minimesos(directory) as mesos:
-        yield mesos
 
 
 @asynccontextmanager
@@ -64,7 +49,10 @@ async def test_behaves_as_recorded(scenario: Scenario, shared: Mesos, tmp_path: 
     async with AsyncExitStack() as stack:
         mesos = await stack.enter_async_context(mesos_for(scenario, shared, tmp_path))
         hub = await stack.enter_async_context(executor_hub())
-        replay = Replay(steps.load(scenario.name), mesos, hub, ACTIONS, scenario.edits)
+        recorded = steps.load(scenario.name)
+        if mesos.machine is not None:
+            recorded = mesos.machine.fit(recorded)
+        replay = Replay(recorded, mesos, hub, ACTIONS, scenario.edits)
         found = await replay.run()
     shown = "\n".join(f"  {mismatch}" for mismatch in found[:MAX_SHOWN])
     assert not found, f"{len(found)} differences from the recording:\n{shown}"

@@ -101,7 +101,7 @@ async def test_a_restart_is_told_and_flows_come_back(switch: SwitchWorld) -> Non
     await switch.restart()
     await switch.driver.restarted()
     assert cookie(port(1)) not in await switch.cookies()
-    await switch.driver.restore_flows(ports)
+    await switch.driver.restore_flows(lambda: ports)
     wanted = {flows.OWNER_COOKIE, *(cookie(each) for each in ports)}
     assert await switch.cookies() == wanted
 
@@ -117,7 +117,7 @@ async def test_restoring_removes_rules_of_ports_that_are_no_more(switch: SwitchW
     for each in ports:
         await switch.make_link(each)
     await switch.driver.ensure(ports)
-    await switch.driver.restore_flows([port(2)])
+    await switch.driver.restore_flows(lambda: [port(2)])
     assert await switch.cookies() == {flows.OWNER_COOKIE, cookie(port(2))}
 
 

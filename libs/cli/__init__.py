@@ -1,0 +1,1 @@
+"""`gantry`, the command: a thin layer of words and exit codes over `libs/client`."""

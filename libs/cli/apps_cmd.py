@@ -1,0 +1,253 @@
+"""Commands of apps: deploy and all that changes one, apps, ps, releases."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import typer
+
+from libs.cli import spec_file
+from libs.cli.context import Context, context_of
+from libs.cli.output import Column, time_of
+from libs.cli.progress import TOPICS
+from libs.cli.watch import verdict, watch
+from libs.client import GantryClient
+from libs.client.model import Accepted, Plan
+from libs.common.errors import NotFound
+from libs.common.spec import AppSpec
+
+AppArgument = Annotated[str, typer.Argument(metavar="APP", help="bu/app, or app with --bu")]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="do not wait for the end")]
+Force = Annotated[bool, typer.Option("--force", help="take over from a deployment in progress")]
+TimeOut = Annotated[
+    float | None, typer.Option("--timeout", min=1, help="wait at most so many seconds")
+]
+Ask = Callable[[GantryClient], Awaitable[Accepted]]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (deploy, apps, ps, releases, scale, rollback, restart, stop):
+        app.command()(command)
+
+
+def run_deployment(
+    context: Context, app: str, ask: Ask, *, detach: bool, timeout_s: float | None
+) -> None:
+    """Ask for a deployment and watch it to its end, unless detached."""
+    printer = context.printer
+
+    async def run(client: GantryClient) -> None:
+        place = "" if detach else await client.place(TOPICS, app)
+        accepted = await ask(client)
+        if detach:
+            if printer.is_json:
+                printer.json(accepted)
+            printer.say(f"{accepted.deployment} of {app}: accepted")
+            return
+        printer.note(f"{accepted.deployment} of {app}")
+        ended = await watch(client, printer, app, accepted.deployment, place, timeout_s)
+        if printer.is_json:
+            printer.json(ended)
+        printer.say(verdict(ended))
+
+    context.ask(run)
+
+
+def deploy(
+    ctx: typer.Context,
+    what: Annotated[str, typer.Argument(metavar="FILE|APP", help="an app file, '-', or an app")],
+    image: Annotated[str | None, typer.Option(help="instead of the image in the spec")] = None,
+    detach: Detach = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be done")] = False,
+    force: Force = False,
+    timeout: TimeOut = None,
+) -> None:
+    """Release an app: write its spec from FILE, if one is given, and roll it out."""
+    context = context_of(ctx)
+    file = spec_file.read(what, context.settings.bu) if spec_file.is_file(what) else None
+    app = file.app if file else context.settings.app(what)
+    if dry_run:
+        _dry_run(context, app, file.spec if file else None, image)
+        return
+
+    async def ask(client: GantryClient) -> Accepted:
+        if file is not None:
+            await write_spec(client, context, app, file.spec)
+        return await client.deploy(app, image=image, force=force)
+
+    run_deployment(context, app, ask, detach=detach, timeout_s=timeout)
+
+
+async def write_spec(client: GantryClient, context: Context, app: str, spec: AppSpec) -> None:
+    """Write the spec unless it stands there already. Raises Stale when somebody else writes at the same time."""
+    try:
+        known, etag = await client.app(app)
+    except NotFound:
+        await client.put_app(app, spec)
+        context.printer.note(f"{app}: made")
+        return
+    if changes(known.spec, spec):
+        await client.put_app(app, spec, if_match=etag)
+        context.printer.note(f"{app}: spec written")
+
+
+def changes(known: dict[str, Any], spec: AppSpec) -> dict[str, tuple[Any, Any]]:
+    """The spec's fields that differ from what is known: before and after."""
+    after = spec.model_dump(mode="json", by_alias=True)
+    before = AppSpec.model_validate(known).model_dump(mode="json", by_alias=True)
+    return {name: (before[name], after[name]) for name in after if before[name] != after[name]}
+
+
+def _dry_run(context: Context, app: str, spec: AppSpec | None, image: str | None) -> None:
+    printer = context.printer
+
+    async def run(client: GantryClient) -> tuple[dict[str, Any], Plan]:
+        try:
+            known, _ = await client.app(app)
+        except NotFound:
+            if spec is None:
+                raise
+            after = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            diff = {name: (None, value) for name, value in after.items()}
+        else:
+            diff = changes(known.spec, spec) if spec else {}
+        return diff, await client.plan(app, image=image, spec=spec)
+
+    diff, plan = context.ask(run)
+    if printer.is_json:
+        shown = {name: {"before": old, "after": new} for name, (old, new) in diff.items()}
+        printer.json({"app": app, "spec": shown, "plan": plan.model_dump(mode="json")})
+        return
+    for name, (old, new) in diff.items():
+        printer.say(f"{name}: {old!r} -> {new!r}")
+    for name, value in plan.model_dump(mode="json").items():
+        printer.say(f"{name}: {value}")
+
+
+def apps(ctx: typer.Context) -> None:
+    """All apps."""
+    context = context_of(ctx)
+    answer = context.ask(lambda client: client.apps())
+    columns = (
+        Column("APP", lambda a: a.app),
+        Column("RELEASE", lambda a: _extra(a, "release"), right=True),
+        Column("WANTED", lambda a: _extra(a, "wanted"), right=True),
+        Column("NETWORK", lambda a: a.spec.get("network")),
+        Column("VERSION", lambda a: a.version, wide=True, right=True),
+        Column("IMAGE", lambda a: a.spec.get("image")),
+    )
+    context.printer.rows(answer, answer.apps, columns, "no apps")
+
+
+def ps(
+    ctx: typer.Context,
+    app: Annotated[str, typer.Argument(metavar="[APP]", help="of this app only")] = "",
+) -> None:
+    """Instances: what runs where, and why something waits."""
+    context = context_of(ctx)
+    name = context.settings.app(app) if app else ""
+    answer = context.ask(lambda client: client.instances(name))
+    columns = (
+        Column("INSTANCE", lambda i: i.instance),
+        Column("RELEASE", lambda i: i.release, right=True),
+        Column("STATE", lambda i: i.state),
+        Column("HOST", lambda i: i.hostname),
+        Column("ADDRESS", lambda i: i.address),
+        Column("CONTAINER", lambda i: i.container, wide=True),
+        Column("AGENT", lambda i: i.agent, wide=True),
+        Column("WHY", lambda i: i.waiting or _extra(i, "last_exit") or ""),
+    )
+    context.printer.rows(answer, answer.instances, columns, "no instances")
+
+
+def releases(ctx: typer.Context, app: AppArgument) -> None:
+    """An app's releases, newest first."""
+    context = context_of(ctx)
+    name = context.settings.app(app)
+    answer = context.ask(lambda client: client.releases(name))
+    columns = (
+        Column("RELEASE", lambda r: r.release, right=True),
+        Column("CREATED", lambda r: time_of(r.created_at)),
+        Column("BY", lambda r: r.actor),
+        Column("DEPLOYMENT", lambda r: _extra(r, "deployment"), wide=True),
+        Column("IMAGE", lambda r: r.image),
+    )
+    context.printer.rows(answer, answer.releases, columns, "no releases")
+
+
+def scale(
+    ctx: typer.Context,
+    app: AppArgument,
+    instances: Annotated[int, typer.Argument(min=0, max=10_000)],
+    detach: Detach = False,
+    force: Force = False,
+    timeout: TimeOut = None,
+) -> None:
+    """Change how many instances there shall be."""
+    context = context_of(ctx)
+    name = context.settings.app(app)
+
+    async def ask(client: GantryClient) -> Accepted:
+        return await client.scale(name, instances, force=force)
+
+    run_deployment(context, name, ask, detach=detach, timeout_s=timeout)
+
+
+def rollback(
+    ctx: typer.Context,
+    app: AppArgument,
+    release: Annotated[
+        int | None, typer.Option("--release", "-r", min=1, help="default: the one before")
+    ] = None,
+    detach: Detach = False,
+    force: Force = False,
+    timeout: TimeOut = None,
+) -> None:
+    """Go back to a release."""
+    context = context_of(ctx)
+    name = context.settings.app(app)
+
+    async def ask(client: GantryClient) -> Accepted:
+        return await client.rollback(name, release, force=force)
+
+    run_deployment(context, name, ask, detach=detach, timeout_s=timeout)
+
+
+def restart(
+    ctx: typer.Context,
+    app: AppArgument,
+    detach: Detach = False,
+    force: Force = False,
+    timeout: TimeOut = None,
+) -> None:
+    """Replace all instances by new ones of the same release."""
+    context = context_of(ctx)
+    name = context.settings.app(app)
+
+    async def ask(client: GantryClient) -> Accepted:
+        return await client.restart(name, force=force)
+
+    run_deployment(context, name, ask, detach=detach, timeout_s=timeout)
+
+
+def stop(
+    ctx: typer.Context,
+    app: AppArgument,
+    detach: Detach = False,
+    force: Force = False,
+    timeout: TimeOut = None,
+) -> None:
+    """Stop all instances; the app and its releases stay."""
+    context = context_of(ctx)
+    name = context.settings.app(app)
+
+    async def ask(client: GantryClient) -> Accepted:
+        return await client.stop(name, force=force)
+
+    run_deployment(context, name, ask, detach=detach, timeout_s=timeout)
+
+
+def _extra(view: Any, name: str) -> Any:
+    return (view.model_extra or {}).get(name)

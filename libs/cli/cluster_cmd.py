@@ -1,0 +1,90 @@
+"""Commands of the cluster: nodes, networks, alerts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from libs.cli.context import context_of
+from libs.cli.output import Column, number, time_of
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (nodes, networks, alerts):
+        app.command()(command)
+
+
+def nodes(ctx: typer.Context) -> None:
+    """Hosts: what they have, and what is reserved."""
+    context = context_of(ctx)
+    answer = context.ask(lambda client: client.nodes())
+    columns = (
+        Column("HOST", lambda n: n.hostname or n.agent),
+        Column("STATE", lambda n: n.state),
+        Column("ZONE", lambda n: n.attributes.get("zone")),
+        Column("CLASS", lambda n: n.attributes.get("class")),
+        Column("INSTANCES", lambda n: n.instances, right=True),
+        Column("CPUS", lambda n: _share(n.reserved_cpus, n.used_cpus, n.cpus, 1), right=True),
+        Column(
+            "MEM MIB",
+            lambda n: _share(n.reserved_mem_mib, n.used_mem_mib, n.mem_mib, 0),
+            right=True,
+        ),
+        Column("AGENT", lambda n: n.agent, wide=True),
+    )
+    context.printer.rows(answer, answer.nodes, columns, "no hosts")
+
+
+def _share(reserved: float | None, used: float | None, total: float | None, digits: int) -> str:
+    taken = reserved if reserved is not None else used
+    return f"{number(taken, digits) or '?'}/{number(total, digits) or '?'}"
+
+
+def networks(
+    ctx: typer.Context,
+    network: Annotated[str, typer.Argument(metavar="[NETWORK]", help="this one only")] = "",
+) -> None:
+    """Networks and their addresses."""
+    context = context_of(ctx)
+    if network:
+        view = context.ask(lambda client: client.network(network))
+        if context.printer.is_json:
+            context.printer.json(view)
+        for name, value in view.model_dump(mode="json").items():
+            context.printer.say(f"{name:<12}{value}")
+        return
+    answer = context.ask(lambda client: client.networks())
+    columns = (
+        Column("NETWORK", lambda n: n.network),
+        Column("VLAN", lambda n: _extra(n, "vlan"), right=True),
+        Column("CIDR", lambda n: _extra(n, "cidr")),
+        Column("ZONE", lambda n: _extra(n, "zone"), wide=True),
+        Column("ALLOCATED", lambda n: _extra(n, "allocated"), right=True),
+        Column("COOLING", lambda n: _extra(n, "cooling"), right=True, wide=True),
+        Column("FREE", lambda n: _extra(n, "free"), right=True),
+        Column("UNITS", lambda n: ", ".join(_extra(n, "bus") or ()) or "all"),
+    )
+    context.printer.rows(answer, answer.networks, columns, "no networks")
+
+
+def alerts(
+    ctx: typer.Context,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="resolved ones too")] = False,
+) -> None:
+    """What is wrong."""
+    context = context_of(ctx)
+    answer = context.ask(lambda client: client.alerts("" if everything else "firing"))
+    columns = (
+        Column("ALERT", lambda a: a.alert),
+        Column("SEVERITY", lambda a: a.severity),
+        Column("STATE", lambda a: a.state),
+        Column("SINCE", lambda a: time_of(_extra(a, "since"))),
+        Column("SUMMARY", lambda a: a.summary),
+    )
+    context.printer.rows(answer, answer.alerts, columns, "no alerts")
+
+
+def _extra(view: Any, name: str) -> Any:
+    return (view.model_extra or {}).get(name)

@@ -1,0 +1,139 @@
+"""Watching a deployment until it ends: events wake, the deployment's own state decides."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from libs.cli.exits import DeployFailed
+from libs.cli.output import Printer, cell
+from libs.cli.progress import TOPICS, Progress
+from libs.client import GantryClient
+from libs.client.api import ENDED
+from libs.client.model import DeploymentView
+from libs.common.errors import TimedOut
+
+POLL_S = 1.0
+SHOWN = 16
+_BUSY = ("requested", "placed", "waiting", "started", "unhealthy", "exited", "lost", "stopping")
+
+
+async def watch(
+    client: GantryClient,
+    printer: Printer,
+    app: str,
+    deployment: str,
+    place: str,
+    timeout_s: float | None,
+) -> DeploymentView:
+    """Show the deployment's steps until it has ended, and return it. `place` is where in the events to begin.
+
+    Raises TimedOut when it has not ended in time (it goes on), DeployFailed when it ended badly.
+    """
+    progress = Progress(deployment, app)
+    woken = asyncio.Event()
+    try:
+        async with asyncio.timeout(timeout_s):
+            with Shown(printer, progress) as shown:
+                async with asyncio.TaskGroup() as group:
+                    follower = group.create_task(
+                        _follow(client, app, place, progress, shown, woken)
+                    )
+                    ended = await _until_ended(client, deployment, woken)
+                    follower.cancel()
+    except TimeoutError:
+        raise TimedOut(
+            f"{deployment} has not ended within {timeout_s:g} s; it goes on: gantry rollout status {app}"
+        ) from None
+    return ended
+
+
+def verdict(view: DeploymentView) -> str:
+    """How it ended, in words. Raises DeployFailed when it ended badly."""
+    text = f"{view.deployment} of {view.app}: {view.state}"
+    if view.release is not None:
+        text += f", release {view.release}"
+    if view.reason:
+        text += f": {view.reason}"
+    if view.state != "succeeded":
+        raise DeployFailed(text)
+    return text
+
+
+async def _until_ended(
+    client: GantryClient, deployment: str, woken: asyncio.Event
+) -> DeploymentView:
+    while True:
+        view = await client.deployment(deployment)
+        if view.state in ENDED:
+            return view
+        woken.clear()
+        try:
+            async with asyncio.timeout(POLL_S):
+                await woken.wait()
+        except TimeoutError:
+            pass
+
+
+async def _follow(
+    client: GantryClient,
+    app: str,
+    place: str,
+    progress: Progress,
+    shown: Shown,
+    woken: asyncio.Event,
+) -> None:
+    async with aclosing(client.events(TOPICS, app, place)) as events:
+        async for event in events:
+            said = progress.observe(event)
+            if said:
+                shown.step(said)
+            if event.topic in ("deploy.succeeded", "deploy.failed"):
+                woken.set()
+
+
+class Shown:
+    """Steps as lines, or as a table that moves where somebody watches."""
+
+    def __init__(self, printer: Printer, progress: Progress) -> None:
+        self._printer = printer
+        self._progress = progress
+        self._live: Live | None = None
+
+    def __enter__(self) -> Shown:
+        if self._printer.out.is_terminal and not self._printer.is_json:
+            self._live = Live(
+                console=self._printer.out, get_renderable=self._render, refresh_per_second=8
+            )
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._live is not None:
+            self._live.refresh()
+            self._live.stop()
+
+    def step(self, said: str) -> None:
+        """Something happened."""
+        if self._live is None and not self._printer.is_json:
+            self._printer.out.print(Text(said), soft_wrap=True)
+
+    def _render(self) -> Group:
+        progress = self._progress
+        counts = progress.counts
+        wanted, ready = counts.get("wanted", 0), counts.get("ready", 0)
+        bar = ProgressBar(total=max(wanted, 1), completed=ready, width=40)
+        busy = [step for step in progress.steps.values() if step.state in _BUSY]
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for step in busy[:SHOWN]:
+            shown = (step.instance, step.release, step.state, step.host, step.address, step.detail)
+            table.add_row(*(cell(each) for each in shown))
+        more = Text(f"… and {len(busy) - SHOWN} more" if len(busy) > SHOWN else "", style="dim")
+        head = Text(f"{progress.app}  {progress.state}  {progress.summary()}", style="bold")
+        return Group(head, bar, table, more)

@@ -1,0 +1,329 @@
+"""The document store on MongoDB (standalone is enough), by motor. No transactions, change streams or pipeline updates.
+
+One bulk write a batch, unordered. Its answer must tell which updates found their document, and MongoDB only counts
+them. So each update is an upsert that cannot insert: `$setOnInsert` gives it the field `guard`, whose unique value a
+hidden document holds. An update that finds nothing then fails by itself, with its place in the batch.
+
+What fences do. `raise_epoch` first raises the number, which every fenced write reads before it acts, then the epoch
+of each document that fenced writes of this name go to, which every fenced update demands to be no newer than its
+own. So once it has returned, no update or delete of an older leader takes effect: what was under way has happened
+before, where the new leader will read it, or is refused. The one gap: an *insert* that an older leader had under way
+may still land afterwards, since one document's write can't look at another; the new leader's sweep will find it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
+from pymongo import DeleteOne, InsertOne, ReturnDocument, UpdateOne
+from pymongo.errors import (
+    BulkWriteError,
+    DuplicateKeyError,
+    InvalidURI,
+    NetworkTimeout,
+    PyMongoError,
+    WTimeoutError,
+)
+
+from libs.common.errors import InvalidInput, TimedOut, Unavailable
+from libs.common.store import mongo_documents as documents
+from libs.common.store.base import (
+    CollectionSpec,
+    Doc,
+    Fence,
+    Lease,
+    Outcome,
+    Page,
+    Query,
+    Where,
+    Write,
+    WriteResult,
+)
+from libs.common.store.bodies import check_query, check_writes, decode_body, encode_body
+from libs.common.store.mongo_documents import Document
+from libs.common.store.mongo_schema import prepare
+
+CALL_S = 30.0
+_OPTIONS: Mapping[str, Any] = {
+    "serverSelectionTimeoutMS": 5_000,
+    "connectTimeoutMS": 5_000,
+    "socketTimeoutMS": 25_000,
+    "retryWrites": False,  # a standalone server has no sessions to retry in
+    "w": "majority",
+    "journal": True,
+    "appname": "gantry",
+}
+_DUPLICATE_KEY = 11000
+_OK = WriteResult(Outcome.OK)
+_CONFLICT = WriteResult(Outcome.CONFLICT)
+_FENCED = WriteResult(Outcome.FENCED)
+
+
+@asynccontextmanager
+async def guarded(what: str) -> AsyncIterator[None]:
+    """Raises TimedOut or Unavailable for what goes wrong between us and the server."""
+    try:
+        async with asyncio.timeout(CALL_S):
+            yield
+    except TimeoutError:
+        raise TimedOut(f"mongodb: {what}: no answer within {CALL_S} s") from None
+    except (NetworkTimeout, WTimeoutError) as error:
+        raise TimedOut(f"mongodb: {what}: {error}") from error
+    except OverflowError as error:
+        raise InvalidInput.of("body", f"a number is too large: {error}", "64 bits") from error
+    except PyMongoError as error:
+        raise Unavailable(f"mongodb: {what}: {error}") from error
+
+
+class MongoStore:
+    """A `Store` on MongoDB."""
+
+    def __init__(self, client: Any, database: str) -> None:
+        self._client = client
+        self._database = client[database]
+        self._epochs: AsyncIOMotorCollection[Document] = self._database["gantry_epochs"]
+        self._leases: AsyncIOMotorCollection[Document] = self._database["gantry_leases"]
+        self._fenced: set[tuple[str, str]] = set()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, url: str) -> MongoStore:
+        """Read the URL, mongodb://host[:port]/database[?options]; the first call connects."""
+        database = urlsplit(url).path.strip("/") or "gantry"
+        try:
+            client: Any = AsyncIOMotorClient(url, **_OPTIONS)
+        except (InvalidURI, ValueError) as error:
+            raise InvalidInput.of("common.store", str(error), "mongodb://host:port/db") from error
+        return cls(client, database)
+
+    async def collection(self, spec: CollectionSpec) -> MongoCollection:
+        """See Store. Raises Conflict when a new unique index doesn't fit what is stored."""
+        self.check_open()
+        collection = self._database[spec.name]
+        async with guarded(f"prepare {spec.name}"):
+            await prepare(collection, spec)
+        return MongoCollection(self, spec, collection)
+
+    async def raise_epoch(self, name: str) -> int:
+        """See Store; and what the module says about fences."""
+        self.check_open()
+        async with guarded("raise epoch"):
+            found = await self._epochs.find_one_and_update(
+                {"_id": name},
+                {"$inc": {"epoch": 1}},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+            epoch = int(found["epoch"])
+            for collection in found.get("collections", ()):
+                older = {"epoch": {"$lt": epoch}}
+                await self._database[collection].update_many(older, {"$set": {"epoch": epoch}})
+        return epoch
+
+    async def outdated(self, fence: Fence | None, collection: str) -> bool:
+        """Is there a newer epoch? Also notes that fenced writes go to this collection."""
+        if fence is None:
+            return False
+        if (fence.name, collection) not in self._fenced:
+            # Before the first write: a raise from now on will go through this collection.
+            await self._epochs.update_one(
+                {"_id": fence.name},
+                {"$addToSet": {"collections": collection}, "$setOnInsert": {"epoch": 0}},
+                upsert=True,
+            )
+            self._fenced.add((fence.name, collection))
+        found = await self._epochs.find_one({"_id": fence.name}, {"epoch": 1})
+        return found is not None and int(found["epoch"]) > fence.epoch
+
+    async def take_lease(self, name: str, holder: str, now: float, ttl_s: float) -> Lease | None:
+        """See Store."""
+        self.check_open()
+        until = now + ttl_s
+        mine = {"_id": name, "holder": holder}
+        free = {"_id": name, "holder": {"$ne": holder}, "until": {"$lte": now}}
+        taken = {"$set": {"holder": holder, "until": until}, "$inc": {"epoch": 1}}
+        async with guarded("take lease"):
+            for wanted, update in ((mine, {"$set": {"until": until}}), (free, taken)):
+                found = await self._leases.find_one_and_update(
+                    wanted, update, return_document=ReturnDocument.AFTER
+                )
+                if found is not None:
+                    return Lease(name, holder, int(found["epoch"]), until)
+            try:
+                await self._leases.insert_one({**mine, "epoch": 1, "until": until})
+            except DuplicateKeyError:
+                return None
+        return Lease(name, holder, 1, until)
+
+    async def drop_lease(self, name: str, holder: str) -> None:
+        """See Store."""
+        self.check_open()
+        async with guarded("drop lease"):
+            # The document stays: its epoch must grow when somebody else takes it.
+            await self._leases.update_one(
+                {"_id": name, "holder": holder}, {"$set": {"until": float("-inf")}}
+            )
+
+    async def close(self) -> None:
+        """See Store."""
+        self._closed = True
+        self._client.close()
+
+    def check_open(self) -> None:
+        """Raise Unavailable after close."""
+        if self._closed:
+            raise Unavailable("the store is closed")
+
+
+class MongoCollection:
+    """A `Collection` of a MongoStore."""
+
+    def __init__(
+        self, store: MongoStore, spec: CollectionSpec, collection: AsyncIOMotorCollection[Document]
+    ) -> None:
+        self._store = store
+        self._name = spec.name
+        self._indexes = spec.indexes
+        self._collection = collection
+
+    @asynccontextmanager
+    async def _call(self, what: str) -> AsyncIterator[None]:
+        self._store.check_open()
+        async with guarded(f"{self._name}.{what}"):
+            yield
+
+    async def get(self, doc_id: str) -> Doc | None:
+        """See Collection."""
+        return (await self.get_many([doc_id])).get(doc_id)
+
+    async def get_many(self, doc_ids: Sequence[str]) -> dict[str, Doc]:
+        """See Collection."""
+        async with self._call("get"):
+            found = await self._collection.find({"_id": {"$in": list(doc_ids)}}).to_list(None)
+        return {each["_id"]: documents.to_doc(each) for each in found if "version" in each}
+
+    async def find(self, query: Query) -> Page:
+        """See Collection."""
+        check_query(query)
+        chosen, order = documents.page(query)
+        async with self._call("find"):
+            cursor = self._collection.find(chosen).sort(order).limit(query.limit + 1)
+            found = await cursor.to_list(None)
+        docs = tuple(documents.to_doc(each) for each in found[: query.limit])
+        return Page(docs, more=len(found) > query.limit)
+
+    async def count(self, where: Sequence[Where] = ()) -> int:
+        """See Collection."""
+        async with self._call("count"):
+            return int(await self._collection.count_documents(documents.selection(where)))
+
+    async def replace_many(
+        self, writes: Sequence[Write], fence: Fence | None = None
+    ) -> list[WriteResult]:
+        """See Collection."""
+        check_writes(writes)
+        if not writes:
+            return []
+        operations = [self._operation(write, fence) for write in writes]
+        async with self._call("replace_many"):
+            if await self._store.outdated(fence, self._name):
+                return [_FENCED] * len(writes)
+            try:
+                done = await self._collection.bulk_write(operations, ordered=False)
+                answer = done.bulk_api_result
+            except BulkWriteError as error:
+                answer = dict(error.details)
+            return await self._results(writes, fence, answer)
+
+    def _operation(self, write: Write, fence: Fence | None) -> InsertOne[Document] | UpdateOne:
+        # By way of JSON, so that every adapter stores the same: tuples become lists, enums values.
+        body = decode_body(encode_body(write.id, write.body))
+        if write.version == 0:
+            epoch = fence.epoch if fence else 0
+            return InsertOne(documents.insertion(write, body, self._indexes, epoch))
+        wanted: Document = {"_id": write.id, "version": write.version}
+        if fence is not None:
+            wanted["epoch"] = {"$lte": fence.epoch}
+        epoch_now = fence.epoch if fence else None
+        update = documents.replacement(write, body, self._indexes, epoch_now)
+        return UpdateOne(wanted, update, upsert=True)
+
+    async def _results(
+        self, writes: Sequence[Write], fence: Fence | None, answer: Document
+    ) -> list[WriteResult]:
+        errors = {each["index"]: each for each in answer.get("writeErrors", ())}
+        strays = [each["index"] for each in answer.get("upserted", ())]
+        if answer.get("writeConcernErrors"):
+            raise TimedOut(f"mongodb: {self._name}: {answer['writeConcernErrors']}")
+        results = [_OK] * len(writes)
+        if strays:  # somebody removed the guard document
+            ids = [writes[index].id for index in strays]
+            await self._collection.delete_many({"_id": {"$in": ids}, "guard": 1})
+        refused = sorted({*errors, *strays})
+        if refused:
+            stored = await self._stored([writes[index].id for index in refused])
+            for index in refused:
+                write = writes[index]
+                results[index] = _reason(write, fence, stored.get(write.id), errors.get(index, {}))
+        return results
+
+    async def _stored(self, ids: Sequence[str]) -> dict[str, Document]:
+        chosen = {"_id": {"$in": list(ids)}, "version": {"$gt": 0}}
+        found = await self._collection.find(chosen, {"version": 1, "epoch": 1}).to_list(None)
+        return {each["_id"]: each for each in found}
+
+    async def delete(self, doc_id: str, version: int, fence: Fence | None = None) -> WriteResult:
+        """See Collection."""
+        wanted: Document = {"_id": doc_id, "version": version, "outbox": {"$size": 0}}
+        if fence is not None:
+            wanted["epoch"] = {"$lte": fence.epoch}
+        async with self._call("delete"):
+            if await self._store.outdated(fence, self._name):
+                return _FENCED
+            answer = await self._collection.delete_one(wanted)
+            if answer.deleted_count:
+                return _OK
+            stored = (await self._stored([doc_id])).get(doc_id)
+            newer = fence is not None and stored is not None and stored["epoch"] > fence.epoch
+            return _FENCED if newer else _CONFLICT
+
+    async def unsent(self, limit: int) -> list[Doc]:
+        """See Collection."""
+        async with self._call("unsent"):
+            found = await self._collection.find({"unsent": True}).limit(limit).to_list(None)
+        return [documents.to_doc(each) for each in found]
+
+    async def mark_sent(self, sent: Mapping[str, Sequence[str]]) -> None:
+        """See Collection."""
+        if not sent:
+            return
+        operations: list[UpdateOne | DeleteOne] = []
+        for doc_id, event_ids in sent.items():
+            gone = {"outbox": {"id": {"$in": list(event_ids)}}}
+            operations.append(UpdateOne({"_id": doc_id}, {"$pull": gone}))
+            # A write may have added events meanwhile: then the mark stays.
+            empty = {"_id": doc_id, "outbox": {"$size": 0}}
+            operations.append(UpdateOne(empty, {"$unset": {"unsent": ""}}))
+        async with self._call("mark_sent"):
+            await self._collection.bulk_write(operations, ordered=True)
+
+
+def _reason(
+    write: Write, fence: Fence | None, stored: Document | None, error: Document
+) -> WriteResult:
+    """Why nothing was written; `stored` is what is there now."""
+    if error and error.get("code") != _DUPLICATE_KEY:
+        raise Unavailable(f"mongodb: {write.id}: {error.get('errmsg')}")
+    if stored is not None and fence is not None and stored["epoch"] > fence.epoch:
+        return _FENCED
+    if write.version != (stored["version"] if stored else 0):
+        return _CONFLICT
+    # E11000 duplicate key error collection: db.things index: unique_by_name dup key: …
+    found = re.search(r"index: (?:\S+\.\$)?unique_(\S+)", str(error.get("errmsg", "")))
+    return WriteResult(Outcome.DUPLICATE, found.group(1)) if found else _CONFLICT

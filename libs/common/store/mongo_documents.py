@@ -1,0 +1,154 @@
+"""How documents, queries and outbox events look in MongoDB. Pure; no driver here.
+
+    {_id, version, epoch, body: {…}, outbox: [{id, topic, key, value, headers}], unsent: true?, unique: {index: key}}
+
+`unsent` is there only while the outbox may hold something, and `unique.<index>` only when the document takes part in
+that index, so that sparse indexes do what partial ones would. Field names are escaped, as MongoDB gives dots and
+dollars a meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from libs.common.store.base import Body, Doc, Index, Op, OutboxEvent, Query, Where, Write
+from libs.common.store.bodies import unique_key
+
+Document = dict[str, Any]
+
+GUARD_ID = "\x01guard"  # see mongo.py: the document that makes a stray upsert fail
+NOTHING: Document = {"_id": {"$in": []}}
+_RANGES = {Op.LT: "$lt", Op.LE: "$lte", Op.GT: "$gt", Op.GE: "$gte"}
+_ESCAPES = (("%", "%25"), (".", "%2E"), ("$", "%24"), ("\0", "%00"))
+
+
+def escape(name: str) -> str:
+    """A field name as MongoDB takes it."""
+    for char, escaped in _ESCAPES:
+        if char in name:
+            name = name.replace(char, escaped)
+    return name
+
+
+def unescape(name: str) -> str:
+    """The field name of an escaped one."""
+    if "%" not in name:
+        return name
+    for char, escaped in reversed(_ESCAPES):
+        name = name.replace(escaped, char)
+    return name
+
+
+def escaped(value: Any) -> Any:
+    """A JSON value with its field names escaped."""
+    if isinstance(value, Mapping):
+        return {escape(name): escaped(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [escaped(each) for each in value]
+    return value
+
+
+def unescaped(value: Any) -> Any:
+    """A JSON value of one with escaped field names."""
+    if isinstance(value, dict):
+        return {unescape(name): unescaped(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [unescaped(each) for each in value]
+    return value
+
+
+def unique_keys(body: Body, indexes: Sequence[Index]) -> Document:
+    """What goes into `unique`."""
+    keys = {each.name: unique_key(body, each.fields) for each in indexes if each.unique}
+    return {name: key for name, key in keys.items() if key is not None}
+
+
+def insertion(write: Write, body: Body, indexes: Sequence[Index], epoch: int) -> Document:
+    """The new document of a write at version 0."""
+    document = {
+        "_id": write.id,
+        "version": 1,
+        "epoch": epoch,
+        "body": escaped(body),
+        "outbox": [pack(event) for event in write.events],
+        "unique": unique_keys(body, indexes),
+    }
+    if write.events:
+        document["unsent"] = True
+    return document
+
+
+def replacement(write: Write, body: Body, indexes: Sequence[Index], epoch: int | None) -> Document:
+    """The update of a write at a later version."""
+    values: Document = {"body": escaped(body), "unique": unique_keys(body, indexes)}
+    if epoch is not None:
+        values["epoch"] = epoch
+    update: Document = {"$set": values, "$inc": {"version": 1}, "$setOnInsert": {"guard": 1}}
+    if write.events:
+        values["unsent"] = True
+        update["$push"] = {"outbox": {"$each": [pack(event) for event in write.events]}}
+    return update
+
+
+def to_doc(document: Document) -> Doc:
+    """What the store's users see."""
+    return Doc(
+        document["_id"],
+        document["version"],
+        unescaped(document["body"]),
+        document["epoch"],
+        tuple(unpack(each) for each in document["outbox"]),
+    )
+
+
+def pack(event: OutboxEvent) -> Document:
+    """An outbox event as it is stored."""
+    return {
+        "id": event.id,
+        "topic": event.topic,
+        "key": event.key,
+        "value": event.value,
+        "headers": [[name, value] for name, value in event.headers],
+    }
+
+
+def unpack(stored: Document) -> OutboxEvent:
+    """The event of a stored one."""
+    headers = tuple((name, bytes(value)) for name, value in stored["headers"])
+    return OutboxEvent(
+        stored["id"], stored["topic"], stored["key"], bytes(stored["value"]), headers
+    )
+
+
+def path(field: str) -> str:
+    """Where a body field is in the document."""
+    return "body." + ".".join(escape(name) for name in field.split("."))
+
+
+def selection(where: Sequence[Where]) -> Document:
+    """The filter for some conditions; it never selects the guard."""
+    return {"$and": [{"version": {"$gt": 0}}, *(_condition(each) for each in where)]}
+
+
+def _condition(where: Where) -> Document:
+    name = path(where.field)
+    if where.op is Op.EQ:
+        return {name: where.value}
+    if where.op is Op.IN:
+        assert isinstance(where.value, tuple)
+        return {name: {"$in": list(where.value)}}
+    if where.op is Op.EXISTS:
+        return {name: {"$exists": bool(where.value)}}
+    return NOTHING if where.value is None else {name: {_RANGES[where.op]: where.value}}
+
+
+def page(query: Query) -> tuple[Document, list[tuple[str, int]]]:
+    """Filter and sort order of a query."""
+    chosen = selection(query.where)
+    direction = -1 if query.descending else 1
+    if query.after:
+        chosen["$and"].append({"_id": {"$lt" if query.descending else "$gt": query.after}})
+    if query.order:
+        return chosen, [(path(query.order), direction), ("_id", 1)]
+    return chosen, [("_id", direction)]

@@ -1,0 +1,226 @@
+"""What comes of a request: a deployment accepted, or a refusal with its reason; pause, resume and abort. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from libs.common.errors import Conflict
+from libs.common.events import Cause
+from libs.common.events.model import DeployAction, DeployRequested
+from libs.common.http import Role
+from libs.common.spec import AppSpec
+from services.deployer.core import Decision, begin, check_move, end, event_of, turn_back
+from services.deployer.model import (
+    App,
+    AppId,
+    Deployment,
+    DeploymentId,
+    DeployState,
+    Goal,
+    Release,
+)
+
+MAX_INSTANCES = 10_000
+MAY_DEPLOY = frozenset({Role.DEPLOYER.value, Role.ADMIN.value})
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a request is judged by, besides the app itself."""
+
+    releases: dict[
+        int, Release
+    ]  # the app's current release and the one asked for, where they exist
+    balancers: Collection[str]  # load-balancer drivers that this cluster has
+
+
+def authorise(request: DeployRequested) -> str:
+    """Why the actor may not do this; "" when it may. The gateway's check before was a courtesy."""
+    bu = request.app.partition("/")[0]
+    if request.actor_bu not in ("*", bu):
+        return f"{request.actor} may not act for business unit {bu}"
+    if request.actor_role not in MAY_DEPLOY:
+        return f"{request.actor} is {request.actor_role or 'nobody'} in {bu}; this needs deployer"
+    return ""
+
+
+def refuse(app: App | None, request: DeployRequested, facts: Facts) -> str:
+    """Why the request can't be taken; "" when it can."""
+    if app is None:
+        return f"there is no app {request.app}; put its spec first"
+    if app.deployment is not None and not request.force:
+        running = app.deployment
+        counts = running.counts
+        return (
+            f"deployment {running.id} ({running.action} by {running.actor}) is {running.state}, "
+            f"{counts.ready} of {counts.wanted} ready; wait, abort it, or use force to take over"
+        )
+    match request.action:
+        case DeployAction.RELEASE:
+            driver = app.spec.load_balancer.driver
+            if driver != "none" and driver not in facts.balancers:
+                return f"load_balancer.driver: this cluster has no {driver} configured"
+        case DeployAction.SCALE:
+            if request.instances is None or not 0 <= request.instances <= MAX_INSTANCES:
+                return f"instances: {request.instances} is not a number from 0 to {MAX_INSTANCES}"
+        case DeployAction.ROLLBACK:
+            target = request.release or app.previous
+            if target is None:
+                return "there is no release before the current one"
+            if target not in facts.releases:
+                return f"there is no release {target} of {app.id}"
+    needs_release = request.action not in (DeployAction.RELEASE, DeployAction.ROLLBACK)
+    if needs_release and app.release is None and app.deployment is None:
+        return f"nothing of {app.id} has been released yet"
+    return ""
+
+
+def accept(app: App, request: DeployRequested, facts: Facts, cause: Cause, now: float) -> Decision:
+    """The app with the new deployment; `ended` is one that it took over from. Only after `refuse` said ""."""
+    before = Goal(release=app.release, wanted=app.wanted)
+    spec = app.spec
+    if request.image:
+        spec = spec.model_copy(update={"image": request.image})
+    release = request.action is DeployAction.RELEASE
+    deployment = Deployment(
+        id=DeploymentId(request.deployment),
+        app=app.id,
+        action=request.action,
+        actor=request.actor,
+        state=DeployState.ACCEPTED,
+        created_at=now,
+        image=spec.image if release else "",
+        before=before,
+        strategy=spec.strategy,
+        spec=spec if release else None,
+        spec_version=app.spec_version,
+        progress_at=now,
+        deadline_s=deadline_s(spec, facts.releases.get(app.release or 0)),
+        traceparent=cause.traceparent,
+        correlation_id=cause.correlation_id,
+    )
+    if not release:
+        deployment = begin(deployment, _goal(app, request), now)
+        deployment = deployment.model_copy(update={"release": deployment.goal.release})
+    ended: Deployment | None = None
+    events = [event_of(deployment)]
+    if app.deployment is not None:
+        reason = f"deployment {request.deployment} of {request.actor} took over"
+        over = end(app, app.deployment, DeployState.SUPERSEDED, reason, now)
+        ended, events = over.ended, [*over.events, *events]
+    fields = {"deployment": deployment, "updated_at": now, "traceparent": cause.traceparent}
+    return Decision(app.model_copy(update=fields), events=tuple(events), ended=ended)
+
+
+def _goal(app: App, request: DeployRequested) -> Goal:
+    # A stopped app that is restarted or rolled back runs again, with what its spec says.
+    running = app.wanted or app.spec.instances
+    match request.action:
+        case DeployAction.SCALE:
+            return Goal(release=app.release, wanted=request.instances or 0)
+        case DeployAction.ROLLBACK:
+            return Goal(release=request.release or app.previous, wanted=running)
+        case DeployAction.RESTART:
+            return Goal(release=app.release, wanted=running, restart=True)
+        case DeployAction.STOP:
+            return Goal(release=app.release, wanted=0)
+        case DeployAction.RELEASE:
+            raise ValueError("a release has its goal when its image is resolved")
+
+
+def deadline_s(spec: AppSpec, current: Release | None) -> float:
+    """The strategy's deadline, and on top what the app itself has us wait for: to be ready, to drain, to stop."""
+    specs = [spec, current.spec] if current is not None else [spec]
+    draining = max(
+        each.load_balancer.drain_s + each.load_balancer.deadline_s
+        if each.load_balancer.driver != "none"
+        else 0.0
+        for each in specs
+    )
+    stopping = max(each.stop_grace_s for each in specs)
+    return spec.strategy.deadline_s + spec.strategy.min_ready_s + draining + stopping
+
+
+def refused(request: DeployRequested, reason: str, now: float) -> Deployment:
+    """The record of a request that was not taken."""
+    return Deployment(
+        id=DeploymentId(request.deployment),
+        app=AppId(request.app),
+        action=request.action,
+        actor=request.actor,
+        state=DeployState.REFUSED,
+        created_at=now,
+        ended_at=now,
+        image=request.image or "",
+        reason=reason,
+        release=request.release,
+    )
+
+
+# -- the image -------------------------------------------------------------------------------------
+
+
+def released(app: App, image: str, now: float) -> tuple[App, Release]:
+    """The image is resolved: the next release, and the deployment rolling towards it."""
+    deployment = app.deployment
+    if deployment is None or deployment.spec is None:
+        raise ValueError(f"{app.id} has no release to be made")
+    number = app.last_release + 1
+    release = Release(
+        app=app.id,
+        number=number,
+        image=image,
+        spec=deployment.spec,
+        deployment=deployment.id,
+        actor=deployment.actor,
+        created_at=now,
+    )
+    rolling = begin(deployment, Goal(release=number, wanted=deployment.spec.instances), now)
+    rolling = rolling.model_copy(update={"release": number, "spec": None})
+    fields = {"deployment": rolling, "last_release": number, "updated_at": now}
+    return app.model_copy(update=fields), release
+
+
+def unresolvable(app: App, why: str, now: float) -> Decision:
+    """There is no such image: the deployment fails, nothing else has changed."""
+    deployment = app.deployment
+    if deployment is None:
+        raise ValueError(f"{app.id} has no deployment")
+    reason = f"image {deployment.image}: {why}"
+    return end(app, deployment, DeployState.FAILED, reason, now)
+
+
+# -- by hand ---------------------------------------------------------------------------------------
+
+
+def pause(app: App, deployment: Deployment, actor: str, now: float) -> Decision:
+    """Hold it where it stands. Raises Conflict unless it is rolling."""
+    if deployment.state is not DeployState.ROLLING:
+        raise Conflict(f"deployment {deployment.id} is {deployment.state}, it can't be paused")
+    fields = {"state": DeployState.PAUSED, "paused_at": now, "reason": f"paused by {actor}"}
+    return _changed(app, deployment.model_copy(update=fields), now)
+
+
+def resume(app: App, deployment: Deployment, now: float) -> Decision:
+    """Let it go on; its deadline begins anew. Raises Conflict unless it is paused."""
+    if deployment.state is not DeployState.PAUSED:
+        raise Conflict(f"deployment {deployment.id} is {deployment.state}, it is not paused")
+    fields = {"state": DeployState.ROLLING, "progress_at": now, "reason": ""}
+    return _changed(app, deployment.model_copy(update=fields), now)
+
+
+def abort(app: App, deployment: Deployment, actor: str, now: float) -> Decision:
+    """Go back to what was there before; one that has not begun, or is on its way back, ends as it stands."""
+    reason = f"aborted by {actor}"
+    if deployment.state in (DeployState.ROLLING, DeployState.PAUSED):
+        return _changed(app, turn_back(deployment, reason, DeployState.ABORTED, now), now)
+    if deployment.on_way_back:
+        reason = f"{deployment.reason}; {reason} on the way back, left as it was"
+    check_move(deployment.state, DeployState.ABORTED)
+    return end(app, deployment, DeployState.ABORTED, reason, now)
+
+
+def _changed(app: App, deployment: Deployment, now: float) -> Decision:
+    after = app.model_copy(update={"deployment": deployment, "updated_at": now})
+    return Decision(after, events=(event_of(deployment),), recheck_s=0.0)

@@ -1,0 +1,174 @@
+"""Image references, and their digests by the Docker Registry HTTP API v2.
+
+HEAD /v2/<name>/manifests/<tag or digest> answers `Docker-Content-Digest`; a 401 names where an anonymous token is
+to be had (`WWW-Authenticate: Bearer realm=…,service=…,scope=…`). A tag is resolved once, when a release is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+import aiohttp
+
+from libs.common.errors import InvalidInput, NotFound, TimedOut, Unavailable
+from libs.common.spec import IMAGE
+
+CALL_S = 5.0
+MAX_MANIFEST_BYTES = 4_000_000
+ACCEPT = ", ".join(
+    (
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+)
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class ImageResolver(Protocol):
+    """Pins an image."""
+
+    async def resolve(self, image: str) -> str:
+        """`name@sha256:…` of an image that exists.
+
+        Raises NotFound when the registry doesn't have it, Unavailable when it can't be asked now.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """The parts of an image reference; `registry` "" is the default one."""
+
+    registry: str
+    path: str
+    tag: str
+    digest: str
+
+    @classmethod
+    def parse(cls, image: str) -> ImageRef:
+        """As Docker reads it: a first part with a dot or a port, or `localhost`, is a registry.
+
+        Raises InvalidInput.
+        """
+        if not IMAGE.fullmatch(image):
+            raise InvalidInput.of("image", "not an image reference", "registry:5000/team/web:1.2")
+        name, _, digest = image.partition("@")
+        first, slash, rest = name.partition("/")
+        is_registry = slash and (first == "localhost" or "." in first or ":" in first)
+        registry, path = (first, rest) if is_registry else ("", name)
+        path, _, tag = path.partition(":")
+        return cls(registry, path, tag, digest)
+
+    def pinned(self, digest: str) -> str:
+        """The same image by digest."""
+        name = f"{self.registry}/{self.path}" if self.registry else self.path
+        return f"{name}@{digest}"
+
+
+class DigestsOnly:
+    """For clusters without a registry to ask: images must come by digest, and are believed."""
+
+    async def resolve(self, image: str) -> str:
+        """The image itself. Raises NotFound for a tag."""
+        ref = ImageRef.parse(image)
+        if not ref.digest:
+            raise NotFound("a tag can't be resolved here; give name@sha256:…")
+        return ref.pinned(ref.digest)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class RegistryResolver:
+    """An `ImageResolver` that asks the image's registry."""
+
+    def __init__(self, default_registry: str, plain_http: Collection[str] = ()) -> None:
+        self._default = default_registry
+        self._plain_http = frozenset(plain_http)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def resolve(self, image: str) -> str:
+        """See `ImageResolver.resolve`."""
+        ref = ImageRef.parse(image)
+        registry = ref.registry or self._default
+        path = ref.path
+        if not ref.registry and "/" not in path and registry.endswith("docker.io"):
+            path = f"library/{path}"
+        url = f"{self._scheme(registry)}://{registry}/v2/{path}/manifests/"
+        url += ref.digest or ref.tag or "latest"
+        try:
+            digest = await self._digest(url, registry)
+        except TimeoutError:
+            raise TimedOut(f"registry {registry} did not answer within {CALL_S:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            text = f"registry {registry} can't be reached: {type(error).__name__}"
+            raise Unavailable(text) from None
+        if ref.digest and digest != ref.digest:
+            raise NotFound(f"registry {registry} has another digest under it: {digest}")
+        return ref.pinned(digest)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _scheme(self, registry: str) -> str:
+        host = registry.partition(":")[0]
+        local = host == "localhost" or host.startswith("127.")
+        return "http" if local or registry in self._plain_http else "https"
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            timeout = aiohttp.ClientTimeout(total=CALL_S)
+            self._session = aiohttp.ClientSession(timeout=timeout)
+        return self._session
+
+    async def _digest(self, url: str, registry: str) -> str:
+        headers = {"Accept": ACCEPT}
+        status, digest, challenge = await self._head(url, headers)
+        if status == 401 and challenge:
+            headers["Authorization"] = f"Bearer {await self._anonymous(challenge)}"
+            status, digest, _ = await self._head(url, headers)
+        if status in (401, 403):
+            raise NotFound(f"registry {registry} has no such image, or none that may be pulled")
+        if status == 404:
+            raise NotFound(f"registry {registry} has no such image")
+        if status != 200:
+            raise Unavailable(f"registry {registry} answered {status}")
+        return digest if DIGEST.fullmatch(digest) else await self._hashed(url, headers, registry)
+
+    async def _head(self, url: str, headers: dict[str, str]) -> tuple[int, str, str]:
+        async with self._open().head(url, headers=headers, allow_redirects=True) as answer:
+            challenge = answer.headers.get("WWW-Authenticate", "")
+            return answer.status, answer.headers.get("Docker-Content-Digest", ""), challenge
+
+    async def _hashed(self, url: str, headers: dict[str, str], registry: str) -> str:
+        """The digest of a registry that does not tell it: the manifest's own."""
+        async with self._open().get(url, headers=headers) as answer:
+            if answer.status != 200:
+                raise Unavailable(f"registry {registry} answered {answer.status}")
+            manifest = await answer.content.read(MAX_MANIFEST_BYTES)
+        return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+
+    async def _anonymous(self, challenge: str) -> str:
+        given = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+        realm = given.get("realm", "")
+        if not realm.startswith(("https://", "http://")):
+            raise Unavailable("the registry asks for a login that is not known here")
+        query = {name: given[name] for name in ("service", "scope") if name in given}
+        async with self._open().get(realm, params=query) as answer:
+            if answer.status != 200:
+                raise Unavailable(f"the registry's token service answered {answer.status}")
+            content = await answer.json(content_type=None)
+        return str(content.get("token") or content.get("access_token") or "")

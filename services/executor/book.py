@@ -1,0 +1,110 @@
+"""The attempts of this executor in memory, each with its record in the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from libs.common.errors import Unavailable
+from libs.common.telemetry import Log
+from libs.mesos.messages import TaskInfo, TaskStatus, UpdateCall
+from services.executor.model import Attempt, AttemptId, ContainerName, Record, State
+from services.executor.ports import Journal
+
+
+def _durable(a: Attempt) -> tuple[Any, ...]:
+    """What must be in the journal before anything is done about it; the rest a recovery finds out."""
+    return (a.state, a.container, a.adopting, a.stop, a.outcome, a.reported, a.reported_healthy)
+
+
+class Book:
+    """What is known, and what Mesos has yet to acknowledge."""
+
+    def __init__(self, journal: Journal, log: Log) -> None:
+        self._journal = journal
+        self._log = log
+        self._records = {record.attempt.id: record for record in journal.load()}
+        self._by_container = {each.attempt.container: key for key, each in self._records.items()}
+
+    @property
+    def attempts(self) -> dict[AttemptId, Attempt]:
+        """All of them."""
+        return {key: record.attempt for key, record in self._records.items()}
+
+    def get(self, attempt: AttemptId) -> Attempt | None:
+        """One of them."""
+        record = self._records.get(attempt)
+        return record.attempt if record else None
+
+    def of_container(self, name: ContainerName) -> AttemptId | None:
+        """Whose container has this name."""
+        return self._by_container.get(name)
+
+    def open(self, attempt: Attempt, task: TaskInfo | None) -> None:
+        """A new attempt."""
+        self._keep(Record(attempt, cast("dict[str, Any] | None", task)))
+
+    def save(self, attempt: Attempt, statuses: Sequence[TaskStatus]) -> None:
+        """Its new state, and updates that were made of it and are about to be sent."""
+        before = self._records[attempt.id]
+        made = cast("tuple[dict[str, Any], ...]", tuple(statuses))
+        record = replace(before, attempt=attempt, updates=before.updates + made)
+        if made or _durable(before.attempt) != _durable(attempt):
+            self._keep(record)
+        else:
+            self._records[attempt.id] = record
+
+    def acknowledged(self, attempt: AttemptId, uuid: str) -> None:
+        """Mesos has taken the update."""
+        record = self._records.get(attempt)
+        if record is None:
+            return
+        left = tuple(each for each in record.updates if each["uuid"] != uuid)
+        self._keep(replace(record, task=None, updates=left))
+
+    def forget(self, status: TaskStatus) -> None:
+        """Mesos will never take this update."""
+        record = self._records.get(AttemptId(status["task_id"]["value"]))
+        if record is not None:
+            left = tuple(each for each in record.updates if each["uuid"] != status["uuid"])
+            self._keep(replace(record, updates=left))
+
+    def finished(self, attempt: AttemptId) -> bool:
+        """Nothing of it is left on the host, and Mesos knows."""
+        record = self._records[attempt]
+        return record.attempt.state is State.DONE and not record.updates
+
+    def drop(self, attempt: AttemptId) -> None:
+        """Forget it."""
+        record = self._records.pop(attempt)
+        if self._by_container.get(record.attempt.container) == attempt:
+            del self._by_container[record.attempt.container]
+        self._journal.drop(attempt)
+
+    @property
+    def unacknowledged_tasks(self) -> list[TaskInfo]:
+        """For SUBSCRIBE."""
+        tasks = (record.task for record in self._records.values())
+        return [cast(TaskInfo, task) for task in tasks if task is not None]
+
+    @property
+    def unacknowledged_updates(self) -> list[UpdateCall]:
+        """For SUBSCRIBE, in order for each task."""
+        return [
+            {"status": cast(TaskStatus, status)}
+            for record in self._records.values()
+            for status in record.updates
+        ]
+
+    def _keep(self, record: Record) -> None:
+        before = self._records.get(record.attempt.id)
+        if before is not None and before.attempt.container != record.attempt.container:
+            self._by_container.pop(before.attempt.container, None)
+        self._records[record.attempt.id] = record
+        self._by_container[record.attempt.container] = record.attempt.id
+        try:
+            self._journal.put(record)
+        except Unavailable as error:
+            # Labels still tell most of it; to stop working would help nobody.
+            self._log.error("journal failed", attempt=record.attempt.id, error=str(error))

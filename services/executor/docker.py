@@ -1,0 +1,325 @@
+"""Engine on a Docker engine, by aiodocker.
+
+A container's /etc/hosts and /etc/resolv.conf are files of ours under `data_dir`, bind-mounted: in network mode `host`,
+which the runtime turns into hostd's namespace, Docker would mount the host's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiodocker
+import aiohttp
+import orjson
+from aiodocker.exceptions import DockerError
+
+from libs.common.errors import InvalidInput, NotFound, TimedOut, Unavailable
+from services.executor.errors import ImageMissing, NameTaken, StartRefused
+from services.executor.model import (
+    LABEL_AGENT,
+    LABEL_CLUSTER,
+    Begun,
+    ContainerName,
+    ContainerSpec,
+    Destroyed,
+    Died,
+    EngineEvent,
+    Identity,
+    Phase,
+    Ref,
+    Summary,
+    View,
+)
+
+API_VERSION = "v1.40"  # of engine 19.03: it has all that is used here, and newer engines speak it
+CONCURRENCY = 8  # an engine gains nothing from more
+_UNREACHABLE = 900  # aiodocker's status for "can't connect"
+_PHASES = {"created": Phase.CREATED, "running": Phase.RUNNING, "paused": Phase.RUNNING}
+_NEVER = "0001-"
+
+
+class DockerEngine:
+    """See Engine. `socket` is unix:///path or tcp://host:port; close it at the end."""
+
+    def __init__(
+        self,
+        socket: str,
+        identity: Identity,
+        data_dir: Path,
+        *,
+        call_timeout_s: float = 60.0,
+        pull_timeout_s: float = 300.0,
+    ) -> None:
+        self._identity = identity
+        self._etc = data_dir / identity.cluster
+        self._call_timeout_s = call_timeout_s
+        self._pull_timeout_s = pull_timeout_s
+        self._busy = asyncio.Semaphore(CONCURRENCY)
+        if socket.startswith("unix://"):
+            path = socket.removeprefix("unix://")
+            connector: aiohttp.BaseConnector = aiohttp.UnixConnector(path, limit=0)
+            self._base = "unix://localhost"
+        else:
+            connector = aiohttp.TCPConnector(limit=0)
+            self._base = socket
+        self._http = "http://localhost" if socket.startswith("unix") else _http(socket)
+        # Every call has its own time-out; the stream of events has none.
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(total=None)
+        )
+        self.docker = aiodocker.Docker(
+            url=self._base, session=self._session, connector=connector, api_version=API_VERSION
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.docker.close()
+        await self._session.close()
+
+    async def create(self, spec: ContainerSpec) -> str:
+        """See Engine."""
+        directory = self._directory(spec.name)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "hosts").touch()
+        (directory / "resolv.conf").write_text(spec.resolv_conf)
+        try:
+            async with self._call():
+                created = await self.docker.containers.create(
+                    create_body(spec, directory), name=spec.name
+                )
+                return str(created.id)
+        except DockerError as error:
+            if error.status == 409:
+                raise NameTaken(error.message) from None
+            if error.status == 404:
+                raise ImageMissing(error.message) from None
+            raise InvalidInput.of("container", error.message) from None
+
+    async def pull(self, image: str) -> None:
+        """See Engine."""
+        try:
+            async with asyncio.timeout(self._pull_timeout_s):
+                await self.docker.images.pull(image)
+        except TimeoutError:
+            raise TimedOut(f"the pull took over {self._pull_timeout_s:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"Docker can't be reached: {type(error).__name__}") from None
+        except DockerError as error:
+            if error.status == 404 or _is_unknown_image(error.message):
+                raise ImageMissing(error.message) from None
+            if error.status in (400, 401, 403):
+                raise InvalidInput.of("image", error.message) from None
+            raise Unavailable(error.message) from None
+
+    async def start(self, container: Ref, hosts: str) -> None:
+        """See Engine."""
+        (self._directory(container.name) / "hosts").write_text(hosts)
+        try:
+            async with self._call():
+                await self.docker.containers.container(container.key).start()
+        except DockerError as error:
+            if error.status == 404 and "No such container" in error.message:
+                raise NotFound(error.message) from None
+            raise StartRefused(error.message) from None
+
+    async def inspect(self, container: Ref) -> View:
+        """See Engine."""
+        try:
+            async with self._call():
+                return view_of(await self.docker.containers.container(container.key).show())
+        except DockerError as error:
+            raise _other(error) from None
+
+    async def signal(self, container: Ref, name: str) -> None:
+        """See Engine."""
+        try:
+            async with self._call():
+                await self.docker.containers.container(container.key).kill(signal=name)
+        except DockerError as error:
+            if error.status not in (404, 409) and "is not running" not in error.message:
+                raise _other(error) from None
+
+    async def remove(self, container: Ref) -> None:
+        """See Engine."""
+        try:
+            async with self._call():
+                await self.docker.containers.container(container.key).delete(force=True, v=True)
+        except DockerError as error:
+            if error.status != 404:  # 409: a removal is under way; asked again until it is gone
+                raise Unavailable(error.message) from None
+        shutil.rmtree(self._directory(container.name), ignore_errors=True)
+
+    async def containers(self) -> tuple[Summary, ...]:
+        """See Engine."""
+        filters = orjson.dumps({"label": self._labels()}).decode()
+        try:
+            async with self._call():
+                listed = await self.docker.containers.list(all=True, filters=filters)
+        except DockerError as error:
+            raise _other(error) from None
+        return tuple(summary_of(each._container) for each in listed)
+
+    async def events(self, since: float) -> AsyncIterator[EngineEvent]:
+        """See Engine. By aiohttp itself: aiodocker's events lose the nanoseconds, and want a task of their own."""
+        filters = {
+            "type": ["container"],
+            "event": ["start", "die", "oom", "destroy"],
+            "label": self._labels(),
+        }
+        params = {"since": f"{since:.6f}", "filters": orjson.dumps(filters).decode()}
+        out_of_memory: dict[str, None] = {}
+        try:
+            async with self._session.get(
+                f"{self._http}/{API_VERSION}/events", params=params
+            ) as answer:
+                if answer.status != 200:
+                    raise Unavailable(f"Docker answered {answer.status} to events")
+                async for line in answer.content:
+                    event = event_of(orjson.loads(line), out_of_memory)
+                    if event is not None:
+                        yield event
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Unavailable(f"events of Docker: {type(error).__name__}") from None
+
+    def _labels(self) -> list[str]:
+        identity = self._identity
+        return [f"{LABEL_CLUSTER}={identity.cluster}", f"{LABEL_AGENT}={identity.agent}"]
+
+    def _directory(self, name: ContainerName) -> Path:
+        return self._etc / quote(name, safe="")
+
+    @asynccontextmanager
+    async def _call(self) -> AsyncIterator[None]:
+        """One call among CONCURRENCY, in time; what keeps the engine from answering is Unavailable."""
+        async with self._busy:
+            try:
+                async with asyncio.timeout(self._call_timeout_s):
+                    yield
+            except TimeoutError:
+                message = f"Docker did not answer in {self._call_timeout_s:g} s"
+                raise TimedOut(message) from None
+            except DockerError as error:
+                if error.status in (_UNREACHABLE, 503):
+                    raise Unavailable(error.message) from None
+                raise
+            except (aiohttp.ClientError, OSError) as error:
+                message = f"Docker can't be reached: {type(error).__name__}"
+                raise Unavailable(message) from None
+
+
+def _http(url: str) -> str:
+    return url.replace("tcp://", "http://", 1).rstrip("/")
+
+
+def _other(error: DockerError) -> NotFound | Unavailable:
+    return NotFound(error.message) if error.status == 404 else Unavailable(error.message)
+
+
+def _is_unknown_image(message: str) -> bool:
+    """Engines tell a missing image by the registry's words, with status 404 or in the stream."""
+    known = ("manifest unknown", "not found", "repository does not exist", "name unknown")
+    return any(each in message for each in known)
+
+
+def create_body(spec: ContainerSpec, directory: Path) -> dict[str, Any]:
+    """The body of Docker's container create."""
+    body: dict[str, Any] = {
+        "Image": spec.image,
+        "Hostname": spec.hostname,
+        "Env": [f"{name}={value}" for name, value in sorted(spec.env.items())],
+        "Labels": spec.labels,
+        "HostConfig": {
+            "NetworkMode": "host",
+            "Runtime": spec.runtime,
+            "RestartPolicy": {"Name": "no"},
+            "CapDrop": ["ALL"],
+            "CapAdd": list(spec.cap_add),
+            "SecurityOpt": ["no-new-privileges"],
+            "CpuShares": spec.limits.cpu_shares,
+            "NanoCpus": spec.limits.nano_cpus,
+            "Memory": spec.limits.mem_bytes,
+            "MemorySwap": spec.limits.mem_bytes,
+            "PidsLimit": spec.limits.pids,
+            "Binds": [
+                f"{directory}/hosts:/etc/hosts:ro",
+                f"{directory}/resolv.conf:/etc/resolv.conf:ro",
+            ],
+            "LogConfig": {
+                "Type": "json-file",
+                "Config": {"max-size": f"{spec.log_max_mib}m", "max-file": "2"},
+            },
+        },
+    }
+    if spec.command is not None:
+        body["Cmd"] = list(spec.command)
+    if spec.user is not None:
+        body["User"] = spec.user
+    return body
+
+
+def view_of(content: Mapping[str, Any]) -> View:
+    """A View of Docker's inspect."""
+    state, settings = content["State"], content["Config"]
+    phase = _PHASES.get(state["Status"], Phase.EXITED)
+    return View(
+        id=content["Id"],
+        name=ContainerName(content["Name"].removeprefix("/")),
+        phase=phase,
+        runtime=content["HostConfig"]["Runtime"],
+        labels=dict(settings["Labels"] or {}),
+        exit_code=state["ExitCode"],
+        oom_killed=state["OOMKilled"],
+        error=state.get("Error", ""),
+        stop_signal=settings.get("StopSignal") or "SIGTERM",
+        started_at=_timestamp(state["StartedAt"]),
+        netns_inode=_netns_inode(state["Pid"]) if phase is Phase.RUNNING else None,
+    )
+
+
+def _timestamp(text: str) -> float:
+    return 0.0 if text.startswith(_NEVER) else datetime.fromisoformat(text).timestamp()
+
+
+def _netns_inode(pid: int) -> int | None:
+    try:
+        return Path(f"/proc/{pid}/ns/net").stat().st_ino if pid else None
+    except OSError:
+        return None
+
+
+def summary_of(content: Mapping[str, Any]) -> Summary:
+    """A Summary of an entry of Docker's list."""
+    return Summary(
+        id=content["Id"],
+        name=ContainerName(content["Names"][0].removeprefix("/")),
+        phase=_PHASES.get(content["State"], Phase.EXITED),
+        created_at=float(content["Created"]),
+        labels=dict(content["Labels"] or {}),
+    )
+
+
+def event_of(content: Mapping[str, Any], out_of_memory: dict[str, None]) -> EngineEvent | None:
+    """The event of Docker's JSON; `oom` comes on its own and is remembered until the `die` after it."""
+    actor = content["Actor"]
+    container, attributes = actor["ID"], actor["Attributes"]
+    name, at = ContainerName(attributes.get("name", "")), content["timeNano"] / 1e9
+    match content["Action"]:
+        case "oom":
+            out_of_memory[container] = None
+        case "die":
+            oom = container in out_of_memory
+            out_of_memory.pop(container, None)
+            return Died(container, name, int(attributes.get("exitCode", -1)), oom, at)
+        case "destroy":
+            out_of_memory.pop(container, None)
+            return Destroyed(container, name, at)
+        case "start":
+            return Begun(container, name, at)
+    return None

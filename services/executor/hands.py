@@ -1,0 +1,332 @@
+"""Carries out actions on the engine, hostd and health checks; each ends in the input that core waits for.
+
+What a peer can't do now is tried again with a back-off, within a deadline or as long as the attempt wants it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from libs.common.backoff import Backoff
+from libs.common.clock import Clock
+from libs.common.errors import Conflict, NotFound, Refused, Stale, TooMany, Unavailable
+from libs.common.telemetry import Log
+from services.executor import containers
+from services.executor import moves as m
+from services.executor.config import ExecutorConfig
+from services.executor.errors import ImageMissing, NameTaken, StartRefused
+from services.executor.model import (
+    CLEANING,
+    LAUNCHING,
+    Attachment,
+    AttachmentSpec,
+    Attempt,
+    AttemptId,
+    ContainerName,
+    Identity,
+    Op,
+    ProbeTarget,
+    Ref,
+    State,
+    View,
+)
+from services.executor.ports import Engine, Network, Prober
+
+T = TypeVar("T")
+_BACKOFF = Backoff(0.1, 5.0)
+# An address may be on its way back from the instance that is being replaced.
+_ADDRESS_WAIT_S = 5.0
+
+Wanted = Callable[[], bool]
+"""Does the attempt still want what is being tried?"""
+
+
+class Hands:
+    """The outside of one executor. `know` tells what is known of an attempt now."""
+
+    def __init__(
+        self,
+        know: Callable[[AttemptId], Attempt | None],
+        engine: Engine,
+        network: Network,
+        prober: Prober,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        log: Log,
+        config: ExecutorConfig,
+        identity: Identity,
+    ) -> None:
+        self._know = know
+        self._engine = engine
+        self._network = network
+        self._prober = prober
+        self._clock = clock
+        self._rng = rng
+        self._log = log
+        self._config = config
+        self._identity = identity
+        self._attaching = asyncio.Semaphore(config.attaches)
+        self._pulling = asyncio.Semaphore(config.pulls)
+        self._pulls: dict[str, asyncio.Future[m.Pulled | m.PullFailed]] = {}
+        self._slots = asyncio.Semaphore(config.launches)
+        self._holding: dict[AttemptId, None] = {}  # attempts that have a launch slot
+        self._took: dict[AttemptId, dict[str, float]] = {}
+
+    async def do(self, attempt: AttemptId, action: m.Action) -> m.Input | None:
+        """Carry out one action (not a Report); None when nothing waits for it."""
+        if isinstance(action, m.Create):
+            await self._timed(attempt, "queued", self._take_slot(attempt))
+        if isinstance(action, m.Inspect | m.Wake | m.Probe) and action.after_s > 0:
+            await self._clock.sleep(action.after_s)
+        a = self._know(attempt)
+        if a is None:
+            return None
+        match action:
+            case m.Wake():
+                return m.Due()
+            case m.Probe(index):
+                return await self._probe(a, index) if a.state is State.RUNNING else None
+            case m.Signal(name):
+                await self._signal(a, name)
+                return None
+            case m.Find():
+                return m.Found(await self._look(a))
+            case m.Inspect():
+                view = await self._timed(attempt, "inspect", self._look(a))
+                return m.Inspected(view)
+        work = {
+            m.Create: self._create,
+            m.Pull: self._pull,
+            m.Attach: self._attach,
+            m.Start: self._start,
+            m.Revoke: self._revoke,
+            m.Remove: self._remove,
+            m.Detach: self._detach,
+        }[type(action)]
+        return await self._timed(attempt, type(action).__name__.lower(), work(a))
+
+    async def _timed(self, attempt: AttemptId, what: str, work: Awaitable[T]) -> T:
+        started = self._clock.monotonic()
+        result = await work
+        took_s = round(self._clock.monotonic() - started, 4)
+        self._took.setdefault(attempt, {})[f"{what}_s"] = took_s
+        return result
+
+    def times(self, attempt: AttemptId) -> dict[str, float]:
+        """Seconds that its actions took, once."""
+        return self._took.pop(attempt, {})
+
+    async def _take_slot(self, attempt: AttemptId) -> None:
+        """At most `launches` are between create and started: those begun are finished first."""
+        if attempt not in self._holding:
+            await self._slots.acquire()
+            self._holding[attempt] = None
+
+    def moved(self, a: Attempt) -> None:
+        """To be told of each change: gives back the slot of one that does not launch (for now)."""
+        launching = a.state in LAUNCHING and Op.PULL not in a.busy
+        if not launching and a.id in self._holding:
+            del self._holding[a.id]
+            self._slots.release()
+
+    def _wants(self, attempt: AttemptId, op: Op) -> Wanted:
+        def wanted() -> bool:
+            a = self._know(attempt)
+            if a is None or a.state in CLEANING or op not in a.busy:
+                return False
+            return a.stop is None or a.state not in LAUNCHING
+
+        return wanted
+
+    async def _persist(
+        self, call: Callable[[], Awaitable[T]], *, deadline_s: float, wanted: Wanted
+    ) -> T:
+        """The call's result; what is Unavailable is tried again until the deadline. Raises the last error."""
+        give_up = self._clock.monotonic() + deadline_s
+        failures = 0
+        while True:
+            try:
+                return await call()
+            except Unavailable as error:
+                failures += 1
+                pause_s = _BACKOFF.delay_s(failures, self._rng)
+                if self._clock.monotonic() + pause_s > give_up or not wanted():
+                    raise
+                self._log.debug("trying again", failures=failures, error=str(error))
+                await self._clock.sleep(pause_s)
+
+    async def _create(self, a: Attempt) -> m.Input:
+        wanted = self._wants(a.id, Op.CREATE)
+        if not wanted():
+            return m.CreateFailed("not wanted any more")
+        spec = containers.container_spec(a, self._identity, self._config)
+        try:
+            return m.Created(
+                await self._persist(
+                    lambda: self._engine.create(spec),
+                    deadline_s=self._config.engine_deadline_s,
+                    wanted=wanted,
+                )
+            )
+        except NameTaken:
+            return m.Found(await self._look(a))
+        except ImageMissing as error:
+            return m.CreateFailed(str(error), image_missing=True)
+        except (Refused, Unavailable) as error:
+            return m.CreateFailed(f"the container can't be created: {error}")
+
+    async def _look(self, a: Attempt) -> View | None:
+        """The container, None when there is none; tried as long as the attempt lives."""
+
+        def lives() -> bool:
+            now = self._know(a.id)
+            return now is not None and now.state not in CLEANING
+
+        ref = Ref(a.container, a.container_id)
+        try:
+            return await self._persist(
+                lambda: self._engine.inspect(ref), deadline_s=math.inf, wanted=lives
+            )
+        except NotFound:
+            return None
+
+    async def _pull(self, a: Attempt) -> m.Input:
+        """Who wants an image that is being pulled waits for that pull."""
+        image = a.payload.spec.image
+        running = self._pulls.get(image)
+        if running is not None:
+            return await asyncio.shield(running)
+        future = self._pulls[image] = asyncio.get_running_loop().create_future()
+        result: m.Pulled | m.PullFailed = m.PullFailed(f"the pull of {image} was broken off")
+        try:
+            async with self._pulling:
+                result = await self._fetch(image)
+        finally:
+            del self._pulls[image]
+            future.set_result(result)
+        return result
+
+    async def _fetch(self, image: str) -> m.Pulled | m.PullFailed:
+        try:
+            await self._persist(
+                lambda: self._engine.pull(image),
+                deadline_s=self._config.engine_deadline_s,
+                wanted=lambda: True,
+            )
+        except NotFound as error:
+            return m.PullFailed(f"image {image} does not exist: {error}")
+        except (Refused, Unavailable) as error:
+            return m.PullFailed(f"image {image} can't be pulled: {error}")
+        return m.Pulled()
+
+    async def _attach(self, a: Attempt) -> m.Input:
+        wanted = self._wants(a.id, Op.ATTACH)
+        spec = AttachmentSpec(
+            container=a.container,
+            network=a.payload.spec.network,
+            instance=a.payload.instance,
+            attempt=a.id,
+            generation=a.generation,
+            sticky_key=a.payload.spec.sticky_key,
+        )
+        until = self._clock.monotonic() + _ADDRESS_WAIT_S
+        failures = 0
+        while True:
+            try:
+                return m.Attached(
+                    await self._persist(
+                        lambda: self._wire(spec),
+                        deadline_s=self._config.network_deadline_s,
+                        wanted=wanted,
+                    )
+                )
+            except (TooMany, Conflict) as error:
+                failures += 1
+                pause_s = _BACKOFF.delay_s(failures, self._rng)
+                if self._clock.monotonic() + pause_s > until or not wanted():
+                    return m.AttachFailed(f"network {spec.network}: {error}")
+                await self._clock.sleep(pause_s)
+            except (Refused, Unavailable) as error:
+                return m.AttachFailed(f"network {spec.network}: {error}")
+
+    async def _wire(self, spec: AttachmentSpec) -> Attachment:
+        async with self._attaching:
+            return await self._network.attach(spec)
+
+    async def _start(self, a: Attempt) -> m.Input:
+        """Register, then start. A registration is good for one try, so both are repeated."""
+        wanted = self._wants(a.id, Op.START)
+        name = containers.hostname(a.payload.instance)
+        hosts = containers.hosts_file(name, a.network.ip if a.network else "")
+
+        async def once() -> None:
+            await self._network.register(a.container, a.container_id, a.generation)
+            await self._engine.start(Ref(a.container, a.container_id), hosts)
+
+        try:
+            await self._persist(once, deadline_s=self._config.engine_deadline_s, wanted=wanted)
+            return m.Started()
+        except (StartRefused, NotFound, Stale, Conflict) as error:
+            return m.StartFailed(f"the container did not start: {error}", certain=True)
+        except (Refused, Unavailable) as error:
+            return m.StartFailed(f"the container could not be started: {error}", certain=False)
+
+    async def _signal(self, a: Attempt, name: str) -> None:
+        """What fails is repeated when it is due again."""
+
+        def wanted() -> bool:
+            now = self._know(a.id)
+            return now is not None and now.state is State.STOPPING
+
+        try:
+            await self._persist(
+                lambda: self._engine.signal(Ref(a.container, a.container_id), name),
+                deadline_s=self._config.engine_deadline_s,
+                wanted=wanted,
+            )
+        except (Refused, Unavailable) as error:
+            self._log.warning("signal failed", attempt=a.id, signal=name, error=str(error))
+
+    async def _probe(self, a: Attempt, index: int) -> m.Input:
+        if a.network is None:
+            raise ValueError(f"{a.id} has no network")
+        target = ProbeTarget(a.container_id, a.network.ip, a.network.namespace)
+        return m.Probed(index, await self._prober.probe(target, a.payload.spec.health[index]))
+
+    async def _revoke(self, a: Attempt) -> m.Input:
+        await self._surely("revoke", a.container, lambda: self._network.revoke(a.container))
+        return m.Revoked()
+
+    async def _remove(self, a: Attempt) -> m.Input:
+        ref = Ref(a.container, a.container_id)
+        await self._surely("remove", a.container, lambda: self._engine.remove(ref))
+        return m.Removed()
+
+    async def _detach(self, a: Attempt) -> m.Input:
+        await self._surely("detach", a.container, lambda: self._network.detach(a.container))
+        return m.Detached()
+
+    async def discard(self, ref: Ref) -> None:
+        """Clear away a container that nobody wants, in the order that keeps it from coming back."""
+        await self._surely("revoke", ref.name, lambda: self._network.revoke(ref.name))
+        await self._surely("remove", ref.name, lambda: self._engine.remove(ref))
+        await self._surely("detach", ref.name, lambda: self._network.detach(ref.name))
+
+    async def _surely(
+        self, what: str, container: ContainerName, call: Callable[[], Awaitable[None]]
+    ) -> None:
+        """A clean-up has no deadline: what is left over would cost an address or a name for ever."""
+        failures = 0
+        while True:
+            try:
+                return await call()
+            except (Refused, Unavailable) as error:
+                failures += 1
+                if failures in (1, 10, 100):
+                    self._log.warning(f"{what} failed", container=container, error=str(error))
+                await self._clock.sleep(_BACKOFF.delay_s(failures, self._rng))

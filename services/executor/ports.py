@@ -1,0 +1,134 @@
+"""What the executor needs from outside. Each has a real adapter and a fake that pass one contract suite.
+
+Besides what is named, every method raises Unavailable (or TimedOut) when the other side can't do it now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from libs.common.spec import HealthCheck
+from libs.mesos.events import ExecutorEvent
+from libs.mesos.messages import TaskInfo, TaskStatus, UpdateCall
+from services.executor.model import (
+    Attachment,
+    AttachmentSpec,
+    AttemptId,
+    ContainerName,
+    ContainerSpec,
+    EngineEvent,
+    ProbeResult,
+    ProbeTarget,
+    Record,
+    Ref,
+    Summary,
+    View,
+)
+
+
+class Engine(Protocol):
+    """The container engine, as one executor uses it."""
+
+    async def create(self, spec: ContainerSpec) -> str:
+        """Create a container; its id. Raises NameTaken, ImageMissing, Refused."""
+        ...
+
+    async def pull(self, image: str) -> None:
+        """Get an image from its registry. Raises ImageMissing, Refused."""
+        ...
+
+    async def start(self, container: Ref, hosts: str) -> None:
+        """Start it with `hosts` as its /etc/hosts; one that runs is left as it is. Raises NotFound, StartRefused."""
+        ...
+
+    async def inspect(self, container: Ref) -> View:
+        """A close look. Raises NotFound."""
+        ...
+
+    async def signal(self, container: Ref, name: str) -> None:
+        """Send a signal such as SIGTERM; no error when it does not run or does not exist."""
+        ...
+
+    async def remove(self, container: Ref) -> None:
+        """Kill and remove it with its anonymous volumes; no error when there is none."""
+        ...
+
+    async def containers(self) -> tuple[Summary, ...]:
+        """All containers with this cluster's and agent's labels."""
+        ...
+
+    def events(self, since: float) -> AsyncIterator[EngineEvent]:
+        """What happens to our containers from `since` (clock) on; may tell something twice. Ends or raises when cut."""
+        ...
+
+
+class Network(Protocol):
+    """hostd, as one executor uses it."""
+
+    async def attach(self, spec: AttachmentSpec) -> Attachment:
+        """Have namespace, address and port made; the same however often asked.
+
+        Raises NotFound (no such network), TooMany (no address left), Stale, Conflict, InvalidInput.
+        """
+        ...
+
+    async def register(self, container: ContainerName, container_id: str, generation: int) -> None:
+        """Give leave for one start. Raises NotFound, Stale."""
+        ...
+
+    async def revoke(self, container: ContainerName) -> None:
+        """Take the leave back; unknown ones are fine."""
+        ...
+
+    async def detach(self, container: ContainerName) -> None:
+        """Take all down and give the address back; unknown ones are fine."""
+        ...
+
+
+class Prober(Protocol):
+    """Makes health checks from inside a container's network namespace."""
+
+    async def probe(self, target: ProbeTarget, check: HealthCheck) -> ProbeResult:
+        """One probe, within the check's time-out; whatever goes wrong is a result."""
+        ...
+
+
+class Journal(Protocol):
+    """What outlives the worker: quick local writes, safe from kill -9 of the process when a call returns."""
+
+    def load(self) -> list[Record]:
+        """All records, sorted by attempt."""
+        ...
+
+    def put(self, record: Record) -> None:
+        """Save one attempt's record."""
+        ...
+
+    def drop(self, attempt: AttemptId) -> None:
+        """Forget it; no error when there is none."""
+        ...
+
+
+class ExecutorDriver(Protocol):
+    """The agent's executor API."""
+
+    def subscribe(
+        self, tasks: Sequence[TaskInfo], updates: Sequence[UpdateCall]
+    ) -> AbstractAsyncContextManager[AsyncIterator[ExecutorEvent]]:
+        """Events, re-subscribing inside; `tasks` and `updates` are what nobody has acknowledged yet."""
+        ...
+
+    def make_status(self, task_id: str, state: str, fields: Mapping[str, Any]) -> TaskStatus:
+        """A complete status with a uuid of its own."""
+        ...
+
+    async def update(self, status: TaskStatus) -> None:
+        """Send it; kept and sent again until it is acknowledged. Raises BadCall when the agent finds it invalid."""
+        ...
+
+    @property
+    def shutdown_grace_s(self) -> float:
+        """The agent's patience between SHUTDOWN and KILL."""
+        ...

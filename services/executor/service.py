@@ -1,0 +1,406 @@
+"""The executor's worker: Mesos' events, the engine's events and results become inputs; core's actions are done.
+
+It holds nothing that can't be found again in the journal and the engine, so it may be killed at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+from pydantic import ValidationError
+
+from libs.common.backoff import Backoff
+from libs.common.clock import Clock
+from libs.common.errors import GantryError, InvalidInput, Unavailable
+from libs.common.task import TaskPayload
+from libs.common.telemetry import Log
+from libs.mesos import events as mesos_events
+from libs.mesos.errors import BadCall
+from libs.mesos.messages import TaskInfo, TaskStatus
+from services.executor import core, sweep
+from services.executor import moves as m
+from services.executor.book import Book
+from services.executor.config import ExecutorConfig
+from services.executor.hands import Hands
+from services.executor.mesos import grace_of, payload_of, status_fields
+from services.executor.model import (
+    LABEL_PAYLOAD,
+    LABEL_RUN,
+    Attempt,
+    AttemptId,
+    ContainerName,
+    EngineEvent,
+    Identity,
+    Phase,
+    Ref,
+    State,
+    Summary,
+    TaskState,
+)
+from services.executor.ports import Engine, ExecutorDriver, Journal, Network, Prober
+from services.executor.reporting import World
+
+_BACKOFF = Backoff(0.1, 5.0)
+_DRAIN_STEP_S = 0.1
+
+
+class _Done(Exception):
+    """SHUTDOWN has been carried out."""
+
+
+class ExecutorService:
+    """One worker. `run` ends when a SHUTDOWN was carried out; to crash it, cancel it."""
+
+    def __init__(
+        self,
+        *,
+        driver: ExecutorDriver,
+        engine: Engine,
+        network: Network,
+        prober: Prober,
+        journal: Journal,
+        clock: Clock,
+        rng: random.Random,
+        log: Log,
+        config: ExecutorConfig,
+        identity: Identity,
+    ) -> None:
+        self._driver = driver
+        self._engine = engine
+        self._clock = clock
+        self._rng = rng
+        self._log = log
+        self._config = config
+        self._identity = identity
+        self._book = Book(journal, log)
+        self._hands = Hands(
+            self._book.get,
+            engine,
+            network,
+            prober,
+            clock=clock,
+            rng=rng,
+            log=log,
+            config=config,
+            identity=identity,
+        )
+        self._group: asyncio.TaskGroup
+        self._tasks: dict[AttemptId, dict[asyncio.Task[None], None]] = {}
+        self._unsent: dict[AttemptId, deque[TaskStatus]] = {}
+        self._left: dict[AttemptId, None] = dict.fromkeys(self._book.attempts)  # to be recovered
+        self._look = asyncio.Event()  # sweep now
+        self._discarding: dict[ContainerName, None] = {}
+
+    @property
+    def attempts(self) -> dict[AttemptId, Attempt]:
+        """What is known now."""
+        return self._book.attempts
+
+    async def run(self) -> None:
+        """Work until SHUTDOWN. Raises BadCall or AccessDenied when the agent will not have us."""
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                self._group.create_task(self._watch(), name="engine-events")
+                self._group.create_task(self._recover_and_sweep(), name="sweep")
+                await self._serve()
+                await self._drain()
+                raise _Done
+        except* _Done:
+            self._log.info("shut down")
+
+    # -- Mesos -------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        """Handle the agent's events until it says SHUTDOWN."""
+        while True:
+            book = self._book
+            async with self._driver.subscribe(
+                book.unacknowledged_tasks, book.unacknowledged_updates
+            ) as events:
+                async for event in events:
+                    if self._handle(event):
+                        return
+            # The agent has been away for long: containers go on, and we wait for it all the same.
+            await self._clock.sleep(_BACKOFF.max_s)
+
+    def _handle(self, event: mesos_events.ExecutorEvent) -> bool:
+        """True when it is SHUTDOWN."""
+        match event:
+            case mesos_events.Launch(task):
+                self._launch(task)
+            case mesos_events.LaunchGroup(tasks):
+                for task in tasks:
+                    self._refuse(task["task_id"]["value"], "task groups are not supported")
+            case mesos_events.Kill(task_id, policy):
+                self._kill(task_id, grace_of(policy))
+            case mesos_events.Acknowledged(task_id, uuid):
+                self._book.acknowledged(AttemptId(task_id), uuid)
+                self._tidy(AttemptId(task_id))
+            case mesos_events.Shutdown(""):
+                self._log.info("shutting down", attempts=len(self.attempts))
+                return True
+            case mesos_events.Shutdown(reason) | mesos_events.Disconnected(reason):
+                self._log.warning("agent lost", reason=reason)
+            case mesos_events.Error(message):
+                raise Unavailable(f"the agent ended the subscription: {message}")
+            case mesos_events.ExecutorSubscribed():
+                self._log.info("subscribed", attempts=len(self.attempts))
+            case _:
+                pass
+        return False
+
+    def _launch(self, task: TaskInfo) -> None:
+        task_id = task["task_id"]["value"]
+        if self._book.get(AttemptId(task_id)) is not None:
+            return
+        try:
+            payload = payload_of(task)
+            self._check(payload)
+        except InvalidInput as error:
+            self._refuse(task_id, str(error))
+            return
+        step = core.launch(task_id, payload, self._world())
+        self._book.open(step.attempt, task)
+        self._log.info("launching", **_facts(step.attempt), adopt=payload.adopt)
+        self._apply(step)
+
+    def _check(self, payload: TaskPayload) -> None:
+        """Raises InvalidInput for a task that must not be begun here."""
+        if payload.cluster != self._identity.cluster:
+            raise InvalidInput.of("data.cluster", "is not this executor's cluster")
+        holder = self._book.of_container(ContainerName(payload.adopt)) if payload.adopt else None
+        if holder is not None:
+            raise InvalidInput.of("data.adopt", f"is the container of task {holder}")
+
+    def _refuse(self, task_id: str, why: str) -> None:
+        self._log.error("task refused", attempt=task_id, reason=why)
+        fields = {"message": why, "reason": "REASON_TASK_INVALID"}
+        self._send(AttemptId(task_id), self._driver.make_status(task_id, "TASK_ERROR", fields))
+
+    def _kill(self, task_id: str, grace_s: float | None) -> None:
+        attempt = AttemptId(task_id)
+        if self._book.get(attempt) is None:
+            fields = {"message": "the executor does not know this task"}
+            status = self._driver.make_status(task_id, TaskState.LOST.value, fields)
+            self._send(attempt, status)
+            return
+        self._feed(attempt, m.StopAsked(grace_s, "stopped"))
+
+    def _send(self, attempt: AttemptId, status: TaskStatus) -> None:
+        """Updates of one attempt go out one after the other, those of several side by side."""
+        waiting = self._unsent.get(attempt)
+        if waiting is not None:
+            waiting.append(status)
+            return
+        self._unsent[attempt] = deque([status])
+        self._group.create_task(self._send_all(attempt), name=f"updates:{attempt}")
+
+    async def _send_all(self, attempt: AttemptId) -> None:
+        waiting = self._unsent[attempt]
+        while waiting:
+            status = waiting[0]
+            try:
+                await self._driver.update(status)
+            except BadCall as error:
+                self._log.error("update refused", attempt=attempt, error=str(error))
+                self._book.forget(status)
+            waiting.popleft()
+        del self._unsent[attempt]
+        self._tidy(attempt)
+
+    async def _drain(self) -> None:
+        """Stop everything within the agent's patience, and wait until that is done and told."""
+        patience_s = max(0.0, self._driver.shutdown_grace_s - self._config.shutdown_margin_s)
+        for attempt in self.attempts.values():
+            grace_s = min(attempt.payload.spec.stop_grace_s, patience_s)
+            self._feed(attempt.id, m.StopAsked(grace_s, "the executor was shut down"))
+        deadline = self._clock.monotonic() + patience_s + self._config.engine_deadline_s
+        while any(each.state is not State.DONE for each in self.attempts.values()) or self._unsent:
+            if self._clock.monotonic() > deadline:
+                self._log.error("shut down with containers left", attempts=len(self.attempts))
+                return
+            await self._clock.sleep(_DRAIN_STEP_S)
+
+    # -- the engine --------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Follow the engine's events; after a gap, look at everything."""
+        since, failures = self._clock.now(), 0
+        while True:
+            try:
+                async for event in self._engine.events(since):
+                    failures = 0
+                    since = max(since, event.at)
+                    self._on_engine(event)
+                reason = "it ended"
+            except GantryError as error:
+                reason = str(error)
+            failures += 1
+            if failures == 1:
+                self._log.warning("engine's events cut", reason=reason)
+            await self._clock.sleep(_BACKOFF.delay_s(failures, self._rng))
+            self._look.set()
+
+    def _on_engine(self, event: EngineEvent) -> None:
+        attempt = self._book.of_container(event.name)
+        if attempt is not None:
+            self._feed(attempt, event)
+
+    async def _recover_and_sweep(self) -> None:
+        self._recover(await self._list())
+        strays: frozenset[str] = frozenset()
+        orphans: tuple[Summary, ...] = ()
+        while True:
+            try:
+                async with asyncio.timeout(self._config.sweep_s):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
+            self._look.clear()
+            before = sweep.watched(self.attempts.values())
+            listed = await self._list()
+            found = sweep.compare(before, self.attempts, listed, strays, self._world())
+            strays = found.strays
+            for attempt in found.suspects:
+                self._feed(attempt, m.Suspect())
+            for each in found.discards:
+                self._discard(each)
+            if found.orphans and found.orphans != orphans:
+                names = [each.name for each in found.orphans]
+                self._log.warning("containers wait to be adopted", containers=names)
+            orphans = found.orphans
+
+    async def _list(self) -> tuple[Summary, ...]:
+        failures = 0
+        while True:
+            try:
+                return await self._engine.containers()
+            except Unavailable as error:
+                failures += 1
+                self._log.warning("engine's list failed", error=str(error))
+                await self._clock.sleep(_BACKOFF.delay_s(failures, self._rng))
+
+    def _recover(self, listed: tuple[Summary, ...]) -> None:
+        """Take up what an earlier worker left. What has moved since by an event is not touched."""
+        by_name = {each.name: each for each in listed}
+        known = {each.container for each in self.attempts.values()}
+        for attempt in list(self._left):
+            current = self._book.get(attempt)
+            if current is not None and attempt in self._left:
+                self._apply(core.recover(current, by_name.get(current.container), self._world()))
+        self._left.clear()
+        for each in listed:
+            ours = each.labels.get(LABEL_RUN) == self._identity.run != ""
+            if ours and each.name not in known and each.phase is Phase.RUNNING:
+                self._rebuild(each)
+
+    def _rebuild(self, seen: Summary) -> None:
+        try:
+            payload = TaskPayload.model_validate_json(seen.labels.get(LABEL_PAYLOAD, ""))
+        except ValidationError:
+            self._log.error("a container's labels are spoilt", container=seen.name)
+            return
+        if self._book.get(AttemptId(payload.attempt)) is not None:
+            return
+        step = core.rebuild(payload, seen)
+        self._book.open(step.attempt, None)
+        self._apply(step)
+
+    # -- the machine -------------------------------------------------------------------------
+
+    def _world(self) -> World:
+        return World(self._config, self._identity, self._clock.now())
+
+    def _feed(self, attempt: AttemptId, move: m.Input) -> None:
+        current = self._book.get(attempt)
+        if current is not None:
+            self._apply(core.advance(current, move, self._world()))
+
+    def _apply(self, step: m.Step) -> None:
+        """Save first, then act."""
+        attempt = step.attempt
+        before = self._book.get(attempt.id)
+        statuses = [
+            self._driver.make_status(attempt.id, action.state.value, status_fields(action))
+            for action in step.actions
+            if isinstance(action, m.Report)
+        ]
+        self._book.save(attempt, statuses)
+        if before is not None and before.state is not attempt.state:
+            self._left.pop(attempt.id, None)
+            self._note(attempt)
+        self._hands.moved(attempt)
+        for status in statuses:
+            self._send(attempt.id, status)
+        for action in step.actions:
+            if isinstance(action, m.Discard):
+                self._discard(action)
+            elif not isinstance(action, m.Report):
+                self._spawn(attempt.id, self._perform(attempt.id, action))
+        self._tidy(attempt.id)
+
+    def _note(self, attempt: Attempt) -> None:
+        if attempt.state is State.RUNNING:
+            total_s = round(self._clock.now() - attempt.launched_at, 4)
+            times = self._hands.times(attempt.id)
+            self._log.info("running", **_facts(attempt), **times, total_s=total_s)
+        elif attempt.state in (State.REVOKING, State.DONE) and attempt.outcome is not None:
+            self._log.info(
+                "ended" if attempt.state is State.REVOKING else "cleared away",
+                **_facts(attempt),
+                outcome=attempt.outcome.state.value,
+                message=attempt.outcome.message,
+            )
+
+    def _tidy(self, attempt: AttemptId) -> None:
+        """Forget an attempt of which nothing is left and that Mesos knows to be over."""
+        if self._book.get(attempt) is None or not self._book.finished(attempt):
+            return
+        if attempt in self._unsent:
+            return
+        self._book.drop(attempt)
+        self._hands.times(attempt)
+        current = asyncio.current_task()
+        for task in self._tasks.pop(attempt, {}):
+            if task is not current:
+                task.cancel()
+
+    def _spawn(self, attempt: AttemptId, work: Coroutine[Any, Any, None]) -> None:
+        task = self._group.create_task(work, name=f"attempt:{attempt}")
+        tasks = self._tasks.setdefault(attempt, {})
+        tasks[task] = None
+        task.add_done_callback(lambda done: tasks.pop(done, None))
+
+    async def _perform(self, attempt: AttemptId, action: m.Action) -> None:
+        """Do one action and feed back what came of it."""
+        result = await self._hands.do(attempt, action)
+        if result is not None:
+            self._feed(attempt, result)
+
+    def _discard(self, what: m.Discard) -> None:
+        if what.container in self._discarding:
+            return
+        self._discarding[what.container] = None
+        self._log.warning("clearing away", container=what.container)
+        self._group.create_task(self._discard_one(what), name=f"discard:{what.container}")
+
+    async def _discard_one(self, what: m.Discard) -> None:
+        try:
+            await self._hands.discard(Ref(what.container, what.container_id))
+        finally:
+            del self._discarding[what.container]
+
+
+def _facts(attempt: Attempt) -> dict[str, str]:
+    """What log lines about an attempt say."""
+    trace = attempt.payload.traceparent.split("-")
+    return {
+        "attempt": attempt.id,
+        "container": attempt.container,
+        "address": attempt.network.ip if attempt.network else "",
+        **({"trace_id": trace[1]} if len(trace) == 4 else {}),
+    }

@@ -1,0 +1,68 @@
+"""Pure: what the engine's list of our containers says about attempts, and about what nobody wants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from services.executor import moves as m
+from services.executor.model import Attempt, AttemptId, ContainerName, Phase, State, Summary
+from services.executor.reporting import World
+
+_WATCHED = frozenset({State.RUNNING, State.STOPPING})
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Attempts to look at; containers to clear away; ones that may be, if they still are so at the next sweep.
+
+    `orphans` run without an attempt: they wait to be adopted, and nobody here ends them.
+    """
+
+    suspects: tuple[AttemptId, ...] = ()
+    discards: tuple[m.Discard, ...] = ()
+    strays: frozenset[str] = frozenset()
+    orphans: tuple[Summary, ...] = ()
+
+
+def watched(attempts: Iterable[Attempt]) -> frozenset[AttemptId]:
+    """Attempts whose container must run. To be asked before the engine is."""
+    return frozenset(a.id for a in attempts if a.state in _WATCHED)
+
+
+def compare(
+    before: frozenset[AttemptId],
+    attempts: Mapping[AttemptId, Attempt],
+    listed: Iterable[Summary],
+    strays: frozenset[str],
+    world: World,
+) -> Findings:
+    """Compare. `before` is what `watched` said before the list was read, `strays` the last sweep's."""
+    by_name = {each.name: each for each in listed}
+    suspects = tuple(
+        sorted(
+            a.id
+            for a in attempts.values()
+            if a.id in before and a.state in _WATCHED and not _runs(by_name.get(a.container))
+        )
+    )
+    known: frozenset[ContainerName] = frozenset(a.container for a in attempts.values())
+    unknown = sorted(
+        (each for name, each in by_name.items() if name not in known), key=lambda each: each.id
+    )
+    dead = [
+        each
+        for each in unknown
+        if each.phase is not Phase.RUNNING
+        and world.now - each.created_at > world.config.stray_grace_s
+    ]
+    return Findings(
+        suspects=suspects,
+        discards=tuple(m.Discard(each.name, each.id) for each in dead if each.id in strays),
+        strays=frozenset(each.id for each in dead),
+        orphans=tuple(each for each in unknown if each.phase is Phase.RUNNING),
+    )
+
+
+def _runs(seen: Summary | None) -> bool:
+    return seen is not None and seen.phase is Phase.RUNNING

@@ -1,0 +1,123 @@
+"""`python -m services.executor.worker --config FILE`: the worker's wiring. The supervisor starts it.
+
+Exit status: 0 after SHUTDOWN, 78 when the configuration or Mesos' environment is wrong, else 1 or a signal's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import uvloop
+
+from libs.common.clock import RngIds, SystemClock, system_rng
+from libs.common.errors import InvalidInput
+from libs.common.telemetry import make_log
+from libs.mesos.environment import ExecutorEnvironment
+from libs.mesos.errors import EnvironmentInvalid
+from libs.mesos.http import AiohttpTransport
+from services.executor.config import ExecutorConfig, load
+from services.executor.docker import DockerEngine
+from services.executor.exec import DockerCommands
+from services.executor.health import NamespaceProber
+from services.executor.hostd import HostdNetwork, UnixClient
+from services.executor.journal import FileJournal
+from services.executor.mesos import MesosDriver
+from services.executor.model import Identity
+from services.executor.service import ExecutorService
+from services.executor.supervisor import EXIT_CONFIG
+
+_PR_SET_PDEATHSIG = 1
+
+
+def run_id(environment: ExecutorEnvironment) -> str:
+    """Tells this run of the executor from others: a supervisor has its sandbox to itself."""
+    return hashlib.sha256(environment.sandbox.encode()).hexdigest()[:12]
+
+
+async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None:
+    """Run the service on the real adapters."""
+    clock, rng = SystemClock(), system_rng()
+    agent = config.agent or environment.agent_id
+    identity = Identity(config.cluster, agent, run_id(environment))
+    log = make_log("executor", level=config.log_level, agent=agent)
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=aiohttp.ClientTimeout(total=None),
+            )
+        )
+        engine = DockerEngine(
+            config.docker, identity, config.data_dir, pull_timeout_s=config.pull_timeout_s
+        )
+        stack.push_async_callback(engine.close)
+        hostd = UnixClient(config.hostd_socket)
+        stack.push_async_callback(hostd.close)
+        prober = NamespaceProber(DockerCommands(engine.docker))
+        stack.callback(prober.close)
+        service = ExecutorService(
+            driver=MesosDriver(
+                AiohttpTransport(session), environment, clock=clock, rng=rng, ids=RngIds(rng)
+            ),
+            engine=engine,
+            network=HostdNetwork(hostd),
+            prober=prober,
+            journal=FileJournal(Path(environment.sandbox) / "gantry-executor"),
+            clock=clock,
+            rng=rng,
+            log=log,
+            config=config,
+            identity=identity,
+        )
+        await service.run()
+
+
+async def _until_terminated(config: ExecutorConfig, environment: ExecutorEnvironment) -> int:
+    """SIGTERM ends the worker at once and leaves the containers: the next worker takes them up."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        await work(config, environment)
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
+    return 0
+
+
+def _die_with(parent: int) -> None:
+    """A worker without its supervisor would work for tasks that Mesos has given up."""
+    if parent:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="services.executor", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="JSON or YAML file")
+    parser.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    _die_with(options.parent)
+    try:
+        config = load(options.config)
+        environment = ExecutorEnvironment.parse(os.environ)
+    except (InvalidInput, EnvironmentInvalid) as error:
+        print(f"executor: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_until_terminated(config, environment))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

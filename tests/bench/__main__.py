@@ -1,0 +1,29 @@
+"""`make bench`: measure on this machine. `python -m tests.bench [bus|containers]… [--count N]`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from tests.bench import bus, containers
+from tests.bench.report import Report
+
+
+async def main(parts: list[str], count: int) -> None:
+    """Measure the chosen parts and print what came out, also of a run that fails half-way."""
+    report = Report()
+    try:
+        if "bus" in parts:
+            await bus.measure(report)
+        if "containers" in parts:
+            await containers.measure(report, count)
+    finally:
+        report.print()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=["bus", "containers"])
+    parser.add_argument("--count", type=int, default=containers.COUNT)
+    given = parser.parse_args()
+    asyncio.run(main(given.parts, given.count))

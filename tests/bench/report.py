@@ -1,0 +1,56 @@
+"""Figures of one run: printed as a table, written to build/bench.json as {key: {value, unit, peer, ratio}}.
+
+Machines are noisy: trust ratios to a peer of the same run, not the seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+FILE = Path("build/bench.json")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure. `peer` is what the same work costs without Gantry, in the same unit; `ratio` is value / peer."""
+
+    value: float
+    unit: str
+    peer: float | None = None
+    ratio: float | None = None
+    note: str = ""
+
+
+class Report:
+    """Collects figures; each is on disk as soon as it is known."""
+
+    def __init__(self, file: Path = FILE) -> None:
+        self.figures: dict[str, Figure] = {}
+        self._file = file
+
+    def add(
+        self, key: str, value: float, unit: str, peer: float | None = None, note: str = ""
+    ) -> None:
+        """Add a figure, with its ratio when there is a peer."""
+        ratio = round(value / peer, 3) if peer else None
+        rounded = None if peer is None else round(peer, 3)
+        self.figures[key] = Figure(round(value, 3), unit, rounded, ratio, note)
+        self._file.parent.mkdir(exist_ok=True)
+        content = {name: asdict(figure) for name, figure in self.figures.items()}
+        self._file.write_text(json.dumps(content, indent=2) + "\n")
+
+    def print(self) -> None:
+        """The table."""
+        table = Table(title="Gantry bench")
+        for name in ("key", "value", "unit", "peer", "ratio", "note"):
+            table.add_column(name)
+        for key, each in self.figures.items():
+            peer = "" if each.peer is None else f"{each.peer:g}"
+            ratio = "" if each.ratio is None else f"{each.ratio:.2f}"
+            table.add_row(key, f"{each.value:g}", each.unit, peer, ratio, each.note)
+        Console().print(table)

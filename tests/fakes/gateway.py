@@ -1,0 +1,175 @@
+"""A gateway in memory, with its peers faked: for tests of the gateway, the client and the CLI."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from libs.common.bus.memory import MemoryBus
+from libs.common.clock import RngIds, SystemClock
+from libs.common.events import model as ev
+from libs.common.http import Dispatcher, Response
+from libs.common.runtime import CommonConfig, Runtime, Shared, open_runtime
+from libs.common.serve import serve
+from libs.common.store.base import Store
+from libs.common.store.memory import MemoryStore
+from services.gateway.model import GatewayConfig
+from services.gateway.service import KEY_FILE, run
+from tests.fakes.peers import FakeDeployer, FakeOthers, make_apps
+
+SECRET = bytes(range(32))
+SPEC: Mapping[str, Any] = {"image": "registry.test/web:1", "instances": 3, "network": "blue"}
+
+
+@dataclass
+class ShiftedClock(SystemClock):
+    """The machine's clock, moved by `ahead_s`."""
+
+    ahead_s: float = 0.0
+
+    def now(self) -> float:
+        """Seconds since the Unix epoch, moved."""
+        return super().now() + self.ahead_s
+
+    def monotonic(self) -> float:
+        """Seconds of the monotonic clock, moved."""
+        return super().monotonic() + self.ahead_s
+
+
+@dataclass
+class World:
+    """A running gateway and all around it."""
+
+    shared: Shared
+    clock: ShiftedClock
+    bus: MemoryBus
+    deployer: FakeDeployer
+    others: FakeOthers
+    admin_key: str = ""
+    keys: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def app(self) -> Dispatcher:
+        """The gateway's face."""
+        return self.shared.local.apps["gateway"]
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        content: Any = None,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """One request; by default with the admin key, `key=""` is without any."""
+        sent = dict(headers or {})
+        key = self.admin_key if key is None else key
+        if key:
+            sent["Authorization"] = f"Bearer {key}"
+        body = b"" if content is None else orjson.dumps(content)
+        return await self.app.dispatch(method, path, sent, body)
+
+    async def key(self, bu: str, role: str, **more: Any) -> str:
+        """A new key."""
+        response = await self.call("POST", "/v1/keys", {"bu": bu, "role": role, **more})
+        assert response.status == 201, response.body
+        return str(response.json()["key"])
+
+    async def put_app(self, app: str = "acme/web", **changes: Any) -> Response:
+        """Write an app's spec."""
+        response = await self.call("PUT", f"/v1/apps/{app}", {**SPEC, **changes})
+        assert response.status in (200, 201), response.body
+        return response
+
+    async def eventually(self, what: Callable[[], Awaitable[Any]], within_s: float = 5.0) -> Any:
+        """The first true answer of `what`; fails after `within_s`."""
+        async with asyncio.timeout(within_s):
+            while True:
+                answer = await what()
+                if answer:
+                    return answer
+                await asyncio.sleep(0.005)
+
+    async def deployed(self, path: str, content: Any = None, **more: Any) -> dict[str, Any]:
+        """POST a deploy and wait for its end."""
+        response = await self.call("POST", path, content or {}, **more)
+        assert response.status == 202, response.body
+        url = response.json()["url"]
+
+        async def ended() -> Any:
+            view = (await self.call("GET", url)).json()
+            return view if view["state"] in ("succeeded", "failed", "aborted") else None
+
+        return dict(await self.eventually(ended))
+
+
+def make_shared(
+    data_dir: Path, config: GatewayConfig, clock: ShiftedClock, store: Store | None = None
+) -> Shared:
+    """What the services of a process have in common, all in memory."""
+    rng = random.Random(7)
+    return Shared(
+        CommonConfig(data_dir=data_dir, bus="memory:", store="memory:", log_level="error"),
+        {"gateway": config},
+        MemoryBus(clock),
+        store or MemoryStore(),
+        clock,
+        rng,
+        RngIds(rng),
+        secret=SECRET,
+    )
+
+
+@asynccontextmanager
+async def gateway_world(
+    data_dir: Path, config: GatewayConfig | None = None
+) -> AsyncIterator[World]:
+    """A gateway that serves, its admin key read from its file."""
+    clock = ShiftedClock()
+    shared = make_shared(data_dir, config or GatewayConfig(), clock)
+    bus = shared.bus
+    assert isinstance(bus, MemoryBus)
+    deployer = FakeDeployer(bus, clock)
+    others = FakeOthers(deployer)
+    apps = make_apps(deployer, others, SECRET, clock)
+    shared.local.apps.update(apps)
+    world = World(shared, clock, bus, deployer, others)
+    async with serve(apps["hostd"], "127.0.0.1:0") as others.hostd_url:
+        async with open_runtime(shared, "deployer") as rt_deployer, running(shared) as _:
+            listening = rt_deployer.subscription({ev.DeployRequested: deployer.on_requested})
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(listening.run())
+                world.admin_key = (data_dir / KEY_FILE).read_text().strip()
+                yield world
+                task.cancel()
+
+
+@asynccontextmanager
+async def running(shared: Shared) -> AsyncIterator[Runtime]:
+    """The gateway alone, until the context is left."""
+    async with open_runtime(shared, "gateway") as rt, asyncio.TaskGroup() as group:
+        task = group.create_task(run(rt))
+        async with asyncio.timeout(5):
+            while "gateway" not in shared.local.apps:
+                if task.done():
+                    task.result()
+                await asyncio.sleep(0.002)
+        yield rt
+        task.cancel()
+
+
+@asynccontextmanager
+async def live_gateway(
+    data_dir: Path, config: GatewayConfig | None = None
+) -> AsyncIterator[tuple[World, str]]:
+    """The same behind a socket; yields the world and the URL."""
+    async with gateway_world(data_dir, config) as world, serve(world.app, "127.0.0.1:0") as url:
+        yield world, url

@@ -1,0 +1,415 @@
+"""hostd at work on a real engine, real Open vSwitch and the real ipam: who can talk to whom, and who may start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiodocker
+import pytest
+
+from infra.images.build import SAMPLES, build_images
+from infra.provision import OvsServer, Server
+from libs.common.errors import Conflict, NotFound, Stale
+from tests.integration.hostd_host import PORT, ROOT, Host, inside, open_host, run, tcp
+
+HOST_INODE = os.stat("/proc/self/ns/net").st_ino
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def ready_engine(docker_engine: Server) -> Server:
+    """The engine with the shim built and the sample image in it."""
+    native = ["make", "-s", "-C", str(ROOT / "services/executor/native"), "OUT=build/native"]
+    subprocess.run(native, check=True, capture_output=True, timeout=120)
+    asyncio.run(build_images(docker_engine.url, None, SAMPLES[:1]))
+    return docker_engine
+
+
+@pytest.fixture
+async def bare_host(tmp_path: Path, ready_engine: Server, ovs: OvsServer) -> AsyncIterator[Host]:
+    """A host on which neither ipam nor hostd runs."""
+    async with open_host(tmp_path, ready_engine, ovs, free_port(), "h") as host:
+        yield host
+
+
+@pytest.fixture
+async def host(bare_host: Host) -> AsyncIterator[Host]:
+    """A host at work."""
+    async with bare_host.ipam():
+        await bare_host.start_hostd()
+        yield bare_host
+
+
+# -- who can talk to whom ------------------------------------------------------------------------
+
+
+async def test_one_vlan_talks_and_two_do_not(host: Host) -> None:
+    one, two, other = await asyncio.gather(
+        host.start("one"), host.start("two"), host.start("other", "blue")
+    )
+    await host.wait_served(one.namespace, two.ip)
+    await host.wait_served(two.namespace, one.ip)
+    assert not await tcp(one.namespace, other.ip)
+    # Also when both sides believe the other to be a neighbour.
+    inside(one.namespace, "ip", "route", "add", "10.89.0.0/24", "dev", "eth0")
+    inside(other.namespace, "ip", "route", "add", "10.88.0.0/24", "dev", "eth0")
+    assert not await tcp(one.namespace, other.ip)
+    assert not await tcp(other.namespace, one.ip)
+    # The host itself has no way in.
+    assert not await tcp("/proc/self/ns/net", one.ip)
+
+
+async def test_the_container_sees_its_own_network_only(host: Host) -> None:
+    one = await host.start("one")
+    assert os.stat(f"/proc/{one.pid}/ns/net").st_ino == one.inode != HOST_INODE
+    execution = await one.container.exec(["sh", "-c", "hostname; ls /sys/class/net; ip -4 -o a"])
+    async with execution.start(detach=False) as stream:
+        text = b""
+        while (message := await stream.read_out()) is not None:
+            text += message.data
+    lines = text.decode().split()
+    assert lines[0] == "web-1"
+    assert lines[1:3] == ["eth0", "lo"]
+    assert f"{one.ip}/24" in lines
+
+
+async def test_a_sender_cannot_pretend(host: Host) -> None:
+    one, two = await asyncio.gather(host.start("one"), host.start("two"))
+    await host.wait_served(one.namespace, two.ip)
+    inside(one.namespace, "ip", "addr", "add", "10.88.0.200/32", "dev", "eth0")
+    assert not await tcp(one.namespace, two.ip, source="10.88.0.200")
+    assert await tcp(one.namespace, two.ip, source=one.ip)
+    neighbours = inside(two.namespace, "ip", "neigh", "show", "10.88.0.200")
+    assert "lladdr" not in neighbours
+    inside(one.namespace, "ip", "link", "set", "eth0", "address", "0a:00:00:00:00:99")
+    assert not await tcp(one.namespace, two.ip)
+
+
+async def test_traffic_goes_on_after_the_switch_restarted(host: Host) -> None:
+    one, two = await asyncio.gather(host.start("one"), host.start("two"))
+    await host.wait_served(one.namespace, two.ip)
+    await host.ovs.kill9()
+    await host.ovs.start()
+    await host.wait_served(one.namespace, two.ip)
+    inside(one.namespace, "ip", "addr", "add", "10.88.0.200/32", "dev", "eth0")
+    assert not await tcp(one.namespace, two.ip, source="10.88.0.200")
+
+
+# -- who may start ---------------------------------------------------------------------------------
+
+
+async def assert_refused(container: aiodocker.containers.DockerContainer, reason: str) -> None:
+    with pytest.raises(aiodocker.DockerError, match=reason):
+        await container.start()
+    state = (await container.show())["State"]
+    assert (state["Running"], state["Pid"]) == (False, 0)
+    assert state["StartedAt"].startswith("0001")
+
+
+async def test_no_start_without_registration(host: Host) -> None:
+    name = host.name("one")
+    container = await host.create(name)
+    await assert_refused(container, "no network namespace is registered")
+    await host.add(name)
+    await assert_refused(container, "no network namespace is registered")
+    await host.register(name, container.id)
+    await host.revoke(name)
+    await assert_refused(container, "no network namespace is registered")
+    await host.register(name, container.id)
+    await container.start()
+
+
+async def test_no_start_by_hand(host: Host) -> None:
+    one = await host.start("one")
+    await one.container.kill()
+    await one.container.wait()
+    with pytest.raises(aiodocker.DockerError, match="no network namespace is registered"):
+        await one.container.start()
+    await host.register(one.name, one.container.id)
+    await one.container.start()
+    pid = (await one.container.show())["State"]["Pid"]
+    assert os.stat(f"/proc/{pid}/ns/net").st_ino == one.inode
+
+
+def _other_boot(host: Host, registration: Path, _namespace: Path) -> None:
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    registration.write_text(registration.read_text().replace(boot_id, "0" * 36))
+
+
+def _other_generation(host: Host, _registration: Path, namespace: Path) -> None:
+    (host.registry / f"{namespace.name}.generation").write_text("77\n")
+
+
+def _host_namespace(host: Host, registration: Path, namespace: Path) -> None:
+    run("umount", str(namespace))
+    run("mount", "--bind", "/proc/self/ns/net", str(namespace))
+
+
+def _host_namespace_registered(host: Host, registration: Path, namespace: Path) -> None:
+    inode = str(namespace.stat().st_ino)
+    _host_namespace(host, registration, namespace)
+    registration.write_text(registration.read_text().replace(inode, str(HOST_INODE)))
+
+
+def _no_namespace(host: Host, _registration: Path, namespace: Path) -> None:
+    run("umount", str(namespace))
+
+
+def _open_registry(host: Host, _registration: Path, _namespace: Path) -> None:
+    host.registry.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [
+        (_other_boot, "another boot"),
+        (_other_generation, "generation"),
+        (_host_namespace, "the host's own network namespace"),
+        (_host_namespace_registered, "the host's own network namespace"),
+        (_no_namespace, "not a network namespace"),
+        (_open_registry, "not root's alone"),
+    ],
+)
+async def test_no_start_when_a_step_is_broken(
+    bare_host: Host, break_it: Callable[[Host, Path, Path], None], reason: str
+) -> None:
+    async with bare_host.ipam():
+        # Nothing may mend what is broken before the start.
+        await bare_host.start_hostd(reconcile_s=3600)
+        name = bare_host.name("one")
+        container, view = await asyncio.gather(bare_host.create(name), bare_host.add(name))
+        await bare_host.register(name, container.id)
+        break_it(bare_host, bare_host.registry / container.id, Path(view["namespace"]))
+        await assert_refused(container, reason)
+
+
+async def test_no_start_with_a_registration_kept_from_before_the_del(host: Host) -> None:
+    name = host.name("one")
+    container = await host.create(name)
+    await host.add(name)
+    await host.register(name, container.id)
+    kept = (host.registry / container.id).read_text()
+    await host.delete(name)
+    stale = host.registry / container.id
+    assert not stale.exists()
+    stale.write_text(kept)
+    stale.chmod(0o600)
+    await assert_refused(container, "generation|no network namespace is registered")
+
+
+@pytest.mark.parametrize("mode", ["none", "bridge", "container:{}"])
+async def test_no_start_in_another_network_mode(host: Host, mode: str) -> None:
+    other = await host.start("other")
+    name = host.name("one")
+    container = await host.create(name, NetworkMode=mode.format(other.container.id))
+    await host.add(name)
+    await host.register(name, container.id)
+    await assert_refused(container, "network mode host|another network namespace|bridge")
+
+
+async def test_stale_and_unknown_registrations_are_refused(host: Host) -> None:
+    name = host.name("one")
+    container = await host.create(name)
+    with pytest.raises(NotFound):
+        await host.register(name, container.id)
+    await host.add(name, generation=3)
+    with pytest.raises(Stale):
+        await host.register(name, container.id, generation=2)
+    with pytest.raises(Stale):
+        await host.add(name, generation=2)
+    with pytest.raises(Conflict):
+        await host.add(name, "blue", generation=3)
+    with pytest.raises(NotFound, match="no network"):
+        await host.add(host.name("two"), "green")
+    assert list(await host.attachments()) == [name]
+
+
+async def test_an_intruder_is_killed(host: Host) -> None:
+    """A container of ours that some other way put into the host's namespace does not live long."""
+    name = host.name("intruder")
+    container = await host.create(name, Runtime="runc")
+    await container.start()
+
+    async def dead() -> bool:
+        return not (await container.show())["State"]["Running"]
+
+    await host.until(dead, "the intruder lives")
+    assert "intruder" in (host.home / "hostd.log").read_text()
+
+
+# -- staying true ----------------------------------------------------------------------------------
+
+
+async def test_kill_9_changes_nothing(host: Host) -> None:
+    one, two = await asyncio.gather(host.start("one"), host.start("two"))
+    await host.wait_served(one.namespace, two.ip)
+    name = host.name("waiting")
+    waiting = await host.create(name)
+    await host.add(name)
+    await host.register(name, waiting.id)
+    before = await host.attachments()
+    await host.kill_hostd()
+    assert await tcp(one.namespace, two.ip)
+    await waiting.start()  # leave given before the crash is good after it
+    _leave_rubbish(host)
+    await host.start_hostd()
+    after = await host.attachments()
+    for each in (*before.values(), *after.values()):
+        del each["registered"]
+    assert after == before
+    assert (await host.add(one.name))["inode"] == one.inode
+    await host.until(lambda: _rubbish_gone(host), "rubbish stays")
+    assert await tcp(one.namespace, two.ip)
+    await host.end(one)
+    await host.wait_served(two.namespace, after[name]["ip"])
+
+
+def _leave_rubbish(host: Host) -> None:
+    from services.hostd.core import link_name
+
+    link = link_name(host.cluster, "0000000000")
+    run("ip", "link", "add", link, "type", "veth", "peer", "name", "rubbish0")
+    host.vsctl(
+        "add-port", host.bridge, link, "--", "set", "port", link,
+        "external_ids:gantry-attachment=0000000000",
+    )  # fmt: skip
+    namespace = host.run_dir / "netns/0000000000"
+    namespace.touch()
+    run("unshare", f"--net={namespace}", "true")
+    registration = host.registry / ("f" * 64)
+    registration.write_text("gantry-registration 1\nnamespace=0000000000\n")
+
+
+async def _rubbish_gone(host: Host) -> bool:
+    ports = host.vsctl("list-ports", host.bridge)
+    links = run("ip", "-br", "link")
+    files = [path.name for path in (*host.registry.iterdir(), *(host.run_dir / "netns").iterdir())]
+    return (
+        "0000000000" not in ports
+        and "0000000000" not in links
+        and not any(name.startswith(("0000000000", "ffff")) for name in files)
+    )
+
+
+async def test_what_is_lost_is_mended(host: Host) -> None:
+    one, two = await asyncio.gather(host.start("one"), host.start("two"))
+    await host.wait_served(one.namespace, two.ip)
+    port = next(
+        name
+        for name in host.vsctl("list-ports", host.bridge).split()
+        if two.name in host.vsctl("get", "port", name, "external_ids")
+    )
+    host.vsctl("del-port", host.bridge, port)
+    assert not await tcp(one.namespace, two.ip)
+    await host.wait_served(one.namespace, two.ip)
+    run("ip", "link", "delete", port)
+    await host.wait_served(one.namespace, two.ip)
+    assert Path(two.namespace).stat().st_ino == two.inode
+
+
+async def test_del_waits_for_ipam_and_add_does_too(bare_host: Host) -> None:
+    host = bare_host
+    async with host.ipam():
+        await host.start_hostd(ipam_wait_s=20)
+        name = host.name("one")
+        first = await host.add(name)
+    assert await host.delete(name) is True
+    assert await host.delete(name) is False
+    await host.kill_hostd()
+    await host.start_hostd(ipam_wait_s=20)
+    two = host.name("two")
+    adding = asyncio.ensure_future(host.add(two, ip=first["ip"]))
+    async with host.ipam():
+        # The address is free again although hostd died between the DEL and ipam's return. Until the release
+        # has been replayed, ipam refuses.
+        async def added() -> bool:
+            nonlocal adding
+            try:
+                return bool((await adding)["ip"] == first["ip"])
+            except Conflict:
+                adding = asyncio.ensure_future(host.add(two, ip=first["ip"]))
+                return False
+
+        await host.until(added, "the address was not released")
+
+
+async def test_a_container_that_takes_over(host: Host) -> None:
+    old = await host.start("old")
+    heir = host.name("heir")
+    container = await host.create(heir)
+    with pytest.raises(Conflict, match="still runs"):
+        await host.add(heir, inherit_from=old.name)
+    await host.revoke(old.name)
+    await old.container.delete(force=True)
+    view = await host.add(heir, inherit_from=old.name)
+    assert (view["ip"], view["inode"]) == (old.ip, old.inode)
+    await host.register(heir, container.id)
+    await container.start()
+    assert list(await host.attachments()) == [heir]
+    other = await host.start("other")
+    await host.wait_served(other.namespace, old.ip)
+    await container.delete(force=True)
+    assert await host.delete(heir) is True
+    assert await host.delete(old.name) is False
+
+
+async def test_an_orphan_is_collected(bare_host: Host) -> None:
+    async with bare_host.ipam():
+        await bare_host.start_hostd(orphan_grace_s=1)
+        one = await bare_host.start("one")
+        two = await bare_host.start("two")
+        await two.container.delete(force=True)
+
+        async def collected() -> bool:
+            return list(await bare_host.attachments()) == [one.name]
+
+        await bare_host.until(collected, "the orphan stays")
+
+
+async def test_two_clusters_share_a_host(
+    host: Host, tmp_path: Path, ready_engine: Server, ovs: OvsServer
+) -> None:
+    (tmp_path / "other").mkdir()
+    async with open_host(tmp_path / "other", ready_engine, ovs, free_port(), "o") as other:
+        async with other.ipam():
+            await other.start_hostd()
+            mine, theirs = await asyncio.gather(host.start("one"), other.start("one"))
+            assert mine.ip == theirs.ip
+            assert await host.delete(theirs.name) is False
+            await host.end(mine)
+            assert list(await other.attachments()) == [theirs.name]
+            assert Path(theirs.namespace).stat().st_ino == theirs.inode
+        await other.stop_hostd()
+
+
+# -- logs and numbers --------------------------------------------------------------------------------
+
+
+async def test_logs_and_stats(host: Host) -> None:
+    one, two = await asyncio.gather(host.start("one"), host.start("two"))
+    await host.wait_served(two.namespace, one.ip)
+    path = f"/v1/containers/{one.name}/logs?tail=1000"
+    response = await host.client.call(host.url, "GET", path)
+    lines = [json.loads(line) for line in response.body.splitlines()]
+    for line in lines:
+        assert set(line) == {"time", "stream", "line"}
+    stats = await host.call("GET", f"/v1/containers/{one.name}/stats")
+    assert stats["mem_bytes"] > 0
+    assert stats["pids"] >= 1
+    assert stats["network"]["rx_bytes"] > 0
+    with pytest.raises(NotFound):
+        await host.call("GET", "/v1/containers/nobody/stats")
+    with pytest.raises(NotFound):
+        await host.call("GET", "/v1/containers/nobody/logs")
+    assert PORT

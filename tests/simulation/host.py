@@ -1,0 +1,228 @@
+"""One host of the world: its kernel, switch and engine, and the real hostd and executor on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol
+
+from libs.common.clock import RngIds
+from libs.common.errors import GantryError, Unavailable
+from libs.common.http import Kind
+from libs.mesos.environment import ExecutorEnvironment
+from libs.mesos.errors import MesosError
+from libs.minimesos.local import ExecutorLaunch
+from services.executor.config import ExecutorConfig
+from services.executor.hostd import HostdNetwork
+from services.executor.mesos import MesosDriver
+from services.executor.model import Identity
+from services.executor.ports import Network
+from services.executor.service import ExecutorService
+from services.hostd.api import SocketAuthenticator, socket_routes
+from services.hostd.ipam import HttpIpam
+from services.hostd.main import make_app
+from services.hostd.ports import Ports
+from services.hostd.service import HostdService
+from services.hostd.settings import HostdConfig
+from tests.fakes.docker import FakeDocker, FakeEngine, FakeImage
+from tests.fakes.journal import MemoryJournal
+from tests.fakes.network import FakeHost, FakeNetns, FakeRegistry, FakeState, FakeSwitch
+from tests.fakes.prober import FakeProber
+from tests.simulation.engine import HostdEngine, claim_on, failing
+from tests.simulation.faults import Point
+from tests.simulation.life import Life, LifeClock
+from tests.simulation.loop import VirtualClock
+from tests.simulation.mesosnet import MesosNet, MesosTransport
+from tests.simulation.process import (
+    Surroundings,
+    client_of,
+    leaves,
+    make_telemetry,
+    rng_of,
+)
+
+RESTART_S = (0.3, 3.0)  # of hostd and of the executor's worker
+
+
+class HostWorld(Surroundings, Protocol):
+    """What of the world a host needs."""
+
+    mesos: MesosNet
+    images: dict[str, FakeImage]
+
+    def wrap_network(self, network: Network, host: Host) -> Network:
+        """The executor's view of hostd; broken on purpose in some tests."""
+        ...
+
+
+class Host:
+    """A machine by name. hostd and the executor's worker are processes that come and go on it."""
+
+    def __init__(self, world: HostWorld, index: int) -> None:
+        self.world = world
+        self.index = index
+        self.name = f"host-{index}"
+        self.kernel = FakeHost(cluster=world.common.cluster, fault=self._kernel_fault)
+        clock = VirtualClock(world.loop)
+        self.docker = FakeDocker(clock, world.faults.rng, claim=claim_on(self.kernel))
+        self.docker.fault = failing(world.faults)
+        self.docker.images = world.images
+        self.hostd: Life | None = None
+        self.supervisors: dict[int, Supervisor] = {}
+
+    # -- hostd
+
+    def start_hostd(self) -> None:
+        """Begin hostd's next life."""
+        life = self.hostd = Life(self.world.loop, f"hostd@{self.name}")
+        life.on_kill = self._hostd_killed
+        self.world.trace.add(life.name, "starts")
+        life.spawn(self._run_hostd(life))
+
+    def _hostd_killed(self, life: Life) -> None:
+        self.world.trace.add(life.name, "is killed")
+        self._again(self.start_hostd)
+
+    def _again(self, start: object) -> None:
+        assert callable(start)
+        self.world.loop.call_later(self.world.faults.rng.uniform(*RESTART_S), start)
+
+    async def _run_hostd(self, life: Life) -> None:
+        rng = rng_of(self.world, life)
+        clock = LifeClock(life)
+        ports = Ports(
+            network=FakeNetns(self.kernel),
+            switch=FakeSwitch(self.kernel),
+            registry=FakeRegistry(self.kernel),
+            state=FakeState(self.kernel),
+            ipam=HttpIpam(client_of(self.world, life, Kind.HOST, self.name), self.name),
+            engine=HostdEngine(self.docker, self.kernel.cluster),
+        )
+        service = HostdService(
+            self.kernel.cluster,
+            ports,
+            HostdConfig(host=self.name),
+            clock=clock,
+            ids=RngIds(rng),
+            rng=rng,
+            telemetry=make_telemetry(self.world, "hostd", life.name),
+        )
+        app = make_app(service, socket_routes(service), SocketAuthenticator(self.name))
+        try:
+            serve = self.world.net.server(life)
+            async with service.running(), serve(f"hostd@{self.name}", app):
+                await asyncio.Event().wait()
+        except Exception as error:
+            if not life.dead:
+                self._died(life, error)
+                self._again(self.start_hostd)
+
+    def _died(self, life: Life, error: Exception) -> None:
+        self.world.trace.add(life.name, f"fails: {error!r:.300}")
+        for each in leaves(error):
+            if not isinstance(each, GantryError | MesosError | asyncio.CancelledError):
+                self.world.bug(f"{life.name} died of {each!r}")
+        life.dead = True
+
+    def _kernel_fault(self, step: str) -> None:
+        self.world.faults.dirty = True
+        if self.world.faults.strike(Point.HOSTD_DISK):
+            raise Unavailable(f"{step} failed")
+
+    # -- the executor
+
+    def launch(self, launch: ExecutorLaunch, pid: int) -> None:
+        """The agent starts an executor: its supervisor is the process that the agent sees."""
+        self.supervisors[pid] = Supervisor(self, launch.environment, pid)
+        self.supervisors[pid].start_worker()
+
+    def kill_supervisor(self, pid: int) -> None:
+        """kill -9 of the supervisor; the worker goes with it, containers stay."""
+        supervisor = self.supervisors.pop(pid, None)
+        if supervisor is not None:
+            supervisor.end()
+            self.world.mesos.exited(self.index, pid, 9)
+
+    def workers(self) -> list[Life]:
+        """The live workers on this host."""
+        return [s.worker for s in self.supervisors.values() if s.worker and not s.worker.dead]
+
+
+class Supervisor:
+    """The tiny process that Mesos sees; here it does what `services/executor/supervisor` does: restart the worker."""
+
+    def __init__(self, host: Host, environment: Mapping[str, str], pid: int) -> None:
+        self.host = host
+        self.pid = pid
+        self.environment = environment
+        self.journal = MemoryJournal()
+        self.worker: Life | None = None
+        self.ended = False
+
+    def start_worker(self) -> None:
+        """Begin the worker's next life."""
+        if self.ended:
+            return
+        world = self.host.world
+        life = self.worker = Life(world.loop, f"executor@{self.host.name}")
+        life.on_kill = self._worker_killed
+        world.trace.add(life.name, "starts")
+        life.spawn(self._run(life))
+
+    def _worker_killed(self, life: Life) -> None:
+        if not self.ended:
+            self.host.world.trace.add(life.name, "is killed")
+            self.host._again(self.start_worker)
+
+    def end(self) -> None:
+        """The supervisor dies, and its worker with it."""
+        self.ended = True
+        self.host.world.trace.add(f"supervisor@{self.host.name}", "ends")
+        if self.worker is not None:
+            self.worker.kill()
+
+    async def _run(self, life: Life) -> None:
+        host, world = self.host, self.host.world
+        clock, rng = LifeClock(life), rng_of(world, life)
+        environment = ExecutorEnvironment.parse(self.environment)
+        cluster = world.common.cluster
+        service = ExecutorService(
+            driver=MesosDriver(
+                MesosTransport(world.mesos, life), environment, clock=clock, rng=rng, ids=RngIds(rng)
+            ),
+            engine=FakeEngine(host.docker, cluster=cluster, agent=host.name),
+            network=world.wrap_network(
+                HostdNetwork(_HostdClient(client_of(world, life, Kind.HOST, host.name), host.name)),
+                host,
+            ),
+            prober=FakeProber(host.docker),
+            journal=self.journal,
+            clock=clock,
+            rng=rng,
+            log=make_telemetry(world, "executor", life.name).log,
+            config=ExecutorConfig(cluster=cluster, agent=host.name),
+            identity=Identity(cluster, host.name, f"run-{self.pid}"),
+        )
+        try:
+            await service.run()
+        except Exception as error:
+            if not life.dead:
+                host._died(life, error)
+                host._again(self.start_worker)
+            return
+        world.trace.add(life.name, "is done")
+        host.supervisors.pop(self.pid, None)
+        self.ended = life.dead = True
+        world.mesos.exited(host.index, self.pid, 0)
+
+
+class _HostdClient:
+    """The executor calls `hostd`; which one is meant is a matter of the socket."""
+
+    def __init__(self, client: object, host: str) -> None:
+        self._client = client
+        self._host = host
+
+    async def call(self, service: str, *args: object, **more: object) -> object:
+        """See ServiceClient."""
+        return await self._client.call(f"{service}@{self._host}", *args, **more)  # type: ignore[attr-defined]

@@ -1,0 +1,208 @@
+"""Mesos in the world: minimesos' real master and agents, and the wire between them and their clients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from libs.mesos import recordio
+from libs.mesos.errors import CallTimeout, TransportError
+from libs.mesos.ports import ByteStream, Request, Response
+from libs.minimesos.local import LocalCluster
+from libs.minimesos.local import Response as Answer
+from tests.simulation.faults import Faults, Point
+from tests.simulation.life import Life
+from tests.simulation.loop import EPOCH_S, VirtualLoop
+from tests.simulation.trace import Trace
+
+LATENCY_S = 0.0005
+MASTER = "127.0.0.1:5050"
+FIRST_AGENT_PORT = 5051
+
+
+def agent_of(authority: str) -> int | None:
+    """The index of the agent that listens there; None: the master."""
+    port = int(authority.rpartition(":")[2])
+    return None if port == FIRST_AGENT_PORT - 1 else port - FIRST_AGENT_PORT
+
+
+@dataclass
+class MesosNet:
+    """Keeps the cluster's clock going."""
+
+    cluster: LocalCluster
+    loop: VirtualLoop
+    faults: Faults
+    trace: Trace
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def now(self) -> float:
+        """Mesos' own clock."""
+        return EPOCH_S + self.loop.time()
+
+    async def run(self) -> None:
+        """Tick whenever something is due."""
+        while True:
+            self._wake.clear()
+            deadline = self.cluster.next_deadline()
+            wait_s = None if deadline is None else max(0.0, deadline - self.now())
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                self.cluster.tick(self.now())
+
+    def poke(self) -> None:
+        """Something was done to the cluster: its next deadline may be another."""
+        self._wake.set()
+
+    def call(self, request: Request, sink: SinkStream | None = None) -> Answer:
+        """Carry one request out, whole. Raises TransportError when nobody listens."""
+        parts = urlsplit(request.url)
+        index = agent_of(parts.netloc)
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        body, now = request.body or b"", self.now()
+        headers = dict(request.headers)
+        if index is None:
+            answer = self.cluster.master(
+                now, request.method, target, body, headers=headers, sink=sink
+            )
+        else:
+            answer = self.cluster.agent(
+                index, now, request.method, target, body, headers=headers, sink=sink
+            )
+        self.poke()
+        if answer.status == 0:
+            raise TransportError(f"{parts.netloc} refuses the connection")
+        return answer
+
+    def exited(self, index: int, pid: int, status: int) -> None:
+        """A process that an agent started has ended."""
+        self.cluster.exited(index, pid, status, self.now())
+        self.poke()
+
+    def disconnect(self, stream: str) -> None:
+        """A client has closed its stream."""
+        self.cluster.disconnect(stream, self.now())
+        self.poke()
+
+
+class SinkStream:
+    """One event stream: minimesos' `Sink` on one side, libs/mesos' `ByteStream` on the other."""
+
+    def __init__(self, net: MesosNet, life: Life) -> None:
+        self._net = net
+        self._life = life
+        self._arrived: deque[bytes] = deque()
+        self._news = asyncio.Event()
+        self._last_at = 0.0
+        self._ended = False
+        self._broken = ""
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+
+    def record(self, data: bytes) -> None:
+        """See Sink: one event leaves the server."""
+        faults = self._net.faults
+        delay_s = LATENCY_S + faults.delay_s(Point.MESOS_STREAM_SLOW, 0.5)
+        at = self._last_at = max(self._last_at, self._net.loop.time() + delay_s)
+        self._net.loop.call_at(at, self._arrive, recordio.encode(data))
+        if faults.strike(Point.MESOS_STREAM_CUT):
+            self._break("the connection was reset")
+
+    def closed(self) -> None:
+        """See Sink: the server has ended it, after what it sent before."""
+        at = max(self._last_at, self._net.loop.time() + LATENCY_S)
+        self._net.loop.call_at(at, self._end)
+
+    def close(self) -> None:
+        """See ByteStream."""
+        self._break("the stream was closed on this side")
+
+    async def read(self) -> bytes:
+        """See ByteStream."""
+        while True:
+            await self._life.go_on()
+            self._news.clear()
+            if self._broken:
+                raise TransportError(self._broken)
+            if self._arrived:
+                chunk = b"".join(self._arrived)
+                self._arrived.clear()
+                return chunk
+            if self._ended:
+                return b""
+            await self._news.wait()
+
+    def _arrive(self, data: bytes) -> None:
+        self._arrived.append(data)
+        self._news.set()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._news.set()
+
+    def _break(self, why: str) -> None:
+        self._broken = self._broken or why
+        self._news.set()
+
+
+class MesosTransport:
+    """`Transport` of one process into the cluster."""
+
+    def __init__(self, net: MesosNet, life: Life) -> None:
+        self._net = net
+        self._life = life
+
+    async def request(self, request: Request, *, timeout_s: float) -> Response:
+        """See Transport."""
+        await self._arrive(timeout_s)
+        answer = self._net.call(request)
+        self._net.trace.add(self._life.name, f"mesos {_kind(request)} → {answer.status}")
+        await asyncio.sleep(LATENCY_S)
+        if self._net.faults.strike(Point.MESOS_RESPONSE_LOST):
+            await asyncio.sleep(timeout_s)
+            raise CallTimeout(f"no answer within {timeout_s:g} s")
+        return Response(answer.status, _lower(answer.headers), answer.body)
+
+    @asynccontextmanager
+    async def stream(self, request: Request, *, timeout_s: float) -> AsyncIterator[ByteStream]:
+        """See Transport."""
+        await self._arrive(timeout_s)
+        sink = SinkStream(self._net, self._life)
+        answer = self._net.call(request, sink)
+        self._net.trace.add(self._life.name, f"mesos {_kind(request)} → {answer.status}")
+        sink.status, sink.headers = answer.status, _lower(answer.headers)
+        if answer.stream is None:
+            sink._arrive(answer.body)
+            sink._end()
+        try:
+            yield sink
+        finally:
+            sink.close()
+            if answer.stream is not None:
+                self._net.disconnect(answer.stream)
+
+    async def _arrive(self, timeout_s: float) -> None:
+        await asyncio.sleep(LATENCY_S)
+        await self._life.go_on()
+        if self._life.dead:
+            raise TransportError("this process is dead")
+        if self._net.faults.strike(Point.MESOS_REQUEST_LOST):
+            await asyncio.sleep(timeout_s)
+            raise CallTimeout(f"no answer within {timeout_s:g} s")
+
+
+def _lower(headers: Mapping[str, str]) -> Mapping[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _kind(request: Request) -> str:
+    body = request.body or b""
+    start = body.find(b'"type":"')
+    name = body[start + 8 : body.find(b'"', start + 8)].decode() if start >= 0 else ""
+    return f"{request.method} {urlsplit(request.url).path} {name}"

@@ -1,0 +1,56 @@
+"""The world's store: the memory adapter, with an ear at every write that took effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from libs.common.store.base import CollectionSpec, Fence, Write, WriteResult
+from libs.common.store.bodies import decode_body
+from libs.common.store.faults import StoreFaults
+from libs.common.store.memory import MemoryCollection, MemoryStore
+
+OnWrite = Callable[[str, Write], None]
+"""Told of each write that took effect: collection and write."""
+
+
+class TapStore(MemoryStore):
+    """A MemoryStore whose handles all tell `on_write`."""
+
+    def __init__(
+        self, on_write: OnWrite, faults: StoreFaults | None = None, world: Any = None
+    ) -> None:
+        super().__init__(faults, world)
+        self._on_write = on_write
+
+    def share(self, faults: StoreFaults | None = None) -> TapStore:
+        """Another handle on the same data."""
+        return TapStore(self._on_write, faults, self._world)
+
+    async def collection(self, spec: CollectionSpec) -> MemoryCollection:
+        """See Store."""
+        await super().collection(spec)
+        return _TapCollection(self, spec.name, self._world.tables[spec.name], self._on_write)
+
+    def bodies(self, collection: str) -> dict[str, Mapping[str, Any]]:
+        """All documents as they are now, for checks; costs no time and meets no fault."""
+        table = self._world.tables.get(collection)
+        return {i: decode_body(stored.raw) for i, stored in table.docs.items()} if table else {}
+
+    def body(self, collection: str, doc_id: str) -> Mapping[str, Any] | None:
+        """One document as it is now."""
+        table = self._world.tables.get(collection)
+        stored = table.docs.get(doc_id) if table else None
+        return stored.body if stored else None
+
+
+class _TapCollection(MemoryCollection):
+    def __init__(self, store: TapStore, name: str, table: Any, on_write: OnWrite) -> None:
+        super().__init__(store, name, table)
+        self._on_write = on_write
+
+    def _write(self, write: Write, raw: bytes, fence: Fence | None) -> WriteResult:
+        result = super()._write(write, raw, fence)
+        if result.ok:
+            self._on_write(self._name, write)
+        return result

@@ -1,0 +1,446 @@
+"""The service on fakes: what an ADD, a registration and a DEL do, and that faults and crashes change nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from libs.common.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Stale,
+    TooMany,
+    Unavailable,
+)
+from services.hostd.model import Attachment, AttachmentSpec
+from services.hostd.service import HostdService
+from tests.simulation.loop import World, run, virtual
+from tests.unit.hostd.world import Broken, HostdWorld, retry, tolerate
+
+
+async def settled(world: World, seconds: float = 40.0) -> None:
+    """Let the sweeps of so much time pass."""
+    await world.clock.sleep(seconds)
+
+
+@virtual
+async def test_the_whole_life_of_an_attachment(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        service = await it.start(group)
+        ip = await it.add("web-1")
+        assert await it.add("web-1") == ip
+        view = service.get("web-1", "eth0")
+        assert (view.ip, view.vlan, view.ready, view.registered) == (ip, 100, True, False)
+        assert it.start_container("web-1") != ""
+        await it.register("web-1")
+        assert service.get("web-1", "eth0").registered
+        assert it.start_container("web-1") == ""
+        assert await it.revoke("web-1") is False
+        it.remove_container("web-1")
+        assert await it.delete("web-1") is True
+        assert await it.delete("web-1") is False
+        await settled(world, 1)
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
+async def test_revoked_leave_is_no_leave(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        await it.add("web-1")
+        await it.register("web-1")
+        assert await it.revoke("web-1") is True
+        assert await it.revoke("web-1") is False
+        assert "no network namespace is registered" in it.start_container("web-1")
+        await it.crash()
+
+
+@virtual
+async def test_what_is_refused(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        service = await it.start(group)
+        with pytest.raises(NotFound):
+            await it.add("web-1", "green")
+        with pytest.raises(NotFound):
+            await it.register("web-1")
+        await it.add("web-1", generation=2)
+        for call in (it.add("web-1", generation=1), it.register("web-1", generation=1)):
+            with pytest.raises(Stale):
+                await call
+        with pytest.raises(Conflict):
+            await it.add("web-1", "blue", generation=2)
+        for container, ifname in (("../x", "eth0"), ("web-1", "no such"), ("", "eth0")):
+            with pytest.raises(InvalidInput):
+                await service.add(container, ifname, AttachmentSpec(network="red"))
+        with pytest.raises(NotFound):
+            service.get("web-2", "eth0")
+        assert [each.container for each in it.host.attachments.values()] == ["web-1"]
+        await it.crash()
+
+
+@virtual
+async def test_a_full_network_leaves_nothing_behind(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        results = await asyncio.gather(
+            *(it.add(f"web-{n}") for n in range(15)), return_exceptions=True
+        )
+        assert sum(isinstance(each, TooMany) for each in results) == 2
+        assert len({each for each in results if isinstance(each, str)}) == 13
+        assert len(it.host.attachments) == 13
+        it.check()
+        await it.crash()
+
+
+@virtual
+async def test_many_at_once_share_transactions(world: World) -> None:
+    it = HostdWorld(world)
+    steps: list[str] = []
+    it.host.fault = steps.append
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        await asyncio.gather(*(it.add(f"web-{n}") for n in range(10)))
+        assert steps.count("netns.ensure") == 10
+        assert steps.count("switch.ensure") <= 2
+        assert steps.count("state.save") <= 4
+        await it.crash()
+
+
+@virtual
+async def test_ipam_that_is_away_is_waited_for(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        it.ipam.away = True
+        adding = group.create_task(it.add("web-1"))
+        await world.clock.sleep(1)
+        it.ipam.away = False
+        await adding
+        it.ipam.away = True
+        with pytest.raises(Unavailable):
+            await it.add("web-2")
+        await it.delete("web-1")
+        await it.delete("web-2")
+        await it.crash()
+        await it.start(group)
+        await settled(world, 1)
+        assert set(it.host.releases) == {"web-1.eth0", "web-2.eth0"}
+        it.ipam.away = False
+        await settled(world, 15)
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
+async def test_an_address_whose_answer_was_lost_is_given_back(world: World) -> None:
+    it = HostdWorld(world, ipam_wait_s=0)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        it.ipam.lose_answers = 1
+        with pytest.raises(Unavailable):
+            await it.add("web-1")
+        assert it.ipam.addresses()
+        await it.delete("web-1")
+        await settled(world, 1)
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
+async def test_the_same_name_again_waits_for_its_release(world: World) -> None:
+    """A release of the old incarnation that comes late must not take the new one's address."""
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        await it.add("web-1")
+        it.ipam.away = True
+        await it.delete("web-1")
+        with pytest.raises(Unavailable):
+            await it.add("web-1")
+        it.ipam.away = False
+        await retry(world, lambda: it.add("web-1"))
+        await settled(world)
+        it.check()
+        assert it.ipam.addresses()
+        await it.crash()
+
+
+@virtual
+async def test_a_number_that_is_taken_is_changed(world: World) -> None:
+    it = HostdWorld(world)
+    it.host.numbers["somebody"] = 1000
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        await it.add("web-1")
+        (attachment,) = it.host.attachments.values()
+        assert attachment.ofport == 1001
+        assert it.host.numbers[next(iter(it.host.ports))] == 1001
+        await it.crash()
+
+
+@virtual
+async def test_a_reboot_leaves_addresses_and_no_leave(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        ip = await it.add("web-1")
+        await it.register("web-1")
+        await it.crash()
+        it.host.reboot()
+        await it.start(group)
+        await settled(world)
+        assert it.start_container("web-1") != ""
+        assert await it.add("web-1") == ip
+        await it.register("web-1")
+        assert it.start_container("web-1") == ""
+        await it.crash()
+
+
+@virtual
+async def test_a_restarted_switch_gets_its_rules_back(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        await it.add("web-1")
+        await settled(world, 1)
+        before = dict(it.host.rules)
+        it.host.restart_switch()
+        assert it.host.rules == {}
+        await settled(world, 0.1)
+        assert it.host.rules == before
+        await it.crash()
+
+
+@virtual
+async def test_a_vanished_namespace_voids_the_leave(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        await it.add("web-1")
+        await it.register("web-1")
+        it.host.namespaces.clear()
+        it.host.links.clear()
+        with pytest.raises(Unavailable, match="ADD it again"):
+            await it.register("web-1")
+        await settled(world)
+        assert "another" in it.start_container("web-1")
+        await it.register("web-1")
+        assert it.start_container("web-1") == ""
+        await it.crash()
+
+
+@virtual
+async def test_takeover_keeps_namespace_and_address(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        service = await it.start(group)
+        ip = await it.add("old")
+        await it.register("old")
+        assert it.start_container("old") == ""
+        inode = service.get("old", "eth0").inode
+        spec = AttachmentSpec(network="red", instance="heir", inherit_from="old")
+        with pytest.raises(Conflict, match="still runs"):
+            await service.add("heir", "eth0", spec)
+        it.remove_container("old")
+        await it.register("old")
+        view = await service.add("heir", "eth0", spec)
+        assert (view.ip, view.inode) == (ip, inode)
+        assert it.start_container("old") != ""
+        assert (await service.add("heir", "eth0", spec)).ip == ip
+        with pytest.raises(NotFound):
+            await service.add("late", "eth0", spec)
+        assert [port.container for port in it.host.ports.values()] == ["heir"]
+        await it.delete("heir")
+        await settled(world, 1)
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
+async def test_orphans_are_collected_and_others_are_not(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        for name in ("kept", "lost"):
+            await it.add(name)
+            it.create(name)
+        it.remove_container("lost")
+        await settled(world, 110)
+        assert len(it.host.attachments) == 2
+        it.host.engine_up = False  # unknown is not gone
+        await settled(world, 600)
+        assert len(it.host.attachments) == 2
+        it.host.engine_up = True
+        await settled(world, 150)
+        assert [each.container for each in it.host.attachments.values()] == ["kept"]
+        await it.crash()
+
+
+@virtual
+async def test_intruders_die(world: World) -> None:
+    from dataclasses import replace
+
+    from tests.fakes.network import HOST_INODE
+
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        await it.add("good")
+        await it.register("good")
+        assert it.start_container("good") == ""
+        for name, inode in (("in-host", HOST_INODE), ("elsewhere", 77)):
+            view = it.host.containers[it.create(name)]
+            it.host.containers[view.id] = replace(view, running=True, netns_inode=inode)
+        await settled(world, 0.1)
+        await settled(world, 12)
+        running = {each.name for each in it.host.containers.values() if each.running}
+        assert running == {"good"}
+        await it.crash()
+
+
+@virtual
+async def test_ipam_learns_what_lives_here(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        await it.add("web-1")
+        await settled(world, 61)
+        assert it.ipam.live == ["web-1.eth0"]
+        await it.crash()
+
+
+# -- faults ----------------------------------------------------------------------------------------
+
+NAMES = ("a", "b", "c", "d")
+
+
+async def chaos(world: World, it: HostdWorld, moves: int = 60) -> None:
+    """Random calls while everything fails at random; then peace, and all is taken down and must be clean."""
+    rng = world.rng
+    rate = rng.choice((0.0, 0.02, 0.1))
+
+    def fault(step: str) -> None:
+        it.check()
+        if rng.random() < rate:
+            raise Unavailable(f"fault at {step}")
+
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        it.host.fault = fault
+        calls: list[asyncio.Task[None]] = []
+        for _ in range(moves):
+            calls.append(group.create_task(tolerate(lambda: move(world, it, group, rng))))
+            await world.clock.sleep(rng.choice((0.0, 0.001, 0.01, 0.5, 3.0)))
+            it.check()
+        await asyncio.gather(*calls)
+        it.host.fault = lambda _step: None
+        it.ipam.away, it.ipam.lose_answers = False, 0
+        for name in NAMES:
+            it.remove_container(name)
+            await retry(world, lambda name=name: it.delete(name))  # type: ignore[misc]
+        await settled(world, 90)
+        it.check()
+        it.check_clean()
+        await it.crash()
+
+
+async def move(world: World, it: HostdWorld, group: asyncio.TaskGroup, rng: random.Random) -> None:
+    name = rng.choice(NAMES)
+    kind = rng.randrange(15)
+    if kind == 0:
+        await it.restart(group, rng.choice((0.0, 1.0)))
+    elif kind == 1:
+        it.host.restart_switch()
+    elif kind == 2:
+        it.ipam.away = not it.ipam.away
+    elif kind == 3:
+        it.ipam.lose_answers += 1
+    elif kind == 4 and it.host.links:
+        del it.host.links[rng.choice(sorted(it.host.links))]
+    elif kind in (5, 6, 7):
+        await it.add(name)
+    elif kind in (8, 9):
+        await it.register(name)
+    elif kind == 10:
+        it.start_container(name)
+    elif kind == 11:
+        await it.revoke(name)
+    elif kind in (12, 13):
+        await it.delete(name)
+    else:
+        it.remove_container(name)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_fault_breaks_what_must_hold(seed: int) -> None:
+    run(lambda world: chaos(world, HostdWorld(world)), seed)
+
+
+def forget_to_revoke(service: HostdService) -> None:
+    async def revoke(attachment: Attachment) -> bool:
+        return False
+
+    async def forget(_namespace: str) -> None:
+        return None
+
+    service._revoke = revoke  # type: ignore[method-assign]
+    service.ports.registry.forget = forget  # type: ignore[method-assign,assignment]
+
+
+def release_before_the_port_is_gone(service: HostdService) -> None:
+    finish = service.finish
+
+    async def early(attachment: Attachment) -> None:
+        for network in service.ports.ipam.networks.values():  # type: ignore[attr-defined]
+            network.held.pop(attachment.ipam_key, None)
+        await finish(attachment)
+
+    service.finish = early  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("mutation", [forget_to_revoke, release_before_the_port_is_gone])
+def test_the_checks_see_what_they_are_for(mutation: object) -> None:
+    """Deliberately broken, the service must be caught by some seed."""
+    for seed in range(40):
+        try:
+            run(lambda world: chaos(world, broken(world, mutation)), seed)
+        except (Broken, BaseExceptionGroup) as error:
+            if isinstance(error, Broken) or error.subgroup(Broken) is not None:
+                return
+            raise
+    pytest.fail("no seed saw it")
+
+
+def broken(world: World, mutation: object) -> HostdWorld:
+    it = HostdWorld(world)
+    it.break_service = mutation  # type: ignore[assignment]
+    return it
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    def trace(seed: int) -> list[str]:
+        steps: list[str] = []
+
+        async def traced(world: World) -> None:
+            it = HostdWorld(world)
+            check = it.check
+
+            def tell() -> None:
+                steps.append(f"{world.clock.monotonic():.6f} {sorted(it.host.ports)}")
+                check()
+
+            it.check = tell  # type: ignore[method-assign]
+            await chaos(world, it, 30)
+
+        run(traced, seed)
+        return steps
+
+    assert trace(3) == trace(3)

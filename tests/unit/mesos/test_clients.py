@@ -1,0 +1,412 @@
+"""The three clients over real HTTP on loopback, against peers that misbehave as told."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from libs.common.clock import RngIds, SystemClock
+from libs.mesos import events
+from libs.mesos.environment import ExecutorEnvironment, duration_s
+from libs.mesos.errors import (
+    AccessDenied,
+    BadCall,
+    CallTimeout,
+    EnvironmentInvalid,
+    NotConnected,
+    NotSubscribed,
+    TransportError,
+    Unavailable,
+)
+from libs.mesos.executor import ExecutorClient, ExecutorOptions
+from libs.mesos.http import AiohttpTransport
+from libs.mesos.messages import FrameworkInfo
+from libs.mesos.operator import OperatorClient
+from libs.mesos.ports import Credentials
+from libs.mesos.scheduler import SchedulerClient, SchedulerOptions
+from libs.mesos.subscription import Options
+from tests.unit.mesos.server import peer, stream
+
+FRAMEWORK: FrameworkInfo = {"user": "root", "name": "unit", "failover_timeout": 60.0}
+FAST = Options(backoff_min_s=0.01, backoff_max_s=0.02, connect_timeout_s=2.0)
+
+
+def _subscribed(interval_s: float = 15.0) -> dict[str, Any]:
+    body = {"framework_id": {"value": "m-0001"}, "heartbeat_interval_seconds": interval_s}
+    return {"type": "SUBSCRIBED", "subscribed": body}
+
+
+@pytest_asyncio.fixture
+async def transport() -> AsyncIterator[AiohttpTransport]:
+    """Over a session of its own."""
+    async with aiohttp.ClientSession() as session:
+        yield AiohttpTransport(session)
+
+
+def _scheduler(transport: AiohttpTransport, *urls: str, **more: Any) -> SchedulerClient:
+    options = SchedulerOptions(more.pop("options", FAST), call_timeout_s=0.5)
+    rng = random.Random(1)
+    return SchedulerClient(
+        transport, urls, FRAMEWORK, clock=SystemClock(), rng=rng, options=options, **more
+    )
+
+
+async def _until(client: SchedulerClient, kind: type, limit: int = 50) -> list[Any]:
+    """Events of one subscription up to the first of that kind."""
+    found: list[Any] = []
+    async with asyncio.timeout(5), client.subscribe() as stream_:
+        async for event in stream_:
+            found.append(event)
+            if isinstance(event, kind) or len(found) >= limit:
+                break
+    return found
+
+
+async def test_events_calls_and_the_stream_id(transport: AiohttpTransport) -> None:
+    """Typed events come in order; a call carries framework id, stream id and credentials."""
+
+    async def handler(request: web.Request, body: Any) -> web.StreamResponse:
+        if body["type"] == "SUBSCRIBE":
+            return await stream(request, [_subscribed(), {"type": "HEARTBEAT"}], hold_s=1)
+        return web.Response(status=202)
+
+    async with peer(handler) as master:
+        client = _scheduler(transport, master.url, credentials=Credentials("pr", "se"))
+        with pytest.raises(NotConnected):
+            await client.revive()
+        async with client.subscribe() as stream_:
+            assert isinstance(await anext(stream_), events.Subscribed)
+            assert await anext(stream_) == events.Heartbeat()
+            assert client.framework_id == "m-0001"
+            await client.decline(["o1"], {"refuse_seconds": 5.0})
+        path, headers, body = master.calls[-1]
+        assert path == "/api/v1/scheduler"
+        assert headers["Mesos-Stream-Id"] == "s1"
+        assert headers["Authorization"] == "Basic " + base64.b64encode(b"pr:se").decode()
+        assert body == {
+            "type": "DECLINE",
+            "framework_id": {"value": "m-0001"},
+            "decline": {"offer_ids": [{"value": "o1"}], "filters": {"refuse_seconds": 5.0}},
+        }
+        assert client.link is None
+    assert "se" not in repr(Credentials("pr", "se")).replace("secret", "")
+
+
+async def test_a_cut_stream_is_subscribed_again_with_the_id(transport: AiohttpTransport) -> None:
+    """Both places of the second SUBSCRIBE carry the framework id."""
+
+    async def handler(request: web.Request, body: Any) -> web.StreamResponse:
+        return await stream(request, [_subscribed()])
+
+    async with peer(handler) as master:
+        client = _scheduler(transport, master.url)
+        found: list[Any] = []
+        async with asyncio.timeout(5), client.subscribe() as stream_:
+            async for event in stream_:
+                found.append(event)
+                if len(found) == 3:
+                    break
+    assert [type(event) for event in found] == [
+        events.Subscribed,
+        events.Disconnected,
+        events.Subscribed,
+    ]
+    assert found[1].was_subscribed and 0 < found[1].retry_in_s <= 0.02
+    first, second = (body for _, _, body in master.calls[:2])
+    assert "framework_id" not in first
+    assert second["framework_id"] == second["subscribe"]["framework_info"]["id"]
+
+
+async def test_a_silent_master_is_left(transport: AiohttpTransport) -> None:
+    """No record for five heartbeats although TCP is fine: the other master is asked."""
+
+    async def silent(request: web.Request, body: Any) -> web.StreamResponse:
+        return await stream(request, [_subscribed(0.05)], hold_s=10)
+
+    async def lively(request: web.Request, body: Any) -> web.StreamResponse:
+        return await stream(request, [_subscribed(), {"type": "HEARTBEAT"}], hold_s=10)
+
+    async with peer(silent) as first, peer(lively) as second:
+        found = await _until(_scheduler(transport, first.url, second.url), events.Heartbeat)
+    assert "silence" in found[1].reason
+    assert isinstance(found[2], events.Subscribed)
+
+
+async def test_redirects_lead_to_the_leader(transport: AiohttpTransport) -> None:
+    """The Location has no scheme, as Mesos sends it; calls go to the leader too."""
+
+    async def lead(request: web.Request, body: Any) -> web.StreamResponse:
+        if body["type"] == "SUBSCRIBE":
+            return await stream(request, [_subscribed()], hold_s=1)
+        return web.Response(status=202)
+
+    async with peer(lead) as leader:
+
+        async def follow(request: web.Request, body: Any) -> web.StreamResponse:
+            where = leader.url.removeprefix("http:") + request.path
+            return web.Response(status=307, headers={"Location": where})
+
+        async with peer(follow) as follower:
+            client = _scheduler(transport, follower.url)
+            async with asyncio.timeout(5), client.subscribe() as stream_:
+                assert isinstance(await anext(stream_), events.Subscribed)
+                await client.revive()
+        assert follower.types() == ["SUBSCRIBE"]
+        assert leader.types() == ["SUBSCRIBE", "REVIVE"]
+
+
+async def test_an_error_event_ends_the_iteration(transport: AiohttpTransport) -> None:
+    """No second SUBSCRIBE follows."""
+    error = {"type": "ERROR", "error": {"message": "Framework failed over"}}
+
+    async def handler(request: web.Request, body: Any) -> web.StreamResponse:
+        return await stream(request, [_subscribed(), error], hold_s=0.2)
+
+    async with peer(handler) as master:
+        client = _scheduler(transport, master.url)
+        async with asyncio.timeout(5), client.subscribe() as stream_:
+            found = [event async for event in stream_]
+    assert found[-1] == events.Error("Framework failed over")
+    assert master.types() == ["SUBSCRIBE"]
+
+
+@pytest.mark.parametrize(("status", "error"), [(400, BadCall), (401, AccessDenied)])
+async def test_a_refused_subscribe_raises(
+    transport: AiohttpTransport, status: int, error: type[Exception]
+) -> None:
+    """What repeating cannot cure is the caller's to know."""
+
+    async def handler(request: web.Request, body: Any) -> web.StreamResponse:
+        return web.Response(status=status, text="no")
+
+    async with peer(handler) as master:
+        with pytest.raises(error):
+            await _until(_scheduler(transport, master.url), events.Subscribed)
+
+
+async def test_broken_records_lead_to_a_new_subscription(transport: AiohttpTransport) -> None:
+    """Neither bad framing nor bad JSON kills the client."""
+    attempts = 0
+
+    async def handler(request: web.Request, body: Any) -> web.StreamResponse:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 3:
+            return await stream(request, [_subscribed()], hold_s=1)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"x\n" if attempts == 1 else b"3\nabc")
+        return response
+
+    async with peer(handler) as master:
+        found = await _until(_scheduler(transport, master.url), events.Subscribed)
+    assert [type(event).__name__ for event in found] == ["Disconnected"] * 2 + ["Subscribed"]
+
+
+async def test_calls_time_out_and_tell_refusals_apart(transport: AiohttpTransport) -> None:
+    """Each way to fail has its error."""
+    answers = {"REVIVE": (403, "Framework is not subscribed"), "SUPPRESS": (503, "No leader")}
+
+    async def handler(request: web.Request, body: Any) -> web.StreamResponse:
+        if body["type"] == "SUBSCRIBE":
+            return await stream(request, [_subscribed()], hold_s=3)
+        if body["type"] == "TEARDOWN":
+            await asyncio.sleep(2)
+        status, text = answers.get(body["type"], (400, "bad"))
+        return web.Response(status=status, text=text)
+
+    async with peer(handler) as master:
+        client = _scheduler(transport, master.url)
+        async with asyncio.timeout(8), client.subscribe() as stream_:
+            await anext(stream_)
+            for call, error in (
+                (client.revive(), NotSubscribed),
+                (client.suppress(), Unavailable),
+                (client.reconcile(), BadCall),
+                (client.teardown(), CallTimeout),
+            ):
+                with pytest.raises(error):
+                    await call
+
+
+def test_durations() -> None:
+    """Mesos' own notation."""
+    assert [duration_s(text) for text in ("15mins", "2secs", "500ms", "1.5hrs", "1days")] == [
+        900.0,
+        2.0,
+        0.5,
+        5400.0,
+        86400.0,
+    ]
+    for text in ("", "5", "5 secs", "secs", "5sec", "-5secs"):
+        with pytest.raises(ValueError, match="duration"):
+            duration_s(text)
+
+
+ENV = {
+    "MESOS_AGENT_ENDPOINT": "127.0.0.1:5051",
+    "MESOS_FRAMEWORK_ID": "f",
+    "MESOS_EXECUTOR_ID": "e",
+    "MESOS_SLAVE_ID": "a",
+    "MESOS_SANDBOX": "/tmp",
+    "MESOS_CHECKPOINT": "1",
+    "MESOS_RECOVERY_TIMEOUT": "300ms",
+    "MESOS_SUBSCRIPTION_BACKOFF_MAX": "20ms",
+}
+
+
+def test_the_environment_is_checked() -> None:
+    """The error names the variable."""
+    parsed = ExecutorEnvironment.parse(ENV)
+    assert parsed.checkpoint and parsed.recovery_timeout_s == 0.3
+    assert parsed.agent_url == "http://127.0.0.1:5051"
+    for name in ("MESOS_AGENT_ENDPOINT", "MESOS_EXECUTOR_ID", "MESOS_SANDBOX"):
+        with pytest.raises(
+            EnvironmentInvalid, match=name if "SANDBOX" not in name else "DIRECTORY"
+        ):
+            ExecutorEnvironment.parse({k: v for k, v in ENV.items() if k != name})
+    with pytest.raises(EnvironmentInvalid, match="MESOS_RECOVERY_TIMEOUT"):
+        ExecutorEnvironment.parse({**ENV, "MESOS_RECOVERY_TIMEOUT": "soon"})
+
+
+def _executor(transport: AiohttpTransport, url: str, **env: str) -> ExecutorClient:
+    rng = random.Random(1)
+    environment = ExecutorEnvironment.parse(
+        {**ENV, "MESOS_AGENT_ENDPOINT": url.removeprefix("http://"), **env}
+    )
+    options = ExecutorOptions(call_timeout_s=0.5, backoff_min_s=0.01)
+    return ExecutorClient(
+        transport, environment, clock=SystemClock(), rng=rng, ids=RngIds(rng), options=options
+    )
+
+
+TASK = {"name": "t", "task_id": {"value": "t"}, "agent_id": {"value": "a"}, "resources": []}
+EXECUTOR_SUBSCRIBED = {
+    "type": "SUBSCRIBED",
+    "subscribed": {"executor_info": {}, "framework_info": {}, "agent_info": {}},
+}
+
+
+async def test_an_executor_carries_what_is_unacknowledged(transport: AiohttpTransport) -> None:
+    """Across a cut: the task and the update that nobody acknowledged, and nothing else."""
+    launch = {"type": "LAUNCH", "launch": {"task": TASK}}
+    refuse = False
+
+    async def handler(request: web.Request, body: Any) -> web.StreamResponse:
+        if body["type"] != "SUBSCRIBE":
+            return web.Response(status=500 if refuse else 202)
+        first = not body["subscribe"]["unacknowledged_tasks"]
+        again = [EXECUTOR_SUBSCRIBED, *([launch] if first else [])]
+        return await stream(request, again, stream_id=None, hold_s=0.2 if first else 5)
+
+    async with peer(handler) as agent:
+        client = _executor(transport, agent.url)
+        async with asyncio.timeout(5), client.subscribe() as stream_:
+            assert isinstance(await anext(stream_), events.ExecutorSubscribed)
+            assert isinstance(await anext(stream_), events.Launch)
+            starting = client.make_status("t", "TASK_STARTING")
+            running = client.make_status("t", "TASK_RUNNING", message="up")
+            assert await client.update(starting)
+            refuse = True
+            assert not await client.update(running)
+            lost = await anext(stream_)
+            assert isinstance(lost, events.Disconnected) and "delivered" in lost.reason
+            assert not await client.update(running), "not connected: kept for the next SUBSCRIBE"
+            assert isinstance(await anext(stream_), events.ExecutorSubscribed)
+        subscribe = [body for _, _, body in agent.calls if body["type"] == "SUBSCRIBE"][1]
+    assert subscribe["subscribe"]["unacknowledged_tasks"] == [TASK]
+    assert subscribe["subscribe"]["unacknowledged_updates"] == [
+        {"status": starting},
+        {"status": running},
+    ]
+    assert len(base64.b64decode(starting["uuid"])) == 16
+    client.unacknowledged.acknowledged("t", starting["uuid"])
+    assert client.unacknowledged.tasks == []
+    assert [u["status"]["state"] for u in client.unacknowledged.updates] == ["TASK_RUNNING"]
+
+
+@pytest.mark.parametrize("checkpoint", ["1", "0"])
+async def test_an_executor_without_its_agent_ends(
+    transport: AiohttpTransport, checkpoint: str
+) -> None:
+    """After the recovery time-out, or at once when the framework does not checkpoint."""
+
+    async def handler(request: web.Request, body: Any) -> web.StreamResponse:
+        if len(agent.calls) > 1:
+            return web.Response(status=503, text="Agent is recovering")
+        return await stream(request, [EXECUTOR_SUBSCRIBED], stream_id=None)
+
+    async with peer(handler) as agent:
+        client = _executor(transport, agent.url, MESOS_CHECKPOINT=checkpoint)
+        began = asyncio.get_running_loop().time()
+        async with asyncio.timeout(5), client.subscribe() as stream_:
+            found = [event async for event in stream_]
+        passed_s = asyncio.get_running_loop().time() - began
+        tries = len(agent.calls)
+    assert isinstance(found[-1], events.Shutdown) and found[-1].reason
+    if checkpoint == "1":
+        assert "recovery" in found[-1].reason and passed_s >= 0.3 and tries > 3
+    else:
+        assert tries == 1
+
+
+async def test_an_invalid_update_is_forgotten(transport: AiohttpTransport) -> None:
+    """Else every later SUBSCRIBE would be refused because of it."""
+
+    async def handler(request: web.Request, body: Any) -> web.StreamResponse:
+        if body["type"] == "SUBSCRIBE":
+            return await stream(request, [EXECUTOR_SUBSCRIBED], stream_id=None, hold_s=1)
+        return web.Response(status=400, text="Failed to validate Executor::Call: no")
+
+    async with peer(handler) as agent:
+        client = _executor(transport, agent.url)
+        async with asyncio.timeout(5), client.subscribe() as stream_:
+            await anext(stream_)
+            with pytest.raises(BadCall):
+                await client.update(client.make_status("t", "TASK_STAGING"))
+    assert client.unacknowledged.updates == []
+
+
+async def test_the_operator_client_finds_the_leader(transport: AiohttpTransport) -> None:
+    """A dead master and a follower first; later calls go to the leader directly."""
+
+    async def lead(request: web.Request, body: Any) -> web.StreamResponse:
+        if request.path == "/master/redirect":
+            return web.Response(status=307, headers={"Location": leader.url.removeprefix("http:")})
+        if request.path == "/metrics/snapshot":
+            return web.json_response({"master/elected": 1.0})
+        return web.json_response({"type": "GET_HEALTH", "get_health": {"healthy": True}})
+
+    async with peer(lead) as leader:
+
+        async def follow(request: web.Request, body: Any) -> web.StreamResponse:
+            where = leader.url.removeprefix("http:") + request.path
+            return web.Response(status=307, headers={"Location": where})
+
+        async with peer(follow) as follower:
+            peers = ["127.0.0.1:1", follower.url]
+            client = OperatorClient(
+                transport, peers, clock=SystemClock(), rng=random.Random(1), call_timeout_s=1.0
+            )
+            assert await client.get_health()
+            assert await client.get_health()
+            assert len(follower.calls) == 1
+            assert await client.metrics_snapshot() == {"master/elected": 1.0}
+            assert await client.leader() == leader.url
+
+
+async def test_nobody_there_is_a_transport_error(transport: AiohttpTransport) -> None:
+    """And no 200 of an imagination."""
+    client = OperatorClient(
+        transport, ["127.0.0.1:1"], clock=SystemClock(), rng=random.Random(1), call_timeout_s=1.0
+    )
+    with pytest.raises(TransportError):
+        await client.get_state()

@@ -1,0 +1,1 @@
+"""Tests of minimesos: the cores directly, the whole thing as processes."""

@@ -1,0 +1,288 @@
+"""The scheduler's decisions, one situation at a time."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+
+import pytest
+
+from libs.common.events import model as ev
+from libs.common.task import TaskPayload
+from libs.mesos import events as mesos
+from services.scheduler.cluster import Cluster
+from services.scheduler.model import (
+    Acknowledge,
+    Decline,
+    InstanceId,
+    Launch,
+    Reconcile,
+    ReleaseBreaker,
+    Revive,
+    SchedulerConfig,
+    State,
+    Suppress,
+)
+from tests.unit.scheduler.world import Desk, kills, launches, spec, unwant, want
+
+
+def test_a_wanted_instance_is_launched_runs_and_tells() -> None:
+    desk = Desk()
+    instance = desk.running()
+    assert (instance.state, instance.generation, instance.healthy) == (State.RUNNING, 1, True)
+    assert (instance.address, instance.container) == ("10.0.0.1", "c-i1")
+    assert desk.kinds() == ["OfferAccepted", "ContainerStarted", "ContainerHealthy"]
+
+
+def test_wanting_twice_is_wanting_once() -> None:
+    desk = Desk()
+    desk.running()
+    assert launches(desk.give(want("i1")) + desk.offer()) == []
+    assert desk["i1"].generation == 1
+
+
+def test_with_checks_running_is_not_yet_healthy() -> None:
+    desk = Desk()
+    desk.running(of=spec(health=True))
+    assert desk["i1"].healthy is None
+    desk.tell("i1.1", "TASK_RUNNING", healthy=True, container="c-i1")
+    desk.tell("i1.1", "TASK_RUNNING", container="c-i1")  # a reconciliation without health
+    assert desk["i1"].healthy is True
+    desk.tell("i1.1", "TASK_RUNNING", healthy=False, container="c-i1")
+    assert desk.kinds()[1:] == ["ContainerStarted", "ContainerHealthy", "ContainerUnhealthy"]
+
+
+@pytest.mark.parametrize("state", ["TASK_STARTING", "TASK_STAGING"])
+def test_a_state_never_goes_back(state: str) -> None:
+    desk = Desk()
+    before = desk.running()
+    desk.tell("i1.1", state)
+    assert desk["i1"] == before
+
+
+def test_every_update_is_acknowledged_whatever_it_says() -> None:
+    desk = Desk()
+    desk.running()
+    for task in ("i1.1", "i1.0", "i9.4", "nonsense"):
+        acks = [a for a in desk.tell(task, "TASK_RUNNING") if isinstance(a, Acknowledge)]
+        assert [ack.status["task_id"]["value"] for ack in acks] == [task]
+
+
+def test_a_stop_before_its_request_leaves_a_tombstone() -> None:
+    desk = Desk()
+    desk.subscribe()
+    desk.give(unwant("i1"))
+    assert launches(desk.give(want("i1")) + desk.offer()) == []
+    assert InstanceId("i1") in desk.cluster.ended
+
+
+def test_a_pending_instance_stops_at_once_a_running_one_when_its_task_ends() -> None:
+    desk = Desk()
+    desk.subscribe()
+    desk.give(want("i1"), unwant("i1"))
+    assert isinstance(desk.events[-1], ev.ContainerExited) and desk.events[-1].final
+    desk.running("i2")
+    assert kills(desk.give(unwant("i2"))) == ["i2.1"]
+    assert desk["i2"].state is State.RUNNING
+    desk.tell("i2.1", "TASK_KILLED")
+    assert InstanceId("i2") in desk.cluster.ended
+
+
+def test_a_kill_is_asked_for_again_until_the_task_ends() -> None:
+    desk = Desk()
+    desk.running()
+    desk.give(unwant("i1"))
+    assert kills(desk.tick(1.0)) == []
+    assert kills(desk.tick(desk.config.kill_retry_s)) == ["i1.1"]
+
+
+def test_a_failed_attempt_is_followed_by_the_next_after_a_growing_pause() -> None:
+    desk = Desk()
+    desk.running()
+    pauses = []
+    for generation in range(1, 6):
+        desk.tell(f"i1.{generation}", "TASK_FAILED")
+        pauses.append(desk["i1"].not_before - desk.now)
+        assert launches(desk.offer()) == []
+        desk.now += pauses[-1]
+        assert launches(desk.offer()) == [f"i1.{generation + 1}"]
+    assert pauses == sorted(pauses) and pauses[0] == 1.0 and pauses[-1] > 1.5
+
+
+def test_a_long_healthy_life_forgives_earlier_failures() -> None:
+    desk = Desk()
+    desk.running()
+    desk.tell("i1.1", "TASK_FAILED")
+    desk.tick(2.0)
+    desk.offer()
+    desk.tell("i1.2", "TASK_RUNNING", container="c")
+    desk.now += desk.config.healthy_reset_s
+    desk.tell("i1.2", "TASK_FAILED")
+    assert desk["i1"].failures == 1
+
+
+def test_attempts_have_an_end_where_one_is_configured() -> None:
+    desk = Desk(SchedulerConfig(max_attempts=2))
+    desk.running()
+    desk.tell("i1.1", "TASK_FAILED")
+    desk.tick(5.0)
+    desk.offer()
+    desk.tell("i1.2", "TASK_FAILED")
+    last = desk.events[-1]
+    assert isinstance(last, ev.ContainerExited) and last.final and not last.wanted
+
+
+def test_an_orphan_keeps_its_place_and_is_adopted() -> None:
+    desk = Desk()
+    desk.running()
+    desk.tell("i1.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    assert desk["i1"].state is State.ORPHANED
+    assert launches(desk.offer("a2")) == []  # it can be adopted on its own agent only
+    assert launches(desk.offer("a1")) == ["i1.2"]
+    launch = next(each for each in desk.actions[::-1] if isinstance(each, Launch))
+    payload = TaskPayload.model_validate_json(b64decode(launch.tasks[0]["data"]))
+    assert (payload.adopt, payload.generation) == ("c-i1", 2)
+    desk.tell("i1.2", "TASK_RUNNING", container="c-i1")
+    assert (desk["i1"].adopt, desk["i1"].address) == ("", "10.0.0.1")
+    assert "ContainerExited" not in desk.kinds()
+
+
+def test_an_unreachable_hosts_dead_executor_leaves_an_orphan_too() -> None:
+    desk = Desk()
+    desk.running()
+    desk.tell("i1.1", "TASK_UNREACHABLE")
+    desk.tell("i1.1", "TASK_FAILED", reason="REASON_EXECUTOR_REREGISTRATION_TIMEOUT")
+    assert (desk["i1"].state, desk["i1"].adopt) == (State.ORPHANED, "c-i1")
+
+
+def test_an_orphan_that_nobody_adopts_in_time_is_replaced() -> None:
+    desk = Desk()
+    desk.running()
+    desk.tell("i1.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    desk.tick(desk.config.adoption_deadline_s)
+    assert (desk["i1"].state, desk["i1"].adopt) == (State.PENDING, "")
+    assert launches(desk.offer("a2")) == ["i1.2"]
+
+
+def test_an_orphans_resources_stay_reserved() -> None:
+    desk = Desk()
+    desk.running(of=spec(cpus=3.0))
+    desk.tell("i1.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    desk.give(want("i2", spec(cpus=3.0)))
+    assert launches(desk.offer("a1", cpus=4.0)) == ["i1.2"]
+
+
+def test_unreachable_is_not_death_and_may_come_back() -> None:
+    desk = Desk()
+    desk.running()
+    desk.tell("i1.1", "TASK_UNREACHABLE")
+    desk.tick(desk.config.unreachable_after_s - 1)
+    assert desk["i1"].state is State.UNREACHABLE
+    desk.tell("i1.1", "TASK_RUNNING", container="c-i1")
+    assert desk["i1"].state is State.RUNNING
+    assert desk["i1"].generation == 1
+
+
+def test_after_its_time_an_unreachable_one_is_replaced_and_killed_on_return() -> None:
+    desk = Desk()
+    desk.running()
+    desk.tell("i1.1", "TASK_UNREACHABLE")
+    desk.tick(desk.config.unreachable_after_s)
+    assert launches(desk.offer("a2")) == ["i1.2"]
+    assert [task for task, _ in desk["i1"].strays] == ["i1.1"]
+    assert kills(desk.tell("i1.1", "TASK_RUNNING")) == ["i1.1"]
+    desk.tell("i1.1", "TASK_KILLED")
+    assert desk["i1"].strays == () and desk["i1"].state is State.STAGED
+
+
+def test_a_stopped_instance_does_not_wait_for_ever_for_a_lost_host() -> None:
+    desk = Desk()
+    desk.running()
+    desk.give(unwant("i1"))
+    desk.tell("i1.1", "TASK_UNREACHABLE")
+    desk.tick(desk.config.unreachable_after_s)
+    assert InstanceId("i1") in desk.cluster.ended
+    assert kills(desk.tell("i1.1", "TASK_RUNNING")) == ["i1.1"]
+
+
+def test_a_few_unknown_tasks_are_killed_after_a_moment() -> None:
+    desk = Desk()
+    desk.running()
+    assert kills(desk.tell("stranger.1", "TASK_RUNNING")) == []
+    assert kills(desk.tick(3.0)) == ["stranger.1"]
+
+
+def test_many_unknown_tasks_open_the_breaker_until_a_person_says_so() -> None:
+    desk = Desk()
+    desk.running()
+    for n in range(desk.config.breaker_limit + 1):
+        desk.tell(f"stranger-{n}.1", "TASK_RUNNING")
+    assert kills(desk.tick(3.0)) == []
+    assert desk.cluster.volatile.breaker_open
+    assert kills(desk.tick(1000.0)) == []
+    assert len(kills(desk.give(ReleaseBreaker()))) == desk.config.breaker_limit + 1
+
+
+def test_beside_an_empty_store_no_unknown_task_is_killed() -> None:
+    desk = Desk()
+    desk.subscribe()
+    desk.tell("stranger.1", "TASK_RUNNING")
+    assert kills(desk.tick(60.0)) == []
+    assert desk.cluster.volatile.breaker_open
+
+
+def test_a_task_of_an_instance_that_ended_before_a_restart_is_no_stranger() -> None:
+    desk = Desk(cluster=Cluster(ended=[InstanceId("old")]))
+    desk.subscribe()
+    assert kills(desk.tell("old.1", "TASK_RUNNING")) == ["old.1"]
+    assert not desk.cluster.volatile.unknown
+
+
+def test_a_new_subscription_reconciles_by_name_and_then_all() -> None:
+    desk = Desk()
+    desk.running()
+    named = [each for each in desk.subscribe() if isinstance(each, Reconcile)]
+    assert named == [Reconcile((("i1.1", "a1"),))]  # type: ignore[arg-type]
+    assert [each for each in desk.tick(6.0) if isinstance(each, Reconcile)] == [Reconcile()]
+
+
+def test_a_task_that_mesos_does_not_know_was_never_launched() -> None:
+    desk = Desk()
+    desk.subscribe()
+    desk.give(want("i1"))
+    desk.offer()
+    asked = [
+        each for each in desk.tick(desk.config.staged_timeout_s) if isinstance(each, Reconcile)
+    ]
+    assert Reconcile((("i1.1", "a1"),)) in asked  # type: ignore[arg-type]
+    desk.tell("i1.1", "TASK_GONE")
+    assert desk["i1"].state is State.PENDING
+
+
+def test_offers_are_asked_for_held_and_given_back() -> None:
+    desk = Desk()
+    assert any(isinstance(each, Suppress) for each in desk.subscribe())
+    assert any(isinstance(each, Revive) for each in desk.give(want("i1", spec(cpus=8.0))))
+    assert not any(isinstance(each, Decline) for each in desk.offer())
+    held = desk.tick(desk.config.offer_hold_s)
+    assert any(isinstance(each, Decline) for each in held)
+
+
+def test_a_lost_subscription_forgets_offers_and_places_nothing() -> None:
+    desk = Desk()
+    desk.subscribe()
+    desk.give(want("i0", spec(cpus=8.0)))
+    desk.offer()
+    desk.give(mesos.Disconnected("gone", True, 1.0))
+    assert launches(desk.give(want("i1"))) == []
+    assert not desk.cluster.volatile.offers
+
+
+def test_why_an_instance_waits_is_told_and_not_too_often() -> None:
+    desk = Desk()
+    desk.subscribe()
+    desk.give(want("i1", spec(cpus=8.0)))
+    desk.offer()
+    delayed = [each for each in desk.events if isinstance(each, ev.PlacementDelayed)]
+    assert [each.failed for each in delayed] == [{"cpus": 1}]
+    desk.tick(1.0)
+    assert len([each for each in desk.events if isinstance(each, ev.PlacementDelayed)]) == 1

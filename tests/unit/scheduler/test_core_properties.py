@@ -1,0 +1,131 @@
+"""Whatever comes in, in whatever order: what the scheduler must never do."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from libs.mesos import events as mesos
+from services.scheduler.model import EXECUTOR_AMOUNTS, Amounts, Launch, SchedulerConfig, State
+from tests.unit.scheduler.world import Desk, spec, unwant, want
+
+NAMES = st.sampled_from([f"i{n}" for n in range(4)])
+AGENTS = st.sampled_from(["a1", "a2"])
+STATES = st.sampled_from(
+    [
+        *("TASK_STARTING", "TASK_RUNNING", "TASK_RUNNING", "TASK_FAILED", "TASK_FINISHED"),
+        *("TASK_KILLED", "TASK_UNREACHABLE", "TASK_GONE", "TASK_UNKNOWN", "TASK_DROPPED"),
+    ]
+)
+REASONS = st.sampled_from(["", "", "REASON_EXECUTOR_TERMINATED"])
+ORDER = [State.STAGED, State.STARTING, State.RUNNING]
+
+
+class Storm(RuleBasedStateMachine):
+    """Inputs of all kinds; `decide` checks the state machine itself (it would raise)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.desk = Desk(SchedulerConfig(unreachable_after_s=20, adoption_deadline_s=10))
+        self.free: dict[str, Amounts] = {}
+        self.launched: dict[str, int] = {}
+        self.taken = 0
+        self.seen: dict[str, tuple[int, int]] = defaultdict(lambda: (0, -1))
+        self.ended: set[str] = set()
+
+    @rule(name=NAMES, cpus=st.integers(1, 30))
+    def wanted(self, name: str, cpus: int) -> None:
+        self.desk.give(want(name, spec(cpus / 10)))
+
+    @rule(name=NAMES)
+    def unwanted(self, name: str) -> None:
+        self.desk.give(unwant(name))
+
+    @rule()
+    def subscribed(self) -> None:
+        self.desk.subscribe()
+
+    @rule()
+    def disconnected(self) -> None:
+        self.desk.give(mesos.Disconnected("cut", True, 1.0))
+
+    @rule(agent=AGENTS, cpus=st.integers(0, 40))
+    def offered(self, agent: str, cpus: int) -> None:
+        self.free[f"o{self.desk.offers + 1}"] = Amounts(cpus / 10, 1024.0, 1000.0)
+        self.desk.offer(agent, cpus=cpus / 10)
+
+    @rule(
+        name=NAMES,
+        back=st.integers(0, 1),
+        state=STATES,
+        reason=REASONS,
+        agent=AGENTS,
+        healthy=st.sampled_from([None, True, False]),
+    )
+    def told(
+        self, name: str, back: int, state: str, reason: str, agent: str, healthy: bool | None
+    ) -> None:
+        known = self.desk.cluster.instances.get(name)  # type: ignore[call-overload]
+        generation = max(0, (known.generation if known else 1) - back)
+        self.desk.tell(
+            f"{name}.{generation}",
+            state,
+            agent=agent,
+            reason=reason,
+            healthy=healthy,
+            container=f"c-{name}" if state == "TASK_RUNNING" else "",
+        )
+
+    @rule(after_s=st.sampled_from([0.5, 5.0, 30.0]))
+    def time_passes(self, after_s: float) -> None:
+        self.desk.tick(after_s)
+
+    @invariant()
+    def launches_are_new_and_fit(self) -> None:
+        fresh = self.desk.actions[self.taken :]
+        self.taken = len(self.desk.actions)
+        for action in fresh:
+            if not isinstance(action, Launch):
+                continue
+            room = sum((self.free.pop(offer) for offer in action.offers), Amounts())
+            for info in action.tasks:
+                instance, _, generation = info["task_id"]["value"].rpartition(".")
+                assert int(generation) == self.launched.get(instance, 0) + 1
+                assert instance not in self.ended
+                self.launched[instance] = int(generation)
+                amounts = {each["name"]: each["scalar"]["value"] for each in info["resources"]}
+                room -= Amounts(amounts["cpus"], amounts["mem"], amounts.get("disk", 0.0))
+            assert min(room.cpus, room.mem_mib) >= -1e-6
+            assert EXECUTOR_AMOUNTS.cpus > 0
+
+    @invariant()
+    def nothing_goes_back(self) -> None:
+        for name, instance in self.desk.cluster.instances.items():
+            assert name not in self.ended, "an ended instance came back"
+            rank = ORDER.index(instance.state) if instance.state in ORDER else -1
+            generation, before = self.seen[name]
+            assert instance.generation >= generation
+            if instance.generation == generation and rank >= 0 and before >= 0:
+                assert rank >= before
+            self.seen[name] = (instance.generation, rank)
+        self.ended.update(self.desk.cluster.ended)
+
+    @invariant()
+    def indexes_agree(self) -> None:
+        cluster = self.desk.cluster
+        for agent, ids in cluster.on_agent.items():
+            for each in ids:
+                instance = cluster.instances[each]
+                assert instance.agent == agent
+        for name, instance in cluster.instances.items():
+            held = instance.live or instance.state is State.ORPHANED
+            assert (name in cluster.on_agent.get(instance.agent, {})) == held
+            due = instance.stop or instance.state not in (State.RUNNING, State.STARTING)
+            assert (name in cluster.watched) == due
+
+
+TestStorm = Storm.TestCase
+TestStorm.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
