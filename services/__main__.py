@@ -1,5 +1,10 @@
 """`python -m services [--config FILE]`: the whole control plane, and minimesos, in one process."""
 
+from collections.abc import Mapping
+
+from pydantic import BaseModel
+
+from libs.common.runtime import ServiceMain
 from services.deployer.model import DeployerConfig
 from services.deployer.service import run as deployer
 from services.embedded import MinimesosSection, cluster_engine
@@ -13,14 +18,14 @@ from services.monitor.service import run as monitor
 from services.scheduler.model import SchedulerConfig
 from services.scheduler.service import run as scheduler
 
-MAINS = {
+MAINS: Mapping[str, ServiceMain] = {
     "ipam": ipam,
     "scheduler": scheduler,
     "deployer": deployer,
     "monitor": monitor,
     "gateway": gateway,
 }
-SECTIONS = {
+SECTIONS: Mapping[str, type[BaseModel]] = {
     "gateway": GatewayConfig,
     "deployer": DeployerConfig,
     "scheduler": SchedulerConfig,

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.demo.story import DemoFailed, Step, Story
-from infra.local.layout import Layout
+from infra.local.layout import SHARED_OVS, Layout
 from infra.local.processes import LocalError
 from infra.local.stack import Stack
 from libs.client.api import GantryClient
@@ -83,11 +83,13 @@ def table(steps: list[Step]) -> Table:
     return shown
 
 
-async def main(size: int, keep: bool) -> int:
+async def main(size: int, keep: bool, ovs_dir: Path = SHARED_OVS) -> int:
     """Run it; 0 when everything held."""
     root = Path(tempfile.mkdtemp(prefix="gd-", dir="/tmp"))
     cluster = f"demo-{root.name[-4:].lower().replace('_', 'x')}"
-    stack = Stack(Layout(cluster, root), lambda text: CONSOLE.print(f"  [dim]{text}…[/]"))
+    stack = Stack(
+        Layout(cluster, root, ovs_dir=ovs_dir), lambda text: CONSOLE.print(f"  [dim]{text}…[/]")
+    )
     started = time.monotonic()
     story: Story | None = None
     failure = ""
@@ -128,5 +130,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--instances", type=int, default=30)
     parser.add_argument("--keep", action="store_true", help="leave a failed demo running")
+    parser.add_argument("--ovs-dir", type=Path, default=SHARED_OVS, help="an Open vSwitch to share")
     given = parser.parse_args()
-    sys.exit(asyncio.run(main(given.instances, given.keep)))
+    sys.exit(asyncio.run(main(given.instances, given.keep, given.ovs_dir)))

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # An Open vSwitch of our own, apart from the system's: own database, sockets and daemons. By
-# default in userspace (netdev), which needs no kernel module and lets several run side by side;
-# the kernel's datapath (system) is one for the whole host, so a second switch is refused it.
+# default in userspace (netdev), which needs no kernel module. Either datapath is one for the whole
+# network namespace (netdev's has a tap named ovs-netdev), so a second switch is refused: clusters
+# on one host share a switch, each with a bridge of its own.
 #
 # usage: ovs.sh start --dir D [--datapath netdev|system]
 #        ovs.sh stop --dir D [--purge]           --purge removes its bridges and the directory too
@@ -51,7 +52,11 @@ db_ready() { db_pid && vsctl --no-wait show; }
 choose_datapath() {
   local other
   [[ -n $datapath ]] || datapath=$(cat "$dir/datapath-type" 2>/dev/null || echo netdev)
-  [[ $datapath == system ]] || return 0
+  if [[ $datapath == netdev ]]; then
+    switch_pid >/dev/null || [[ ! -e /sys/class/net/ovs-netdev ]] ||
+      die 1 "another ovs-vswitchd has this host's userspace datapath (its tap is ovs-netdev): share it, or stop it"
+    return 0
+  fi
   [[ -d /sys/module/openvswitch ]] || modprobe -q openvswitch ||
     die 1 "this kernel has no openvswitch module: use --datapath netdev"
   for other in $(pgrep -x ovs-vswitchd); do

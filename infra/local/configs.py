@@ -11,10 +11,10 @@ import yaml
 from infra.local.layout import Layout, machine_mem_mib
 
 
-def write_all(layout: Layout, smtp: Mapping[str, Any] | None = None) -> dict[str, Path]:
-    """Write them; returns the file of each process."""
+def write_all(layout: Layout, monitor: Mapping[str, Any] | None = None) -> dict[str, Path]:
+    """Write them; returns the file of each process. `monitor` is added to that section."""
     contents = {
-        "gantry": control_plane(layout, smtp),
+        "gantry": control_plane(layout, monitor or {}),
         "hostd": hostd(layout),
         "executor": executor(layout),
     }
@@ -27,7 +27,7 @@ def write_all(layout: Layout, smtp: Mapping[str, Any] | None = None) -> dict[str
     return files
 
 
-def control_plane(layout: Layout, smtp: Mapping[str, Any] | None) -> dict[str, Any]:
+def control_plane(layout: Layout, monitor: Mapping[str, Any]) -> dict[str, Any]:
     """All services and minimesos in one process."""
     ports = layout.ports
     master = f"127.0.0.1:{ports['mesos_master']}"
@@ -58,7 +58,7 @@ def control_plane(layout: Layout, smtp: Mapping[str, Any] | None) -> dict[str, A
             "executor_config": str(layout.root / "executor.yaml"),
             **credential,
         },
-        "monitor": {"masters": [master], **credential, **({"smtp": dict(smtp)} if smtp else {})},
+        "monitor": {"masters": [master], **credential, **monitor},
         "ipam": {
             "cooldown_s": layout.cooldown_s,
             "networks": [
@@ -71,7 +71,7 @@ def control_plane(layout: Layout, smtp: Mapping[str, Any] | None) -> dict[str, A
                 for vlan in layout.vlans
             ],
         },
-        "deployer": {"haproxy_socket": str(layout.haproxy_socket)},
+        "deployer": {"haproxy_sockets": [str(layout.haproxy_socket)]},
     }
 
 
@@ -86,8 +86,8 @@ def hostd(layout: Layout) -> dict[str, Any]:
         "hostd": {
             "host": layout.hostname,
             "listen": f"127.0.0.1:{layout.ports['hostd']}",
-            "ovsdb": str(layout.root / "ovs/db.sock"),
-            "datapath_type": (layout.root / "ovs/datapath-type").read_text().strip(),
+            "ovsdb": str(layout.ovs_dir / "db.sock"),
+            "datapath_type": (layout.ovs_dir / "datapath-type").read_text().strip(),
             "docker": str(layout.root / "engine/docker.sock"),
         },
     }

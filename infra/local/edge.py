@@ -25,7 +25,7 @@ async def up(layout: Layout, bridge: str) -> None:
 
 async def _leg(layout: Layout, bridge: str, vlan: Vlan) -> None:
     outer, inner = f"{bridge[-6:]}-e{vlan.tag}", f"eth{vlan.tag}"
-    database = f"--db=unix:{layout.root / 'ovs/db.sock'}"
+    database = f"--db=unix:{layout.ovs_dir / 'db.sock'}"
     if not Path("/sys/class/net", outer).exists():
         await run("ip", "link", "add", outer, "type", "veth", "peer", inner, "netns", layout.edge)
     port = ("--", "set", "Interface", outer, "external_ids:gantry_edge=true")

@@ -42,6 +42,10 @@ class Pool:
     check_path: str = "/health"
 
 
+# A host has one userspace datapath, so all local clusters share a switch; each has its own bridge.
+SHARED_OVS = Path("/run/gantry-ovs")
+
+
 @dataclass(frozen=True)
 class Layout:
     """One local cluster. `root` must be short: unix sockets lie below it."""
@@ -54,6 +58,7 @@ class Layout:
     mem_mib: int = 0  # 0: most of the machine's
     hostname: str = "node-1"
     cooldown_s: float = 60.0
+    ovs_dir: Path = SHARED_OVS
     ports: dict[str, int] = field(default_factory=dict)
 
     @property

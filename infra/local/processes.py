@@ -65,7 +65,8 @@ class Daemon:
         pid = self.pid()
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
-            reap(pid)
+            while alive(pid):  # the kernel takes a moment, and `start` must not take it for running
+                time.sleep(0.01)
 
     def tail(self, lines: int = 15) -> str:
         """The end of its log."""

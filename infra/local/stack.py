@@ -20,7 +20,7 @@ import aiohttp
 
 from infra.images.build import BuiltImage, build_images
 from infra.local import configs, edge
-from infra.local.layout import Layout, choose_ports
+from infra.local.layout import SHARED_OVS, Layout, choose_ports
 from infra.local.processes import Daemon, LocalError, end, run
 from services.hostd.settings import HostdConfig
 
@@ -44,10 +44,10 @@ class Stack:
 
     # -- starting
 
-    async def start(self, smtp: Mapping[str, Any] | None = None) -> None:
+    async def start(self, monitor: Mapping[str, Any] | None = None) -> None:
         """Start all of it; returns when the gateway is ready. Raises LocalError."""
         await self.start_servers()
-        configs.write_all(self.layout, smtp)
+        configs.write_all(self.layout, monitor)
         await self.start_hostd()
         await edge.up(self.layout, self.bridge)
         edge.start_haproxy(self.layout)
@@ -70,7 +70,7 @@ class Stack:
         async with asyncio.TaskGroup() as group:
             self._say("starting Docker engine, Open vSwitch and registry")
             group.create_task(run(infra / "host/engine.sh", "start", *engine))
-            group.create_task(run(infra / "host/ovs.sh", "start", "--dir", layout.root / "ovs"))
+            group.create_task(run(infra / "host/ovs.sh", "start", "--dir", layout.ovs_dir))
             group.create_task(run(infra / "registry/registry.sh", "start", *port))
 
     async def start_hostd(self) -> None:
@@ -147,12 +147,23 @@ class Stack:
         await edge.down(layout)
         for script, name in (
             ("host/engine.sh", "engine"),
-            ("host/ovs.sh", "ovs"),
             ("registry/registry.sh", "registry"),
         ):
             await run(infra / script, "stop", "--dir", layout.root / name, "--purge")
+        await self._leave_switch()
         await remove_namespaces(layout.run)
         shutil.rmtree(layout.root, ignore_errors=True)
+
+    async def _leave_switch(self) -> None:
+        """Remove the cluster's bridge, and the switch itself when no bridge is left on it."""
+        database = f"--db=unix:{self.layout.ovs_dir / 'db.sock'}"
+        vsctl = ("ovs-vsctl", "--timeout=20", database)
+        if not (self.layout.ovs_dir / "db.sock").exists():
+            return
+        await run(*vsctl, "--if-exists", "del-br", self.bridge, check=False)
+        if self.layout.ovs_dir == SHARED_OVS and not await run(*vsctl, "list-br", check=False):
+            script = self.layout.repo / "infra/host/ovs.sh"
+            await run(script, "stop", "--dir", self.layout.ovs_dir, "--purge")
 
     def leftovers(self) -> list[str]:
         """What of the cluster is still on the machine; empty after `destroy`."""

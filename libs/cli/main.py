@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TextIO
 
-import click
 import typer
 from rich.console import Console
 
@@ -39,6 +38,7 @@ EXTRAS: tuple[Extra, ...] = (up.register,)
 
 _GLOBAL = ("-o", "--output", "--url", "--key-file", "--bu")
 _EPILOG = exits.HELP
+PIPE_WIDTH = 10_000  # what reads a pipe wants whole lines
 
 
 def make_app(extras: Sequence[Extra] = EXTRAS) -> typer.Typer:
@@ -99,7 +99,13 @@ class Streams:
         plain = "NO_COLOR" in self.environ or self.environ.get("TERM") == "dumb"
         return Printer(
             self.output,
-            Console(file=self._out, no_color=plain, highlight=False, _environ=dict(self.environ)),
+            Console(
+                file=self._out,
+                no_color=plain,
+                highlight=False,
+                width=None if self._out.isatty() else PIPE_WIDTH,
+                _environ=dict(self.environ),
+            ),
             Console(
                 file=self._err,
                 no_color=plain,
@@ -138,16 +144,24 @@ def run(
     except GantryError as error:
         streams.printer().error(error)
         return exit_of(error)
-    except click.ClickException as error:
-        error.show()
+    except typer.TyperException as error:
+        _show_usage(error)
         return Exit.USAGE
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         streams.printer().note("interrupted; what was asked for goes on")
         return Exit.INTERRUPTED
     except BrokenPipeError:  # the reader of our output left
         sys.stderr.close()
         return Exit.OK
     return result if isinstance(result, int) else Exit.OK
+
+
+def _show_usage(error: typer.TyperException) -> None:
+    show = getattr(error, "show", None)  # those about the line itself also tell how it is meant
+    if show is not None:
+        show()
+    else:
+        sys.stderr.write(f"{error.format_message()}\n")
 
 
 def main() -> None:

@@ -94,8 +94,7 @@ class Printer:
             )
         for row in rows:
             table.add_row(*(cell(column.show(row)) for column in shown))
-        width = None if self.out.is_terminal else 10_000  # what reads a pipe wants whole lines
-        self.out.print(table, width=width, crop=False)
+        self.out.print(table)
 
     def say(self, text: str) -> None:
         """A result in words."""

@@ -10,6 +10,23 @@ from libs.client.model import EventView
 TOPICS = ("deploy.*", "instance.*", "offer.accepted", "placement.delayed", "container.*")
 
 
+# In which order events of one version happened.
+_ORDER = {
+    topic: n
+    for n, topic in enumerate(
+        (
+            "instance.requested",
+            "placement.delayed",
+            "offer.accepted",
+            "container.started",
+            "container.healthy",
+            "container.unhealthy",
+            "container.lost",
+            "container.exited",
+            "instance.stop_requested",
+        )
+    )
+}
 _LEAVING = ("stopping", "stopped")
 _LAST_TOPICS = ("container.exited", "instance.stop_requested")
 
@@ -33,7 +50,7 @@ class Progress:
     deployment: str
     app: str
     steps: dict[str, Step] = field(default_factory=dict)
-    seen: dict[tuple[str, str], int] = field(default_factory=dict)  # by instance and source
+    seen: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     state: str = "accepted"
     reason: str = ""
@@ -46,9 +63,10 @@ class Progress:
         if not instance or event.data.get("app") != self.app:
             return ""
         known = self.steps.get(instance, Step(instance, ""))
-        if event.sequence < self.seen.get((instance, event.source), -1):
-            return ""  # it comes late
-        self.seen[(instance, event.source)] = event.sequence
+        place = (event.sequence, _ORDER.get(event.topic, 0))
+        if place < self.seen.get((instance, event.source), (-1, 0)):
+            return ""  # it comes late: topics have no order among each other
+        self.seen[(instance, event.source)] = place
         if known.state in _LEAVING and event.topic not in _LAST_TOPICS:
             return ""
         step = _step(known, event)

@@ -20,6 +20,7 @@ from libs.client.model import DeploymentView
 from libs.common.errors import TimedOut
 
 POLL_S = 1.0
+LAST_WORDS_S = 2.0
 SHOWN = 16
 _BUSY = ("requested", "placed", "waiting", "started", "unhealthy", "exited", "lost", "stopping")
 
@@ -46,6 +47,7 @@ async def watch(
                         _follow(client, app, place, progress, shown, woken)
                     )
                     ended = await _until_ended(client, deployment, woken)
+                    await _last_words(shown)
                     follower.cancel()
     except TimeoutError:
         raise TimedOut(
@@ -81,6 +83,15 @@ async def _until_ended(
             pass
 
 
+async def _last_words(shown: Shown) -> None:
+    """The state may be ahead of the events: let those that tell of the way there come in."""
+    try:
+        async with asyncio.timeout(LAST_WORDS_S):
+            await shown.over.wait()
+    except TimeoutError:
+        pass
+
+
 async def _follow(
     client: GantryClient,
     app: str,
@@ -94,8 +105,10 @@ async def _follow(
             said = progress.observe(event)
             if said:
                 shown.step(said)
-            if event.topic in ("deploy.succeeded", "deploy.failed"):
+            final = event.topic in ("deploy.succeeded", "deploy.failed")
+            if final and event.data.get("deployment") == progress.deployment:
                 woken.set()
+                shown.over.set()
 
 
 class Shown:
@@ -105,6 +118,7 @@ class Shown:
         self._printer = printer
         self._progress = progress
         self._live: Live | None = None
+        self.over = asyncio.Event()  # its last event has been shown
 
     def __enter__(self) -> Shown:
         if self._printer.out.is_terminal and not self._printer.is_json:

@@ -14,9 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.common.backoff import Backoff
-from libs.common.bus.base import Bus, Consumer, Delivered, Record, TopicPartition, TopicSpec
+from libs.common.bus.base import (
+    MAX_RECORD_BYTES,
+    Bus,
+    Consumer,
+    Delivered,
+    Record,
+    TopicPartition,
+    TopicSpec,
+)
 from libs.common.clock import Clock
-from libs.common.errors import Fenced, Poison, Unavailable
+from libs.common.errors import Fenced, GantryError, Poison, Unavailable
 from libs.common.events import EVENT_TYPES, Envelope, Event
 from libs.common.telemetry import Telemetry
 
@@ -27,6 +35,7 @@ Handlers = Mapping[type[Event], EventHandler]
 MAX_TRIES = 5
 FETCH_RECORDS = 500
 FETCH_S = 1.0
+_DEAD_ROOM_BYTES = 100_000  # for a dead letter's key and headers, those of the bus included
 
 
 @dataclass
@@ -70,7 +79,7 @@ class Subscription:
         for each in batch:
             by_key.setdefault((each.record.topic, each.record.key), []).append(each)
         handled: set[tuple[TopicPartition, int]] = set()
-        failures: list[Unavailable] = []
+        failures: list[GantryError] = []
 
         async def handle_in_order(records: Sequence[Delivered]) -> None:
             # Keys go side by side, so that handlers of one batch can share a group commit.
@@ -78,7 +87,7 @@ class Subscription:
                 for each in records:
                     await self._handle(each)
                     handled.add((each.place, each.offset))
-            except Unavailable as error:
+            except (Unavailable, Fenced) as error:
                 failures.append(error)
 
         async with asyncio.TaskGroup() as group:
@@ -91,8 +100,12 @@ class Subscription:
     async def _commit(self, consumer: Consumer, done: Mapping[TopicPartition, int]) -> None:
         held = consumer.assignment()
         mine = {place: offset for place, offset in done.items() if place in held}
-        if mine:
-            await consumer.commit(mine)
+        try:
+            if mine:
+                await consumer.commit(mine)
+        except Fenced as error:
+            # A rebalance in mid-handler: the new holder handles these again, and we go on with what we are given.
+            self.telemetry.log.warning("commit fenced", group=self.group, error=str(error))
 
     async def _handle(self, each: Delivered) -> None:
         backoff = Backoff()
@@ -102,7 +115,10 @@ class Subscription:
             try:
                 await self._once(each)
                 return
-            except Unavailable as error:
+            except (
+                Unavailable,
+                Fenced,
+            ) as error:  # Fenced: by the store; we are no longer the leader
                 failures += 1
                 if failures > 3:
                     raise  # leave the group in good order; a fresh consumer begins here again
@@ -140,7 +156,13 @@ class Subscription:
             ("gantry_dead_reason", reason[:2000].encode()),
             ("gantry_dead_offset", f"{each.partition}:{each.offset}".encode()),
         )
-        await self.bus.publish([Record(self.dead_topic, record.key, record.value, tuple(headers))])
+        value = record.value
+        if (
+            len(value) > MAX_RECORD_BYTES - _DEAD_ROOM_BYTES
+        ):  # it grew: better cut than in the way for ever
+            value = value[: MAX_RECORD_BYTES - _DEAD_ROOM_BYTES]
+            headers = (*headers, ("gantry_dead_cut", str(len(record.value)).encode()))
+        await self.bus.publish([Record(self.dead_topic, record.key, value, tuple(headers))])
 
 
 def _finished(

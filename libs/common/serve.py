@@ -22,6 +22,7 @@ from libs.common.telemetry import current_traceparent
 from libs.common.tokens import TokenSigner
 
 SHUTDOWN_S = 5.0
+READER_LOOK_S = 0.5
 
 
 @asynccontextmanager
@@ -32,10 +33,17 @@ async def serve(app: Dispatcher, address: str) -> AsyncIterator[str]:
         response = await app.dispatch(
             request.method, request.raw_path, request.headers, await request.read()
         )
-        return await _send(request, response)
+        return await _send(request, response, readers)
+
+    readers: set[_Reader] = set()
+
+    async def dismiss(_server: web.Application) -> None:
+        for reader in tuple(readers):
+            reader.dismiss()
 
     server = web.Application(client_max_size=MAX_BODY_BYTES)
     server.router.add_route("*", "/{tail:.*}", handle)
+    server.on_shutdown.append(dismiss)
     runner = web.AppRunner(server, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
@@ -64,18 +72,60 @@ async def _listen_unix(runner: web.AppRunner, path: str) -> str:
     return f"unix:{path}"
 
 
-async def _send(request: web.Request, response: Response) -> web.StreamResponse:
+class _Reader:
+    """Whoever reads an answer that goes on: noticed when gone though nothing is written, dismissed at shutdown.
+
+    Otherwise an idle stream would be kept for a reader who left, and a stop would wait for readers that stay.
+    """
+
+    def __init__(self, request: web.Request) -> None:
+        self.gone = False
+        self._request = request
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._look = self._loop.call_later(READER_LOOK_S, self._check)
+
+    def _check(self) -> None:
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            self.dismiss()
+        else:
+            self._look = self._loop.call_later(READER_LOOK_S, self._check)
+
+    def dismiss(self) -> None:
+        """End the answer: by cancelling the task that sends it, which `gone` tells from being cancelled."""
+        if not self.gone and self._task is not None:
+            self.gone = True
+            self._task.cancel()
+
+    def close(self) -> None:
+        """Look no more; take the cancellation back if it was ours."""
+        self._look.cancel()
+        if self.gone and self._task is not None:
+            self._task.uncancel()
+
+
+async def _send(
+    request: web.Request, response: Response, readers: set[_Reader]
+) -> web.StreamResponse:
     headers = {"Content-Type": response.content_type, **response.headers}
     if response.stream is None:
         return web.Response(status=response.status, body=response.body, headers=headers)
     answer = web.StreamResponse(status=response.status, headers=headers)
     await answer.prepare(request)
+    reader = _Reader(request)
+    readers.add(reader)
     try:
         async for chunk in response.stream:
             await answer.write(chunk)
     except ConnectionResetError:
         pass  # the reader left
+    except asyncio.CancelledError:
+        if not reader.gone:
+            raise
     finally:
+        readers.discard(reader)
+        reader.close()
         close = getattr(response.stream, "aclose", None)
         if close is not None:
             await close()

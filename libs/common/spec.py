@@ -212,7 +212,7 @@ class AppSpec(Strict):
     @field_validator("image")
     @classmethod
     def _image(cls, value: str) -> str:
-        if not IMAGE.match(value):
+        if not IMAGE.fullmatch(value):  # `match` would let a newline at the end pass
             raise ValueError(
                 "not an image reference; expected e.g. registry.example:5000/team/web:1.2"
             )
@@ -222,7 +222,7 @@ class AppSpec(Strict):
     @classmethod
     def _env(cls, value: dict[str, str]) -> dict[str, str]:
         for name in value:
-            if not ENV_NAME.match(name):
+            if not ENV_NAME.fullmatch(name):
                 raise ValueError(
                     f"{name!r} is not an environment variable name (letters, digits, _)"
                 )

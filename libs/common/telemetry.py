@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
@@ -41,10 +41,19 @@ class Log(Protocol):
 
 
 def _mask(_logger: Any, _method: str, values: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    for name in values:
-        if any(word in name.lower() for word in _SECRET_WORDS):
-            values[name] = "***"
+    for name, value in values.items():
+        values[name] = _masked(name, value)
     return values
+
+
+def _masked(name: str, value: Any) -> Any:
+    if any(word in name.lower() for word in _SECRET_WORDS):
+        return "***"
+    if isinstance(value, Mapping):
+        return {each: _masked(str(each), inner) for each, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked("", inner) for inner in value]
+    return value
 
 
 def _trace_id(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import orjson
 
+from libs.minimesos.packed import packed
 from libs.minimesos.schema import Json
 from libs.minimesos.units import nanoseconds
 
@@ -55,7 +56,7 @@ def without_data(status: bytes) -> bytes:
         return status
     value = orjson.loads(status)
     value.pop("data", None)
-    return orjson.dumps(value)
+    return packed(value)
 
 
 def state_of(status: bytes) -> str:

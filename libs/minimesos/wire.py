@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from libs.minimesos.effects import Message
+from libs.minimesos.packed import packed
 
 PATH = "/internal/agents"
 
@@ -47,7 +48,7 @@ def _restore(message: Message) -> Message:
     for key, value in message.items():
         if key.endswith("_json"):
             many = isinstance(value, list)
-            out[key] = [orjson.dumps(v) for v in value] if many else orjson.dumps(value)
+            out[key] = [packed(v) for v in value] if many else packed(value)
         elif key == "tasks":
             out[key] = [_restore(task) for task in value]
         else:

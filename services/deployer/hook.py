@@ -55,14 +55,28 @@ class Step:
 
 
 def should_be_in(instance: Instance, now: float) -> bool:
-    """Traffic may go there. An instance whose host can't be reached stays: that may be our side's fault, and
-    emptying the balancer because of it would turn a blindness into an outage."""
-    if instance.wanted is Wanted.STOP or not instance.hooked or not instance.address:
+    """Traffic may go there."""
+    if instance.wanted is Wanted.STOP or not instance.hooked:
         return False
-    if instance.state is State.LOST:
-        return instance.hook.phase is HookPhase.ON
+    if instance.hook.phase is HookPhase.ON and _may_still_serve(instance):
+        return True
     ready_at = instance.ready_at()
-    return ready_at is not None and now >= ready_at
+    return ready_at is not None and now >= ready_at and bool(instance.address)
+
+
+def _may_still_serve(instance: Instance) -> bool:
+    """It was in, and nobody has told that it ended or is sick.
+
+    Its host can't be reached, or a new attempt adopts its container: to take it out on that account would turn
+    our blindness into an outage.
+    """
+    if instance.state is State.LOST:
+        return True
+    if instance.state not in (State.PLACED, State.STARTED):
+        return False
+    endpoint = instance.hook.endpoint
+    same = endpoint is not None and instance.address in ("", endpoint.address)
+    return same and instance.may_be_adopted
 
 
 def let_go(instance: Instance, now: float) -> bool:
@@ -86,7 +100,8 @@ def next_step(instance: Instance, balancer: LoadBalancer, now: float) -> Step:
         case HookPhase.ADDING:
             return _adding_on(instance, balancer, inside, now)
         case HookPhase.ON:
-            if inside and hook.endpoint is not None and hook.endpoint.address == instance.address:
+            endpoint = hook.endpoint
+            if inside and endpoint is not None and instance.address in ("", endpoint.address):
                 return Step(instance)
             removed = _removing(instance, balancer, now)
             return Step(removed, (Ask(Verb.SUBMIT, change_of(removed)),))

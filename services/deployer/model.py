@@ -159,6 +159,7 @@ class Instance(Body):
     healthy_since: float | None = None
     failures: int = 0
     failed_generation: int = -1
+    exited_generation: int = -1  # the newest attempt whose end was told
     waiting: str = ""
     last_exit: str = ""
     changed_at: float = 0.0
@@ -183,6 +184,11 @@ class Instance(Body):
     def restarts(self) -> int:
         """Attempts after the first."""
         return max(0, self.generation - 1)
+
+    @property
+    def may_be_adopted(self) -> bool:
+        """A new attempt that nobody told the old one's end of: it may have taken over its container."""
+        return self.exited_generation < self.generation - 1
 
     def ready_at(self) -> float | None:
         """When it has been healthy for long enough, if it is healthy."""

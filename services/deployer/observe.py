@@ -33,6 +33,13 @@ TARGET: Mapping[type[Event], State] = {
 }
 
 
+# Ends that say nothing of the app: its host or executor was lost. They don't count as its failures.
+LOST_STATES = frozenset(
+    {"TASK_LOST", "TASK_UNREACHABLE", "TASK_GONE", "TASK_GONE_BY_OPERATOR", "TASK_DROPPED"}
+)
+LOST_REASONS = ("REASON_AGENT_", "REASON_SLAVE_", "REASON_EXECUTOR_")
+
+
 def generation_of(attempt: str) -> int:
     """The n of an attempt `instance.n`; 0 for an instance that never got as far."""
     number = attempt.rpartition(".")[2]
@@ -70,7 +77,7 @@ def _fields(instance: Instance, event: ObservedEvent, now: float) -> dict[str, A
         healthy_since=now if state is State.HEALTHY else None,
     )
     if isinstance(event, ev.ContainerExited):
-        fields["last_exit"] = describe_exit(event)
+        fields.update(last_exit=describe_exit(event), exited_generation=generation)
     elif isinstance(event, ev.ContainerUnhealthy) and event.message:
         fields["last_exit"] = f"unhealthy: {event.message}"
     if _is_failure(instance, event) and instance.failed_generation < generation:
@@ -98,7 +105,8 @@ def _is_failure(instance: Instance, event: ObservedEvent) -> bool:
     if instance.wanted is Wanted.STOP:
         return False
     if isinstance(event, ev.ContainerExited):
-        return not event.wanted
+        lost = event.state in LOST_STATES or event.reason.startswith(LOST_REASONS)
+        return not event.wanted and not lost
     return isinstance(event, ev.ContainerUnhealthy)
 
 

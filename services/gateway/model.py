@@ -25,8 +25,8 @@ class GatewayConfig(BaseModel):
     idempotency_s: float = Field(86_400.0, ge=60, description="how long an answer is kept")
     audit_s: float = Field(90 * 86_400.0, ge=60, description="how long the audit trail is kept")
     heartbeat_s: float = Field(15.0, gt=0, description="longest silence of an event stream")
-    max_streams: int = Field(200, ge=1, description="event and log streams at once")
-    max_streams_per_key: int = Field(20, ge=1)
+    max_streams: int = Field(500, ge=1, description="event and log streams at once")
+    max_streams_per_key: int = Field(50, ge=1)
     session_s: float = Field(12 * 3600.0, ge=60, description="life of a console session")
     secure_cookie: bool = Field(False, description="set it when TLS ends in front of the gateway")
 

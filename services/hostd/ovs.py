@@ -35,7 +35,7 @@ ATTACHMENT_KEY, CONTAINER_KEY, CLUSTER_KEY = (
     "gantry-cluster",
 )
 RECONNECT_S = 0.1
-CONNECT_WAIT_S = 5.0
+CONNECT_WAIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)

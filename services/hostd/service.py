@@ -78,6 +78,9 @@ class HostdService:
     async def running(self) -> AsyncIterator[None]:
         """Load what is saved, then do the work of the background until left."""
         await self.table.load()
+        for container_id, namespace in await self.ports.registry.registered():
+            if self.table.get(AttachmentId(namespace)) is not None:
+                self.table.registered[AttachmentId(namespace)] = container_id
         self.host_inode = await self.ports.network.host_inode()
         sweeper = Sweeper(self)
         async with asyncio.TaskGroup() as group:
@@ -152,7 +155,7 @@ class HostdService:
             raise Conflict(
                 f"{known.container} has an attachment with another {field}: DEL it first"
             )
-        if spec.generation == known.spec.generation:
+        if spec.generation == known.spec.generation and known.id not in self.table.doubtful:
             return known
         return await self.table.put(known.model_copy(update={"spec": spec}))
 

@@ -165,10 +165,7 @@ class Sweeper:
 
     async def _adopt(self, actual: Actual, broken: Collection[str]) -> None:
         """What was made before this process began, and is as it should be, is ready."""
-        registered = {namespace: container_id for container_id, namespace in actual.registered}
         for attachment in self._addressed():
-            if attachment.id in registered and attachment.id not in self._table.registered:
-                self._table.registered[attachment.id] = registered[attachment.id]
             if attachment.id in self._table.ready or attachment.id in broken:
                 continue
             found = await self._ports.network.find(attachment.id)

@@ -52,6 +52,7 @@ class Table:
         self._reserved: set[int] = set()
         self._saves: Batcher[Sequence[Change], None] = Batcher(self._save_all, clock)
         self.locks = KeyLocks()
+        self.doubtful: set[AttachmentId] = set()  # nobody knows what is on disk: save before acting
         self.releases: dict[str, PendingRelease] = {}  # by ipam key
         self.ready: dict[AttachmentId, Namespace] = {}  # wired, as far as we know
         self.registered: dict[AttachmentId, str] = {}  # the container id that was given leave last
@@ -85,7 +86,9 @@ class Table:
         if attachment.id not in self._attachments:
             # Known at once, so that a retry or a DEL finds it, should it be on disk in spite of an error.
             self._put(attachment)
+        self.doubtful.add(attachment.id)
         await self._saves.submit([attachment])
+        self.doubtful.discard(attachment.id)
         self._put(attachment)
         return attachment
 
@@ -101,6 +104,7 @@ class Table:
         self._ids.pop((attachment.container, attachment.ifname), None)
         self.ready.pop(attachment.id, None)
         self.registered.pop(attachment.id, None)
+        self.doubtful.discard(attachment.id)
 
     async def released(self, release: PendingRelease) -> None:
         """ipam knows of a release."""

@@ -47,7 +47,9 @@ class HttpOperator:
             answer = await self._client.get_agents()
         except errors.MesosError as error:
             raise Unavailable(f"Mesos: {error}") from error
-        return [parse_agent(each) for each in answer.get("agents", [])]
+        # After its restart a master waits for the agents it remembers; until it gives up, they are not lost.
+        awaited = [{"agent_info": info} for info in answer.get("recovered_agents", [])]
+        return [parse_agent(each) for each in (*answer.get("agents", []), *awaited)]
 
     async def changes(self) -> AsyncIterator[None]:
         """See Operator."""

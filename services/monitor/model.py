@@ -136,4 +136,6 @@ def alert_body(alert: Alert) -> dict[str, Any]:
 def alert_of(doc_id: str, version: int, body: Mapping[str, Any]) -> Alert:
     """The alert of a document."""
     known = {name: body[name] for name in _ALERT}
-    return Alert(id=doc_id, version=version, exits=tuple((at, event) for at, event in body["exits"]), **known)
+    return Alert(
+        id=doc_id, version=version, exits=tuple((at, event) for at, event in body["exits"]), **known
+    )

@@ -6,7 +6,7 @@ draft has been saved does `Cluster.commit` take it over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from libs.common.events.base import Event
@@ -58,11 +58,11 @@ class Cluster:
     """All that the scheduler knows; changed by `commit` alone."""
 
     def __init__(
-        self, instances: Iterable[Instance] = (), ended: Iterable[InstanceId] = ()
+        self, instances: Iterable[Instance] = (), ended: Mapping[InstanceId, int] | None = None
     ) -> None:
         self.instances: dict[InstanceId, Instance] = {}
         self.volatile = Volatile()
-        self.ended: dict[InstanceId, None] = dict.fromkeys(ended)
+        self.ended: dict[InstanceId, int] = dict(ended or {})  # with their documents' versions
         # Instances with something that time alone can bring about, and where the live ones are.
         self.watched: dict[InstanceId, None] = {}
         self.on_agent: dict[AgentId, dict[InstanceId, None]] = {}
@@ -82,7 +82,8 @@ class Cluster:
         if new.state is State.ENDED:
             self.instances.pop(new.id, None)
             self.watched.pop(new.id, None)
-            self.ended[new.id] = None
+            self.ended.pop(new.id, None)
+            self.ended[new.id] = new.version
             if len(self.ended) > ENDED_REMEMBERED:
                 del self.ended[next(iter(self.ended))]
             return

@@ -29,6 +29,7 @@ from services.scheduler.model import (
     OfferId,
     Reconcile,
     ReleaseBreaker,
+    Retell,
     Revive,
     SchedulerConfig,
     State,
@@ -42,6 +43,7 @@ from services.scheduler.tasks import TaskFactory, parse_offer
 Input = (
     Want
     | Unwant
+    | Retell
     | Tick
     | ReleaseBreaker
     | mesos.Subscribed
@@ -82,6 +84,8 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
             _want(draft, instance, now)
         case Unwant():
             _unwant(draft, each, now)
+        case Retell(instance):
+            updates.retell(draft, instance)
         case mesos.Subscribed():
             _subscribed(draft, now)
         case mesos.Disconnected():
@@ -113,7 +117,7 @@ def _unwant(draft: Draft, unwant: Unwant, now: float) -> None:
     if instance is None:
         if unwant.id not in draft.cluster.ended:
             # Its request is still on the way: the tombstone makes that one a no-op.
-            draft.put(updates.tombstone(unwant, now))
+            updates.bury(draft, unwant, now)
     elif instance.state is State.PENDING:
         updates.end(draft, replace(instance, stop=True), now, unwant.reason)
     elif not instance.stop and instance.state is not State.ENDED:

@@ -235,6 +235,13 @@ class Unwant:
 
 
 @dataclass(frozen=True, slots=True)
+class Retell:
+    """Somebody who should know better asks (again): events may have been lost. `instance` is as it is stored."""
+
+    instance: Instance
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 

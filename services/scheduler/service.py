@@ -30,6 +30,7 @@ from services.scheduler.model import (
     Instance,
     InstanceId,
     Launch,
+    Retell,
     SchedulerConfig,
     Tick,
     Unwant,
@@ -114,7 +115,7 @@ class Scheduler:
 
     async def _on_requested(self, event: ev.InstanceRequested, envelope: Envelope) -> None:
         instance_id = InstanceId(event.instance)
-        if await self._store.existing([instance_id]):
+        if await self._known(instance_id):
             return
         cause = envelope.caused()
         await self.submit(
@@ -135,9 +136,16 @@ class Scheduler:
         self, event: ev.InstanceStopRequested, _envelope: Envelope
     ) -> None:
         instance_id = InstanceId(event.instance)
-        if instance_id not in self.cluster.instances and await self._store.existing([instance_id]):
+        if instance_id not in self.cluster.instances and await self._known(instance_id):
             return
         await self.submit(Unwant(instance_id, event.app, event.reason))
+
+    async def _known(self, instance_id: InstanceId) -> bool:
+        """Is there such an instance, ended or not. Whoever asks for it again is told how it is."""
+        stored = await self._store.get(instance_id)
+        if stored is not None:
+            await self.submit(Retell(stored))
+        return stored is not None
 
     async def _tick(self) -> None:
         while True:

@@ -68,15 +68,11 @@ class SchedulerStore:
                 return found
             after = page.docs[-1].id
 
-    async def ended(self, limit: int) -> list[InstanceId]:
-        """The instances that ended last, oldest first: their tasks may still turn up."""
+    async def ended(self, limit: int) -> dict[InstanceId, int]:
+        """The instances that ended last, oldest first, with their versions: their tasks may still turn up."""
         query = Query((eq("ended", True),), order="since", descending=True, limit=limit)
         page = await self.instances.find(query)
-        return [InstanceId(doc.id) for doc in reversed(page.docs)]
-
-    async def existing(self, ids: Sequence[InstanceId]) -> set[InstanceId]:
-        """Those of the instances that are stored, ended ones included."""
-        return {InstanceId(each) for each in await self.instances.get_many(ids)} if ids else set()
+        return {InstanceId(doc.id): doc.version for doc in reversed(page.docs)}
 
     async def get(self, instance: str) -> Instance | None:
         """One instance, ended or not."""

@@ -194,8 +194,41 @@ def end(draft: Draft, instance: Instance, now: float, reason: str) -> None:
     draft.put(replace(instance, state=State.ENDED, since=now, message=reason), exited)
 
 
-def tombstone(unwant: Unwant, now: float) -> Instance:
-    """Stands for an instance whose stop overtook its request."""
+def retell(draft: Draft, stored: Instance) -> None:
+    """Tell an instance's present state once more, with a new sequence number; nothing changes by it."""
+    current = draft.get(stored.id)
+    if current is None:
+        if draft.cluster.ended.get(stored.id) == stored.version:
+            draft.put(stored, _last_words(stored))
+    elif current.state is State.ENDED:
+        pass  # it ended in this very draft, which tells so
+    elif current.state is State.RUNNING:
+        events: list[Event] = [ev.ContainerStarted(**_place(current))]
+        if current.healthy is not None:
+            kind = ev.ContainerHealthy if current.healthy else ev.ContainerUnhealthy
+            events.append(kind(**_place(current)))
+        draft.put(current, *events)
+    elif current.state is State.UNREACHABLE:
+        draft.put(current, ev.ContainerLost(**_place(current), reason=current.message))
+
+
+def _last_words(instance: Instance) -> ev.ContainerExited:
+    return ev.ContainerExited(
+        **_place(instance),
+        state="TASK_KILLED" if instance.stop else "TASK_FAILED",
+        message=instance.message,
+        wanted=instance.stop,
+        final=True,
+    )
+
+
+def bury(draft: Draft, unwant: Unwant, now: float) -> None:
+    """A tombstone for an instance whose stop overtook its request: it will never be."""
+    grave = _tombstone(unwant, now)
+    draft.put(grave, _last_words(grave))
+
+
+def _tombstone(unwant: Unwant, now: float) -> Instance:
     nothing = InstanceSpec(image="", network="", resources=Resources())
     return Instance(
         id=unwant.id,

@@ -17,7 +17,7 @@ from libs.common.runtime import CommonConfig
 from libs.common.store.base import Write
 from libs.minimesos.config import AgentConfig, MasterConfig
 from libs.minimesos.local import ExecutorLaunch, LocalCluster
-from services.deployer.service import DeployerConfig
+from services.deployer.model import DeployerConfig
 from services.executor.ports import Network
 from services.gateway.model import GatewayConfig
 from services.ipam.model import IpamConfig, NetworkConfig
@@ -89,6 +89,7 @@ class Cloud:
         self.keys = parts.KeyBox()
         self.registry = parts.FakeResolver(self.faults, {})
         self.balancer = Balancer(clock, self.faults)
+        self.failed: list[str] = []
         self._pids = 100
         self.hosts = [Host(self, index) for index in range(HOSTS)]
         self.mesos = MesosNet(self._mesos(), world.loop, self.faults, self.trace)
@@ -159,9 +160,18 @@ class Cloud:
 
     def bug(self, what: str) -> None:
         """Something that must never happen has happened."""
-        raise SimulationFailed(what)
+        self.failed.append(what)
+        self.trace.add("BUG", what)
+
+    def check(self) -> None:
+        """Raise SimulationFailed when something has failed."""
+        if self.failed:
+            raise SimulationFailed(self.failed[0])
 
     def _written(self, collection: str, write: Write) -> None:
         self.faults.dirty = True
+        state = write.body.get("state", "")
+        events = " ".join(each.topic for each in write.events)
+        self.trace.add(collection, f"{write.id}:{write.version + 1} {state} {events}")
         for listener in self.on_write:
             listener(collection, write)

@@ -15,7 +15,7 @@ from libs.minimesos.local import ExecutorLaunch
 from services.executor.config import ExecutorConfig
 from services.executor.hostd import HostdNetwork
 from services.executor.mesos import MesosDriver
-from services.executor.model import Identity
+from services.executor.model import ContainerName, Identity, Ref
 from services.executor.ports import Network
 from services.executor.service import ExecutorService
 from services.hostd.api import SocketAuthenticator, socket_routes
@@ -128,6 +128,13 @@ class Host:
         self.world.faults.dirty = True
         if self.world.faults.strike(Point.HOSTD_DISK):
             raise Unavailable(f"{step} failed")
+
+    async def start_by_hand(self, container_id: str) -> None:
+        """Somebody types `docker start`."""
+        try:
+            await self.docker.launch(Ref(ContainerName(container_id), container_id), "")
+        except GantryError as error:
+            self.world.trace.add(self.name, f"docker start by hand: {error}")
 
     # -- the executor
 

@@ -38,6 +38,9 @@ class MesosNet:
     loop: VirtualLoop
     faults: Faults
     trace: Trace
+    master_up: bool = True
+    agents_down: set[int] = field(default_factory=set)
+    agents_cut: set[int] = field(default_factory=set)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def now(self) -> float:
@@ -83,6 +86,36 @@ class MesosNet:
     def exited(self, index: int, pid: int, status: int) -> None:
         """A process that an agent started has ended."""
         self.cluster.exited(index, pid, status, self.now())
+        self.poke()
+
+    def crash_master(self) -> None:
+        """kill -9 of the master."""
+        self.master_up = False
+        self.cluster.crash_master(self.now())
+        self.poke()
+
+    def start_master(self) -> None:
+        """It is back, with its disk."""
+        self.cluster.start_master(self.now())
+        self.master_up = True
+        self.poke()
+
+    def crash_agent(self, index: int) -> None:
+        """kill -9 of an agent; executors live on."""
+        self.agents_down.add(index)
+        self.cluster.crash_agent(index, self.now())
+        self.poke()
+
+    def start_agent(self, index: int) -> None:
+        """It is back, with its disk."""
+        self.cluster.start_agent(index, self.now())
+        self.agents_down.discard(index)
+        self.poke()
+
+    def partition(self, index: int, cut: bool) -> None:
+        """Break or mend the wire between an agent and the master."""
+        (self.agents_cut.add if cut else self.agents_cut.discard)(index)
+        self.cluster.partition(index, cut, self.now())
         self.poke()
 
     def disconnect(self, stream: str) -> None:

@@ -13,6 +13,7 @@ from libs.mesos.messages import FrameworkInfo
 from libs.mesos.operator import OperatorClient
 from libs.mesos.scheduler import SchedulerClient
 from services.deployer.registry import ImageRef
+from services.deployer.service import run as run_deployer
 from services.gateway.service import run_with as run_gateway
 from services.ipam.service import run as run_ipam
 from services.monitor.mesos import HttpOperator, Operator
@@ -21,6 +22,7 @@ from services.monitor.service import run as run_monitor
 from services.scheduler.mesos import HttpDriver, MesosDriver
 from services.scheduler.model import SchedulerConfig
 from services.scheduler.service import run as run_scheduler
+from tests.simulation.balancer import Balancer
 from tests.simulation.faults import Faults, Point
 from tests.simulation.life import Life
 from tests.simulation.mesosnet import MASTER, MesosNet, MesosTransport
@@ -36,6 +38,7 @@ class PartsWorld(Protocol):
     mailbox: Mailbox
     keys: KeyBox
     registry: FakeResolver
+    balancer: Balancer
 
 
 @dataclass
@@ -117,3 +120,8 @@ async def ipam(_world: PartsWorld, rt: Runtime, _life: Life) -> None:
 async def gateway(world: PartsWorld, rt: Runtime, _life: Life) -> None:
     """The gateway; its first key goes into the key box."""
     await run_gateway(rt, world.keys)
+
+
+async def deployer(world: PartsWorld, rt: Runtime, _life: Life) -> None:
+    """The deployer, with the world's registry and load balancer."""
+    await run_deployer(rt, images=world.registry, balancers={"webhook": world.balancer})

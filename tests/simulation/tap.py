@@ -37,6 +37,11 @@ class TapStore(MemoryStore):
         table = self._world.tables.get(collection)
         return {i: decode_body(stored.raw) for i, stored in table.docs.items()} if table else {}
 
+    def lease_holder(self, name: str) -> str:
+        """Who holds a lease, "" when nobody ever did."""
+        lease = self._world.leases.get(name)
+        return lease.holder if lease else ""
+
     def body(self, collection: str, doc_id: str) -> Mapping[str, Any] | None:
         """One document as it is now."""
         table = self._world.tables.get(collection)

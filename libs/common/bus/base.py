@@ -9,7 +9,7 @@ commit of it is fenced. Every adapter (memory, sqlite, kafka) passes `tests/cont
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,20 +62,21 @@ class Consumer(Protocol):
     async def fetch(self, max_records: int, timeout_s: float) -> Sequence[Delivered]:
         """The next records of the partitions this member holds; empty after `timeout_s`.
 
-        Raises Unavailable while the bus can't be reached.
+        Fetching says that the batch before is done with: partitions that are to move go now. A member that lost its
+        place joins again. Raises Unavailable while the bus can't be reached; fetch again.
         """
         ...
 
     async def commit(self, offsets: Offsets) -> None:
         """Record the *next* offset to read for each partition.
 
-        Raises Fenced when one of the partitions no longer belongs to this member (nothing is committed
-        then), Unavailable when the bus can't be reached.
+        Raises Fenced when one of the partitions no longer belongs to this member: nothing is committed then, and the
+        member may go on with `fetch`. Raises Unavailable when the bus can't be reached.
         """
         ...
 
     def assignment(self) -> frozenset[TopicPartition]:
-        """The partitions this member holds now."""
+        """The partitions this member held at its last fetch, less those it is known to have lost."""
         ...
 
 
@@ -83,14 +84,18 @@ class Bus(Protocol):
     """Publishes records and reads them back."""
 
     async def ensure_topics(self, topics: Sequence[TopicSpec]) -> None:
-        """Create the topics that don't exist. Raises Unavailable."""
+        """Create the topics that don't exist; others are left as they are. Raises Unavailable.
+
+        Whoever uses a topic that nobody made creates it as `TopicSpec(name)` says.
+        """
         ...
 
     async def publish(self, records: Sequence[Record]) -> None:
         """Append all records, in order per key; returns when they are durable.
 
-        On an error (Unavailable, TimedOut) any prefix per key may have been written: publish again.
-        Raises InvalidInput for a record over MAX_RECORD_BYTES.
+        On an error (Unavailable, TimedOut) any part may have been written: publish all again, in order; consumers
+        drop what is older than what they have seen of a subject. Raises InvalidInput for a record over
+        MAX_RECORD_BYTES, before anything is written.
         """
         ...
 
@@ -99,15 +104,18 @@ class Bus(Protocol):
     ) -> AbstractAsyncContextManager[Consumer]:
         """Join `group`; a new group starts at the oldest record. Leaving hands the partitions on.
 
-        A member that does not fetch for `max_poll_s` loses its partitions.
+        A partition that is to move stays with its member until that one fetches again. A member that does not fetch
+        for `max_poll_s` loses its partitions in the middle of its handler, a dead one within seconds.
         """
         ...
 
-    def read(self, topics: Sequence[str], start: Offsets | None = None) -> AsyncIterator[Delivered]:
+    def read(
+        self, topics: Sequence[str], start: Offsets | None = None
+    ) -> AsyncGenerator[Delivered, None]:
         """Read without a group, for followers such as SSE streams.
 
-        Starts at `start` per partition, and at the end of the log for partitions it doesn't name; an
-        offset that retention has taken away moves up to the oldest one there is.
+        Starts at `start` per partition, and at the end of the log (when iteration begins) for partitions it doesn't
+        name; an offset that retention has taken away moves up to the oldest one there is. Close it with `aclosing`.
         """
         ...
 
@@ -116,7 +124,7 @@ class Bus(Protocol):
         ...
 
     async def lag(self, group: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
-        """Records between the group's committed offset and the end, per partition."""
+        """Offsets between what the group has committed (or the oldest record) and the end, gaps counted."""
         ...
 
     async def close(self) -> None:

@@ -7,7 +7,7 @@ aborted publish may leave any part of its records in the log; those of one parti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -181,7 +181,7 @@ class KafkaBus:
 
     async def read(
         self, topics: Sequence[str], start: Offsets | None = None
-    ) -> AsyncIterator[Delivered]:
+    ) -> AsyncGenerator[Delivered, None]:
         """See Bus."""
         wanted, ends = start or {}, await self.end_offsets(topics)
         consumer = AIOKafkaConsumer(

@@ -143,7 +143,8 @@ class EventTypes:
         if record.topic != event_class.TOPIC:
             raise Poison(f"type {envelope.type!r} does not belong on topic {record.topic!r}")
         try:
-            event = event_class.model_validate_json(record.value)
+            # Models that refuse unknown fields of users (AppSpec's parts) must ignore those of newer producers.
+            event = event_class.model_validate_json(record.value, extra="ignore")
         except ValidationError as error:
             raise Poison(f"{envelope.type}: {error.errors(include_url=False)}") from error
         if event.subject() != envelope.subject:

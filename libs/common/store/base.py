@@ -76,7 +76,10 @@ class WriteResult:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """A leader's claim: writes with an epoch older than the newest of `name` are refused."""
+    """A leader's claim: writes with an epoch older than the newest of `name` are refused.
+
+    A collection's fenced writes all use one name. What each adapter can and can't promise: see mongo.py.
+    """
 
     name: str
     epoch: int
@@ -84,7 +87,10 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An index over body fields (dotted paths). A unique one ignores documents that lack one of its fields."""
+    """An index over body fields (dotted paths).
+
+    A unique one ignores documents in which one of its fields is missing or null.
+    """
 
     name: str
     fields: tuple[str, ...]
@@ -113,9 +119,11 @@ class Op(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """One condition on a body field (dotted path). Conditions of a query are and-ed.
+    """One condition on a body field (dotted path, through objects only). Conditions of a query are and-ed.
 
-    EQ with None matches a field that is null or missing; the others match only present values.
+    EQ with None matches a field that is null or missing; the others match only values of their own kind (true is
+    not 1, 2 is not less than "a"). Names in paths are letters, digits, _ and -. Fields that are filtered, ordered or
+    indexed hold null, booleans, numbers or strings: nothing is promised for lists and objects.
     """
 
     field: str
@@ -135,9 +143,10 @@ def is_in(name: str, values: Sequence[Scalar]) -> Where:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A page of documents. `order` is a body field or "" for the id; ties are broken by id.
+    """A page of documents. `order` is a body field of one kind (missing first) or "" for the id.
 
-    `after` is the id of the last document of the page before, for queries ordered by id.
+    Ties are broken by id, ascending. `after` is the id of the last document of the page before, for queries ordered
+    by id.
     """
 
     where: tuple[Where, ...] = ()
@@ -189,7 +198,10 @@ class Collection(Protocol):
     ) -> list[WriteResult]:
         """Do each write on its own, all in one round trip; a result per write, in order.
 
-        Within a batch a document may be written once only (ValueError).
+        Within a batch a document may be written once only (ValueError), and no order of its writes is promised: one
+        that needs a unique value which another gives up goes into a later batch. Of several reasons to refuse a
+        write, FENCED is told before CONFLICT before DUPLICATE. On TimedOut any of the writes may have been done.
+        Raises InvalidInput for a body that JSON can't hold or of more than 8 MB.
         """
         ...
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from libs.common.errors import TimedOut, Unavailable
+from libs.common.errors import Conflict, TimedOut, Unavailable
 from libs.common.store.base import (
     CollectionSpec,
     Doc,
@@ -67,12 +67,16 @@ class _Table:
     )  # field → value → ids
 
     def add_index(self, index: Index) -> None:
-        """Index what is there already; a unique one takes the first of doubles (callers add indexes first)."""
-        if index.name in self.indexes:
+        """Index what is there already. Raises Conflict when a unique one doesn't fit it."""
+        if self.indexes.get(index.name) == index:
             return
-        self.indexes[index.name] = index
         if index.unique:
+            keys = [unique_key(each.body, index.fields) for each in self.docs.values()]
+            present = [key for key in keys if key is not None]
+            if len(set(present)) != len(present):
+                raise Conflict(f"index {index.name}: stored documents violate it")
             self.holders[index.name] = {}
+        self.indexes[index.name] = index
         self.groups.setdefault(index.fields[0], {})
         for doc_id, stored in self.docs.items():
             self._enter(doc_id, stored.body)

@@ -1,4 +1,4 @@
-"""How documents, queries and outbox events look in MongoDB. Pure; no driver here.
+"""How documents, queries and outbox events look in MongoDB. Pure; no calls here.
 
     {_id, version, epoch, body: {…}, outbox: [{id, topic, key, value, headers}], unsent: true?, unique: {index: key}}
 
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from bson.int64 import Int64
 
 from libs.common.store.base import Body, Doc, Index, Op, OutboxEvent, Query, Where, Write
 from libs.common.store.bodies import unique_key
@@ -55,7 +57,7 @@ def unescaped(value: Any) -> Any:
         return {unescape(name): unescaped(each) for name, each in value.items()}
     if isinstance(value, list):
         return [unescaped(each) for each in value]
-    return value
+    return int(value) if isinstance(value, Int64) else value
 
 
 def unique_keys(body: Body, indexes: Sequence[Index]) -> Document:

@@ -119,7 +119,7 @@ class Agent:
         core = self.core
         kind = message["type"]
         if kind in ("REGISTERED", "REREGISTERED"):
-            registration.registered(core, message["agent_id"])
+            registration.registered(core, message)
         elif kind == "PING":
             core.to_master({"type": "PONG"})
         elif kind in ("RUN", "RUN_GROUP"):

@@ -16,6 +16,7 @@ from libs.minimesos.agent.model import (
     command_text,
 )
 from libs.minimesos.effects import Kill, Launch, Message
+from libs.minimesos.packed import packed
 from libs.minimesos.resources_read import parse_resources
 from libs.minimesos.schema import Json
 from libs.minimesos.units import format_duration
@@ -87,7 +88,7 @@ def _new_executor(
     framework.executors[executor_id] = executor
     core.by_container[container_id] = executor
     if framework.checkpoint:
-        core.save(executor_key(executor), orjson.dumps(saved_executor(executor)))
+        core.save(executor_key(executor), packed(saved_executor(executor)))
     return executor
 
 

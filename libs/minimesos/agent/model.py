@@ -113,7 +113,7 @@ class Executor:
     tasks: dict[str, Task] = field(default_factory=dict)
     ended: dict[str, Task] = field(default_factory=dict)
     groups: list[tuple[str, ...]] = field(default_factory=list)
-    completed: deque[Task] = field(default_factory=lambda: deque(maxlen=200))
+    completed: list[Task] = field(default_factory=list)
     termination: Termination | None = None
     kill_wanted: bool = False
 

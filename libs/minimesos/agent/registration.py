@@ -6,7 +6,7 @@ import orjson
 
 from libs.minimesos import MESOS_VERSION
 from libs.minimesos.agent import updates
-from libs.minimesos.agent.core import Core
+from libs.minimesos.agent.core import Core, framework_key
 from libs.minimesos.agent.executors import shutdown
 from libs.minimesos.agent.model import Executor, Task
 from libs.minimesos.effects import LinkSend, Message, Stop
@@ -67,9 +67,12 @@ def _task_message(executor: Executor, task: Task) -> Message:
     }
 
 
-def registered(core: Core, agent_id: str) -> None:
+def registered(core: Core, message: Message) -> None:
     """REGISTERED or REREGISTERED: known to the master from now on."""
+    agent_id: str = message["agent_id"]
     core.registered = True
+    for info in message["frameworks"]:
+        _keep_framework(core, info)
     if core.agent_id != agent_id:
         core.agent_id = agent_id
         core.info = {**core.info, "id": {"value": agent_id}}
@@ -91,14 +94,18 @@ def save(core: Core) -> None:
 
 def update_framework(core: Core, info: Json) -> None:
     """A framework is back or has changed: outstanding updates go out at once."""
+    _keep_framework(core, info)
+    updates.resume(core, info["id"]["value"])
+
+
+def _keep_framework(core: Core, info: Json) -> None:
     framework_id = info["id"]["value"]
     framework = core.frameworks.get(framework_id)
-    if framework is None:
+    if framework is None or framework.info == info:
         return
     framework.info = info
     if framework.checkpoint:
-        core.save(f"fw/{framework_id}", orjson.dumps(info))
-    updates.resume(core, framework_id)
+        core.save(framework_key(framework_id), orjson.dumps(info))
 
 
 def apply_operation(core: Core, message: Message, total: Resources) -> None:

@@ -6,12 +6,11 @@ framework acknowledges it. The executor is answered as soon as the update is on 
 
 from __future__ import annotations
 
-import orjson
-
 from libs.minimesos.agent.core import Core, ack_key, task_key, update_key
 from libs.minimesos.agent.model import Executor, Framework, Task, Update
 from libs.minimesos.effects import Message
 from libs.minimesos.ids import uuid_bytes64
+from libs.minimesos.packed import packed
 from libs.minimesos.resources import NOTHING
 from libs.minimesos.schema import Json
 from libs.minimesos.schema_calls import V1
@@ -20,6 +19,8 @@ from libs.minimesos.statuses import AGENT, make_status, remembered
 
 # An executor repeats only updates it has no answer for, so the latest few are enough.
 _SEEN = 8
+# Ended tasks that an executor shows in /state, as Mesos keeps them.
+_MAX_COMPLETED = 200
 _ORDER = tuple(field.name for field in V1["TaskStatus"].fields)
 
 
@@ -105,7 +106,7 @@ def from_agent(
 
 
 def _take(core: Core, framework: Framework, executor: Executor, task: Task, status: Json) -> None:
-    raw = orjson.dumps(status)
+    raw = packed(status)
     task.seq += 1
     update = Update(
         task.seq, status["uuid"], status["state"], raw, status["source"], status.get("reason", "")
@@ -198,6 +199,7 @@ def acknowledge(core: Core, message: Message) -> tuple[Framework, Executor] | No
         executor.ended.pop(task.task_id, None)
         if task.name:
             executor.completed.append(task)
+            del executor.completed[:-_MAX_COMPLETED]
         if framework.checkpoint:
             _forget(core, executor, task)
         return framework, executor

@@ -268,17 +268,22 @@ class Executor:
     def _send_updates(self) -> None:
         while True:
             key = self.outbox.get()
-            with self.lock:
-                status = self.unacknowledged.get(key)
-            if status is None:
-                continue
-            try:
-                self.api.call("UPDATE", update={"status": status})
-            except AgentUnreachable:
-                # It goes with the next SUBSCRIBE.
-                continue
-            except AgentRefused as error:
-                print(f"update refused: {error}", file=sys.stderr, flush=True)
+            while not self._sent(key):
+                # Sent twice does no harm: the agent knows updates by their uuid.
+                pause(RETRY_S)
+
+    def _sent(self, key: str) -> bool:
+        with self.lock:
+            status = self.unacknowledged.get(key)
+        if status is None:
+            return True
+        try:
+            self.api.call("UPDATE", update={"status": status})
+        except AgentUnreachable:
+            return False
+        except AgentRefused as error:
+            print(f"update refused: {error}", file=sys.stderr, flush=True)
+        return True
 
 
 def main() -> int:

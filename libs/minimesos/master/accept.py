@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from libs.minimesos.master import operations
 from libs.minimesos.master.core import Core
-from libs.minimesos.master.model import Agent, Executor, Framework, Offer, Task, dumps, id_json
+from libs.minimesos.master.model import Agent, Executor, Framework, Offer, Task, id_json
 from libs.minimesos.master.offers import take_offer
 from libs.minimesos.master.tasks import add_task, count_end, lose
 from libs.minimesos.master.validate import (
@@ -18,6 +18,7 @@ from libs.minimesos.master.validate import (
     executor_resources,
     task_resources,
 )
+from libs.minimesos.packed import packed
 from libs.minimesos.resources import NOTHING, Resources
 from libs.minimesos.schema import Json
 from libs.minimesos.schema_calls import EXECUTOR_INFO
@@ -199,7 +200,7 @@ def _start(
         agent.id,
         "" if executor is None else executor.executor_id,
     )
-    task.info = dumps(info)
+    task.info = packed(info)
     task.resources = resources
     add_task(core, framework, agent, task)
     return task.info

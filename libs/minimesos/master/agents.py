@@ -25,7 +25,9 @@ def register(core: Core, link: str, message: Message) -> None:
     for other in list(core.state.agents.values()):
         if other.pid_text == message["pid"]:
             if other.connected and other.link == link:
-                core.out.append(LinkSend(link, {"type": "REGISTERED", "agent_id": other.id}))
+                core.out.append(
+                    LinkSend(link, {"type": "REGISTERED", "agent_id": other.id, "frameworks": []})
+                )
                 return
             text = f"Agent {other.hostname} removed: a new agent registered at the same address"
             core.counters["slave_removals/reason_registered"] += 1
@@ -34,7 +36,7 @@ def register(core: Core, link: str, message: Message) -> None:
     core.state.next_agent += 1
     agent = _admit(core, link, message, agent_id)
     core.counters["slave_registrations"] += 1
-    core.to_agent(agent, {"type": "REGISTERED", "agent_id": agent_id})
+    core.to_agent(agent, {"type": "REGISTERED", "agent_id": agent_id, "frameworks": []})
     core.operator_event("AGENT_ADDED", lambda: {"agent": agent_json(agent, event=True)})
 
 
@@ -103,7 +105,7 @@ def _reconnect(core: Core, agent: Agent, link: str, message: Message) -> None:
     core.state.links[link] = agent.id
     core.allocator.set_active(agent.id, agent.active)
     core.allocation_wanted = True
-    core.to_agent(agent, _welcome(agent))
+    _welcome(core, agent, {key[0] for key in agent.tasks})
     reported = {(t["framework_id"], t["task_id"]) for t in message["tasks"]}
     _drop_unreported(core, agent, reported, message)
     for framework_id, task_id in sorted(reported - agent.tasks.keys()):
@@ -112,10 +114,6 @@ def _reconnect(core: Core, agent: Agent, link: str, message: Message) -> None:
     for kill in agent.killed.values():
         core.to_agent(agent, kill)
     agent.killed.clear()
-    for framework_id in sorted({key[0] for key in agent.tasks}):
-        framework = core.state.frameworks.get(framework_id)
-        if framework is not None:
-            core.to_agent(agent, {"type": "UPDATE_FRAMEWORK", "framework_info": framework.info})
 
 
 def _drop_unreported(
@@ -134,8 +132,11 @@ def _drop_unreported(
         remove_executor(core, agent, core.state.frameworks.get(key[0]), key)
 
 
-def _welcome(agent: Agent) -> Message:
-    return {"type": "REREGISTERED", "agent_id": agent.id}
+def _welcome(core: Core, agent: Agent, framework_ids: set[str]) -> None:
+    """REREGISTERED, with what frameworks have become meanwhile."""
+    known = [core.state.frameworks.get(i) for i in sorted(framework_ids)]
+    infos = [f.info for f in known if f is not None and f.connected]
+    core.to_agent(agent, {"type": "REREGISTERED", "agent_id": agent.id, "frameworks": infos})
 
 
 def _readmit(core: Core, link: str, message: Message, agent_id: str) -> Agent:
@@ -145,8 +146,8 @@ def _readmit(core: Core, link: str, message: Message, agent_id: str) -> Agent:
             remove(core, other, text)
     agent = _admit(core, link, message, agent_id)
     agent.reregistered_time = core.now
-    core.to_agent(agent, _welcome(agent))
     frameworks = _take_over_frameworks(core, agent, message)
+    _welcome(core, agent, set(frameworks))
     for entry in message["executors"]:
         framework = frameworks.get(entry["framework_id"])
         if framework is not None:
@@ -183,8 +184,6 @@ def _take_over_frameworks(core: Core, agent: Agent, message: Message) -> dict[st
             core.state.frameworks[framework_id] = framework
             offer_to(core, framework)
             core.timers.set(("failover", framework_id), core.now + framework.failover_timeout_s)
-        elif framework.connected:
-            core.to_agent(agent, {"type": "UPDATE_FRAMEWORK", "framework_info": framework.info})
         out[framework_id] = framework
     return out
 

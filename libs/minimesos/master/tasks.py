@@ -8,6 +8,7 @@ from libs.minimesos.effects import Message
 from libs.minimesos.master.core import Core
 from libs.minimesos.master.model import Agent, Framework, Task, dumps
 from libs.minimesos.master.views import task_json
+from libs.minimesos.packed import packed
 from libs.minimesos.resources import NOTHING
 from libs.minimesos.schema import Json
 from libs.minimesos.schema_common import TERMINAL_STATES
@@ -49,7 +50,7 @@ def on_update(core: Core, agent: Agent, message: Message) -> None:
 
 def set_state(core: Core, framework: Framework, agent: Agent, task: Task, status: Json) -> None:
     """A state the master itself decided on; `status` is what the framework is told."""
-    raw = dumps(status)
+    raw = packed(status)
     parts = (status["source"], status.get("reason", ""))
     core.event_bytes(framework, "UPDATE", b'{"status":' + raw + b"}")
     _change(core, framework, agent, task, status["state"], status["state"], raw, parts)

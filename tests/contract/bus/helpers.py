@@ -74,7 +74,7 @@ async def follow(
 ) -> list[Delivered]:
     """The first `count` records that a follower gets."""
     found: list[Delivered] = []
-    async with asyncio.timeout(DEADLINE_S), aclosing(bus.read(topics, start)) as records:  # type: ignore[type-var]
+    async with asyncio.timeout(DEADLINE_S), aclosing(bus.read(topics, start)) as records:
         async for each in records:
             found.append(each)
             if len(found) >= count:

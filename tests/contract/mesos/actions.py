@@ -66,7 +66,10 @@ async def _exit_executor(replay: Replay, step: Step) -> None:
 
 async def _start_worker(replay: Replay, step: Step) -> None:
     proxy = await replay.hub.get(step["executor"])
-    replay.workers[step["executor"]] = replay.spawn(run_worker(proxy, step["pid"]))
+    subscribed = asyncio.Event()
+    replay.workers[step["executor"]] = replay.spawn(run_worker(proxy, step["pid"], subscribed))
+    async with asyncio.timeout(10.0):
+        await subscribed.wait()
 
 
 async def _kill_worker(replay: Replay, step: Step) -> None:

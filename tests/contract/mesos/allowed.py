@@ -108,6 +108,13 @@ def address(recorded: Any, live: Any, binder: Binder) -> str | None:
     return binder.bind("address", pair[0][0], pair[1][0]) if pair[0] and pair[1] else None
 
 
+def launcher(recorded: Any, live: Any, binder: Binder) -> str | None:
+    """The directory of Mesos' own programs may be another one."""
+    pattern = re.escape(binder.text(str(recorded))).replace("/usr/libexec/mesos", r"[^ ]+")
+    same = isinstance(live, str) and re.fullmatch(pattern, live)
+    return None if same else f"{recorded!r} → {live!r}"
+
+
 def digits(_: Any, live: Any, __: Binder) -> str | None:
     """A number; that it is the true length is checked with the body."""
     return None if isinstance(live, str) and live.isdigit() else f"{live!r} is no number"
@@ -137,6 +144,7 @@ ALLOWED: tuple[Rule, ...] = (
     Rule(r"executor_pid", name("os_pid"), "id of a process"),
     # Addresses
     Rule(r"hostname", name("hostname"), "address"),
+    Rule(r"master_hostname", name("master_hostname"), "address"),
     Rule(r"ip_address", name("ip"), "address"),
     Rule(r"ip", name("ip"), "address"),
     Rule(r"port", name("port"), "address"),
@@ -149,6 +157,7 @@ ALLOWED: tuple[Rule, ...] = (
     Rule(r"build_(date|user|time)", same_type, "version"),
     Rule(r"git_(sha|branch|tag)", same_type, "version"),
     Rule(r"env\.(MESOS_DIRECTORY|MESOS_SANDBOX)", same_type, "path of the machine"),
+    Rule(r"executor_info\.command\.(value|arguments\[\])", launcher, "path of the machine"),
     Rule(r"directory", same_type, "path of the machine"),
     Rule(r"flags\.\w+", same_type, "how this master or agent was started"),
     Rule(r"flags\[\]\.value", same_type, "how this master or agent was started"),
@@ -168,8 +177,8 @@ SUBSET_BY: dict[str, tuple[str, ...]] = {
     "tasks": ("task_id.value", "id"),
     "completed_tasks": ("task_id.value", "id"),
     "unreachable_tasks": ("task_id.value", "id"),
-    "executors": ("executor_info.executor_id.value", "executor_id"),
-    "completed_executors": ("executor_info.executor_id.value", "executor_id"),
+    "executors": ("executor_info.executor_id.value", "executor_id", "id"),
+    "completed_executors": ("executor_info.executor_id.value", "executor_id", "id"),
     "terminated_tasks": ("task_id.value", "id"),
     "launched_tasks": ("task_id.value", "id"),
     "metrics": ("name",),

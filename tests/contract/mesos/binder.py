@@ -78,6 +78,5 @@ IN_TEXT = (
     "hostname",
     "command",
     "work_dir",
-    "edit",
 )
 """Kinds whose names also occur within texts and request bodies."""

@@ -42,7 +42,6 @@ class Replay:
     mesos: Mesos
     hub: ExecutorHub
     actions: Mapping[str, Action]
-    edits: Mapping[str, str] = field(default_factory=dict)
     binder: Binder = field(default_factory=Binder)
     streams: dict[str, Stream] = field(default_factory=dict)
     answers: dict[str, asyncio.Future[Answer]] = field(default_factory=dict)
@@ -61,8 +60,6 @@ class Replay:
 
     async def run(self) -> list[Mismatch]:
         """All steps; what did not match."""
-        for recorded, live in self.edits.items():
-            self.binder.rebind("edit", recorded, live)
         self.binder.rebind("command", "run-executor", self.hub.command)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks

@@ -12,8 +12,8 @@ from tests.contract.mesos.cluster import Power
 class Scenario:
     """One fixture.
 
-    `edits` are texts put in place of recorded ones in requests and expectations alike, so that a
-    time-out set by the scenario itself can be shorter than recorded. Without flags and powers the
+    `edits` are texts put in place of recorded ones, in requests and expectations alike, so that a
+    time-out which the scenario itself sets can be shorter than it was. Without flags and powers the
     scenarios share one cluster, as the recordings did.
     """
 
@@ -31,16 +31,20 @@ class Scenario:
         return not self.powers - {Power.EXECUTOR}
 
 
+_SHORT_FAILOVER = {
+    'failover_timeout\\": 20': 'failover_timeout\\": 3',
+    '"failover_timeout":20.0': '"failover_timeout":3.0',
+}
 _FAST_LOSS = {"agent_ping_timeout": "1secs", "max_agent_ping_timeouts": "3"}
 _LOSS = frozenset({Power.AGENT, Power.FLAGS})
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario("basic"),
-    Scenario("filters", edits={'"sleep 12"': '"sleep 8"'}),
+    Scenario("filters", edits={"sleep 12": "sleep 8"}),
     Scenario("bad_calls"),
     Scenario("bad_launches"),
     Scenario("bad_launches_partition_aware"),
-    Scenario("failover", edits={'"failover_timeout": 20': '"failover_timeout": 3'}),
+    Scenario("failover", edits=_SHORT_FAILOVER),
     Scenario("two_frameworks"),
     Scenario("offer_shapes"),
     Scenario("operator"),

@@ -8,6 +8,7 @@ the second of the recording. Paths and machine names are scrubbed.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,14 @@ _LINES = {
 }
 
 
-def load(name: str) -> list[Step]:
-    """The steps of `fixtures/<name>.jsonl`, abbreviations written out."""
-    with (FIXTURES / f"{name}.jsonl").open() as lines:
-        return [_written_out(json.loads(line)) for line in lines]
+def load(name: str, edits: Mapping[str, str] | None = None) -> list[Step]:
+    """The steps of `fixtures/<name>.jsonl`, edited as text, abbreviations written out."""
+    text = (FIXTURES / f"{name}.jsonl").read_text()
+    for recorded, wanted in (edits or {}).items():
+        if recorded not in text:
+            raise ValueError(f"{name}: nothing to edit: {recorded!r}")
+        text = text.replace(recorded, wanted)
+    return [_written_out(json.loads(line)) for line in text.splitlines()]
 
 
 def names() -> list[str]:

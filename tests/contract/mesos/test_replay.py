@@ -49,10 +49,10 @@ async def test_behaves_as_recorded(scenario: Scenario, shared: Mesos, tmp_path: 
     async with AsyncExitStack() as stack:
         mesos = await stack.enter_async_context(mesos_for(scenario, shared, tmp_path))
         hub = await stack.enter_async_context(executor_hub())
-        recorded = steps.load(scenario.name)
+        recorded = steps.load(scenario.name, scenario.edits)
         if mesos.machine is not None:
             recorded = mesos.machine.fit(recorded)
-        replay = Replay(recorded, mesos, hub, ACTIONS, scenario.edits)
+        replay = Replay(recorded, mesos, hub, ACTIONS)
         found = await replay.run()
     shown = "\n".join(f"  {mismatch}" for mismatch in found[:MAX_SHOWN])
     assert not found, f"{len(found)} differences from the recording:\n{shown}"

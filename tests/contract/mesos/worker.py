@@ -22,7 +22,7 @@ from tests.contract.mesos.executors import Proxy
 DATA = "c29tZSBkYXRh"
 
 
-async def run_worker(proxy: Proxy, pid: int) -> None:
+async def run_worker(proxy: Proxy, pid: int, subscribed: asyncio.Event) -> None:
     """Serve until cancelled: STARTING, RUNNING, and FINISHED after the `sleep=` of the task's data."""
     environment = ExecutorEnvironment.parse(proxy.env)
     rng = system_rng()
@@ -33,6 +33,8 @@ async def run_worker(proxy: Proxy, pid: int) -> None:
         async with client.subscribe() as stream:
             async for event in stream:
                 match event:
+                    case events.ExecutorSubscribed():
+                        subscribed.set()
                     case events.Launch(task):
                         tasks.create_task(_run(client, task, pid))
                     case events.Shutdown() | events.Error():

@@ -88,7 +88,7 @@ async def switch(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     bridge = f"ct{os.getpid() % 100_000}"
     settings = BridgeSettings(bridge, CLUSTER, server.datapath_type)
     driver = OvsSwitch(
-        server.socket, settings, clock=SystemClock(), log=make_log("test", level="error")
+        server.socket, settings, clock=SystemClock(), log=make_log("test", level="info")
     )
     network = LinuxNetwork(CLUSTER, tmp_path / "netns", checksum_offload=False)
     async with asyncio.TaskGroup() as group:

@@ -288,13 +288,37 @@ class Scheduler:
         event["type"] = "USED"
         return dict(event["offers"]["offers"][0])
 
+    async def launch(self, make: Callable[[str, Json], Json], name: str) -> Json:
+        """Launch `make(task id, agent id)` and wait until it runs; the offer that served.
+
+        An offer may be stale (its agent or master just died): then the next one is tried.
+        """
+        for attempt in range(10):
+            offer = await self.offer()
+            task_id = f"{name}-{attempt}" if attempt else name
+            await self.call(launch_call(offer, [make(task_id, offer["agent_id"])]))
+
+            def decided(event: Json, task_id: str = task_id) -> bool:
+                status = event.get("update", {}).get("status", {})
+                named = status.get("task_id", {}).get("value") == task_id
+                return bool(named and status["state"] in ("TASK_RUNNING", "TASK_LOST"))
+
+            event = await self.wait(decided)
+            if event["update"]["status"]["state"] == "TASK_RUNNING":
+                return offer
+        raise AssertionError("no offer served")
+
+    def forget_offers(self) -> None:
+        """Offers seen so far are void."""
+        self.events = [e for e in self.events if e["type"] != "OFFERS"]
+
     async def state(self, task_id: str, state: str, timeout_s: float = 15) -> Json:
         """Wait for a state of a task; its status."""
 
         def wanted(event: Json) -> bool:
             status = event.get("update", {}).get("status", {})
             named = status.get("task_id", {}).get("value") == task_id
-            return named and status["state"] == state
+            return bool(named and status["state"] == state)
 
         status: Json = (await self.wait(wanted, timeout_s))["update"]["status"]
         return status

@@ -231,7 +231,7 @@ def test_beside_an_empty_store_no_unknown_task_is_killed() -> None:
 
 
 def test_a_task_of_an_instance_that_ended_before_a_restart_is_no_stranger() -> None:
-    desk = Desk(cluster=Cluster(ended=[InstanceId("old")]))
+    desk = Desk(cluster=Cluster(ended={InstanceId("old"): 3}))
     desk.subscribe()
     assert kills(desk.tell("old.1", "TASK_RUNNING")) == ["old.1"]
     assert not desk.cluster.volatile.unknown

@@ -1,0 +1,180 @@
+"""What is asked of deployments: accepted or refused, paused, resumed, aborted, looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from libs.common.actor import Actor
+from libs.common.clock import Clock
+from libs.common.errors import Conflict, NotFound, Unavailable
+from libs.common.events import Cause, Envelope, Event, seal
+from libs.common.events import model as ev
+from libs.common.http import Role
+from services.deployer import asks
+from services.deployer.asks import Facts
+from services.deployer.core import Decision
+from services.deployer.ledger import SOURCE, Ledger, cause_of
+from services.deployer.model import App, Deployment, Release
+from services.deployer.store import Repository
+
+TRIES = 8
+
+Control = Callable[[App, Deployment], Decision]
+
+
+class Intake:
+    """Requests, by event and by hand."""
+
+    def __init__(
+        self,
+        repo: Repository,
+        ledger: Ledger,
+        clock: Clock,
+        wake: Callable[[str], None],
+        kick: Callable[[], None],
+        *,
+        balancers: Collection[str],
+        trusted_sources: Collection[str],
+    ) -> None:
+        self._repo = repo
+        self._ledger = ledger
+        self._clock = clock
+        self._wake = wake
+        self._kick = kick
+        self._balancers = frozenset(balancers)
+        self._trusted = frozenset(trusted_sources)
+
+    async def on_deploy_requested(self, event: ev.DeployRequested, envelope: Envelope) -> None:
+        """Accept or refuse; either is an event, and a record that can be read under the deployment's id."""
+        if await self._repo.deployment(event.deployment) is not None:
+            self._wake(event.app)
+            return
+        cause = envelope.caused()
+        for _ in range(TRIES):
+            kept = await self._repo.app(event.app)
+            if kept is not None and _knows(kept.value, event.deployment):
+                self._wake(event.app)
+                return
+            app = kept.value if kept is not None else None
+            facts = await self.facts(app, event)
+            reason = (
+                self._distrust(envelope)
+                or asks.authorise(event)
+                or asks.refuse(app, event, facts)
+            )
+            if reason or kept is None:
+                await self._refuse(event, reason, cause)
+                return
+            decision = asks.accept(kept.value, event, facts, cause, self._clock.now())
+            audit = _audit(event, True, "")
+            if await self._ledger.save(kept, decision, cause, audit) is not None:
+                self._wake(event.app)
+                return
+        raise Unavailable(f"{event.app} is being changed all the time")
+
+    def _distrust(self, envelope: Envelope) -> str:
+        """Requests of other producers need a signature, which can't be checked yet: they are refused."""
+        if envelope.source in self._trusted:
+            return ""
+        return f"{envelope.source} may not ask for deployments: its requests are not signed"
+
+    async def facts(self, app: App | None, event: ev.DeployRequested) -> Facts:
+        """What a request is judged by: the releases it may name, and the load balancers there are."""
+        numbers = {app.release, event.release, app.previous} if app is not None else set()
+        releases: dict[int, Release] = {}
+        for number in sorted(each for each in numbers if each):
+            release = await self._repo.release(event.app, number)
+            if release is not None:
+                releases[number] = release
+        return Facts(releases, self._balancers)
+
+    async def _refuse(self, event: ev.DeployRequested, reason: str, cause: Cause) -> None:
+        now = self._clock.now()
+        refused = asks.refused(event, reason, now)
+        # Not of the app's document, so not of its sequence either: the deployment's own is its source.
+        source = f"{SOURCE}/deployments/{event.deployment}"
+        told: list[Event] = [_refusal(refused), _audit(event, False, reason)]
+        events = seal(told, source=source, sequence=1, now=now, cause=cause)
+        if await self._repo.refuse_deployment(refused, events):
+            self._kick()
+            self._ledger.count(refused)
+
+    async def control(self, deployment: str, actor: Actor, verb: str, how: Control) -> Deployment:
+        """Pause, resume or abort; the deployment afterwards. Raises NotFound, Forbidden, Conflict."""
+        for _ in range(TRIES):
+            filed = await self.find(deployment)
+            actor.require(filed.app.partition("/")[0], Role.DEPLOYER)
+            kept = await self._repo.app(filed.app)
+            running = kept.value.deployment if kept is not None else None
+            if kept is None or running is None or running.id != deployment:
+                raise Conflict(f"deployment {deployment} has ended: {filed.state}")
+            decision = how(kept.value, running)
+            audit = ev.AuditRecorded(
+                actor=actor.name,
+                action=f"deployment.{verb}",
+                target=f"{filed.app}/deployments/{deployment}",
+                allowed=True,
+            )
+            cause = cause_of(kept.value)
+            if await self._ledger.save(kept, decision, cause, audit) is not None:
+                self._wake(filed.app)
+                return decision.ended or decision.app.deployment or running
+        raise Unavailable(f"deployment {deployment} is being changed all the time")
+
+    async def find(self, deployment: str) -> Deployment:
+        """A deployment as it stands now. Raises NotFound."""
+        filed = await self._repo.deployment(deployment)
+        if filed is None:
+            raise NotFound(f"there is no deployment {deployment!r}")
+        if filed.value.ended_at is not None:
+            return filed.value
+        kept = await self._repo.app(filed.value.app)
+        return _newest(filed.value, kept.value if kept is not None else None)
+
+    async def list(self, app: str, limit: int) -> list[Deployment]:
+        """The newest deployments (of an app, unless "") as they stand now."""
+        filed = await self._repo.list_deployments(app, limit)
+        running = sorted({each.app for each in filed if each.ended_at is None})
+        apps = {name: await self._repo.app(name) for name in running}
+        found = []
+        for each in filed:
+            kept = apps.get(each.app)
+            found.append(_newest(each, kept.value if kept is not None else None))
+        return found
+
+
+def _knows(app: App, deployment: str) -> bool:
+    if app.deployment is not None and app.deployment.id == deployment:
+        return True
+    return any(each.id == deployment for each in app.intents.deployments)
+
+
+def _newest(filed: Deployment, app: App | None) -> Deployment:
+    """What was filed, or the app's own newer state of it."""
+    if app is None or filed.ended_at is not None:
+        return filed
+    known = [*app.intents.deployments, *((app.deployment,) if app.deployment else ())]
+    mine = [each for each in known if each.id == filed.id]
+    return mine[-1] if mine else filed
+
+
+def _refusal(refused: Deployment) -> Event:
+    return ev.DeployFailed(
+        deployment=refused.id,
+        app=refused.app,
+        release=refused.release or 0,
+        state=refused.state.value,
+        counts=refused.counts,
+        reason=refused.reason,
+    )
+
+
+def _audit(event: ev.DeployRequested, allowed: bool, detail: str) -> ev.AuditRecorded:
+    return ev.AuditRecorded(
+        actor=event.actor,
+        action=f"deploy.{event.action}",
+        target=event.app,
+        allowed=allowed,
+        detail=detail,
+        request_id=event.deployment,
+    )

@@ -1,0 +1,122 @@
+"""What hostd may expect of ipam: asked of the fake, and over its client of the real service."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from libs.common.clock import SystemClock
+from libs.common.errors import Conflict, NotFound, TooMany
+from libs.common.http import Kind
+from libs.common.runtime import CommonConfig, open_runtime, open_shared
+from libs.common.serve import PeerClient
+from libs.common.tokens import TokenSigner, derive_key
+from services.hostd.ipam import HttpIpam
+from services.hostd.model import Attachment, AttachmentId, AttachmentSpec, PendingRelease, Phase
+from services.hostd.ports import IpamPort
+from services.ipam.model import IpamConfig
+from services.ipam.service import run
+from tests.contract.network.conftest import BOTH
+from tests.fakes.ipam import FakeIpam
+
+NETWORKS = [{"name": "red", "vlan": 100, "cidr": "10.0.0.0/29", "gateway": "10.0.0.6"}]
+ROOM = 5
+
+
+@pytest.fixture(params=BOTH)
+async def ipam(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[IpamPort]:
+    """An ipam with one small network, without cool-down."""
+    if request.param == "fake":
+        yield FakeIpam(red=(100, "10.0.0.0/29"))
+        return
+    common = CommonConfig(data_dir=tmp_path, bus="memory:", store="memory:", log_level="error")
+    config = IpamConfig.model_validate({"networks": NETWORKS, "cooldown_s": 0})
+    async with (
+        open_shared(common, {"ipam": config}) as shared,
+        open_runtime(shared, "ipam") as rt,
+        asyncio.TaskGroup() as group,
+    ):
+        task = group.create_task(run(rt))
+        while "ipam" not in shared.local.apps:
+            await asyncio.sleep(0.01)
+        key = derive_key(shared.secret, Kind.HOST, "host-1")
+        signer = TokenSigner(Kind.HOST, "host-1", key, SystemClock())
+        peers = PeerClient(signer, {}, shared.local)
+        yield HttpIpam(peers, "host-1")
+        task.cancel()
+        await peers.close()
+
+
+def attachment(name: str, **spec: str) -> Attachment:
+    return Attachment(
+        id=AttachmentId(f"{random.Random(name).getrandbits(40):010x}"),
+        container=name,
+        ifname="eth0",
+        ipam_key=f"{name}.eth0",
+        spec=AttachmentSpec.model_validate({"network": "red", "instance": name, **spec}),
+        phase=Phase.ADDRESSING,
+        created_at=0.0,
+    )
+
+
+def release(of: Attachment, generation: int | None) -> PendingRelease:
+    return PendingRelease(ipam_key=of.ipam_key, spec=of.spec, generation=generation, since=0.0)
+
+
+async def test_the_same_attachment_gets_the_same_address(ipam: IpamPort) -> None:
+    one = await ipam.allocate(attachment("one"))
+    assert await ipam.allocate(attachment("one")) == one
+    two = await ipam.allocate(attachment("two"))
+    assert two.ip != one.ip
+    assert (one.vlan, one.prefix, one.gateway) == (100, 29, "10.0.0.6")
+
+
+async def test_a_released_address_is_given_again(ipam: IpamPort) -> None:
+    first = [await ipam.allocate(attachment(f"a{n}")) for n in range(ROOM)]
+    with pytest.raises(TooMany):
+        await ipam.allocate(attachment("late"))
+    await ipam.release(release(attachment("a2"), first[2].generation))
+    again = await ipam.allocate(attachment("late"))
+    assert again.ip == first[2].ip
+    assert again.generation > first[2].generation
+
+
+async def test_a_release_of_an_old_generation_changes_nothing(ipam: IpamPort) -> None:
+    one = await ipam.allocate(attachment("one"))
+    await ipam.release(release(attachment("one"), one.generation - 1))
+    assert await ipam.allocate(attachment("one")) == one
+
+
+async def test_releases_repeat_and_know_no_strangers(ipam: IpamPort) -> None:
+    one = await ipam.allocate(attachment("one"))
+    for _ in range(2):
+        await ipam.release(release(attachment("one"), one.generation))
+    await ipam.release(release(attachment("nobody"), 1))
+
+
+async def test_a_release_whose_generation_nobody_knows(ipam: IpamPort) -> None:
+    every = [await ipam.allocate(attachment(f"a{n}")) for n in range(ROOM)]
+    await ipam.release(release(attachment("a1"), None))
+    assert (await ipam.allocate(attachment("late"))).ip == every[1].ip
+    await ipam.release(
+        release(attachment("a1"), None)
+    )  # it is over: nothing to find, nothing to say
+
+
+async def test_what_it_refuses(ipam: IpamPort) -> None:
+    with pytest.raises(NotFound):
+        await ipam.allocate(attachment("one", network="green"))
+    one = await ipam.allocate(attachment("one", ip="10.0.0.3"))
+    assert one.ip == "10.0.0.3"
+    with pytest.raises(Conflict):
+        await ipam.allocate(attachment("two", ip="10.0.0.3"))
+
+
+async def test_takes_the_report_of_what_lives(ipam: IpamPort) -> None:
+    one = await ipam.allocate(attachment("one"))
+    await ipam.report_live(["one.eth0"])
+    assert await ipam.allocate(attachment("one")) == one

@@ -1,0 +1,201 @@
+"""Incidents: what goes wrong with a whole process, host or part of the network, drawn from the seed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+
+from tests.simulation.cloud import Cloud
+from tests.simulation.faults import Point
+from tests.simulation.host import Host
+
+MEAN_PAUSE_S = 20.0
+
+
+class Chaos:
+    """Brings incidents about until it is told to stop, and mends everything then."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+        self.rng = random.Random(f"{cloud.seed}:chaos")
+        self._running: dict[asyncio.Task[None], None] = {}
+        incidents: Mapping[Point, tuple[int, Callable[[], Awaitable[None]]]] = {
+            Point.CRASH: (6, self._crash),
+            Point.LEADER_PAUSED: (3, self._pause_leader),
+            Point.WORKER_KILLED: (4, self._kill_worker),
+            Point.SUPERVISOR_KILLED: (2, self._kill_supervisor),
+            Point.HOSTD_KILLED: (4, self._kill_hostd),
+            Point.DOCKER_AWAY: (2, self._docker_away),
+            Point.SWITCH_RESTART: (2, self._restart_switch),
+            Point.CONTAINER_DIES: (5, self._container_dies),
+            Point.MANUAL_START: (3, self._start_by_hand),
+            Point.MASTER_CRASH: (2, self._crash_master),
+            Point.AGENT_CRASH: (2, self._crash_agent),
+            Point.AGENT_PARTITION_SHORT: (2, self._partition_short),
+            Point.AGENT_PARTITION_LONG: (2, self._partition_long),
+            Point.HTTP_PARTITION: (3, self._cut_off),
+            Point.STORE_AWAY: (2, self._store_away),
+            Point.BUS_AWAY: (2, self._bus_away),
+        }
+        self._incidents = incidents
+
+    async def run(self, until: float) -> None:
+        """Incidents until that time of the loop's; then all faults are over."""
+        points = list(self._incidents)
+        weights = [self._incidents[point][0] for point in points]
+        while True:
+            await asyncio.sleep(self.rng.expovariate(1 / MEAN_PAUSE_S))
+            if self.cloud.loop.time() > until:
+                break
+            (point,) = self.rng.choices(points, weights)
+            task = self.cloud.loop.create_task(self._strike(point))
+            self._running[task] = None
+            task.add_done_callback(lambda done: self._running.pop(done, None))
+        self.cloud.faults.on = False
+        while self._running:
+            await asyncio.wait(list(self._running))
+        self.cloud.trace.add("chaos", "is over")
+
+    async def _strike(self, point: Point) -> None:
+        await self._incidents[point][1]()
+
+    def _host(self) -> Host:
+        return self.rng.choice(self.cloud.hosts)
+
+    def _hit(self, point: Point, about: str) -> None:
+        self.cloud.faults.hit(point, about)
+
+    async def _for(self, least_s: float, most_s: float) -> None:
+        await asyncio.sleep(self.rng.uniform(least_s, most_s))
+
+    # -- processes
+
+    async def _crash(self) -> None:
+        process = self.rng.choice(self.cloud.processes)
+        self._hit(Point.CRASH, process.name)
+        process.kill()
+
+    async def _pause_leader(self) -> None:
+        leads = [each for each in self.cloud.service("scheduler") if each.name == self._leader()]
+        for process in leads:
+            if process.life is not None and not process.life.dead:
+                self._hit(Point.LEADER_PAUSED, process.name)
+                process.life.pause(self.rng.uniform(15, 40))
+
+    def _leader(self) -> str:
+        holder = self.cloud.store.lease_holder("scheduler")
+        return holder.rpartition("-")[0]
+
+    async def _kill_worker(self) -> None:
+        workers = self._host().workers()
+        if workers:
+            self._hit(Point.WORKER_KILLED, workers[0].name)
+            workers[0].kill()
+
+    async def _kill_supervisor(self) -> None:
+        host = self._host()
+        pids = sorted(host.supervisors)
+        if pids:
+            self._hit(Point.SUPERVISOR_KILLED, host.name)
+            host.kill_supervisor(pids[0])
+
+    async def _kill_hostd(self) -> None:
+        host = self._host()
+        if host.hostd is not None and not host.hostd.dead:
+            self._hit(Point.HOSTD_KILLED, host.name)
+            host.hostd.kill()
+
+    # -- hosts
+
+    async def _docker_away(self) -> None:
+        host = self._host()
+        if host.docker.down:
+            return
+        self._hit(Point.DOCKER_AWAY, host.name)
+        host.docker.stop()
+        await self._for(2, 25)
+        host.docker.start()
+
+    async def _restart_switch(self) -> None:
+        host = self._host()
+        self._hit(Point.SWITCH_RESTART, host.name)
+        host.kernel.switch_up = False
+        await self._for(0.1, 10)
+        host.kernel.restart_switch()
+
+    async def _container_dies(self) -> None:
+        host = self._host()
+        names = [each.name for each in host.docker.containers.values() if each.running]
+        if names:
+            name = self.rng.choice(names)
+            self._hit(Point.CONTAINER_DIES, name)
+            host.docker.kill(name, self.rng.choice([0, 1, 137]))
+
+    async def _start_by_hand(self) -> None:
+        """`docker start` of whatever does not run, on and on for a while: the shim must refuse each."""
+        host = self._host()
+        for _ in range(20):
+            for each in list(host.docker.containers.values()):
+                if not each.running:
+                    self._hit(Point.MANUAL_START, each.name)
+                    await host.start_by_hand(each.id)
+            await asyncio.sleep(0.25)
+
+    # -- Mesos
+
+    async def _crash_master(self) -> None:
+        mesos = self.cloud.mesos
+        if not mesos.master_up:
+            return
+        self._hit(Point.MASTER_CRASH, "")
+        mesos.crash_master()
+        await self._for(1, 20)
+        mesos.start_master()
+
+    async def _crash_agent(self) -> None:
+        mesos, index = self.cloud.mesos, self._host().index
+        if index in mesos.agents_down:
+            return
+        self._hit(Point.AGENT_CRASH, f"host-{index}")
+        mesos.crash_agent(index)
+        await self._for(1, 30)
+        mesos.start_agent(index)
+
+    async def _partition_short(self) -> None:
+        await self._partition(Point.AGENT_PARTITION_SHORT, 2, 40)
+
+    async def _partition_long(self) -> None:
+        await self._partition(Point.AGENT_PARTITION_LONG, 100, 280)
+
+    async def _partition(self, point: Point, least_s: float, most_s: float) -> None:
+        mesos, index = self.cloud.mesos, self._host().index
+        if index in mesos.agents_cut:
+            return
+        self._hit(point, f"host-{index}")
+        mesos.partition(index, True)
+        await self._for(least_s, most_s)
+        mesos.partition(index, False)
+
+    # -- what all share
+
+    async def _cut_off(self) -> None:
+        places = [each.name for each in (*self.cloud.hosts, *self.cloud.processes)]
+        place = self.rng.choice(places)
+        self._hit(Point.HTTP_PARTITION, place)
+        cut = self.cloud.net.cut_off
+        cut[place] = cut.get(place, 0) + 1
+        await self._for(3, 40)
+        cut[place] -= 1
+
+    async def _store_away(self) -> None:
+        await self._away("store", Point.STORE_AWAY)
+
+    async def _bus_away(self) -> None:
+        await self._away("bus", Point.BUS_AWAY)
+
+    async def _away(self, what: str, point: Point) -> None:
+        self._hit(point, "")
+        self.cloud.faults.away[what] += 1
+        await self._for(1, 25)
+        self.cloud.faults.away[what] -= 1

@@ -1,0 +1,127 @@
+"""After the faults and a quiet time: nothing promised is lost, nothing hangs, and what is there is what is wanted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from services.executor.model import LABEL_INSTANCE
+from tests.simulation.cloud import Cloud
+from tests.simulation.invariants import ENDED_DEPLOYMENT, Invariants
+from tests.simulation.workload import APPS, Acked, User
+
+
+async def check_end(
+    cloud: Cloud,
+    users: Sequence[User],
+    acked: Acked,
+    invariants: Invariants,
+    outcomes: Counter[str],
+) -> None:
+    """All checks that make sense only when everything has come to rest."""
+    by_app = {user.app: user for user in users}
+    for deployment, app in acked.deployments.items():
+        state = await by_app[app].state(deployment)
+        outcomes[str(state["state"])] += 1
+        if state["state"] not in ENDED_DEPLOYMENT:
+            invariants.fail(f"{app}: deployment {deployment} never ended: {state}")
+        elif state["state"] != "succeeded" and not state["reason"]:
+            invariants.fail(f"{app}: deployment {deployment} ended without a reason: {state}")
+    for app, mark in acked.markers.items():
+        response = await by_app[app].call("GET", f"/v1/apps/{app}")
+        spec = response.json()["spec"]
+        if spec["env"].get("MARK") != mark:
+            invariants.fail(f"{app}: the spec that was put last is lost: {spec['env']} not {mark}")
+    _desired_is_actual(cloud, invariants)
+    _nothing_leaks(cloud, invariants)
+    _balancer(cloud, invariants)
+
+
+def _desired_is_actual(cloud: Cloud, invariants: Invariants) -> None:
+    running = Counter(
+        each.spec.labels[LABEL_INSTANCE]
+        for host in cloud.hosts
+        for each in host.docker.containers.values()
+        if each.running
+    )
+    wanted: set[str] = set()
+    for app in APPS:
+        body = cloud.store.body("deployer_apps", app)
+        if body is None:
+            invariants.fail(f"{app} does not exist")
+            continue
+        mine = _instances(cloud, app)
+        run = {name for name, each in mine.items() if each["wanted"] == "run"}
+        left = {
+            name
+            for name, each in mine.items()
+            if each["wanted"] != "run" and each["state"] != "gone"
+        }
+        wanted |= run
+        if len(run) != body["wanted"] and body["release"] is not None:
+            invariants.fail(f"{app}: {body['wanted']} wanted, {len(run)} instances: {mine}")
+        if left:
+            invariants.fail(f"{app}: never stopped: {[(n, mine[n]) for n in sorted(left)]}")
+        for name in sorted(run):
+            if running[name] != 1:
+                told = cloud.store.body("scheduler_instances", name)
+                invariants.fail(f"{app}: {name} runs {running[name]} times; scheduler: {told}")
+            elif mine[name]["state"] != "healthy":
+                invariants.fail(f"{app}: {name} runs, but the deployer says {mine[name]}")
+    for name in sorted(set(running) - wanted):
+        invariants.fail(f"{name} runs, and nobody wants it")
+
+
+def _instances(cloud: Cloud, app: str) -> dict[str, Mapping[str, Any]]:
+    every = cloud.store.bodies("deployer_instances")
+    return {
+        name: each for name, each in every.items() if each["app"] == app and each["state"] != "gone"
+    }
+
+
+def _nothing_leaks(cloud: Cloud, invariants: Invariants) -> None:
+    containers: set[str] = set()
+    attached: set[str] = set()
+    for host in cloud.hosts:
+        for each in host.docker.containers.values():
+            containers.add(each.name)
+            if not each.running:
+                invariants.fail(f"{host.name}: container {each.name} is left over")
+        kernel = host.kernel
+        names = {each.container for each in kernel.attachments.values()}
+        here = {each.name for each in host.docker.containers.values()}
+        if names != here:
+            invariants.fail(f"{host.name}: attachments {names - here}, containers {here - names}")
+        attached |= {each.ipam_key for each in kernel.attachments.values()}
+        for what, found in (
+            ("namespaces", set(kernel.namespaces)),
+            ("ports", {port.attachment for port in kernel.ports.values()}),
+        ):
+            if found != set(kernel.attachments):
+                invariants.fail(f"{host.name}: {what} {found} for {set(kernel.attachments)}")
+        if kernel.releases:
+            invariants.fail(f"{host.name}: releases that ipam never heard of: {kernel.releases}")
+        if kernel.registrations:
+            invariants.fail(f"{host.name}: registrations are left: {kernel.registrations}")
+    held = {
+        str(body["attachment"])
+        for body in cloud.store.bodies("ipam_addresses").values()
+        if body["state"] == "allocated"
+    }
+    if held != attached:
+        invariants.fail(f"addresses leaked: {held - attached}; missing: {attached - held}")
+
+
+def _balancer(cloud: Cloud, invariants: Invariants) -> None:
+    for app, spec in APPS.items():
+        if "load_balancer" not in spec:
+            continue
+        serving = cloud.balancer.inner.serving.get(app.replace("/", "-"), {})
+        healthy = {
+            (str(each["address"]), int(spec["load_balancer"]["port"]))
+            for each in _instances(cloud, app).values()
+            if each["state"] == "healthy"
+        }
+        if set(serving) != healthy:
+            invariants.fail(f"{app}: the load balancer has {set(serving)}, healthy are {healthy}")

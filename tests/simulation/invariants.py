@@ -1,0 +1,201 @@
+"""What must hold after every step, and at the end. A violation is a line in `cloud.failed`.
+
+| invariant | looked at |
+|---|---|
+| no address is wired to two attachments, and what is wired is allocated to it | hosts' kernels, ipam's documents |
+| no two live containers of an instance, but for one whose host or executor was given up | engines, scheduler's documents |
+| a container runs in the wired namespace of its own attachment | engines, kernels |
+| nothing is started without a registration | the shim (it refuses) and the engines' starts |
+| generations and versions never go back; an ended instance or deployment stays so | every write |
+| an app's instances stay within what its strategy allows | every write of an app |
+| no kill of unknown tasks is held back: none are unknown | the scheduler's breaker, by its alert |
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from libs.common.spec import Strategy
+from libs.common.store.base import Write
+from services.executor.model import LABEL_ATTEMPT, LABEL_INSTANCE
+from tests.fakes.docker import FakeContainer
+from tests.fakes.network import HOST_INODE
+from tests.simulation.cloud import Cloud
+from tests.simulation.host import Host
+
+ENDED_DEPLOYMENT = frozenset(
+    {"succeeded", "failed", "rolled_back", "aborted", "superseded", "refused"}
+)
+GIVE_UP_REASONS = ("unreachable", "was not adopted in time", "executor")
+
+
+class Invariants:
+    """Checks of one cloud. `after_step` is cheap when nothing has changed."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+        self.checks = 0
+        self.given_up: set[str] = set()  # attempts that the scheduler no longer counts on
+        self._generations: dict[str, int] = {}
+        self._ended: set[str] = set()
+        self._born: set[str] = set()  # instances whose birth was decided
+        self._attempts: dict[str, int] = {}
+        cloud.on_write.append(self.on_write)
+
+    def after_step(self) -> None:
+        """All that can be told from the state of the world."""
+        faults = self.cloud.faults
+        if faults.dirty:
+            faults.dirty = False
+            self.checks += 1
+            self._networks()
+            self._containers()
+        self.cloud.check()
+
+    def fail(self, what: str) -> None:
+        """An invariant is violated."""
+        self.cloud.bug(what)
+
+    # -- networks
+
+    def _networks(self) -> None:
+        seen: dict[tuple[int, str], str] = {}
+        for host in self.cloud.hosts:
+            attachments = host.kernel.attachments
+            for namespace, wire in host.kernel.wires.items():
+                attachment = attachments.get(namespace)  # type: ignore[call-overload]
+                if attachment is None or attachment.address is None:
+                    continue  # being taken down after its document went, or not ours
+                address = attachment.address
+                where = (address.vlan, address.ip)
+                if where in seen:
+                    self.fail(f"{address.ip} is wired to {seen[where]} and {attachment.container}")
+                seen[where] = attachment.container
+                if namespace in host.kernel.namespaces:
+                    self._allocated(host, attachment.ipam_key, attachment.spec.network, address.ip)
+                assert wire.namespace == namespace
+
+    def _allocated(self, host: Host, key: str, network: str, ip: str) -> None:
+        body = self.cloud.store.body("ipam_addresses", f"{network}/{ip}")
+        owner = body.get("attachment", "") if body else ""
+        if owner != key:
+            self.fail(f"{ip} is wired to {key} on {host.name}, but ipam says {owner or 'free'}")
+
+    # -- containers
+
+    def _containers(self) -> None:
+        running: dict[str, list[tuple[int, FakeContainer]]] = defaultdict(list)
+        for host in self.cloud.hosts:
+            inodes = {inode: name for name, inode in host.kernel.namespaces.items()}
+            for each in host.docker.containers.values():
+                if each.running:
+                    labels = each.spec.labels
+                    generation = int(labels[LABEL_ATTEMPT].rpartition(".")[2])
+                    running[labels[LABEL_INSTANCE]].append((generation, each))
+                    self._in_its_network(host, each, inodes)
+        for instance, found in running.items():
+            if len(found) > 1:
+                self._only_one(instance, sorted(found, key=lambda pair: pair[0]))
+
+    def _in_its_network(
+        self, host: Host, each: FakeContainer, inodes: Mapping[int, str]
+    ) -> None:
+        if each.netns_inode == HOST_INODE:
+            self.fail(f"{each.name} runs in the host's namespace")
+        namespace = inodes.get(each.netns_inode)
+        if namespace is None:
+            self.fail(f"{each.name} on {host.name} runs, but its namespace is gone")
+        elif namespace not in host.kernel.wires:
+            self.fail(f"{each.name} on {host.name} runs, but its network is not up")
+
+    def _only_one(self, instance: str, found: list[tuple[int, FakeContainer]]) -> None:
+        for _, older in found[:-1]:
+            attempt = older.spec.labels[LABEL_ATTEMPT]
+            if attempt not in self.given_up:
+                names = [each.name for _, each in found]
+                self.fail(f"{instance} runs {len(found)} times: {names}; {attempt} was not given up")
+
+    # -- writes
+
+    def on_write(self, collection: str, write: Write) -> None:
+        """One write took effect."""
+        body = write.body
+        match collection:
+            case "ipam_addresses":
+                self._grows(f"address {write.id}", int(body["generation"]))
+            case "scheduler_instances":
+                self._scheduled(write.id, body)
+            case "deployer_instances":
+                self._grows(f"instance {write.id} at the deployer", int(body["generation"]))
+                self._stays(f"instance {write.id} at the deployer", body["state"] == "gone")
+            case "deployer_deployments":
+                self._deployment(write.id, body)
+            case "deployer_apps":
+                self._app(write.id, body)
+            case "monitor_alerts":
+                if write.id.startswith("scheduler-breaker-open") and body["firing"]:
+                    self.fail("the scheduler's breaker is open: tasks nobody knows")
+
+    def _scheduled(self, instance: str, body: Mapping[str, Any]) -> None:
+        generation = int(body["generation"])
+        self._grows(f"instance {instance}", generation)
+        self._stays(f"instance {instance}", body["state"] == "ended")
+        for task, _agent in body["strays"]:
+            self.given_up.add(task)
+        before = self._attempts.get(instance, 0)
+        if body["state"] in ("pending", "ended") and generation:
+            # Whatever the reason: from here on the scheduler starts another one, or none.
+            if any(word in body["message"] for word in GIVE_UP_REASONS) or body["stop"]:
+                self.given_up.add(f"{instance}.{generation}")
+        self._attempts[instance] = max(before, generation)
+
+    def _deployment(self, deployment: str, body: Mapping[str, Any]) -> None:
+        ended = body["state"] in ENDED_DEPLOYMENT
+        self._stays(f"deployment {deployment}", ended)
+        if ended and body["state"] != "succeeded" and not body["reason"]:
+            self.fail(f"deployment {deployment} is {body['state']} without a reason")
+
+    def _app(self, app: str, body: Mapping[str, Any]) -> None:
+        """Births are decided only up to what the strategy allows beyond the wanted number."""
+        deployment = body["deployment"]
+        made = {each["id"] for each in body["intents"]["births"]} - self._born
+        if not made:
+            return
+        self._born |= made
+        # Between deployments and in a pause the wanted number is kept up, whatever is still stopping.
+        rolling = deployment is not None and deployment["state"] != "paused"
+        existing = [
+            each
+            for name, each in self.cloud.store.bodies("deployer_instances").items()
+            if each["app"] == app and name not in made and _counts(each, rolling)
+        ]
+        allowed = int(body["wanted"])
+        if deployment is not None:
+            goal = int(deployment["goal"]["wanted"])
+            strategy = Strategy.model_validate(deployment["strategy"])
+            allowed = max(goal + strategy.surge(goal), int(deployment["before"]["wanted"]))
+        if len(existing) + len(made) > allowed:
+            self.fail(
+                f"{app}: {len(made)} instances are made beside {len(existing)}; {allowed} allowed"
+            )
+
+    def _grows(self, what: str, generation: int) -> None:
+        if generation < self._generations.get(what, 0):
+            self.fail(f"{what} goes back to generation {generation}")
+        self._generations[what] = generation
+
+    def _stays(self, what: str, ended: bool) -> None:
+        if ended:
+            self._ended.add(what)
+        elif what in self._ended:
+            self.fail(f"{what} had ended and goes on")
+
+
+def _counts(instance: Mapping[str, Any], rolling: bool) -> bool:
+    if instance["state"] == "gone":
+        return False
+    if instance["wanted"] == "run":
+        return True
+    return rolling and instance["state"] != "lost"

@@ -1,0 +1,125 @@
+"""One seed, from the start of the cloud to the last check; what a run tells about itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.simulation import loop
+from tests.simulation.chaos import Chaos
+from tests.simulation.cloud import Cloud, SimulationFailed
+from tests.simulation.faults import Point
+from tests.simulation.final import check_end
+from tests.simulation.invariants import Invariants
+from tests.simulation.workload import APPS, Acked, User, stock
+
+MakeCloud = Callable[[loop.World], Cloud]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long what goes on; seconds of virtual time."""
+
+    faults_from_s: float = 45.0
+    faults_until_s: float = 1200.0
+    work_until_s: float = 1260.0
+    end_s: float = 1800.0
+    faults: bool = True
+
+
+@dataclass
+class Result:
+    """What a seed came to. `error` is empty when all went well."""
+
+    seed: int
+    digest: str = ""
+    lines: int = 0
+    steps: int = 0
+    checks: int = 0
+    error: str = ""
+    tail: list[str] = field(default_factory=list)
+    hits: Counter[Point] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+
+def simulate(seed: int, plan: Plan | None = None, make: MakeCloud = Cloud) -> Result:
+    """Run one seed. Never raises for what the simulated cloud does wrong."""
+    result = Result(seed)
+    given = plan or Plan()
+    clouds: list[Cloud] = []
+    random.seed(seed)  # for whatever reaches for the global generator behind our back
+
+    async def main(world: loop.World) -> None:
+        cloud = make(world)
+        clouds.append(cloud)
+        await _play(cloud, given, result)
+
+    try:
+        loop.run(main, seed)
+    except (SimulationFailed, loop.NothingWillHappen, TimeoutError) as error:
+        result.error = f"{type(error).__name__}: {error}"
+    except Exception as error:
+        result.error = f"{type(error).__name__}: {error!r:.2000}"
+    if clouds:
+        trace = clouds[0].trace
+        result.digest, result.lines = trace.digest, trace.lines
+        result.tail = list(trace.last)
+        result.hits = clouds[0].faults.hits
+        result.steps = clouds[0].loop.steps
+    return result
+
+
+async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
+    stock(cloud)
+    invariants = Invariants(cloud)
+    cloud.start()
+    cloud.loop.after_step = invariants.after_step
+    acked = Acked()
+    users = [User(cloud, app, acked) for app in APPS]
+    while not cloud.keys.key:
+        await asyncio.sleep(0.5)
+    async with asyncio.TaskGroup() as group:
+        for user in users:
+            group.create_task(user.first())
+    await _until(cloud, plan.faults_from_s)
+    async with asyncio.TaskGroup() as group:
+        for user in users:
+            group.create_task(user.work(plan.work_until_s))
+        if plan.faults:
+            cloud.faults.on = True
+            group.create_task(Chaos(cloud).run(plan.faults_until_s))
+    await _until(cloud, plan.end_s)
+    result.checks = invariants.checks
+    await check_end(cloud, users, acked, invariants, result.outcomes)
+    cloud.loop.after_step = None
+    cloud.check()
+
+
+async def _until(cloud: Cloud, at_s: float) -> None:
+    await asyncio.sleep(max(0.0, at_s - cloud.loop.time()))
+
+
+def repeat_command(seed: int) -> str:
+    """What to type to see it again."""
+    return f"make sim SEEDS=1 SEED_FROM={seed}"
+
+
+def is_pinned() -> bool:
+    """Are hashes of strings the same in every process."""
+    return os.environ.get("PYTHONHASHSEED", "random") != "random"
+
+
+def told(result: Result, lines: int) -> str:
+    """A failed seed for people: what failed, the last lines, the command that repeats it."""
+    tail = "\n".join(f"    {line[:220]}" for line in result.tail[-lines:])
+    return f"seed {result.seed}: {result.error}\n{tail}\n  again: {repeat_command(result.seed)}"
+
+
+def outcome_of(state: Any) -> str:
+    """A deployment's state, as a word of the report."""
+    return str(state)

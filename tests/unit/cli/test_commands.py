@@ -1,0 +1,190 @@
+"""The command against a live gateway."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import orjson
+import pytest
+
+from libs.common.events import model as ev
+from tests.unit.cli.conftest import Live
+
+FILE = "app: acme/web\nimage: registry.test/web:1\nnetwork: blue\ninstances: 3\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    """An app file."""
+    path = tmp_path / "app.yaml"
+    path.write_text(FILE)
+    return str(path)
+
+
+def test_deploy_shows_each_instances_steps_and_its_end(live: Live, file: str) -> None:
+    result = live.gantry("deploy", file)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    for n, instance in enumerate(live.world.deployer.instances, 1):
+        told = [each for each in lines if each.startswith(instance)]
+        assert told[-1] == f"{instance}  healthy  10.1.0.{n} on host-1"
+    assert lines[-1].endswith("of acme/web: succeeded, release 1")
+    assert "acme/web: made" in result.err
+    again = live.gantry("deploy", file, "--detach")
+    assert again.code == 0 and "accepted" in again.out and "spec written" not in again.err
+
+
+def test_deploy_of_a_changed_file_writes_the_spec_over_the_known_one(live: Live, file: str) -> None:
+    live.gantry("deploy", file)
+    Path(file).write_text(FILE.replace("instances: 3", "instances: 4"))
+    result = live.gantry("deploy", file, "-o", "json")
+    assert result.code == 0 and result.json()["state"] == "succeeded"
+    assert result.json()["counts"]["healthy"] == 4
+    assert live.world.deployer.apps["acme/web"]["version"] == 2
+
+
+def test_a_failed_deployment_exits_1_with_its_reason(live: Live, file: str) -> None:
+    Path(file).write_text(FILE.replace("web:1", "missing:1"))
+    result = live.gantry("deploy", file)
+    assert result.code == 1
+    assert "failed" in result.err and "missing:1 does not exist" in result.err
+    as_json = live.gantry("deploy", file, "-o", "json")
+    assert as_json.code == 1 and as_json.json()["state"] == "failed"
+
+
+def test_a_deployment_that_takes_too_long_exits_6_and_goes_on(live: Live, file: str) -> None:
+    live.world.deployer.slow = True
+    result = live.gantry("deploy", file, "--timeout", "1")
+    assert result.code == 6 and "it goes on: gantry rollout status acme/web" in result.err
+    (deployment,) = live.world.deployer.deployments.values()
+    assert deployment["state"] == "rolling"
+
+
+def test_dry_run_shows_the_difference_and_changes_nothing(live: Live, file: str) -> None:
+    live.gantry("deploy", file)
+    Path(file).write_text(FILE.replace("instances: 3", "instances: 9"))
+    result = live.gantry("deploy", file, "--dry-run")
+    assert result.code == 0 and "instances: 3 -> 9" in result.out and "release: 2" in result.out
+    assert live.world.deployer.apps["acme/web"]["version"] == 1
+    assert len(live.world.deployer.heard) == 1
+
+
+def test_scale_rollback_restart_stop_and_the_tables(live: Live, file: str) -> None:
+    for argv in (
+        ("deploy", file),
+        ("deploy", "acme/web", "--image", "registry.test/web:2"),
+        ("scale", "web", "5", "--bu", "acme"),
+        ("rollback", "acme/web", "--release", "1"),
+        ("restart", "acme/web"),
+    ):
+        result = live.gantry(*argv)
+        assert result.code == 0, (argv, result.err)
+    ps = live.gantry("ps", "acme/web")
+    assert len(ps.out.splitlines()) == 6 and "10.1.0.5" in ps.out and "CONTAINER" not in ps.out
+    assert "gantry-test-acme-web" in live.gantry("ps", "-o", "wide").out
+    assert len(live.gantry("ps", "-o", "json").json()["instances"]) == 5
+    assert "sha256:" in live.gantry("releases", "acme/web").out
+    assert "host-1" in live.gantry("nodes").out and "0.5/8" in live.gantry("nodes").out
+    assert "blue" in live.gantry("networks").out and "10.1.0.0/24" in live.gantry("networks", "blue").out
+    assert live.gantry("alerts").code == 0 and "acme/web" in live.gantry("apps").out
+    history = live.gantry("rollout", "history", "acme/web").out
+    assert [line.split()[1] for line in history.splitlines()[1:]] == [
+        "restart", "rollback", "scale", "release", "release",
+    ]  # fmt: skip
+    assert live.gantry("stop", "acme/web").code == 0 and not live.world.deployer.instances
+
+
+def test_rollout(live: Live, file: str) -> None:
+    live.world.deployer.slow = True
+    live.gantry("deploy", file, "--detach")
+
+    async def known() -> None:
+        async def there() -> bool:
+            return bool(live.world.deployer.deployments)
+
+        await live.world.eventually(there)
+
+    live.do(known())
+    assert "state       rolling" in live.gantry("rollout", "status", "acme/web").out
+    assert "state       paused" in live.gantry("rollout", "pause", "acme/web").out
+    again = live.gantry("rollout", "pause", "acme/web")
+    assert again.code == 7 and "can't be paused" in again.err and "request id" in again.err
+    assert live.gantry("rollout", "resume", "acme/web").code == 0
+    assert live.gantry("rollout", "abort", "acme/web").code == 0
+    assert live.gantry("rollout", "status", "acme/web").code == 0
+    followed = live.gantry("rollout", "status", "acme/web", "--follow")
+    assert followed.code == 1 and "aborted" in followed.err
+
+
+def test_exit_codes(live: Live, file: str) -> None:
+    assert live.gantry("apps", GANTRY_KEY="").code == 3
+    assert live.gantry("apps", GANTRY_KEY="gk_first_" + "0" * 52).code == 3
+    assert live.gantry("releases", "acme/none").code in (0, 4)
+    assert live.gantry("deploy", "acme/none").code == 4
+    assert live.gantry("deploy", "none").code == 2
+    assert live.gantry("networks", "none").code == 4
+    viewer = live.gantry("keys", "create", "--bu", "acme").out.strip()
+    refused = live.gantry("deploy", file, GANTRY_KEY=viewer)
+    assert refused.code == 3 and "viewer" in refused.err and "request id: " in refused.err
+    data = orjson.loads(live.gantry("deploy", "acme/none", "-o", "json").err)
+    assert data["error"] == "NotFound" and len(data["request_id"]) == 36
+
+
+def test_keys_and_audit(live: Live) -> None:
+    made = live.gantry("keys", "create", "--bu", "acme", "--role", "admin", "--label", "ci", "--days", "1")
+    key = made.out.strip()
+    assert made.code == 0 and key.startswith("gk_")
+    listed = live.gantry("keys", "ls", GANTRY_KEY=key)
+    assert "ci" in listed.out and key not in listed.out and "first" not in listed.out
+    assert live.gantry("keys", "revoke", key.split("_")[1]).code == 0
+    assert live.gantry("keys", "ls", GANTRY_KEY=key).code == 3
+    assert live.gantry("keys", "create").code == 2
+
+    async def recorded() -> None:
+        async def there() -> bool:
+            entries = (await live.world.call("GET", "/v1/audit")).json()["entries"]
+            return len(entries) >= 2
+
+        await live.world.eventually(there)
+
+    live.do(recorded())
+    assert "key.revoke" in live.gantry("audit").out
+
+
+def test_logs_of_an_instance_and_of_an_app(live: Live, file: str) -> None:
+    live.gantry("deploy", file)
+    (one, *_) = live.world.deployer.instances
+    assert live.gantry("logs", one, "--tail", "1").out == f"line 2 of gantry-test-{one}.1\n"
+    lines = live.gantry("logs", "acme/web", "-f").out.splitlines()
+    assert len(lines) == 9 and all(line.split()[0] in live.world.deployer.instances for line in lines)
+    as_json = live.gantry("logs", one, "-o", "json").out.splitlines()
+    assert orjson.loads(as_json[0])["line"].startswith("line 0")
+    assert live.gantry("logs", "nobody").code == 4
+    assert live.gantry("logs", "acme/none").code == 4
+
+
+def test_events_follow_and_resume(live: Live) -> None:
+    async def tell(n: int) -> None:
+        await live.world.deployer.tell(ev.NodeLost(agent=f"a{n}", hostname=f"h{n}"))
+
+    told = threading.Event()
+
+    def tell_soon() -> None:
+        while not told.is_set():
+            live.do(tell(1))
+            told.wait(0.05)
+
+    teller = threading.Thread(target=tell_soon)
+    teller.start()
+    first = live.gantry("events", "-t", "node.*", "-o", "json")
+    told.set()
+    teller.join()
+    assert first.code == 0
+    cursor = first.json()["cursor"]
+    live.do(tell(2))
+    rest = live.gantry("events", "-f", "--since", cursor, "--timeout", "0.5", "-o", "json")
+    assert rest.code == 0
+    assert orjson.loads(rest.out.splitlines()[-1])["subject"] == "a2"
+    shown = live.gantry("events", "-f", "--since", cursor, "--timeout", "0.5").out
+    assert "node.lost  a2  hostname=h2" in shown

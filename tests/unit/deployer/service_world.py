@@ -1,0 +1,299 @@
+"""The deployer with all its loops on memory bus and store in virtual time, a scheduler of few rules, and a client."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from libs.common.actor import Actor
+from libs.common.bus.base import TopicSpec
+from libs.common.bus.memory import MemoryBus
+from libs.common.clock import Ids
+from libs.common.errors import NotFound, Unavailable
+from libs.common.events import EVENT_TYPES, Event, seal, to_record
+from libs.common.events import model as ev
+from libs.common.events.model import DeployAction
+from libs.common.http import Dispatcher, Kind, Response, Role
+from libs.common.runtime import CommonConfig, Runtime
+from libs.common.store.memory import MemoryStore
+from libs.common.telemetry import Telemetry, make_log
+from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
+from services.deployer.hooks import Balancers
+from services.deployer.model import DeployerConfig
+from services.deployer.registry import ImageRef
+from services.deployer.service import run
+from tests.fakes.loadbalancer import FakeLoadBalancer
+from tests.simulation.loop import World
+
+SECRET = b"a secret of thirty-two bytes ...."
+APP = "shop/web"
+ANN = Actor("ann", "shop", Role.DEPLOYER)
+SPEC: Mapping[str, Any] = {
+    "image": "reg:5000/web:1",
+    "instances": 4,
+    "network": "blue",
+    "strategy": {"max_surge": 2, "deadline_s": 60},
+}
+BALANCED = {"load_balancer": {"driver": "haproxy", "port": 80, "drain_s": 5, "deadline_s": 10}}
+
+
+@dataclass
+class FakeImages:
+    """A registry in memory: `known` maps references without digest to digests' last byte."""
+
+    known: dict[str, int] = field(
+        default_factory=lambda: {"reg:5000/web:1": 1, "reg:5000/web:2": 2, "reg:5000/web:3": 3}
+    )
+    down: bool = False
+
+    async def resolve(self, image: str) -> str:
+        if self.down:
+            raise Unavailable("registry reg:5000 can't be reached")
+        if image not in self.known:
+            raise NotFound("registry reg:5000 has no such image")
+        return ImageRef.parse(image).pinned(f"sha256:{self.known[image]:064x}")
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass
+class FakeScheduler:
+    """Places what is requested and tells of it. `broken`: images (by last digit) whose containers crash."""
+
+    bus: MemoryBus
+    world: World
+    running: dict[str, ev.InstanceRequested] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)
+    sequences: dict[str, int] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    requested: list[str] = field(default_factory=list)
+    stopped: list[tuple[str, str]] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+    full: bool = False
+    deaf: bool = False  # hears nothing
+    stop_slowly_s: float = 0.0
+
+    async def run(self) -> None:
+        topics = ["instance.requested", "instance.stop_requested"]
+        async with self.bus.consumer("scheduler", topics) as consumer, asyncio.TaskGroup() as tasks:
+            while True:
+                for each in await consumer.fetch(500, 1.0):
+                    event, _ = EVENT_TYPES.open(each.record)
+                    if not self.deaf:
+                        tasks.create_task(self.hear(event))
+                await consumer.commit({})
+
+    async def hear(self, event: Event) -> None:
+        if isinstance(event, ev.InstanceRequested):
+            self.requested.append(event.instance)
+            if event.instance in self.running:
+                return
+            if self.full:
+                await self.tell(
+                    event.instance,
+                    ev.PlacementDelayed,
+                    agents=3,
+                    failed={"mem": 3},
+                    message="no agent has 128 MiB",
+                )
+                return
+            self.running[event.instance] = event
+            self.addresses[event.instance] = f"10.0.0.{len(self.addresses) + 1}"
+            await self.start(event.instance)
+        elif isinstance(event, ev.InstanceStopRequested):
+            self.stopped.append((event.instance, event.reason))
+            await self.world.clock.sleep(self.stop_slowly_s)
+            self.running.pop(event.instance, None)
+            await self.tell(
+                event.instance, ev.ContainerExited, state="TASK_KILLED", wanted=True, final=True
+            )
+
+    async def start(self, instance: str) -> None:
+        await self.world.clock.sleep(0.2)
+        self.attempts[instance] = self.attempts.get(instance, 0) + 1
+        if instance in self.running:
+            await self.tell(instance, ev.ContainerStarted)
+        await self.world.clock.sleep(0.3)
+        if instance not in self.running:
+            return
+        if self.running[instance].spec.image[-1] in self.broken:
+            await self.tell(instance, ev.ContainerExited, state="TASK_FAILED", exit_code=1)
+            await self.start(instance)
+        else:
+            await self.tell(instance, ev.ContainerHealthy)
+
+    async def tell(self, instance: str, kind: type[Event], **fields: object) -> None:
+        attempt = self.attempts.get(instance, 0)
+        self.sequences[instance] = self.sequences.get(instance, 0) + 1
+        event = kind.model_validate(
+            {
+                "instance": instance,
+                "app": APP,
+                "attempt": f"{instance}.{attempt}",
+                "agent": "a1",
+                "hostname": "h1",
+                "address": self.addresses.get(instance, ""),
+                "container": f"c-{instance}-{attempt}",
+                **fields,
+            }
+        )
+        await publish(self.bus, event, "scheduler", self.sequences[instance], self.world)
+
+
+async def publish(bus: MemoryBus, event: Event, source: str, sequence: int, world: World) -> None:
+    sealed = seal([event], source=source, sequence=sequence, now=world.clock.now())
+    await bus.publish([to_record(each) for each in sealed])
+
+
+@dataclass
+class Site:
+    """A running deployer and all around it."""
+
+    world: World
+    bus: MemoryBus
+    store: MemoryStore
+    scheduler: FakeScheduler
+    images: FakeImages
+    balancer: FakeLoadBalancer
+    apps: list[Dispatcher]
+    ids: Ids
+    events: list[Event] = field(default_factory=list)
+    log: io.StringIO = field(default_factory=io.StringIO)
+
+    async def call(
+        self, method: str, path: str, content: Any = None, actor: Actor = ANN, **headers: str
+    ) -> Response:
+        """A call as the gateway makes it."""
+        key = derive_key(SECRET, Kind.SERVICE, "gateway")
+        signed = TokenSigner(Kind.SERVICE, "gateway", key, self.world.clock).headers()
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        body = b"" if content is None else orjson.dumps(content)
+        return await self.apps[0].dispatch(
+            method, path, {**signed, **actor.headers(), **sent}, body
+        )
+
+    async def get(self, path: str) -> Any:
+        response = await self.call("GET", path)
+        assert response.status == 200, response.body
+        return response.json()
+
+    async def put(self, **changes: Any) -> Response:
+        """Write the app's spec."""
+        return await self.call("PUT", f"/v1/apps/{APP}", {**SPEC, **changes})
+
+    async def ask(self, action: DeployAction, name: str, actor: Actor = ANN, **fields: Any) -> None:
+        """Ask for a deployment as the gateway does."""
+        event = ev.DeployRequested(
+            deployment=name,
+            app=fields.pop("app", APP),
+            action=action,
+            actor=actor.name,
+            actor_bu=actor.bu,
+            actor_role=actor.role.value,
+            **fields,
+        )
+        await publish(self.bus, event, "gateway", 1, self.world)
+
+    async def deploy(self, name: str, action: DeployAction = DeployAction.RELEASE, **f: Any) -> Any:
+        """Ask and wait for the end."""
+        await self.ask(action, name, **f)
+        return await self.ended(name)
+
+    async def ended(self, name: str, limit_s: float = 600.0) -> Any:
+        """The deployment when it has ended."""
+
+        async def over() -> Any:
+            response = await self.call("GET", f"/v1/deployments/{name}")
+            found = response.json() if response.status == 200 else {}
+            return found if found.get("ended_at") else None
+
+        return await self.until(over, limit_s)
+
+    async def until(self, what: Callable[[], Awaitable[Any]], limit_s: float = 120.0) -> Any:
+        """What `what` gives as soon as it is true."""
+        async with asyncio.timeout(limit_s):
+            while not (found := await what()):
+                await self.world.clock.sleep(0.05)
+        return found
+
+    async def instances(self, **query: str) -> list[Any]:
+        """The app's instances."""
+        extra = "".join(f"&{name}={value}" for name, value in query.items())
+        rows: list[Any] = (await self.get(f"/v1/instances?app={APP}{extra}"))["instances"]
+        return rows
+
+    def of(self, kind: type[Event]) -> list[Any]:
+        """Events of a kind that were published."""
+        return [each for each in self.events if type(each) is kind]
+
+    async def follow(self) -> None:
+        """Collect all that the deployer publishes."""
+        topics = sorted({each.TOPIC for each in ev.ALL})
+        async for delivered in self.bus.read(topics):
+            self.events.append(EVENT_TYPES.open(delivered.record)[0])
+
+
+@asynccontextmanager
+async def site(
+    world: World, *, replicas: int = 1, config: DeployerConfig | None = None
+) -> AsyncIterator[Site]:
+    """A deployer (or more than one) until the block is left."""
+    bus, store = MemoryBus(world.clock), MemoryStore()
+    images, balancer = FakeImages(), FakeLoadBalancer(world.clock)
+    scheduler = FakeScheduler(bus, world)
+    here = Site(world, bus, store, scheduler, images, balancer, [], world.ids)
+    await bus.ensure_topics([TopicSpec(each.TOPIC) for each in ev.ALL])
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(here.follow()), tasks.create_task(scheduler.run())]
+        for number in range(replicas):
+            rt = make_runtime(here, number, config or DeployerConfig())
+            balancers: Balancers = {"haproxy": balancer}
+            running.append(tasks.create_task(run(rt, images=images, balancers=balancers)))
+        while len(here.apps) < replicas:
+            await world.clock.sleep(0.01)
+        try:
+            yield here
+        finally:
+            for task in running:
+                task.cancel()
+
+
+def make_runtime(here: Site, number: int, config: DeployerConfig) -> Runtime:
+    """The Runtime of one replica."""
+
+    @asynccontextmanager
+    async def server(service: str, app: Dispatcher) -> AsyncIterator[str]:
+        here.apps.append(app)
+        yield ""
+
+    world = here.world
+    return Runtime(
+        service="deployer",
+        instance=f"deployer-{number}",
+        common=CommonConfig(),
+        settings={"deployer": config},
+        clock=world.clock,
+        rng=world.rng,
+        ids=world.ids,
+        bus=here.bus,
+        store=here.store.share(),
+        peers=NoPeers(),
+        verify=TokenVerifier(SECRET, world.clock),
+        telemetry=Telemetry("deployer", make_log("deployer", stream=here.log)),
+        server=server,
+        secret=SECRET,
+    )
+
+
+class NoPeers:
+    """The deployer calls nobody."""
+
+    async def call(self, service: str, method: str, path: str, **_: Any) -> Response:
+        raise Unavailable(f"{service} is not there")
