@@ -2,4 +2,10 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
+
 pytest_plugins = ["tests.servers"]
+
+# The same examples everywhere, no verdict by the clock of a busy machine, nothing left in the tree.
+settings.register_profile("gantry", deadline=None, derandomize=True, database=None)
+settings.load_profile("gantry")

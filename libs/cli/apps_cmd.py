@@ -9,7 +9,7 @@ import typer
 
 from libs.cli import spec_file
 from libs.cli.context import Context, context_of
-from libs.cli.output import Column, time_of
+from libs.cli.output import Column, Printer, time_of
 from libs.cli.progress import TOPICS
 from libs.cli.watch import verdict, watch
 from libs.client import GantryClient
@@ -103,27 +103,45 @@ def changes(known: dict[str, Any], spec: AppSpec) -> dict[str, tuple[Any, Any]]:
 def _dry_run(context: Context, app: str, spec: AppSpec | None, image: str | None) -> None:
     printer = context.printer
 
-    async def run(client: GantryClient) -> tuple[dict[str, Any], Plan]:
+    async def run(client: GantryClient) -> tuple[dict[str, Any], Plan | None]:
         try:
             known, _ = await client.app(app)
         except NotFound:
             if spec is None:
                 raise
             after = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-            diff = {name: (None, value) for name, value in after.items()}
-        else:
-            diff = changes(known.spec, spec) if spec else {}
-        return diff, await client.plan(app, image=image, spec=spec)
+            return {name: (None, value) for name, value in after.items()}, None
+        diff = changes(known.spec, spec) if spec else {}
+        return diff, await client.plan(app, image=image, spec=spec if diff else None)
 
     diff, plan = context.ask(run)
     if printer.is_json:
         shown = {name: {"before": old, "after": new} for name, (old, new) in diff.items()}
-        printer.json({"app": app, "spec": shown, "plan": plan.model_dump(mode="json")})
+        content = plan.model_dump(mode="json") if plan else None
+        printer.json({"app": app, "spec": shown, "plan": content})
         return
     for name, (old, new) in diff.items():
         printer.say(f"{name}: {old!r} -> {new!r}")
-    for name, value in plan.model_dump(mode="json").items():
-        printer.say(f"{name}: {value}")
+    if plan is None:
+        printer.say(f"{app} would be made, and released for the first time")
+        return
+    show_plan(printer, plan)
+
+
+def show_plan(printer: Printer, plan: Plan) -> None:
+    """A plan in lines: what changes, in which steps, and how it would end."""
+    content = plan.model_dump(mode="json")
+    if content.get("refused"):
+        printer.say(f"nothing would be done: {content['refused']}")
+        return
+    for name in ("release", "image", "wanted"):
+        if content.get(name) is not None:
+            printer.say(f"{name}: {content[name]}")
+    for n, step in enumerate(content.get("steps") or (), 1):
+        told = ", ".join(f"{value} {name}" for name, value in step.items())
+        printer.say(f"step {n}: {told}")
+    if content.get("ends"):
+        printer.say(f"ends: {content['ends']}")
 
 
 def apps(ctx: typer.Context) -> None:

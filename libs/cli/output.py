@@ -31,6 +31,8 @@ STYLES = {
     "rolling_back": "yellow",
     "paused": "yellow",
     "requested": "yellow",
+    "draining": "yellow",
+    "stopping": "yellow",
 }
 
 

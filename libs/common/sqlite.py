@@ -8,11 +8,11 @@ waits for another one up to BUSY_S, then its calls raise Unavailable.
 from __future__ import annotations
 
 import asyncio
-import logging
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -148,15 +148,11 @@ class SqliteThread:
             for call in calls:
                 self._run_one(call)
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if connection.in_transaction:
+        except Exception as error:  # locked, disk full, broken file: none of the calls took effect
+            with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             for call in calls:
                 call.error = Unavailable(f"{self._path}: {error}")
-        except BaseException as error:
-            logging.getLogger(__name__).exception("sqlite thread")
-            for call in calls:
-                call.error = call.error or error
 
     def _run_one(self, call: _Call[Any]) -> None:
         if call.future.cancelled():

@@ -61,6 +61,13 @@ async def embedded(
         yield EmbeddedCluster(master.url, tuple(urls))
 
 
+def _again(master: MasterNode, agent: AgentNode, link: str) -> None:
+    """The master closed the link of an agent it gave up: the agent comes back, unless it left."""
+    agent.link_down(link)
+    if not agent.stopped.is_set():
+        connect(master, agent)
+
+
 def connect(master: MasterNode, agent: AgentNode) -> None:
     """Join an agent to a master in the same process: messages are handed over as objects."""
     link = f"local-{agent.config.port}"
@@ -68,7 +75,7 @@ def connect(master: MasterNode, agent: AgentNode) -> None:
     master.attach(
         link,
         send=lambda m: loop.call_soon(agent.node.feed, LinkMessage(link, m)),
-        close=lambda: loop.call_soon(agent.link_down, link),
+        close=lambda: loop.call_soon(_again, master, agent, link),
     )
     agent.attach(
         link,

@@ -250,9 +250,12 @@ class LocalCluster:
         else:
             self._connect(node, now)
 
-    def hang_agent(self, index: int, hung: bool) -> None:
+    def hang_agent(self, index: int, hung: bool, now: float) -> None:
         """Messages between master and agent vanish although the connection stays (SIGSTOP)."""
-        self._agents[index].partitioned = hung
+        node = self._agents[index]
+        node.partitioned = hung
+        if not hung:
+            self._connect(node, now)
 
     def _crash(self, node: _Node) -> None:
         node.core = None

@@ -69,6 +69,7 @@ class MasterNode:
         self.links: dict[str, Link] = {}
         machine = Master(config, ids, LinuxHost(), clock.now(), journal.saved)
         self.machine = machine
+        journal.saved.clear()
         self.node = Node(machine, journal, clock, self._perform)
         self.face = Face(self.node.feed, self.node.room)
 
@@ -87,7 +88,8 @@ class MasterNode:
         journal = open_journal(directory)
         try:
             with free_port(config.ip, config.port) as sock:
-                given = replace(config, port=sock.getsockname()[1])
+                port, work_dir = sock.getsockname()[1], str(directory or "")
+                given = replace(config, port=port, work_dir=work_dir)
                 self = cls(given, journal, clock, ids)
                 with _running(self.node, tasks, "minimesos-master"):
                     async with serve(self.face, sock, routes(self)):
@@ -137,6 +139,7 @@ class AgentNode:
         boot = processes.boot_id()
         same_boot = journal.saved.pop(_BOOT_KEY, boot.encode()) == boot.encode()
         self.machine = Agent(config, ids, LinuxHost(), clock.now(), journal.saved)
+        journal.saved.clear()
         self.node = Node(self.machine, journal, clock, self._perform)
         self.launcher = Launcher(self.node.feed, same_boot)
         self.face = Face(self.node.feed, self.node.room)

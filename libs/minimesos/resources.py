@@ -44,10 +44,11 @@ class Kind(NamedTuple):
 class Resources:
     """An immutable bag of resources, in the order in which kinds were added."""
 
-    __slots__ = ("_amounts", "_json_old", "_json_refined")
+    __slots__ = ("_allocated", "_amounts", "_json_old", "_json_refined")
 
     def __init__(self, amounts: Mapping[Kind, Value] | None = None) -> None:
         self._amounts: dict[Kind, Value] = dict(amounts) if amounts else {}
+        self._allocated: dict[str, Resources] = {}
         self._json_old: list[Json] | None = None
         self._json_refined: list[Json] | None = None
 
@@ -101,12 +102,17 @@ class Resources:
     # ---- views
     def allocated(self, role: str) -> Resources:
         """The same with every kind marked as allocated to `role` where it is not yet."""
-        return Resources(
-            {
-                (k if k.allocated_to else k._replace(allocated_to=role)): v
-                for k, v in self._amounts.items()
-            }
-        )
+        known = self._allocated.get(role)
+        if known is None:
+            known = Resources(
+                {
+                    (k if k.allocated_to else k._replace(allocated_to=role)): v
+                    for k, v in self._amounts.items()
+                }
+            )
+            # Thousands of like tasks then share one object.
+            self._allocated[role] = known
+        return known
 
     def unallocated(self) -> Resources:
         """The same without allocation marks."""

@@ -27,7 +27,17 @@ class ProtoError(Exception):
 class Field:
     """One field of a message type."""
 
-    __slots__ = ("default", "is_map", "kind", "name", "number", "repeated", "required", "values")
+    __slots__ = (
+        "default",
+        "is_map",
+        "kind",
+        "name",
+        "number",
+        "ordinal",
+        "repeated",
+        "required",
+        "values",
+    )
 
     def __init__(self, spec: str, enums: Mapping[str, frozenset[str]], ordinal: int) -> None:
         match = _FIELD.match(spec)
@@ -40,6 +50,7 @@ class Field:
         self.is_map = is_map is not None
         self.kind = kind
         self.values = enums.get(kind)
+        self.ordinal = ordinal
         self.number = int(number) if number else 1000 + ordinal
         self.default = None if default is None else _default(kind, default)
 
@@ -53,59 +64,72 @@ def _default(kind: str, text: str) -> object:
 
 
 class MessageType:
-    """A message: fields in declaration order; `subs` resolves message kinds."""
+    """A message: fields in declaration order; `schema` resolves message kinds."""
 
-    __slots__ = ("fields", "name", "required", "schema")
+    __slots__ = ("_by_name", "_defaults", "fields", "name", "required", "schema")
 
     def __init__(self, schema: Schema, name: str, fields: list[Field]) -> None:
         self.schema = schema
         self.name = name
         self.fields = fields
-        self.required = [f for f in fields if f.required]
+        self.required = tuple(f.name for f in fields if f.required)
+        self._by_name = {f.name: f for f in fields}
+        self._defaults = tuple((f.name, f.default) for f in fields if f.default is not None)
 
     def parse(self, value: object) -> Json:
         """The canonical form of `value`. Raises ProtoError as Mesos words it."""
         if not isinstance(value, dict):
             raise ProtoError("Expecting a JSON object")
-        out = self._parse(value)
-        missing = self.missing(out)
-        if missing:
-            raise ProtoError("Missing required fields: " + ", ".join(missing))
+        incomplete: list[str] = []
+        out = self._parse(value, incomplete)
+        if incomplete:
+            raise ProtoError("Missing required fields: " + ", ".join(self.missing(out)))
         return out
 
-    def _parse(self, value: Json) -> Json:
+    def _parse(self, value: Json, incomplete: list[str]) -> Json:
+        """One message; names of messages with absent required fields go to `incomplete`."""
         out: Json = {}
-        for field in self.fields:
-            got = value.get(field.name)
-            if got is None:
-                if field.default is not None:
-                    out[field.name] = field.default
+        last = -1
+        ordered = True
+        for name, got in value.items():
+            field = self._by_name.get(name)
+            if field is None or got is None:
                 continue
-            if isinstance(got, list):
-                if not field.repeated:
-                    raise _unexpected("array", field.name)
-                items = [x for x in (self._one(field, item) for item in got) if x is not None]
-                if items:
-                    out[field.name] = items
+            parsed = self._field(field, got, incomplete)
+            if parsed is None:
                 continue
-            if field.is_map and isinstance(got, dict):
-                out[field.name] = {k: self._one(field, v) for k, v in got.items()}
-                continue
-            one = self._one(field, got)
-            if one is not None:
-                out[field.name] = [one] if field.repeated else one
-            elif field.default is not None:
-                out[field.name] = field.default
+            out[name] = parsed
+            ordered = ordered and field.ordinal > last
+            last = field.ordinal
+        for name, default in self._defaults:
+            if name not in out:
+                out[name] = default
+                ordered = False
+        if any(name not in out for name in self.required):
+            incomplete.append(self.name)
+        if not ordered and len(out) > 1:
+            return {f.name: out[f.name] for f in self.fields if f.name in out}
         return out
 
-    def _one(self, field: Field, got: object) -> object:
+    def _field(self, field: Field, got: object, incomplete: list[str]) -> object:
+        if isinstance(got, list):
+            if not field.repeated:
+                raise _unexpected("array", field.name)
+            items = [self._one(field, item, incomplete) for item in got]
+            return [item for item in items if item is not None] or None
+        if field.is_map and isinstance(got, dict):
+            return {k: self._one(field, v, incomplete) for k, v in got.items()}
+        one = self._one(field, got, incomplete)
+        return [one] if field.repeated and one is not None else one
+
+    def _one(self, field: Field, got: object, incomplete: list[str]) -> object:
         kind = field.kind
         if isinstance(got, dict):
             if kind in _SCALARS or field.values is not None:
                 raise _unexpected("object", field.name)
-            return self.schema.types[kind]._parse(got)
+            return self.schema.types[kind]._parse(got, incomplete)
         if isinstance(got, str):
-            return _from_string(field, got)
+            return got if kind == "str" else _from_string(field, got)
         if isinstance(got, bool):
             if kind != "bool":
                 raise _unexpected("boolean", field.name)
@@ -122,21 +146,15 @@ class MessageType:
 
     def missing(self, value: Json) -> list[str]:
         """Paths of absent required fields, outer ones first, in declaration order."""
-        out = [f.name for f in self.required if f.name not in value]
+        out = [name for name in self.required if name not in value]
         for field in self.fields:
             got = value.get(field.name)
             if got is None or field.kind in _SCALARS or field.values is not None:
                 continue
             sub = self.schema.types[field.kind]
-            if not sub.has_required():
-                continue
             for path, item in _items(field, got):
                 out.extend(f"{path}.{m}" for m in sub.missing(item))
         return out
-
-    def has_required(self) -> bool:
-        """Whether this message, or one below it, has required fields."""
-        return self.schema.needs_check(self.name)
 
     def debug_string(self, value: Json, indent: int = 0) -> str:
         """Protobuf's text format: fields by number, values equal to their default left out."""
@@ -215,7 +233,6 @@ class Schema:
             fields = [Field(spec, values, i) for i, spec in enumerate(text.split())]
             self.types[name] = MessageType(self, name, fields)
         self._check(values)
-        self._needs: dict[str, bool] = {}
 
     def _check(self, values: Mapping[str, frozenset[str]]) -> None:
         for kind in self.types.values():
@@ -223,19 +240,6 @@ class Schema:
                 known = field.kind in _SCALARS or field.kind in values or field.kind in self.types
                 if not known:
                     raise ValueError(f"{kind.name}.{field.name}: unknown kind {field.kind}")
-
-    def needs_check(self, name: str) -> bool:
-        """Whether `name` or a message below it has a required field (memoised, cycles are fine)."""
-        known = self._needs.get(name)
-        if known is not None:
-            return known
-        self._needs[name] = False
-        kind = self.types[name]
-        answer = bool(kind.required) or any(
-            self.needs_check(f.kind) for f in kind.fields if f.kind in self.types
-        )
-        self._needs[name] = answer
-        return answer
 
     def __getitem__(self, name: str) -> MessageType:
         return self.types[name]

@@ -91,12 +91,12 @@ def _deployment_routes(desk: Desk) -> Sequence[Route]:
         actor, app = Actor.of(request), request.query.get("app", "")
         if app:
             actor.require(app.partition("/")[0], Role.VIEWER)
-        found = await desk.list_deployments(app, _limit(request))
+        found = await desk.deployments.list(app, _limit(request))
         seen = [each for each in found if actor.sees(each.app.partition("/")[0])]
         return reply({"deployments": [deployment_view(each) for each in seen]})
 
     async def get_deployment(request: Request) -> Response:
-        found = await desk.find_deployment(request.params["deployment"])
+        found = await desk.deployments.find(request.params["deployment"])
         if not Actor.of(request).sees(found.app.partition("/")[0]):
             raise NotFound(f"there is no deployment {found.id!r}")
         return reply(deployment_view(found))

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from libs.common.errors import Conflict
 from libs.common.events import Cause
 from libs.common.events.model import DeployAction, DeployRequested
 from libs.common.http import Role
 from libs.common.spec import AppSpec
-from services.deployer.core import Decision, begin, check_move, end, event_of, turn_back
+from services.deployer.core import (
+    Decision,
+    Snapshot,
+    begin,
+    check_move,
+    decide,
+    end,
+    event_of,
+    turn_back,
+)
 from services.deployer.model import (
     App,
     AppId,
@@ -22,6 +31,7 @@ from services.deployer.model import (
 )
 
 MAX_INSTANCES = 10_000
+RESOLVE_AGAIN_S = 1.0
 MAY_DEPLOY = frozenset({Role.DEPLOYER.value, Role.ADMIN.value})
 
 
@@ -180,6 +190,19 @@ def released(app: App, image: str, now: float) -> tuple[App, Release]:
     rolling = rolling.model_copy(update={"release": number, "spec": None})
     fields = {"deployment": rolling, "last_release": number, "updated_at": now}
     return app.model_copy(update=fields), release
+
+
+def unresolved(app: App, why: str, now: float) -> Decision:
+    """The registry could not be asked: again soon, until the deadline."""
+    deployment = app.deployment
+    if deployment is None:
+        raise ValueError(f"{app.id} has no deployment")
+    if deployment.reason != why:
+        app = app.model_copy(update={"deployment": deployment.model_copy(update={"reason": why})})
+    waiting = decide(Snapshot(app, ()), now)
+    if waiting.ended is not None:
+        return waiting
+    return replace(waiting, recheck_s=min(waiting.recheck_s or 0.0, RESOLVE_AGAIN_S))
 
 
 def unresolvable(app: App, why: str, now: float) -> Decision:

@@ -3,61 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from libs.common.actor import Actor
+from libs.common.clock import Clock
 from libs.common.errors import NotFound, Refused, Stale, Unavailable
 from libs.common.events import model as ev
 from libs.common.events import seal
 from libs.common.events.model import DeployAction
-from libs.common.runtime import Runtime
 from libs.common.spec import AppSpec
 from services.deployer import asks
-from services.deployer.asks import Facts
-from services.deployer.core import Decision
+from services.deployer.intake import Intake
+from services.deployer.ledger import audit_source
 from services.deployer.model import App, AppId, Deployment
 from services.deployer.plan import Plan, plan
 from services.deployer.registry import ImageResolver
 from services.deployer.store import Kept, Repository
 
 TRIES = 8
-Control = Callable[[App, Deployment], Decision]
-
-
-class Loop(Protocol):
-    """What the desk needs of the loop."""
-
-    images: ImageResolver
-
-    async def facts(self, app: App | None, request: ev.DeployRequested) -> Facts:
-        """What a request is judged by."""
-        ...
-
-    async def control(self, deployment: str, actor: Actor, verb: str, how: Control) -> Deployment:
-        """Change a running deployment by hand."""
-        ...
-
-    async def find_deployment(self, deployment: str) -> Deployment:
-        """A deployment as it stands now."""
-        ...
-
-    async def list_deployments(self, app: str, limit: int) -> list[Deployment]:
-        """The newest deployments as they stand now."""
-        ...
 
 
 class Desk:
     """The operations behind the routes."""
 
-    def __init__(self, rt: Runtime, repo: Repository, loop: Loop, kick: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        repo: Repository,
+        intake: Intake,
+        images: ImageResolver,
+        kick: Callable[[], None],
+    ) -> None:
         self.repo = repo
-        self._rt = rt
-        self._loop = loop
+        self.deployments = intake
+        self._clock = clock
+        self._images = images
         self._kick = kick
 
     def now(self) -> float:
         """Unix seconds."""
-        return self._rt.clock.now()
+        return self._clock.now()
 
     async def app(self, app: str) -> App:
         """An app. Raises NotFound."""
@@ -97,9 +81,7 @@ class Desk:
                 request_id=request_id,
             )
             version = kept.version if kept is not None else 0
-            events = seal(
-                [audit], source=f"deployer/apps/{app}", sequence=version + 1, now=self.now()
-            )
+            events = seal([audit], source=audit_source(app), sequence=version + 1, now=self.now())
             saved = await self.repo.save_app(Kept(version, after), after, events)
             if saved is not None:
                 self._kick()
@@ -137,39 +119,31 @@ class Desk:
         if action is DeployAction.RELEASE:
             reference = image or app.spec.image
             try:
-                pinned = await self._loop.images.resolve(reference)
+                pinned = await self._images.resolve(reference)
             except Refused as error:
                 return "", Plan(f"image {reference}: {error}")
-        facts = await self._loop.facts(app, request)
+        facts = await self.deployments.facts(app, request)
         fleet = await self.repo.list_instances(app.id)
         return pinned, plan(app, fleet, request, facts, pinned, self.now())
-
-    async def find_deployment(self, deployment: str) -> Deployment:
-        """A deployment as it stands now. Raises NotFound."""
-        return await self._loop.find_deployment(deployment)
-
-    async def list_deployments(self, app: str, limit: int) -> list[Deployment]:
-        """The newest deployments as they stand now."""
-        return await self._loop.list_deployments(app, limit)
 
     async def pause(self, deployment: str, actor: Actor) -> Deployment:
         """Hold it. Raises NotFound, Forbidden, Conflict."""
         now = self.now()
-        return await self._loop.control(
+        return await self.deployments.control(
             deployment, actor, "pause", lambda app, each: asks.pause(app, each, actor.name, now)
         )
 
     async def resume(self, deployment: str, actor: Actor) -> Deployment:
         """Let it go on. Raises NotFound, Forbidden, Conflict."""
         now = self.now()
-        return await self._loop.control(
+        return await self.deployments.control(
             deployment, actor, "resume", lambda app, each: asks.resume(app, each, now)
         )
 
     async def abort(self, deployment: str, actor: Actor) -> Deployment:
         """Turn it back. Raises NotFound, Forbidden, Conflict."""
         now = self.now()
-        return await self._loop.control(
+        return await self.deployments.control(
             deployment, actor, "abort", lambda app, each: asks.abort(app, each, actor.name, now)
         )
 

@@ -58,9 +58,7 @@ class Intake:
             app = kept.value if kept is not None else None
             facts = await self.facts(app, event)
             reason = (
-                self._distrust(envelope)
-                or asks.authorise(event)
-                or asks.refuse(app, event, facts)
+                self._distrust(envelope) or asks.authorise(event) or asks.refuse(app, event, facts)
             )
             if reason or kept is None:
                 await self._refuse(event, reason, cause)

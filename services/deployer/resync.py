@@ -56,7 +56,7 @@ def _event_of(row: Row) -> ObservedEvent | None:
             return ev.ContainerStarted(**place)
         case "unreachable", _:
             return ev.ContainerLost(**place)
-        case ("staged" | "starting"), _:
+        case (("staged" | "starting"), _):
             return ev.OfferAccepted(**place, offer="", cpus=0.0, mem_mib=0)
         case "pending", _ if row.attempt:
             # Its end was not told: whether it failed can't be known, so it does not count as a failure.
@@ -69,7 +69,9 @@ def _event_of(row: Row) -> ObservedEvent | None:
             return None
 
 
-def unlisted(fleet: Sequence[Instance], rows: Mapping[str, Row], asked_s: float, now: float) -> list[str]:
+def unlisted(
+    fleet: Sequence[Instance], rows: Mapping[str, Row], asked_s: float, now: float
+) -> list[str]:
     """Instances that have ended though nobody told: not listed, and no request is on its way for `asked_s`."""
     missing: list[str] = []
     listed = 0
@@ -80,9 +82,11 @@ def unlisted(fleet: Sequence[Instance], rows: Mapping[str, Row], asked_s: float,
             listed += 1
         elif _settled(each, asked_s, now):
             missing.append(each.id)
-    stops = [each.id for each in fleet if each.id in missing and each.wanted is Wanted.STOP]
+    stops: list[str] = [
+        each.id for each in fleet if each.id in missing and each.wanted is Wanted.STOP
+    ]
     # A scheduler that has lost its memory lists nothing: that must not look like the death of a fleet.
-    return missing if len(missing) <= listed else stops
+    return missing if len(missing) <= listed else list(stops)
 
 
 def _settled(instance: Instance, asked_s: float, now: float) -> bool:

@@ -32,7 +32,6 @@ from services.deployer.tending import Tending
 
 # Events of a roll come in bursts; an app that waits this long decides once for all of them.
 COALESCE_S = 0.02
-RESOLVE_AGAIN_S = 1.0
 
 
 class Deployer:
@@ -127,9 +126,7 @@ class Deployer:
         fleet = await self._repo.instances_of(kept.value.id)
         fleet = await self._carrier.carry_out(kept.value, fleet)
         if _awaits_image(kept.value):
-            again_s = await self._resolve(kept)
-            if again_s is not None:
-                return again_s
+            return await self._resolve(kept)
         snapshot = Snapshot(kept.value, tuple(each.value for each in fleet.values()))
         decision = decide(snapshot, self._rt.clock.now())
         if decision.make or decision.stop or decision.app is not kept.value:
@@ -144,27 +141,22 @@ class Deployer:
         return min((each for each in waits if each is not None), default=None)
 
     async def _resolve(self, kept: Kept[App]) -> float | None:
-        """Pin the image of a release to be made; None when only its deadline is left to be looked at."""
-        deployment = kept.value.deployment
-        assert deployment is not None
-        now = self._rt.clock.now()
+        """Pin the image of a release to be made."""
+        app, now = kept.value, self._rt.clock.now()
+        assert app.deployment is not None
         releases: tuple[Release, ...] = ()
         try:
-            pinned = await self._images.resolve(deployment.image)
+            pinned = await self._images.resolve(app.deployment.image)
         except Unavailable as error:
-            if now - deployment.progress_at < RESOLVE_AGAIN_S:
-                return RESOLVE_AGAIN_S
-            fields = {"reason": str(error), "progress_at": now}
-            waiting = deployment.model_copy(update=fields)
-            app = kept.value.model_copy(update={"deployment": waiting})
-            decision = Decision(app)
+            decision = asks.unresolved(app, str(error), now)
         except GantryError as error:
-            decision = asks.unresolvable(kept.value, str(error), now)
+            decision = asks.unresolvable(app, str(error), now)
         else:
-            app, release = asks.released(kept.value, pinned, now)
-            decision, releases = Decision(app, recheck_s=0.0), (release,)
-        cause = cause_of(kept.value)
-        await self._ledger.save(kept, decision, cause, carried_out=True, releases=releases)
+            rolling, release = asks.released(app, pinned, now)
+            decision, releases = Decision(rolling, recheck_s=0.0), (release,)
+        if decision.app is not app:
+            cause = cause_of(app)
+            await self._ledger.save(kept, decision, cause, carried_out=True, releases=releases)
         return decision.recheck_s
 
     def _wake_hooks(self, app: App, fleet: Fleet) -> None:

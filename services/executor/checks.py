@@ -44,8 +44,8 @@ def failing(check: HealthCheck, state: CheckState) -> bool:
 
 
 def why(checks: Sequence[HealthCheck], states: Sequence[CheckState]) -> str:
-    """In words, which check failed and how."""
-    for check, state in zip(checks, states, strict=True):
+    """In words, which check failed and how. There are no states before the container runs."""
+    for check, state in zip(checks, states, strict=False):
         if failing(check, state):
             return f"health check failed: {state.message} ({state.failures} times in a row)"
     return ""

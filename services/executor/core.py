@@ -16,6 +16,7 @@ from services.executor.model import (
     Attempt,
     AttemptId,
     Begun,
+    CheckState,
     ContainerName,
     Destroyed,
     Died,
@@ -44,6 +45,7 @@ _HANDLERS: dict[type, Callable[[Attempt, Any, World], m.Step]] = {
     Died: running.died,
     Destroyed: running.destroyed,
     m.StopAsked: running.stop_asked,
+    m.Broken: ending.broken,
     m.Due: running.due,
     m.Probed: running.probed,
     m.Revoked: ending.revoked,
@@ -66,8 +68,13 @@ def launch(task_id: str, payload: TaskPayload, world: World) -> m.Step:
         launched_at=world.now,
         generation=payload.generation,
         adopting=bool(payload.adopt),
+        checks=_unchecked(payload),
     )
     return launching.prepare(attempt, world)
+
+
+def _unchecked(payload: TaskPayload) -> tuple[CheckState, ...]:
+    return tuple(CheckState() for _ in payload.spec.health)
 
 
 def recover(attempt: Attempt, seen: Summary | None, world: World) -> m.Step:
@@ -120,6 +127,7 @@ def rebuild(payload: TaskPayload, seen: Summary) -> m.Step:
         launched_at=seen.created_at,
         generation=payload.generation,
         adopting=True,
+        checks=_unchecked(payload),
         busy=frozenset({Op.ATTACH}),
     )
     return m.Step(attempt, (m.Attach(),))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,10 @@ class DockerEngine:
     async def create(self, spec: ContainerSpec) -> str:
         """See Engine."""
         directory = self._directory(spec.name)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "hosts").touch()
-        (directory / "resolv.conf").write_text(spec.resolv_conf)
+        with _disk():
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "hosts").touch()
+            (directory / "resolv.conf").write_text(spec.resolv_conf)
         try:
             async with self._call():
                 created = await self.docker.containers.create(
@@ -120,7 +121,8 @@ class DockerEngine:
 
     async def start(self, container: Ref, hosts: str) -> None:
         """See Engine."""
-        (self._directory(container.name) / "hosts").write_text(hosts)
+        with _disk(), suppress(FileNotFoundError):  # then there is no container either
+            (self._directory(container.name) / "hosts").write_text(hosts)
         try:
             async with self._call():
                 await self.docker.containers.container(container.key).start()
@@ -214,6 +216,14 @@ class DockerEngine:
                 raise Unavailable(message) from None
 
 
+@contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"{error.filename}: {error.strerror}") from None
+
+
 def _http(url: str) -> str:
     return url.replace("tcp://", "http://", 1).rstrip("/")
 
@@ -258,7 +268,7 @@ def create_body(spec: ContainerSpec, directory: Path) -> dict[str, Any]:
         },
     }
     if spec.command is not None:
-        body["Cmd"] = list(spec.command)
+        body["Entrypoint"] = list(spec.command)  # the image's own arguments go with its entry point
     if spec.user is not None:
         body["User"] = spec.user
     return body

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.executor import moves as m
-from services.executor.model import Attempt, Outcome, State, Stop, StopReason, TaskState
+from services.executor.model import CLEANING, Attempt, Outcome, State, Stop, StopReason, TaskState
 from services.executor.reporting import (
     KILLED_DURING_LAUNCH,
     LAUNCH_FAILED,
@@ -44,6 +44,14 @@ def end(a: Attempt, outcome: Outcome) -> m.Step:
     if outcome.dead:
         a, told = tell(a, outcome.state, outcome.message, outcome.reason)
     return m.Step(a, (*told, m.Revoke()))
+
+
+def broken(a: Attempt, move: m.Broken, _world: World) -> m.Step:
+    """The executor has a bug that this attempt meets: it ends, so that the others go on."""
+    if a.state in CLEANING:
+        return m.Step(a)
+    outcome = Outcome(state=TaskState.FAILED, message=move.message, dead=False)
+    return end(changed(a, checks=()), outcome)
 
 
 def revoked(a: Attempt, _move: m.Revoked, _world: World) -> m.Step:

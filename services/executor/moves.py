@@ -105,6 +105,13 @@ class StopAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Broken:
+    """An error that nobody foresaw came up in what was done for it."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Due:
     """A time that was asked for by `Wake` has come."""
 
@@ -148,6 +155,7 @@ Input = (
     | Destroyed
     | Begun
     | StopAsked
+    | Broken
     | Due
     | Probed
     | Revoked

@@ -11,7 +11,6 @@ from services.executor.launching import fail, launch_due, proceed, wrong_runtime
 from services.executor.model import (
     CLEANING,
     Attempt,
-    CheckState,
     Destroyed,
     Died,
     Op,
@@ -76,7 +75,6 @@ def _run(a: Attempt, view: View, world: World) -> m.Step:
         started_at=view.started_at or world.now,
         busy=frozenset(),
         adopting=False,
-        checks=tuple(CheckState() for _ in a.payload.spec.health),
     )
     if a.stop is not None:
         return begin_stop(a, a.stop, world)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -253,7 +253,7 @@ class ExecutorService:
     async def _recover_and_sweep(self) -> None:
         self._recover(await self._list())
         strays: frozenset[str] = frozenset()
-        orphans: tuple[Summary, ...] = ()
+        waiting: Mapping[str, float] = {}
         while True:
             try:
                 async with asyncio.timeout(self._config.sweep_s):
@@ -263,16 +263,17 @@ class ExecutorService:
             self._look.clear()
             before = sweep.watched(self.attempts.values())
             listed = await self._list()
-            found = sweep.compare(before, self.attempts, listed, strays, self._world())
+            world = self._world()
+            found = sweep.compare(before, self.attempts, listed, strays, world, waiting)
             strays = found.strays
             for attempt in found.suspects:
                 self._feed(attempt, m.Suspect())
             for each in found.discards:
                 self._discard(each)
-            if found.orphans and found.orphans != orphans:
+            if found.waiting.keys() - waiting.keys():
                 names = [each.name for each in found.orphans]
                 self._log.warning("containers wait to be adopted", containers=names)
-            orphans = found.orphans
+            waiting = found.waiting
 
     async def _list(self) -> tuple[Summary, ...]:
         failures = 0
@@ -377,9 +378,14 @@ class ExecutorService:
 
     async def _perform(self, attempt: AttemptId, action: m.Action) -> None:
         """Do one action and feed back what came of it."""
-        result = await self._hands.do(attempt, action)
-        if result is not None:
-            self._feed(attempt, result)
+        try:
+            result = await self._hands.do(attempt, action)
+            if result is not None:
+                self._feed(attempt, result)
+        except Exception as error:
+            # One attempt that meets a bug must not end the worker of all the others, again and again.
+            self._log.error("attempt broken", attempt=attempt, exc_info=error)
+            self._feed(attempt, m.Broken(f"an error in the executor: {error!r}"))
 
     def _discard(self, what: m.Discard) -> None:
         if what.container in self._discarding:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from services.executor import moves as m
 from services.executor.model import Attempt, AttemptId, ContainerName, Phase, State, Summary
@@ -16,13 +17,14 @@ _WATCHED = frozenset({State.RUNNING, State.STOPPING})
 class Findings:
     """Attempts to look at; containers to clear away; ones that may be, if they still are so at the next sweep.
 
-    `orphans` run without an attempt: they wait to be adopted, and nobody here ends them.
+    `orphans` run without an attempt: they wait to be adopted, for `orphan_grace_s`. `waiting` says since when, by id.
     """
 
     suspects: tuple[AttemptId, ...] = ()
     discards: tuple[m.Discard, ...] = ()
     strays: frozenset[str] = frozenset()
     orphans: tuple[Summary, ...] = ()
+    waiting: Mapping[str, float] = field(default_factory=dict)
 
 
 def watched(attempts: Iterable[Attempt]) -> frozenset[AttemptId]:
@@ -36,8 +38,9 @@ def compare(
     listed: Iterable[Summary],
     strays: frozenset[str],
     world: World,
+    waiting: Mapping[str, float] = MappingProxyType({}),
 ) -> Findings:
-    """Compare. `before` is what `watched` said before the list was read, `strays` the last sweep's."""
+    """Compare. `before` is what `watched` said before the list was read, `strays` and `waiting` the last sweep's."""
     by_name = {each.name: each for each in listed}
     suspects = tuple(
         sorted(
@@ -56,11 +59,17 @@ def compare(
         if each.phase is not Phase.RUNNING
         and world.now - each.created_at > world.config.stray_grace_s
     ]
+    orphans = tuple(each for each in unknown if each.phase is Phase.RUNNING)
+    since = {each.id: waiting.get(each.id, world.now) for each in orphans}
+    grace_s = world.config.orphan_grace_s
+    unwanted = [each for each in orphans if world.now - since[each.id] >= grace_s]
+    gone = [each for each in dead if each.id in strays]
     return Findings(
         suspects=suspects,
-        discards=tuple(m.Discard(each.name, each.id) for each in dead if each.id in strays),
+        discards=tuple(m.Discard(each.name, each.id) for each in (*gone, *unwanted)),
         strays=frozenset(each.id for each in dead),
-        orphans=tuple(each for each in unknown if each.phase is Phase.RUNNING),
+        orphans=orphans,
+        waiting=since,
     )
 
 

@@ -26,7 +26,7 @@ from libs.common.serve import segment
 from libs.common.spec import AppSpec
 from services.gateway.core import bu_of_target, incomplete
 from services.gateway.model import Operation
-from services.gateway.parts import Gateway, actor_of, app_filter, app_of, guarded, whole
+from services.gateway.parts import Gateway, actor_of, app_filter, app_of, guarded, reading, whole
 from services.gateway.peers import DEPLOYER
 from services.gateway.views import list_apps, list_instances
 
@@ -71,7 +71,7 @@ def _spec_routes(gateway: Gateway) -> tuple[Route, ...]:
         return reply(await list_apps(gateway, actor_of(request)))
 
     async def list_releases(request: Request) -> Response:
-        part = await gateway.peers.part(actor_of(request), DEPLOYER, f"{request.path}")
+        part = await gateway.peers.part(actor_of(request), DEPLOYER, request.path)
         content = {"releases": part.rows("releases"), "incomplete": incomplete(part)}
         return reply(Releases.model_validate(content))
 
@@ -90,31 +90,11 @@ def _spec_routes(gateway: Gateway) -> tuple[Route, ...]:
         headers={"If-Match": "the ETag of the spec that this one replaces"},
     )
     return (
-        guarded(gateway, Route("GET", "/v1/apps", all_apps, Access.KEY, "All apps", response=Apps)),
+        reading(gateway, "/v1/apps", all_apps, "All apps", Apps),
         guarded(gateway, put, "app.put", app_of),
-        guarded(gateway, Route("GET", APP, get_app, Access.KEY, "An app's spec", response=AppView)),
-        guarded(
-            gateway,
-            Route(
-                "GET",
-                f"{APP}/releases",
-                list_releases,
-                Access.KEY,
-                "An app's releases",
-                response=Releases,
-            ),
-        ),
-        guarded(
-            gateway,
-            Route(
-                "GET",
-                f"{APP}/instances",
-                list_own_instances,
-                Access.KEY,
-                "An app's instances",
-                response=Instances,
-            ),
-        ),
+        reading(gateway, APP, get_app, "An app's spec and state", AppView),
+        reading(gateway, f"{APP}/releases", list_releases, "An app's releases", Releases),
+        reading(gateway, f"{APP}/instances", list_own_instances, "Its instances", Instances),
     )
 
 
@@ -232,33 +212,14 @@ def _deployment_routes(gateway: Gateway) -> tuple[Route, ...]:
         )
         return guarded(gateway, made, f"deployment.{verb}")
 
+    page = {"app": "of this app, bu/app", "limit": "at most so many"}
+    text = "Deployments, newest first"
     return (
-        guarded(
-            gateway,
-            Route(
-                "GET",
-                "/v1/deployments",
-                list_deployments,
-                Access.KEY,
-                "Deployments, newest first",
-                response=Deployments,
-                query={"app": "of this app, bu/app", "limit": "at most so many"},
-            ),
-        ),
-        guarded(
-            gateway,
-            Route(
-                "GET",
-                DEPLOYMENT,
-                get_deployment,
-                Access.KEY,
-                "How a deployment goes",
-                response=DeploymentView,
-            ),
-        ),
+        reading(gateway, "/v1/deployments", list_deployments, text, Deployments, query=page),
+        reading(gateway, DEPLOYMENT, get_deployment, "How a deployment goes", DeploymentView),
         change("pause", "Hold a deployment where it stands"),
         change("resume", "Let a paused deployment go on"),
-        change("abort", "End a deployment; what it has done stays"),
+        change("abort", "End a deployment by going back to what was there before"),
     )
 
 

@@ -18,7 +18,7 @@ from libs.common.errors import InvalidInput
 from libs.common.http import Access, Request, Response, Role, Route, reply
 from services.gateway.api_apps import IDEMPOTENT
 from services.gateway.model import KeyId
-from services.gateway.parts import Gateway, actor_of, guarded, whole
+from services.gateway.parts import Gateway, actor_of, guarded, reading, whole
 
 CURSOR = re.compile(r"[0-9a-f-]{1,80}")
 
@@ -51,56 +51,28 @@ def key_routes(gateway: Gateway) -> tuple[Route, ...]:
         views = tuple(AuditView(**entry.model_dump(exclude={"bu"})) for entry in entries)
         return reply(Audit(entries=views, next=entries[-1].id if more and entries else ""))
 
-    admin = Role.ADMIN
+    make = Route(
+        "POST",
+        "/v1/keys",
+        create,
+        Access.KEY,
+        "Make an API key; it is shown once",
+        Role.ADMIN,
+        NewKey,
+        KeyCreated,
+        201,
+        headers=IDEMPOTENT,
+    )
+    end = Route(
+        "DELETE", "/v1/keys/{key}", revoke, Access.KEY, "Revoke an API key", Role.ADMIN,
+        response=KeyView,
+    )  # fmt: skip
+    pages = {"limit": "at most so many", "before": "the `next` of the page before"}
+    text = "Who asked what, newest first"
     return (
-        guarded(
-            gateway,
-            Route(
-                "POST",
-                "/v1/keys",
-                create,
-                Access.KEY,
-                "Make an API key; it is shown once",
-                admin,
-                NewKey,
-                KeyCreated,
-                201,
-                headers=IDEMPOTENT,
-            ),
-            "key.create",
-        ),
-        guarded(
-            gateway,
-            Route("GET", "/v1/keys", list_keys, Access.KEY, "API keys", admin, response=Keys),
-        ),
-        guarded(
-            gateway,
-            Route(
-                "DELETE",
-                "/v1/keys/{key}",
-                revoke,
-                Access.KEY,
-                "Revoke an API key",
-                admin,
-                response=KeyView,
-            ),
-            "key.revoke",
-        ),
-        guarded(
-            gateway,
-            Route("GET", "/v1/tenants", tenants, Access.KEY, "Business units", response=Tenants),
-        ),
-        guarded(
-            gateway,
-            Route(
-                "GET",
-                "/v1/audit",
-                audit,
-                Access.KEY,
-                "Who asked what, newest first",
-                admin,
-                response=Audit,
-                query={"limit": "at most so many", "before": "the `next` of the page before"},
-            ),
-        ),
+        guarded(gateway, make, "key.create"),
+        reading(gateway, "/v1/keys", list_keys, "API keys", Keys, role=Role.ADMIN),
+        guarded(gateway, end, "key.revoke"),
+        reading(gateway, "/v1/tenants", tenants, "Business units", Tenants),
+        reading(gateway, "/v1/audit", audit, text, Audit, role=Role.ADMIN, query=pages),
     )

@@ -9,14 +9,14 @@ from libs.common.actor import Actor
 from libs.common.bus.base import TopicPartition
 from libs.common.errors import InvalidInput
 from libs.common.events import TOPICS
-from libs.common.http import Access, Request, Response, Route
+from libs.common.http import Request, Response, Route
 from libs.common.serve import segment
 from services.gateway.auth import key_id_of
 from services.gateway.core import choose_topics
 from services.gateway.feed import EventStream, Wanted
 from services.gateway.model import KeyId
 from services.gateway.offsets import decode
-from services.gateway.parts import Gateway, actor_of, flag, guarded, whole
+from services.gateway.parts import Gateway, actor_of, flag, reading, whole
 from services.gateway.peers import with_query
 from services.gateway.views import find_container
 
@@ -48,41 +48,26 @@ def stream_routes(gateway: Gateway) -> tuple[Route, ...]:
             {"follow": int(follow), "tail": tail, "since": since or ""},
         )
 
+    chosen = {
+        "topics": "comma-separated; `deploy.*` takes all that begin so",
+        "subject": "about this app or instance only",
+    }
+    resumed = {"Last-Event-ID": "resume after this event"}
+    part = {
+        "follow": "go on as more is written",
+        "tail": "at most so many of the last lines",
+        "since": "not before this time, Unix seconds",
+    }
+    text, path = "What happens, as it happens", "/v1/instances/{instance}/logs"
     return (
-        guarded(
-            gateway,
-            Route(
-                "GET",
-                "/v1/events",
-                events,
-                Access.KEY,
-                "What happens, as it happens",
-                response=EventView,
-                query={
-                    "topics": "comma-separated; `deploy.*` takes all that begin so",
-                    "subject": "about this app or instance only",
-                },
-                headers={"Last-Event-ID": "resume after this event"},
-                produces=SSE,
-            ),
+        reading(
+            gateway, "/v1/events", events, text, EventView,
+            query=chosen, headers=resumed, produces=SSE,
         ),
-        guarded(
-            gateway,
-            Route(
-                "GET",
-                "/v1/instances/{instance}/logs",
-                logs,
-                Access.KEY,
-                "What an instance writes",
-                query={
-                    "follow": "go on as more is written",
-                    "tail": "at most so many of the last lines",
-                    "since": "not before this time, Unix seconds",
-                },
-                produces=NDJSON,
-            ),
+        reading(
+            gateway, path, logs, "What an instance writes", None, query=part, produces=NDJSON
         ),
-    )
+    )  # fmt: skip
 
 
 async def open_events(gateway: Gateway, wanted: Wanted, key_id: KeyId, last_id: str) -> Response:

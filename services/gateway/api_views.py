@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from libs.client.model import Alerts, Instances, Networks, NetworkView, Nodes
 from libs.common.errors import InvalidInput
-from libs.common.http import Access, Request, Response, Route, reply
-from services.gateway.parts import Gateway, actor_of, app_filter, guarded
+from libs.common.http import Request, Response, Route, reply
+from services.gateway.parts import Gateway, actor_of, app_filter, reading
 from services.gateway.views import (
     list_alerts,
     list_instances,
@@ -14,7 +14,7 @@ from services.gateway.views import (
     read_network,
 )
 
-ALERT_STATES = ("", "firing", "resolved")
+ALERT_STATES = ("firing", "resolved")
 
 
 def view_routes(gateway: Gateway) -> tuple[Route, ...]:
@@ -33,54 +33,18 @@ def view_routes(gateway: Gateway) -> tuple[Route, ...]:
         return reply(await read_network(gateway, actor_of(request), request.params["network"]))
 
     async def alerts(request: Request) -> Response:
-        state = request.query.get("state", "")
-        if state not in ALERT_STATES:
+        state = request.query.get("state")
+        if state not in (None, *ALERT_STATES):
             raise InvalidInput.of("state", "is not a state of alerts", "firing or resolved")
-        return reply(await list_alerts(gateway, actor_of(request), state))
+        return reply(await list_alerts(gateway, actor_of(request), state or ""))
 
     app = {"app": "of this app only, bu/app"}
-    made = (
-        Route(
-            "GET",
-            "/v1/instances",
-            instances,
-            Access.KEY,
-            "Instances: wanted and observed",
-            response=Instances,
-            query=app,
-        ),
-        Route(
-            "GET",
-            "/v1/nodes",
-            nodes,
-            Access.KEY,
-            "Hosts, what they have and what is reserved",
-            response=Nodes,
-        ),
-        Route(
-            "GET",
-            "/v1/networks",
-            networks,
-            Access.KEY,
-            "Networks and their use",
-            response=Networks,
-        ),
-        Route(
-            "GET",
-            "/v1/networks/{network}",
-            network,
-            Access.KEY,
-            "One network",
-            response=NetworkView,
-        ),
-        Route(
-            "GET",
-            "/v1/alerts",
-            alerts,
-            Access.KEY,
-            "Alerts",
-            response=Alerts,
-            query={"state": "firing or resolved"},
-        ),
+    state = {"state": "firing or resolved"}
+    text = "Instances: wanted and observed"
+    return (
+        reading(gateway, "/v1/instances", instances, text, Instances, query=app),
+        reading(gateway, "/v1/nodes", nodes, "Hosts, and what is reserved there", Nodes),
+        reading(gateway, "/v1/networks", networks, "Networks and their use", Networks),
+        reading(gateway, "/v1/networks/{network}", network, "One network", NetworkView),
+        reading(gateway, "/v1/alerts", alerts, "What is or was wrong", Alerts, query=state),
     )
-    return tuple(guarded(gateway, route) for route in made)

@@ -20,9 +20,7 @@ def _openapi() -> bytes:
 
 
 def _asyncapi() -> bytes:
-    return orjson.dumps(
-        asyncapi.document(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    )
+    return orjson.dumps(asyncapi.document(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 DOCUMENTS: Mapping[str, Callable[[], bytes]] = {

@@ -136,9 +136,9 @@ class Operations:
         self, request: Request, action: str, target: str, *, anew: bool = False
     ) -> Operation:
         actor = request.principal.name
-        key = "" if anew else request.headers.get("idempotency-key", "")
+        key = None if anew else request.headers.get("idempotency-key")
         return Operation(
-            id=OperationId(operation_id(actor, key) if key else f"o-{self.ids.uuid()}"),
+            id=OperationId(f"o-{self.ids.uuid()}" if key is None else operation_id(actor, key)),
             actor=actor,
             bu=bu_of_target(target),
             action=action,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import BaseModel
 
 from libs.common.actor import Actor
 from libs.common.bus.base import Bus
 from libs.common.clock import Clock
 from libs.common.errors import GantryError, InvalidInput, NotFound, Refused
-from libs.common.http import Request, Response, Route
+from libs.common.http import Access, Handler, Request, Response, Route
 from libs.common.spec import NAME_PATTERN
 from libs.common.telemetry import Log
 from services.gateway.auth import Gate, Sessions
@@ -81,6 +84,20 @@ def guarded(gateway: Gateway, route: Route, action: str = "", target: Target = o
             raise
 
     return replace(route, handler=handler)
+
+
+def reading(
+    gateway: Gateway,
+    path: str,
+    handler: Handler,
+    text: str,
+    response: type[BaseModel] | None,
+    **more: Any,
+) -> Route:
+    """A guarded GET."""
+    return guarded(
+        gateway, Route("GET", path, handler, Access.KEY, text, response=response, **more)
+    )
 
 
 def _check_parameters(route: Route, request: Request) -> None:

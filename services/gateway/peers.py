@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from libs.common.actor import Actor
@@ -14,6 +14,9 @@ from libs.common.errors import NotFound, Unavailable
 from libs.common.http import Kind, Response, ServiceClient, StreamClient, call_json, raise_problem
 from libs.common.tokens import TokenSigner, derive_key
 from services.gateway.core import Part
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 SIGNERS = 10_000
 DEPLOYER, SCHEDULER, IPAM, MONITOR = "deployer", "scheduler", "ipam", "monitor"
@@ -87,13 +90,11 @@ class Peers:
         except Unavailable:
             return Part(service, away=True)
 
-    async def parts(self, actor: Actor, asked: Sequence[tuple[str, str]]) -> list[Part]:
-        """Several parts at once, of (service, path)."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._quiet(actor, service, path)) for service, path in asked
-            ]
-        return [task.result() for task in tasks]
+    async def parts(
+        self, actor: Actor, one: tuple[str, str], other: tuple[str, str]
+    ) -> tuple[Part, Part]:
+        """Two parts at once, each of (service, path); what is not found is empty."""
+        return await pair(self._quiet(actor, *one), self._quiet(actor, *other))
 
     async def _quiet(self, actor: Actor, service: str, path: str) -> Part:
         try:
@@ -112,6 +113,16 @@ class Peers:
             response = Response(response.status, body, response.headers, response.content_type)
         raise_problem(f"hostd on {host}", response)
         return response
+
+
+async def pair(one: Coroutine[Any, Any, S], other: Coroutine[Any, Any, T]) -> tuple[S, T]:
+    """The results of both, run at the same time. Raises the first one's own error, not a group of them."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            first, second = group.create_task(one), group.create_task(other)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return first.result(), second.result()
 
 
 def with_query(path: str, query: Mapping[str, str | int] | None) -> str:

@@ -32,10 +32,8 @@ async def list_instances(gateway: Gateway, actor: Actor, app: str = "") -> Insta
     own = "" if actor.bu == "*" or app else actor.bu
     wanted, observed = await gateway.peers.parts(
         actor,
-        [
-            (DEPLOYER, with_query("/v1/instances", {"app": app, "bu": own})),
-            (SCHEDULER, with_query("/v1/instances", {"app": app})),
-        ],
+        (DEPLOYER, with_query("/v1/instances", {"app": app, "bu": own})),
+        (SCHEDULER, with_query("/v1/instances", {"app": app})),
     )
     rows = join_instances(wanted, observed)
     seen = [row for row in rows if actor.sees(bu_of_target(str(row.get("app", ""))))]
@@ -63,7 +61,7 @@ def _order(row: Mapping[str, Any]) -> tuple[str, str]:
 async def list_nodes(gateway: Gateway, actor: Actor) -> Nodes:
     """All hosts: what monitor sees of them, with what the scheduler has reserved there."""
     seen, agents = await gateway.peers.parts(
-        actor, [(MONITOR, "/v1/nodes"), (SCHEDULER, "/v1/agents")]
+        actor, (MONITOR, "/v1/nodes"), (SCHEDULER, "/v1/agents")
     )
     content = {"nodes": join_nodes(seen, agents), "incomplete": incomplete(seen, agents)}
     return Nodes.model_validate(content)

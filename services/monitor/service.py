@@ -175,10 +175,19 @@ class Monitor:
             return None
         if alert.notified != alert.firing:
             await self._notifier.tell(alert)
-            told = replace(alert, notified=alert.firing)
-            if not await self.store.save_alert(told, (), self._rt.clock.now()):
-                return 0.1  # it changed meanwhile: look again
+            await self._told(alert)
         return None
+
+    async def _told(self, alert: Alert) -> None:
+        """Remember what people know, however often the alert is counted on meanwhile: nobody is told twice."""
+        for _ in range(TRIES):
+            current = await self.store.alert(alert.id)
+            if current is None or (current.firing, current.since) != (alert.firing, alert.since):
+                break  # it turned meanwhile; that is told next
+            told = replace(current, notified=current.firing)
+            if await self.store.save_alert(told, (), self._rt.clock.now()):
+                return
+        self._queue.add(alert.id)
 
 
 async def run(

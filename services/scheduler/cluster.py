@@ -31,6 +31,7 @@ class Volatile:
     """What a new leader learns anew from Mesos; never saved."""
 
     subscribed: bool = False
+    subscribed_at: float = 0.0
     offers: dict[OfferId, Offer] = field(default_factory=dict)
     agents: dict[AgentId, Agent] = field(default_factory=dict)
     suppressed: bool = False

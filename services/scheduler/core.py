@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from libs.common.events import model as ev
+from libs.common.task import container_name
 from libs.mesos import events as mesos
 from services.scheduler import policy, updates
 from services.scheduler.cluster import Cluster, Draft
@@ -37,6 +38,7 @@ from services.scheduler.model import (
     Tick,
     Unwant,
     Want,
+    attempt_id,
 )
 from services.scheduler.tasks import TaskFactory, parse_offer
 
@@ -128,6 +130,7 @@ def _subscribed(draft: Draft, now: float) -> None:
     """First ask for each task by name, then for all: those nobody knows come with the second answer."""
     volatile = draft.volatile
     volatile.subscribed = True
+    volatile.subscribed_at = now
     volatile.suppressed = False
     volatile.revived_at = now
     volatile.offers.clear()
@@ -153,8 +156,11 @@ def _offers(draft: Draft, offers: Iterable[Offer]) -> None:
 
 
 def _watch(draft: Draft, now: float, config: SchedulerConfig) -> None:
+    # Time in which nobody could act does not count.
+    able_since = draft.volatile.subscribed_at if draft.volatile.subscribed else now
     for instance in list(draft.watched()):
         age_s = now - instance.since
+        orphaned_s = now - max(instance.orphaned_at, able_since)
         match instance.state:
             case State.PENDING if instance.stop:
                 updates.end(draft, instance, now, instance.message)
@@ -164,7 +170,7 @@ def _watch(draft: Draft, now: float, config: SchedulerConfig) -> None:
                 continue
             case State.UNREACHABLE if age_s >= config.unreachable_after_s:
                 updates.replace_unreachable(draft, instance, now)
-            case State.ORPHANED if age_s >= config.adoption_deadline_s:
+            case State.ORPHANED if orphaned_s >= config.adoption_deadline_s:
                 updates.give_up_adoption(draft, instance, now)
             case State.STAGED if age_s >= config.staged_timeout_s:
                 _ask(draft, instance, now, config)
@@ -314,7 +320,7 @@ def _launch(
         by_agent.setdefault(agent, []).append(instance)
     for agent, instances in by_agent.items():
         mine = offers[agent]
-        launched = [_staged(each, mine[0], now) for each in instances]
+        launched = [_staged(each, mine[0], now, tasks.cluster) for each in instances]
         for each in launched:
             draft.put(each, _accepted(each, mine[0]))
         infos = tuple(tasks.task_info(each) for each in launched)
@@ -323,7 +329,8 @@ def _launch(
             del draft.volatile.offers[offer.id]
 
 
-def _staged(instance: Instance, offer: Offer, now: float) -> Instance:
+def _staged(instance: Instance, offer: Offer, now: float, cluster: str) -> Instance:
+    fresh = container_name(cluster, attempt_id(instance.id, instance.generation + 1))
     return replace(
         instance,
         state=State.STAGED,
@@ -335,7 +342,7 @@ def _staged(instance: Instance, offer: Offer, now: float) -> Instance:
         delayed="",
         message="",
         address=instance.address if instance.adopt else "",
-        container=instance.container if instance.adopt else "",
+        container=instance.adopt or fresh,
     )
 
 

@@ -55,7 +55,8 @@ LIVE = frozenset({State.STAGED, State.STARTING, State.RUNNING, State.UNREACHABLE
 class Instance:
     """One wanted instance and its current attempt; a document of the scheduler's.
 
-    `generation` counts attempts; `attempt` is `<id>.<generation>`. Times are Unix seconds.
+    `generation` counts attempts; `attempt` is `<id>.<generation>`. `adopt` is the container of an earlier attempt that
+    this one is to take over, `orphaned_at` when it lost its task. Times are Unix seconds.
     """
 
     id: InstanceId
@@ -76,6 +77,7 @@ class Instance:
     not_before: float = 0.0
     since: float = 0.0
     adopt: str = ""
+    orphaned_at: float = 0.0
     message: str = ""
     delayed: str = ""
     delayed_at: float = 0.0
@@ -289,7 +291,7 @@ class SchedulerConfig(BaseModel):
 _PLAIN = (
     *("app", "release", "deployment", "stop", "generation", "agent", "hostname", "address"),
     *("container", "healthy", "failures", "not_before", "since", "adopt", "message", "delayed"),
-    *("delayed_at", "traceparent", "correlation"),
+    *("orphaned_at", "delayed_at", "traceparent", "correlation"),
 )
 
 

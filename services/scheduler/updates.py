@@ -122,6 +122,7 @@ def _running(
         address=report.address or instance.address,
         container=report.container or instance.container,
         adopt="",
+        orphaned_at=0.0,
         message=instance.message if instance.stop else report.detail,
     )
     if after == instance:
@@ -149,10 +150,14 @@ def _ended(
 ) -> None:
     reason = status.get("reason", "")
     message = report.detail or status.get("message", "")
-    ran = instance.state in (State.RUNNING, State.UNREACHABLE)
-    if reason in ORPHANING and instance.container and ran:
+    if _container_may_run(instance, status, now, config):
         orphan = replace(
-            instance, state=State.ORPHANED, since=now, adopt=instance.container, message=message
+            instance,
+            state=State.ORPHANED,
+            since=now,
+            adopt=instance.container,
+            orphaned_at=instance.orphaned_at or now,
+            message=message,
         )
         draft.put(orphan)
         return
@@ -180,10 +185,27 @@ def _ended(
         not_before=now + backoff_s,
         healthy=None,
         adopt="",
+        orphaned_at=0.0,
         message=message,
     )
     draft.volatile.killed.pop(instance.id, None)
     draft.put(after, exited)
+
+
+def _container_may_run(
+    instance: Instance, status: TaskStatus, now: float, config: SchedulerConfig
+) -> bool:
+    """The task is over, but nobody has seen its container end: the next attempt takes that over, or starts anew.
+
+    So it is when the executor died, and whenever somebody else than the executor speaks of the end of one that ran.
+    """
+    if status["state"] == "TASK_GONE_BY_OPERATOR":
+        return False
+    if instance.orphaned_at and now - instance.orphaned_at >= config.adoption_deadline_s:
+        return False
+    ran = bool(instance.adopt) or instance.state in (State.RUNNING, State.UNREACHABLE)
+    unseen = ran and status.get("source") != "SOURCE_EXECUTOR"
+    return unseen or status.get("reason", "") in ORPHANING
 
 
 def end(draft: Draft, instance: Instance, now: float, reason: str) -> None:
@@ -271,13 +293,15 @@ def give_up_adoption(draft: Draft, instance: Instance, now: float) -> None:
         since=now,
         not_before=now,
         adopt="",
+        orphaned_at=0.0,
         healthy=None,
+        message="its executor died, and its container was not adopted in time",
     )
     exited = ev.ContainerExited(
         **_place(instance),
         state="TASK_FAILED",
         reason=GONE_EXECUTOR,
-        message="its executor died, and its container was not adopted in time",
+        message=after.message,
         wanted=instance.stop,
         final=instance.stop,
     )

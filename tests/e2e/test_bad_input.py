@@ -103,9 +103,9 @@ async def test_an_image_that_does_not_exist_leaves_the_old_release_running(cloud
     first = await cloud.client.wait((await cloud.client.deploy(app)).deployment)
     assert first.state == "succeeded", first
     before = {each.instance for each in (await cloud.client.instances(app)).instances}
-    missing = cloud.story.images["sample-web:v1"].reference.partition("@")[0].rpartition(":")[0]
+    registry = f"127.0.0.1:{cloud.stack.layout.ports['registry']}"
     async with asyncio.timeout(15):
-        asked = await cloud.client.deploy(app, image=f"{missing}:nowhere")
+        asked = await cloud.client.deploy(app, image=f"{registry}/sample-web:nowhere")
         failed = await cloud.client.wait(asked.deployment)
     assert failed.state == "failed", failed
     assert "nowhere" in failed.reason, failed

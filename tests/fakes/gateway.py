@@ -142,14 +142,17 @@ async def gateway_world(
     apps = make_apps(deployer, others, SECRET, clock)
     shared.local.apps.update(apps)
     world = World(shared, clock, bus, deployer, others)
-    async with serve(apps["hostd"], "127.0.0.1:0") as others.hostd_url:
-        async with open_runtime(shared, "deployer") as rt_deployer, running(shared) as _:
-            listening = rt_deployer.subscription({ev.DeployRequested: deployer.on_requested})
-            async with asyncio.TaskGroup() as group:
-                task = group.create_task(listening.run())
-                world.admin_key = (data_dir / KEY_FILE).read_text().strip()
-                yield world
-                task.cancel()
+    async with (
+        serve(apps["hostd"], "127.0.0.1:0") as others.hostd_url,
+        open_runtime(shared, "deployer") as rt_deployer,
+        running(shared),
+        asyncio.TaskGroup() as group,
+    ):
+        listening = rt_deployer.subscription({ev.DeployRequested: deployer.on_requested})
+        task = group.create_task(listening.run())
+        world.admin_key = (data_dir / KEY_FILE).read_text().strip()
+        yield world
+        task.cancel()
 
 
 @asynccontextmanager

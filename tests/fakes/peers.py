@@ -1,7 +1,7 @@
 """The services that the gateway asks, in memory: real `HttpApp`s that check tokens and actors as the real ones do.
 
-They answer in the shapes of `services/{deployer,scheduler,ipam,monitor,hostd}/api.py`. The deployer hears of deployments by
-`deploy.requested` and carries them out at once, with the events that the real ones publish on the way.
+They answer in the shapes of the real ones' `api.py`. The deployer hears of deployments by `deploy.requested` and
+carries them out at once, with the events that the real ones publish on the way.
 """
 
 from __future__ import annotations

@@ -77,7 +77,10 @@ async def test_the_way_of_an_app(served: tuple[World, str]) -> None:
         lines = [line async for line in gantry.logs(instances[0].instance, tail=2)]
         assert [line["stream"] for line in lines] == ["stdout", "stdout"]
         assert [each.app for each in (await gantry.apps()).apps] == ["acme/web"]
-        assert [each.action for each in (await gantry.deployments("acme/web")).deployments] == ["scale", "release"]
+        assert [each.action for each in (await gantry.deployments("acme/web")).deployments] == [
+            "scale",
+            "release",
+        ]
         assert (await gantry.nodes()).nodes[0].instances == 5
         assert (await gantry.network("blue")).network == "blue"
         assert (await gantry.plan("acme/web")).model_dump()["release"] == 2
@@ -211,7 +214,10 @@ async def test_events_survive_broken_connections_without_gap_or_double(
     seen: list[str] = []
     async with server, client(proxy, world.admin_key) as gantry:
         place = await gantry.place(["node.*"])
-        async with aclosing(gantry.events(["node.*"], last_id=place)) as events, asyncio.timeout(20):
+        async with (
+            aclosing(gantry.events(["node.*"], last_id=place)) as events,
+            asyncio.timeout(20),
+        ):
             for n in range(40):
                 await world.deployer.tell(ev.NodeLost(agent=f"a{n}", hostname="h"))
                 if n % 10 == 5:
@@ -225,30 +231,32 @@ async def test_a_reader_that_left_gives_its_place_back_though_nothing_is_written
     tmp_path: Path,
 ) -> None:
     config = GatewayConfig(max_streams=2, heartbeat_s=3600)
-    async with live_gateway(tmp_path, config) as (world, url):
-        async with client(url, world.admin_key) as gantry:
-            for _ in range(6):
-                async with asyncio.timeout(10):
-                    while True:
-                        try:
-                            await gantry.place()
-                            break
-                        except TooMany:
-                            await asyncio.sleep(0.05)
+    async with (
+        live_gateway(tmp_path, config) as (world, url),
+        client(url, world.admin_key) as gantry,
+    ):
+        for _ in range(6):
+            async with asyncio.timeout(10):
+                while True:
+                    try:
+                        await gantry.place()
+                        break
+                    except TooMany:
+                        await asyncio.sleep(0.05)
 
 
 async def test_a_stop_does_not_wait_for_readers(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     async with gateway_world(tmp_path) as world:
-        async with client("http://unused", world.admin_key):
-            pass
         stopped_at = 0.0
 
         async def read(url: str, begun: asyncio.Event) -> None:
-            async with client(url, world.admin_key) as gantry:
-                async with gantry._transport.stream("/v1/events") as chunks:
-                    async for _ in chunks:
-                        begun.set()
+            async with (
+                client(url, world.admin_key) as gantry,
+                gantry._transport.stream("/v1/events") as chunks,
+            ):
+                async for _ in chunks:
+                    begun.set()
 
         async with asyncio.TaskGroup() as group:
             begun = asyncio.Event()

@@ -16,6 +16,7 @@ import pytest
 from infra.images.build import SAMPLES, build_images
 from infra.provision import OvsServer, Server
 from libs.common.errors import Conflict, NotFound, Stale
+from tests.contract.network.conftest import restart_switch
 from tests.integration.hostd_host import PORT, ROOT, Host, inside, open_host, run, tcp
 
 HOST_INODE = os.stat("/proc/self/ns/net").st_ino
@@ -99,8 +100,7 @@ async def test_a_sender_cannot_pretend(host: Host) -> None:
 async def test_traffic_goes_on_after_the_switch_restarted(host: Host) -> None:
     one, two = await asyncio.gather(host.start("one"), host.start("two"))
     await host.wait_served(one.namespace, two.ip)
-    await host.ovs.kill9()
-    await host.ovs.start()
+    await restart_switch(host.ovs)
     await host.wait_served(one.namespace, two.ip)
     inside(one.namespace, "ip", "addr", "add", "10.88.0.200/32", "dev", "eth0")
     assert not await tcp(one.namespace, two.ip, source="10.88.0.200")

@@ -180,7 +180,8 @@ class Chaos:
     # -- what all share
 
     async def _cut_off(self) -> None:
-        places = [each.name for each in (*self.cloud.hosts, *self.cloud.processes)]
+        places = [each.name for each in self.cloud.hosts]
+        places += [each.name for each in self.cloud.processes]
         place = self.rng.choice(places)
         self._hit(Point.HTTP_PARTITION, place)
         cut = self.cloud.net.cut_off

@@ -92,7 +92,8 @@ class HostdEngine:
 
 
 async def _no_lines() -> AsyncIterator[bytes]:
-    for line in ():
+    nothing: tuple[bytes, ...] = ()
+    for line in nothing:
         yield line
 
 

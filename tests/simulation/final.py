@@ -18,6 +18,7 @@ async def check_end(
     acked: Acked,
     invariants: Invariants,
     outcomes: Counter[str],
+    last: Sequence[str | None],
 ) -> None:
     """All checks that make sense only when everything has come to rest."""
     by_app = {user.app: user for user in users}
@@ -28,6 +29,8 @@ async def check_end(
             invariants.fail(f"{app}: deployment {deployment} never ended: {state}")
         elif state["state"] != "succeeded" and not state["reason"]:
             invariants.fail(f"{app}: deployment {deployment} ended without a reason: {state}")
+        elif deployment in last and state["state"] != "succeeded":
+            invariants.fail(f"{app}: a restart after all faults are over: {state}")
     for app, mark in acked.markers.items():
         response = await by_app[app].call("GET", f"/v1/apps/{app}")
         spec = response.json()["spec"]

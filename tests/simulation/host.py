@@ -8,7 +8,7 @@ from typing import Protocol
 
 from libs.common.clock import RngIds
 from libs.common.errors import GantryError, Unavailable
-from libs.common.http import Kind
+from libs.common.http import Kind, Response, ServiceClient
 from libs.mesos.environment import ExecutorEnvironment
 from libs.mesos.errors import MesosError
 from libs.minimesos.local import ExecutorLaunch
@@ -36,6 +36,7 @@ from tests.simulation.mesosnet import MesosNet, MesosTransport
 from tests.simulation.process import (
     Surroundings,
     client_of,
+    described,
     leaves,
     make_telemetry,
     rng_of,
@@ -121,7 +122,7 @@ class Host:
         self.world.trace.add(life.name, f"fails: {error!r:.300}")
         for each in leaves(error):
             if not isinstance(each, GantryError | MesosError | asyncio.CancelledError):
-                self.world.bug(f"{life.name} died of {each!r}")
+                self.world.bug(f"{life.name} died of {described(each)}")
         life.dead = True
 
     def _kernel_fault(self, step: str) -> None:
@@ -207,7 +208,7 @@ class Supervisor:
             clock=clock,
             rng=rng,
             log=make_telemetry(world, "executor", life.name).log,
-            config=ExecutorConfig(cluster=cluster, agent=host.name),
+            config=ExecutorConfig(cluster=cluster, agent=host.name, orphan_grace_s=120.0),
             identity=Identity(cluster, host.name, f"run-{self.pid}"),
         )
         try:
@@ -226,10 +227,22 @@ class Supervisor:
 class _HostdClient:
     """The executor calls `hostd`; which one is meant is a matter of the socket."""
 
-    def __init__(self, client: object, host: str) -> None:
+    def __init__(self, client: ServiceClient, host: str) -> None:
         self._client = client
         self._host = host
 
-    async def call(self, service: str, *args: object, **more: object) -> object:
+    async def call(
+        self,
+        service: str,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10.0,
+    ) -> Response:
         """See ServiceClient."""
-        return await self._client.call(f"{service}@{self._host}", *args, **more)  # type: ignore[attr-defined]
+        name = f"{service}@{self._host}"
+        return await self._client.call(
+            name, method, path, body=body, headers=headers, timeout_s=timeout_s
+        )

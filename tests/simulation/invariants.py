@@ -28,7 +28,6 @@ from tests.simulation.host import Host
 ENDED_DEPLOYMENT = frozenset(
     {"succeeded", "failed", "rolled_back", "aborted", "superseded", "refused"}
 )
-GIVE_UP_REASONS = ("unreachable", "was not adopted in time", "executor")
 
 
 class Invariants:
@@ -41,7 +40,6 @@ class Invariants:
         self._generations: dict[str, int] = {}
         self._ended: set[str] = set()
         self._born: set[str] = set()  # instances whose birth was decided
-        self._attempts: dict[str, int] = {}
         cloud.on_write.append(self.on_write)
 
     def after_step(self) -> None:
@@ -65,7 +63,7 @@ class Invariants:
         for host in self.cloud.hosts:
             attachments = host.kernel.attachments
             for namespace, wire in host.kernel.wires.items():
-                attachment = attachments.get(namespace)  # type: ignore[call-overload]
+                attachment = attachments.get(namespace)
                 if attachment is None or attachment.address is None:
                     continue  # being taken down after its document went, or not ours
                 address = attachment.address
@@ -144,12 +142,9 @@ class Invariants:
         self._stays(f"instance {instance}", body["state"] == "ended")
         for task, _agent in body["strays"]:
             self.given_up.add(task)
-        before = self._attempts.get(instance, 0)
-        if body["state"] in ("pending", "ended") and generation:
-            # Whatever the reason: from here on the scheduler starts another one, or none.
-            if any(word in body["message"] for word in GIVE_UP_REASONS) or body["stop"]:
-                self.given_up.add(f"{instance}.{generation}")
-        self._attempts[instance] = max(before, generation)
+        if body["state"] in ("pending", "ended") and generation and _gives_up(body):
+            # A container may have been taken over since an earlier attempt.
+            self.given_up.update(f"{instance}.{n}" for n in range(1, generation + 1))
 
     def _deployment(self, deployment: str, body: Mapping[str, Any]) -> None:
         ended = body["state"] in ENDED_DEPLOYMENT
@@ -191,6 +186,12 @@ class Invariants:
             self._ended.add(what)
         elif what in self._ended:
             self.fail(f"{what} had ended and goes on")
+
+
+def _gives_up(body: Mapping[str, Any]) -> bool:
+    """Does the scheduler go on although a container may still run, on a host that nobody can reach."""
+    words = ("is unreachable", "was not adopted in time")
+    return any(word in body["message"] for word in words)
 
 
 def _counts(instance: Mapping[str, Any], rolling: bool) -> bool:

@@ -15,6 +15,7 @@ import gc
 import random
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -47,7 +48,8 @@ class _Future(asyncio.Future[Any]):
 class _Task(asyncio.Task[Any]):
     def __init__(self, coro: Any, *, loop: VirtualLoop, **options: Any) -> None:
         self._serial = loop.next_serial()  # before Task.__init__, which puts it into a set
-        super().__init__(coro, loop=loop, **options)
+        # asyncio's own names count through the whole process.
+        super().__init__(coro, loop=loop, **{"name": f"task-{self._serial}", **options})
 
     def __hash__(self) -> int:
         return self._serial
@@ -203,8 +205,11 @@ def run(main: Callable[[World], Awaitable[T]], seed: int = 0) -> T:
         raise
     finally:
         try:
-            _cancel_all(loop)
-            loop.run_until_complete(loop.shutdown_asyncgens())
+            with suppress(
+                NothingWillHappen
+            ):  # a task that will not end must not hide why the run did
+                _cancel_all(loop)
+                loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             asyncio.set_event_loop(None)
             loop.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -150,7 +151,7 @@ class Process:
         self.world.trace.add(self.name, f"fails: {error!r:.300}")
         for each in leaves(error):
             if not isinstance(each, GantryError | MesosError | asyncio.CancelledError):
-                self.world.bug(f"{self.name} died of {each!r}")
+                self.world.bug(f"{self.name} died of {described(each)}")
         life.dead = True
         pause_s = self._backoff.delay_s(self._failures, self.world.faults.rng)
         self.world.loop.call_later(pause_s, self.start)
@@ -161,3 +162,10 @@ def leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for each in error.exceptions for leaf in leaves(each)]
     return [error]
+
+
+def described(error: BaseException) -> str:
+    """An error and where it came from."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = " < ".join(f"{each.filename}:{each.lineno}" for each in reversed(frames))
+    return f"{error!r} at {places}"

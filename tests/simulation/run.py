@@ -28,6 +28,7 @@ class Plan:
     faults_from_s: float = 45.0
     faults_until_s: float = 1200.0
     work_until_s: float = 1260.0
+    settled_s: float = 1560.0
     end_s: float = 1800.0
     faults: bool = True
 
@@ -93,9 +94,11 @@ async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
         if plan.faults:
             cloud.faults.on = True
             group.create_task(Chaos(cloud).run(plan.faults_until_s))
+    await _until(cloud, plan.settled_s)
+    last = [await user.last() for user in users]
     await _until(cloud, plan.end_s)
     result.checks = invariants.checks
-    await check_end(cloud, users, acked, invariants, result.outcomes)
+    await check_end(cloud, users, acked, invariants, result.outcomes, last)
     cloud.loop.after_step = None
     cloud.check()
 
@@ -120,6 +123,3 @@ def told(result: Result, lines: int) -> str:
     return f"seed {result.seed}: {result.error}\n{tail}\n  again: {repeat_command(result.seed)}"
 
 
-def outcome_of(state: Any) -> str:
-    """A deployment's state, as a word of the report."""
-    return str(state)

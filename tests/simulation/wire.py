@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from libs.common.errors import TimedOut, Unavailable
 from libs.common.http import Dispatcher, Response
+from libs.common.runtime import Server
 from tests.simulation.faults import Faults, Point
 from tests.simulation.life import Life
 from tests.simulation.trace import Trace
@@ -31,9 +32,7 @@ class Net:
         self.cut_off: dict[str, int] = {}  # place → how many partitions it is in
         self._servers: dict[str, dict[str, _Server]] = {}
 
-    def server(
-        self, life: Life
-    ) -> Callable[[str, Dispatcher], AbstractAsyncContextManager[str]]:
+    def server(self, life: Life) -> Server:
         """The `Server` of one process' life."""
 
         @asynccontextmanager

@@ -42,6 +42,7 @@ APPS: Mapping[str, Mapping[str, Any]] = {
         "health": [{"type": "http", "port": 80, "interval_s": 5, "grace_s": 20}],
         "load_balancer": {"driver": "webhook", "port": 80, "drain_s": 5, "deadline_s": 20},
         "strategy": {"max_surge": "50%", "deadline_s": 150},
+        "constraints": [{"attribute": "hostname", "operator": "GROUP_BY"}],
     },
     "acme/api": {
         "network": "web",
@@ -172,6 +173,10 @@ class User:
             turns += 1
             await self._turn(turns)
 
+    async def last(self) -> str | None:
+        """After all that has happened, a restart must simply work."""
+        return await self.ask("restart")
+
     async def _turn(self, turns: int) -> None:
         # The first turns make sure that each kind is there, the rest is the seed's.
         kinds = ["release", "scale", "bad", "rollback", "restart", "missing", "pause", "abort"]
@@ -189,7 +194,8 @@ class User:
             case "missing":
                 await self.ask("deploys", {"image": self.image("missing")})
             case "scale":
-                await self.ask("scale", {"instances": self.rng.randint(1, MAX_INSTANCES)})
+                least = 3 if self.app == "acme/web" else 1  # one on each host, so that each has an executor
+                await self.ask("scale", {"instances": self.rng.randint(least, MAX_INSTANCES)})
             case "rollback":
                 await self.ask("rollback")
             case "restart":

@@ -124,14 +124,14 @@ def balance(
 def _even_out(
     target: dict[TopicPartition, str], members: Mapping[str, Member], load: dict[str, int]
 ) -> None:
-    moved = True
-    while moved:  # each move takes one from a member with at least two more: it ends
-        moved = False
-        for place, owner in sorted(target.items()):
+    while True:  # each move takes one from a member with at least two more: it ends
+        for place, owner in sorted(target.items(), key=lambda each: (-load[each[1]], each[0])):
             able = [name for name in load if place[0] in members[name].topics]
             least = min(able, key=lambda name: (load[name], name))
             if load[owner] - load[least] >= 2:
                 target[place] = least
                 load[owner] -= 1
                 load[least] += 1
-                moved = True
+                break
+        else:
+            return

@@ -318,6 +318,8 @@ class MemoryConsumer:
             if batch:
                 self._strike_rebalance()
                 return batch
+            held_back = {place: at for place, at in self._held_back.items() if at > loop.time()}
+            self._held_back = {p: at for p, at in held_back.items() if p in self._positions}
             wake_at = min([deadline, *self._held_back.values()])
             if loop.time() >= deadline:
                 return []

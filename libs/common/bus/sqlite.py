@@ -249,7 +249,7 @@ class SqliteConsumer:
                 not fresh
                 or group.generation != self._generation
                 or not quiet(group, counts, now=now, fetching=self._name)
-                or dead_members(self._bus.directory, group)
+                or dead_members(self._bus.directory, group, self._member.process)
             ):
                 return None
             return log.read_from(connection, topics, positions, max_records)
@@ -265,7 +265,7 @@ class SqliteConsumer:
 
         def job(connection: sqlite3.Connection) -> tuple[bool, int, dict[TopicPartition, int]]:
             before = load_group(connection, self._group)
-            dead = dead_members(self._bus.directory, before)
+            dead = dead_members(self._bus.directory, before, self._member.process)
             after = settle(before, counts, now=now, joining=me, leaving=dead, fetching=self._name)
             save_group(connection, self._group, after)
             mine = [topics[name] for name in sorted(self._member.topics)]

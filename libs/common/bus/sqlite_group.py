@@ -54,10 +54,10 @@ def is_dead(directory: Path, process: str) -> bool:
         os.close(descriptor)
 
 
-def dead_members(directory: Path, group: Group) -> list[str]:
-    """The members whose processes have gone."""
-    processes = sorted({member.process for member in group.members.values()})
-    gone = {process for process in processes if is_dead(directory, process)}
+def dead_members(directory: Path, group: Group, alive: str) -> list[str]:
+    """The members whose processes have gone; `alive` is our own."""
+    processes = {member.process for member in group.members.values()} - {alive}
+    gone = {process for process in sorted(processes) if is_dead(directory, process)}
     return [name for name, member in group.members.items() if member.process in gone]
 
 

@@ -105,7 +105,7 @@ class Core:
         first = framework.executors.get(task_id)
         candidates = [first] if first is not None else []
         for executor in [*candidates, *framework.executors.values()]:
-            for table in (executor.tasks, executor.queued, executor.ended):
+            for table in (executor.tasks, executor.queued, executor.ended, executor.strays):
                 task = table.get(task_id)
                 if task is not None:
                     return executor, task

@@ -22,7 +22,6 @@ from libs.minimesos.agent.model import (
     Termination,
 )
 from libs.minimesos.effects import CloseStream, Forget, Kill, Message
-from libs.minimesos.resources import NOTHING
 from libs.minimesos.schema import Json
 from libs.minimesos.units import format_duration
 
@@ -213,7 +212,6 @@ def ended(core: Core, container_id: str, status: int | None) -> None:
         )
         for task in list(executor.active_tasks()):
             updates.from_agent(core, framework, executor, task, *why)
-    executor.resources = NOTHING if executor.virtual else executor.resources
     settle(core, framework, executor)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import orjson
 
 from libs.minimesos.agent import updates
@@ -22,11 +24,11 @@ from libs.minimesos.schema import Json
 from libs.minimesos.units import format_duration
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# What Mesos adds to a command task for the executor that it makes for it.
-_COMMAND_EXECUTOR_RESOURCES: list[Json] = [
-    {"name": "cpus", "type": "SCALAR", "scalar": {"value": 0.1}},
-    {"name": "mem", "type": "SCALAR", "scalar": {"value": 32.0}},
-]
+_COMMAND_EXECUTOR: Json = {
+    "shell": False,
+    "value": "/usr/libexec/mesos/mesos-executor",
+    "arguments": ["mesos-executor", "--launcher_dir=/usr/libexec/mesos"],
+}
 
 
 def run(core: Core, message: Message) -> None:
@@ -107,23 +109,28 @@ def saved_executor(executor: Executor) -> Json:
 
 def _command_executor(framework: Framework, task: Json) -> Json:
     roles = {r.get("allocation_info", {}).get("role", "*") for r in task["resources"]}
-    allocation = {"allocation_info": {"role": min(roles, default="*")}}
     task_id = task["task_id"]["value"]
     out: Json = {
         "executor_id": {"value": task_id},
-        "framework_id": {"value": framework.id},
-        "command": {
-            "shell": False,
-            "value": "/usr/libexec/mesos/mesos-executor",
-            "arguments": ["mesos-executor", "--launcher_dir=/usr/libexec/mesos"],
-        },
-        "resources": [{**r, **allocation} for r in _COMMAND_EXECUTOR_RESOURCES],
+        "framework_id": framework.info["id"],
+        "command": _COMMAND_EXECUTOR,
+        "resources": _command_executor_resources(min(roles, default="*")),
         "name": f"Command Executor (Task: {task_id}) (Command: {command_text(task)})",
         "source": task_id,
     }
     if "labels" in task:
         out["labels"] = task["labels"]
     return out
+
+
+@lru_cache(maxsize=1024)
+def _command_executor_resources(role: str) -> list[Json]:
+    # What Mesos adds to a command task for the executor that it makes for it; shared by all.
+    allocation = {"allocation_info": {"role": role}}
+    return [
+        {"name": "cpus", "type": "SCALAR", "scalar": {"value": 0.1}, **allocation},
+        {"name": "mem", "type": "SCALAR", "scalar": {"value": 32.0}, **allocation},
+    ]
 
 
 def _new_task(core: Core, framework: Framework, executor: Executor, info: Json, raw: bytes) -> Task:

@@ -93,7 +93,8 @@ class Executor:
     """An executor and its container. `command_task`: made by the agent for one command task.
 
     `queued` tasks wait for the executor to subscribe; `tasks` were sent to it; `ended` are over
-    but not acknowledged yet; `completed` are history.
+    but not acknowledged yet; `strays` are tasks that it reports and nobody knows; `completed` are
+    history.
     """
 
     framework_id: str
@@ -113,6 +114,7 @@ class Executor:
     tasks: dict[str, Task] = field(default_factory=dict)
     ended: dict[str, Task] = field(default_factory=dict)
     groups: list[tuple[str, ...]] = field(default_factory=list)
+    strays: dict[str, Task] = field(default_factory=dict)
     completed: list[Task] = field(default_factory=list)
     termination: Termination | None = None
     kill_wanted: bool = False
@@ -131,6 +133,10 @@ class Executor:
         """Tasks that have not ended."""
         yield from self.queued.values()
         yield from self.tasks.values()
+
+    def reporting(self) -> list[Task]:
+        """Tasks that may have updates on their way."""
+        return [*self.tasks.values(), *self.ended.values(), *self.strays.values()]
 
     def used(self) -> Resources:
         """What executor and unfinished tasks hold."""

@@ -30,23 +30,28 @@ def from_executor(core: Core, framework: Framework, executor: Executor, status: 
     status.setdefault("timestamp", core.now)
     status["agent_id"] = {"value": core.agent_id}
     status["executor_id"] = {"value": executor.executor_id}
-    found = executor.tasks.get(task_id) or executor.queued.get(task_id)
-    task = found
+    task = (
+        executor.tasks.get(task_id) or executor.queued.get(task_id) or executor.ended.get(task_id)
+    )
     if task is None:
-        # Unknown to us (never launched, or long acknowledged): it still goes to the framework.
-        core.counters["invalid_status_updates"] += 1
-        task = executor.ended.get(task_id) or Task(task_id, "", b"{}", NOTHING)
-        if status["uuid"] not in task.seen:
-            executor.ended[task_id] = task
-    else:
+        _from_stray(core, framework, executor, status)
+        return
+    if status["uuid"] not in task.seen:
         core.counters["valid_status_updates"] += 1
         _add_container(core, executor, status)
-    if status["uuid"] in task.seen:
-        _answer(core, executor, task_id, status["uuid"])
-        return
-    _mark_drained(core, framework, status)
-    _take(core, framework, executor, task, _ordered(status))
-    _answer(core, executor, task_id, status["uuid"])
+        _mark_drained(core, framework, status)
+        _take(core, framework, executor, task, _ordered(status))
+    body = {"task_id": {"value": task_id}, "uuid": status["uuid"]}
+    core.to_executor(executor, "ACKNOWLEDGED", body)
+
+
+def _from_stray(core: Core, framework: Framework, executor: Executor, status: Json) -> None:
+    """A task that was never launched or is long over: told to the framework, never answered."""
+    core.counters["invalid_status_updates"] += 1
+    task_id = status["task_id"]["value"]
+    task = executor.strays.setdefault(task_id, Task(task_id, "", b"{}", NOTHING))
+    if status["uuid"] not in task.seen:
+        _take(core, framework, executor, task, _ordered(status))
 
 
 def _ordered(status: Json) -> Json:
@@ -73,11 +78,6 @@ def _mark_drained(core: Core, framework: Framework, status: Json) -> None:
     status["reason"] = "REASON_AGENT_DRAINING"
     if core.drain["mark_gone"] and framework.partition_aware:
         status["state"] = "TASK_GONE_BY_OPERATOR"
-
-
-def _answer(core: Core, executor: Executor, task_id: str, uuid: str) -> None:
-    body = {"task_id": {"value": task_id}, "uuid": uuid}
-    core.to_executor(executor, "ACKNOWLEDGED", body)
 
 
 def from_agent(
@@ -111,7 +111,7 @@ def _take(core: Core, framework: Framework, executor: Executor, task: Task, stat
     update = Update(
         task.seq, status["uuid"], status["state"], raw, status["source"], status.get("reason", "")
     )
-    if framework.checkpoint:
+    if framework.checkpoint and task.name:
         core.save(f"{update_key(framework.id, task.task_id)}/{task.seq:08d}", raw)
     task.seen = (*task.seen[-_SEEN:], update.uuid)
     _set_state(core, executor, task, update)
@@ -127,6 +127,8 @@ def _set_state(core: Core, executor: Executor, task: Task, update: Update) -> No
         task.state = update.state
     task.statuses = remembered(task.statuses, update.status, update.state)
     if task.terminal and not was_over:
+        if not task.name:
+            return
         core.counters[task.state.lower()] += 1
         executor.tasks.pop(task.task_id, None)
         executor.queued.pop(task.task_id, None)
@@ -161,7 +163,8 @@ def on_retry(core: Core, framework_id: str, executor_id: str, task_id: str) -> N
     executor = framework.executors.get(executor_id) if framework else None
     if executor is None:
         return
-    task = executor.tasks.get(task_id) or executor.ended.get(task_id)
+    tables = (executor.tasks, executor.ended, executor.strays)
+    task = next((t[task_id] for t in tables if task_id in t), None)
     if task is not None and task.pending:
         limit = core.config.status_update_retry_interval_max_s
         task.retry_s = min(task.retry_s * 2, limit)
@@ -174,7 +177,7 @@ def resume(core: Core, only: str = "") -> None:
         if only and framework.id != only:
             continue
         for executor in framework.executors.values():
-            for task in [*executor.tasks.values(), *executor.ended.values()]:
+            for task in executor.reporting():
                 if task.pending:
                     forward(core, framework.id, executor, task)
 
@@ -194,16 +197,17 @@ def acknowledge(core: Core, message: Message) -> tuple[Framework, Executor] | No
     done = task.pending[0]
     task.pending = task.pending[1:]
     key = ("update", framework.id, executor.executor_id, task.task_id)
-    if done.state in TERMINAL_STATES or (task.name == "" and not task.pending):
+    if done.state in TERMINAL_STATES:
         core.timers.cancel(key)
-        executor.ended.pop(task.task_id, None)
-        if task.name:
-            executor.completed.append(task)
-            del executor.completed[:-_MAX_COMPLETED]
+        if executor.ended.pop(task.task_id, None) is None:
+            executor.strays.pop(task.task_id, None)
+            return None
+        executor.completed.append(task)
+        del executor.completed[:-_MAX_COMPLETED]
         if framework.checkpoint:
             _forget(core, executor, task)
         return framework, executor
-    if framework.checkpoint:
+    if framework.checkpoint and task.name:
         base = update_key(framework.id, task.task_id)
         core.save(ack_key(framework.id, task.task_id), str(done.seq).encode())
         # Of a run of the same state (health changes) only the last is worth keeping.

@@ -212,7 +212,7 @@ def _executor(core: Core, executor: Executor) -> Json:
         "source": info.get("source", ""),
         "container": executor.container_id,
         "directory": executor.sandbox,
-        "resources": executor.used().summary(),
+        "resources": (executor.used() if executor.alive else executor.resources).summary(),
         "role": min(roles, default="*"),
     }
     if "labels" in info:

@@ -16,6 +16,9 @@ from libs.minimesos.executor.real import monotonic, pause
 
 Json = dict[str, Any]
 DEFAULT_GRACE_S = 3.0
+# Mesos runs a command below a launcher that has no handler for TERM, so a task ends with the
+# signal even if the command traps it; otherwise the launcher ends as the command did.
+_WRAPPER = '"$@"; s=$?; if [ $s -gt 128 ] && [ $s -lt 160 ]; then kill -$((s-128)) $$; fi; exit $s'
 
 
 def start(command: Json, directory: str) -> subprocess.Popen[bytes]:
@@ -25,13 +28,11 @@ def start(command: Json, directory: str) -> subprocess.Popen[bytes]:
         if "value" in variable:
             environment[variable["name"]] = variable["value"]
     value = command.get("value", "")
-    if command.get("shell", True):
-        argv, executable = ["sh", "-c", value], "/bin/sh"
-    else:
-        argv, executable = command.get("arguments") or [value], value
+    arguments = command.get("arguments", [])[1:]
+    argv = ["/bin/sh", "-c", value] if command.get("shell", True) else [value, *arguments]
     return subprocess.Popen(
-        argv,
-        executable=executable,
+        ["sh", "-c", _WRAPPER, "sh", *argv],
+        executable="/bin/sh",
         cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,

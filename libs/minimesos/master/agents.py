@@ -278,8 +278,12 @@ def mark_unreachable(core: Core, agent: Agent, text: str) -> None:
             state = "TASK_UNREACHABLE" if framework.partition_aware else "TASK_LOST"
             reason = "REASON_AGENT_REMOVED"
             lose(core, framework, agent, task, state, reason, text, core.now)
+    link = agent.link
     _discard(core, agent)
     _tell_failure(core, agent)
+    if link is not None:
+        # An agent that was only stopped finds the connection closed and registers again.
+        core.out.append(LinkClose(link))
 
 
 def on_reregister_timeout(core: Core, agent_id: str) -> None:

@@ -235,9 +235,9 @@ class Allocator:
         grants: list[Grant] = []
         if not any(f.active for f in self._frameworks.values()):
             return grants
-        for agent_id in list(self._free):
-            agent = self._agents[agent_id]
-            if not agent.active:
+        # Mesos shuffles; the order of registration repeats itself, which a seed needs.
+        for agent_id, agent in self._agents.items():
+            if not agent.active or agent_id not in self._free:
                 continue
             while agent.free:
                 grant = self._grant(agent_id, agent, now)

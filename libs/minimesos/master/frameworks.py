@@ -36,24 +36,30 @@ def subscribe(core: Core, request: HttpRequest, call: Json, principal: str | Non
         core.out.append(Send(stream, dumps({"type": "ERROR", "error": {"message": error}})))
         core.out.append(CloseStream(stream))
         return
-    constraints = body.get("offer_constraints", {})
     framework = core.state.frameworks.get(framework_id)
     if framework is None:
         framework = _new_framework(core, framework_id, info)
+        new = True
         core.counters["messages_register_framework"] += 1
     else:
         core.counters["messages_reregister_framework"] += 1
         _fail_over(core, framework, info)
+        new = False
     framework.counters["calls"] += 1
     framework.counters["calls/subscribe"] += 1
-    _connect(core, framework, stream, suppressed, constraints)
+    framework.suppressed = frozenset(suppressed)
+    framework.constraints = body.get("offer_constraints", {})
+    _connect(core, framework, stream, new)
 
 
 def _new_framework(core: Core, framework_id: str, info: Json) -> Framework:
     if not framework_id:
         framework_id = f"{core.state.id}-{core.state.next_framework:04d}"
         core.state.next_framework += 1
-    framework = Framework(framework_id, {}, core.now)
+        framework = Framework(framework_id, {}, core.now)
+    else:
+        # An id that this master never saw: for Mesos that is a return.
+        framework = Framework(framework_id, {}, core.now, reregistered_time=core.now)
     framework.set_info(with_id(info, framework_id))
     core.state.frameworks[framework_id] = framework
     return framework
@@ -87,16 +93,11 @@ def _close(core: Core, framework: Framework) -> None:
         framework.stream = None
 
 
-def _connect(
-    core: Core, framework: Framework, stream: str, suppressed: list[str], constraints: Json
-) -> None:
-    known = framework.reregistered_time is not None
+def _connect(core: Core, framework: Framework, stream: str, new: bool) -> None:
     was_active = framework.active
     framework.stream = stream
     framework.connected = framework.active = True
     framework.recovered = False
-    framework.suppressed = frozenset(suppressed)
-    framework.constraints = constraints
     core.state.streams[stream] = framework.id
     core.timers.cancel(("failover", framework.id))
     offer_to(core, framework)
@@ -108,7 +109,7 @@ def _connect(
     core.event(framework, "SUBSCRIBED", subscribed)
     core.bare_event(framework, "HEARTBEAT")
     core.timers.set(("heartbeat", stream), core.now + core.config.heartbeat_interval_s)
-    event = "FRAMEWORK_UPDATED" if known else "FRAMEWORK_ADDED"
+    event = "FRAMEWORK_ADDED" if new else "FRAMEWORK_UPDATED"
     core.operator_event(event, lambda: {"framework": framework_event_json(framework)})
     tell_agents(core, framework)
     if not was_active:

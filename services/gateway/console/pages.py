@@ -7,7 +7,6 @@ no other site can act for the one who is logged in.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from functools import cache
 from http.cookies import CookieError, SimpleCookie
@@ -24,12 +23,17 @@ from services.gateway.console.view import Page, page
 from services.gateway.feed import Wanted
 from services.gateway.model import KeyId
 from services.gateway.parts import Gateway
+from services.gateway.peers import pair
 from services.gateway.views import list_apps, list_instances, list_nodes
 
 HERE = Path(__file__).parent
 COOKIE = "gantry_session"
 HTML = "text/html; charset=utf-8"
-STATIC = {"console.css": "text/css; charset=utf-8", "console.js": "text/javascript; charset=utf-8"}
+STATIC = {
+    "console.css": "text/css; charset=utf-8",
+    "console.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
 NOT_STORED = {"Cache-Control": "no-store"}
 SHOWN_TOPICS = tuple(t for t in TOPIC_NAMES if not t.startswith(("audit.", "job.", "image.")))
 
@@ -148,16 +152,12 @@ class Console:
     async def _page(self, principal: Principal) -> Page:
         actor = Actor.of_principal(principal)
         gateway = self._gateway
-        async with asyncio.TaskGroup() as group:
-            nodes = group.create_task(list_nodes(gateway, actor))
-            instances = group.create_task(list_instances(gateway, actor))
-            apps = group.create_task(list_apps(gateway, actor))
-        missing = [
-            *nodes.result().incomplete,
-            *instances.result().incomplete,
-            *apps.result().incomplete,
-        ]
-        return page(nodes.result().nodes, instances.result().instances, apps.result().apps, missing)
+        nodes, (instances, apps) = await pair(
+            list_nodes(gateway, actor),
+            pair(list_instances(gateway, actor), list_apps(gateway, actor)),
+        )
+        missing = [*nodes.incomplete, *instances.incomplete, *apps.incomplete]
+        return page(nodes.nodes, instances.instances, apps.apps, missing)
 
     def _set_cookie(self, value: str, max_age_s: int) -> dict[str, str]:
         secure = "; Secure" if self._gateway.config.secure_cookie else ""

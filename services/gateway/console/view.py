@@ -29,8 +29,11 @@ LOOKS: Mapping[str, tuple[str, str]] = {
     "lost": ("lost", "host lost"),
     "unreachable": ("lost", "host lost"),
     "orphaned": ("lost", "being adopted"),
+    "draining": ("leaving", "draining"),
+    "stopping": ("leaving", "stopping"),
 }
 _ALIVE = frozenset({"ok", "starting", "waiting", "bad", "lost"})
+_SHOWN = _ALIVE | {"leaving"}
 
 
 class Word(StrEnum):
@@ -123,7 +126,7 @@ def page(
     """The page of what there is."""
     by_agent: dict[str, list[InstanceView]] = {}
     for each in instances:
-        if look_of(each)[0] in _ALIVE:
+        if look_of(each)[0] in _SHOWN:
             by_agent.setdefault(each.agent, []).append(each)
     hosts = tuple(host(node, by_agent.pop(node.agent, [])) for node in nodes)
     homeless = [cell(each) for agent in sorted(by_agent) for each in by_agent[agent]]
@@ -226,7 +229,8 @@ def word_of(app: AppView, instances: Sequence[InstanceView]) -> tuple[Word, str]
     """The app's word and why. What holds it up comes before what it is at."""
     waiting = [each for each in instances if each.waiting and look_of(each)[0] == "waiting"]
     if waiting:
-        return Word.WAITING, f"{len(waiting)} not placed: {waiting[0].waiting}"
+        why = waiting[0].waiting.removeprefix("not placed: ")
+        return Word.WAITING, f"{len(waiting)} not placed: {why}"
     failing = [each for each in instances if look_of(each)[0] in ("bad", "lost")]
     deployment = _deployment_state(app)
     if failing and deployment not in IN_PROGRESS:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 import pytest
+from pydantic import BaseModel
 
 from libs.common.bus.base import Record
 from libs.common.errors import Poison
@@ -35,6 +36,32 @@ def contains(whole: Any, part: Any) -> bool:
             isinstance(whole, list) and len(whole) == len(part) and all(map(contains, whole, part))
         )
     return type(whole) is type(part) and bool(whole == part)
+
+
+def grown(value: Any, cls: Any) -> Any:
+    """The value with a new field in it and in every object inside that is a model of its own."""
+    if isinstance(value, list):
+        return [grown(each, cls) for each in value]
+    if not isinstance(value, dict):
+        return value
+    inner = {name: _model_in(field.annotation) for name, field in cls.model_fields.items()}
+    kept = {n: grown(v, inner[n]) if inner.get(n) else v for n, v in value.items()}
+    return {**kept, "a-field-of-next-year": {"x": 1}}
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(each) for each in get_args(annotation))
+    return next((each for each in found if each is not None), None)
+
+
+def test_a_field_of_next_year_may_be_deep_inside() -> None:
+    golden, _ = load(GOLDEN / "gantry.instance.requested.v1.json")
+    spec = grown(golden["value"], model.InstanceRequested)["spec"]
+    assert (
+        "a-field-of-next-year" in spec["resources"] and "a-field-of-next-year" in spec["health"][0]
+    )
 
 
 def test_every_event_type_has_its_golden_file_and_none_was_dropped() -> None:
@@ -66,7 +93,8 @@ def test_sealing_it_again_gives_the_same_record(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_unknown_fields_are_ignored_and_missing_ones_are_poison(file: Path) -> None:
     golden, record = load(file)
-    more = orjson.dumps({**golden["value"], "a-field-of-next-year": {"x": 1}})
+    event_class = EVENT_TYPES.by_type[golden["headers"]["ce_type"]]
+    more = orjson.dumps(grown(golden["value"], event_class))
     event, _ = EVENT_TYPES.open(Record(record.topic, record.key, more, record.headers))
     assert event == EVENT_TYPES.open(record)[0]
     cls: type[Event] = type(event)

@@ -280,7 +280,7 @@ class HaproxyHarness:
 
 
 @asynccontextmanager
-async def haproxy_harness(directory: Path) -> AsyncIterator[HaproxyHarness]:
+async def haproxy_harness(directory: Path, slots: int = SLOTS) -> AsyncIterator[HaproxyHarness]:
     socket = directory / "admin.sock"
     probe = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0)
     port = probe.sockets[0].getsockname()[1]
@@ -288,7 +288,7 @@ async def haproxy_harness(directory: Path) -> AsyncIterator[HaproxyHarness]:
     await probe.wait_closed()
     bind = f"127.0.0.1:{port}"
     config = directory / "haproxy.cfg"
-    config.write_text(render([Backend(BACKEND, bind, slots=SLOTS)], socket))
+    config.write_text(render([Backend(BACKEND, bind, slots=slots)], socket))
     async with asyncio.TaskGroup() as tasks:
         driver = HaproxyDriver([str(socket)], SystemClock())
         harness = HaproxyHarness(directory, tasks, driver, bind, config)

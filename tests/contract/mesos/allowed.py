@@ -100,12 +100,12 @@ def version(_: Any, live: Any, __: Binder) -> str | None:
 
 
 def address(recorded: Any, live: Any, binder: Binder) -> str | None:
-    """`…host:port…`: the same text around another address."""
-    pattern = r"[\w.\-\[\]]+:\d+"
+    """`…host:port…`: the same text around another address; the port is bound, hosts have aliases."""
+    pattern = r"[\w.\-\[\]]+:(\d+)"
     if re.sub(pattern, "A", str(recorded)) != re.sub(pattern, "A", str(live)):
         return f"{recorded!r} → {live!r}: not only the address"
     pair = re.search(pattern, str(recorded)), re.search(pattern, str(live))
-    return binder.bind("address", pair[0][0], pair[1][0]) if pair[0] and pair[1] else None
+    return binder.bind("port", pair[0][1], pair[1][1]) if pair[0] and pair[1] else None
 
 
 def launcher(recorded: Any, live: Any, binder: Binder) -> str | None:
@@ -143,8 +143,12 @@ ALLOWED: tuple[Rule, ...] = (
     Rule(r"uuid", uuid16, "id"),
     Rule(r"executor_pid", name("os_pid"), "id of a process"),
     # Addresses
-    Rule(r"hostname", name("hostname"), "address"),
+    Rule(r"flags\.\w+", same_type, "how this master or agent was started"),
+    Rule(r"(master_info|leader_info)(\.address)?\.hostname", name("master_hostname"), "address"),
     Rule(r"master_hostname", name("master_hostname"), "address"),
+    Rule(r"json\.hostname", same_type, "address, of a master or an agent"),
+    Rule(r"hostname", name("hostname"), "address"),
+    Rule(r"master_info\.(address\.)?ip", name("master_ip"), "address"),
     Rule(r"ip_address", name("ip"), "address"),
     Rule(r"ip", name("ip"), "address"),
     Rule(r"port", name("port"), "address"),
@@ -159,7 +163,6 @@ ALLOWED: tuple[Rule, ...] = (
     Rule(r"env\.(MESOS_DIRECTORY|MESOS_SANDBOX)", same_type, "path of the machine"),
     Rule(r"executor_info\.command\.(value|arguments\[\])", launcher, "path of the machine"),
     Rule(r"directory", same_type, "path of the machine"),
-    Rule(r"flags\.\w+", same_type, "how this master or agent was started"),
     Rule(r"flags\[\]\.value", same_type, "how this master or agent was started"),
     Rule(r"cluster", same_type, "how this master was started"),
     # Measured amounts
@@ -196,6 +199,10 @@ UNORDERED_BY: dict[str, str] = {
     "roles": "name",
 }
 """Lists compared as keyed sets without extra entries: their order carries no meaning."""
+
+
+OPTIONAL = frozenset({"response.json.cluster"})
+"""Fields that a master has only if it was started with the flag: a cluster need not have a name."""
 
 
 def may_have_more(path: str, recorded: Mapping[str, Any]) -> bool:

@@ -74,9 +74,7 @@ IN_TEXT = (
     "container",
     "master",
     "uuid",
-    "address",
     "hostname",
     "command",
-    "work_dir",
 )
 """Kinds whose names also occur within texts and request bodies."""

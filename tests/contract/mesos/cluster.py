@@ -105,20 +105,18 @@ class Mesos:
     master: Process | None = None
     agents: list[Process] = field(default_factory=list)
     machine: Machine | None = None
-    agent_id: str | None = None
 
     async def look(self) -> None:
-        """Learn what the agent of an external Mesos is like."""
+        """Learn what the agent of an external Mesos is like; it must be the only one."""
         _, body = await self.get("master", "/slaves")
         slaves = [slave for slave in (body or {}).get("slaves", []) if slave.get("active")]
-        port = urlsplit(self.agent_url).port
-        mine = [slave for slave in slaves if port in (None, slave.get("port"))]
-        if not mine:
-            raise RuntimeError(f"{self.master_url} has no active agent like {self.agent_url!r}")
-        self.machine = Machine.of_slave(mine[0])
-        self.agent_id = str(mine[0]["id"])
+        if len(slaves) != 1:
+            raise RuntimeError(
+                f"{self.master_url} needs exactly one active agent, has {len(slaves)}"
+            )
+        self.machine = Machine.of_slave(slaves[0])
         if not self.agent_url:
-            self.agent_url = f"http://{mine[0]['hostname']}:{mine[0]['port']}"
+            self.agent_url = f"http://{slaves[0]['hostname']}:{slaves[0]['port']}"
 
     def host_port(self, peer: str) -> tuple[str, int]:
         """Where `peer` (`master`, `agent`, `agent2`) listens."""

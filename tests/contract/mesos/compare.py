@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from tests.contract.mesos.allowed import ALLOWED, SUBSET_BY, UNORDERED_BY, Rule, may_have_more
+from tests.contract.mesos.allowed import (
+    ALLOWED,
+    OPTIONAL,
+    SUBSET_BY,
+    UNORDERED_BY,
+    Rule,
+    may_have_more,
+)
 from tests.contract.mesos.binder import Binder
 from tests.contract.mesos.wire import Answer
 
@@ -55,7 +62,7 @@ def _objects(
     for key, value in recorded.items():
         if key in live:
             found += compare(value, live[key], f"{path}.{key}", binder)
-        else:
+        elif f"{path}.{key}" not in OPTIONAL:
             found.append(Mismatch(f"{path}.{key}", f"missing, recorded {_short(value)}"))
     if not may_have_more(path, recorded):
         found += [

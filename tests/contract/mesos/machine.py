@@ -72,6 +72,8 @@ class Machine:
     def _value(self, value: Any, key: str = "") -> Any:
         if key == "attributes" and value == RECORDED_ATTRIBUTES:
             return self.attributes
+        if key == "attributes" and value == _plain(RECORDED_ATTRIBUTES):
+            return _plain(self.attributes)
         if isinstance(value, dict):
             if value.get("name") in RECORDED and "scalar" in value:
                 amount = self._amount(value["name"], value["scalar"]["value"])
@@ -102,6 +104,12 @@ class Machine:
         text = text.replace(ports.format(*RECORDED_PORTS), ports.format(*self.ports))
 
         def moved(match: re.Match[str]) -> str:
-            return f"{match[1]}{match[2]}{self._amount(match[1], float(match[3])):g}"
+            amount = self._amount(match[1], float(match[3]))
+            return match[0] if amount == float(match[3]) else f"{match[1]}{match[2]}{amount:.6g}"
 
         return _AMOUNT.sub(moved, text)
+
+
+def _plain(attributes: list[dict[str, Any]]) -> dict[str, Any]:
+    """As the legacy endpoints show them: name → text or number."""
+    return {a["name"]: a[a["type"].lower()]["value"] for a in attributes}

@@ -114,8 +114,7 @@ def _bind_agents(replay: Replay, offers: list[dict[str, Any]]) -> None:
         taken = set(replay.binder.recorded.get("agent", {}))
         for entry in replay.live.open.values():
             same = entry.offer.get("attributes") == offer.get("attributes")
-            wanted = replay.mesos.agent_id in (None, entry.agent)
-            if entry.agent not in taken and same and wanted:
+            if entry.agent not in taken and same:
                 replay.binder.rebind("agent", recorded, entry.agent)
 
 
@@ -125,11 +124,7 @@ def _sums_equal(replay: Replay) -> bool:
         replay.binder.get("agent", agent) or agent: total
         for agent, total in replay.recorded.sums().items()
     }
-    live = replay.live.sums()
-    if replay.mesos.agent_id is not None:
-        # An external Mesos may have more agents than the recording knows.
-        live = {agent: total for agent, total in live.items() if agent == replay.mesos.agent_id}
-    return recorded == live
+    return recorded == replay.live.sums()
 
 
 async def _counterpart(replay: Replay, entry: Open) -> Open | None:

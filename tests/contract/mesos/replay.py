@@ -12,6 +12,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from tests.contract.mesos import offers as offer_matching
@@ -31,6 +32,7 @@ SLACK_S = 8.0
 CAUSAL_GAP_S = 0.5
 """Events recorded that far apart on one stream must arrive in that order."""
 MAX_MISSING = 4
+HEARTBEAT_S = (14.0, 16.5)
 _UNORDERED = ("HEARTBEAT", "OFFERS", "RESCIND")
 
 
@@ -310,6 +312,7 @@ class Replay:
         for stream in self.streams.values():
             for problem in sorted(set(stream.problems)):
                 self._fail(f"#{stream.id}", problem)
+            self._heartbeats(stream)
             seen: set[str] = set()
             for arrival in stream.arrivals:
                 text = json.dumps(arrival.event)
@@ -320,6 +323,17 @@ class Replay:
                 if "framework_id" in text and not any(name in text for name in frameworks):
                     continue  # another framework's, on an operator's stream
                 self._fail(f"#{stream.id}.{arrival.key}", f"not in the recording: {text[:200]}")
+
+    def _heartbeats(self, stream: Stream) -> None:
+        """One at once after SUBSCRIBED, then one every 15 s."""
+        times = [a.at_s for a in stream.arrivals if a.event["type"] in ("SUBSCRIBED", "HEARTBEAT")]
+        beats = any(a.event["type"] == "HEARTBEAT" for a in stream.arrivals)
+        for number, (before, after) in enumerate(pairwise(times if beats else [])):
+            low, high = (0.0, 1.0) if number == 0 else HEARTBEAT_S
+            if not low <= after - before <= high:
+                self._fail(
+                    f"#{stream.id}.HEARTBEAT", f"{after - before:.2f} s after the one before"
+                )
 
     async def _clean_up(self) -> None:
         """Leave no framework behind, whatever happened."""

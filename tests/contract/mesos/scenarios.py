@@ -31,6 +31,7 @@ class Scenario:
         return not self.powers - {Power.EXECUTOR}
 
 
+_TRAP = r"trap \\\"sleep 1; exit 0\\\" TERM; while true; do sleep 0.2; done"
 _SHORT_FAILOVER = {
     'failover_timeout\\": 20': 'failover_timeout\\": 3',
     '"failover_timeout":20.0': '"failover_timeout":3.0',
@@ -46,7 +47,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("bad_launches_partition_aware"),
     Scenario("failover", edits=_SHORT_FAILOVER),
     Scenario("two_frameworks"),
-    Scenario("offer_shapes"),
+    # Recorded: KILL came before the shell had set its trap. That race is no behaviour of Mesos.
+    Scenario("offer_shapes", edits={_TRAP: "sleep 1000"}),
     Scenario("operator"),
     Scenario("custom_executor", powers=frozenset({Power.EXECUTOR})),
     Scenario("supervised_executor", powers=frozenset({Power.EXECUTOR})),

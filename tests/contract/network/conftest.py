@@ -48,6 +48,14 @@ async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float 
             await asyncio.sleep(0.01)
 
 
+async def restart_switch(server: OvsServer) -> None:
+    """kill -9 and start. The taps of a killed switch stay; one of them would be taken for another switch's."""
+    await server.kill9()
+    command = ["ip", "link", "delete", "ovs-netdev"]
+    await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=10, check=False)
+    await server.start()
+
+
 @pytest.fixture(params=BOTH)
 async def network(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[NetworkDriver]:
     """A NetworkDriver of the cluster CLUSTER, with nothing there."""
@@ -129,8 +137,7 @@ def _real_switch(
         await asyncio.to_thread(_vsctl, server, "add-port", bridge, "ct-other", "--", *internal)
 
     async def restart() -> None:
-        await server.kill9()
-        await server.start()
+        await restart_switch(server)
 
     async def cookies() -> set[int]:
         client = await OpenFlowClient.connect(str(server.data_dir / f"{bridge}.mgmt"))

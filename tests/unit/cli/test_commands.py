@@ -86,7 +86,10 @@ def test_scale_rollback_restart_stop_and_the_tables(live: Live, file: str) -> No
     assert len(live.gantry("ps", "-o", "json").json()["instances"]) == 5
     assert "sha256:" in live.gantry("releases", "acme/web").out
     assert "host-1" in live.gantry("nodes").out and "0.5/8" in live.gantry("nodes").out
-    assert "blue" in live.gantry("networks").out and "10.1.0.0/24" in live.gantry("networks", "blue").out
+    assert (
+        "blue" in live.gantry("networks").out
+        and "10.1.0.0/24" in live.gantry("networks", "blue").out
+    )
     assert live.gantry("alerts").code == 0 and "acme/web" in live.gantry("apps").out
     history = live.gantry("rollout", "history", "acme/web").out
     assert [line.split()[1] for line in history.splitlines()[1:]] == [
@@ -132,7 +135,9 @@ def test_exit_codes(live: Live, file: str) -> None:
 
 
 def test_keys_and_audit(live: Live) -> None:
-    made = live.gantry("keys", "create", "--bu", "acme", "--role", "admin", "--label", "ci", "--days", "1")
+    made = live.gantry(
+        "keys", "create", "--bu", "acme", "--role", "admin", "--label", "ci", "--days", "1"
+    )
     key = made.out.strip()
     assert made.code == 0 and key.startswith("gk_")
     listed = live.gantry("keys", "ls", GANTRY_KEY=key)
@@ -157,7 +162,9 @@ def test_logs_of_an_instance_and_of_an_app(live: Live, file: str) -> None:
     (one, *_) = live.world.deployer.instances
     assert live.gantry("logs", one, "--tail", "1").out == f"line 2 of gantry-test-{one}.1\n"
     lines = live.gantry("logs", "acme/web", "-f").out.splitlines()
-    assert len(lines) == 9 and all(line.split()[0] in live.world.deployer.instances for line in lines)
+    assert len(lines) == 9 and all(
+        line.split()[0] in live.world.deployer.instances for line in lines
+    )
     as_json = live.gantry("logs", one, "-o", "json").out.splitlines()
     assert orjson.loads(as_json[0])["line"].startswith("line 0")
     assert live.gantry("logs", "nobody").code == 4

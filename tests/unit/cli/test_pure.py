@@ -52,7 +52,10 @@ def test_settings_flags_before_environment_before_file(tmp_path: Path) -> None:
     )  # fmt: skip
     (tmp_path / "other").write_text("gk_other")
     environ |= {"GANTRY_URL": "http://env", "GANTRY_KEY_FILE": str(tmp_path / "other")}
-    assert (resolve(Flags(), environ).url, resolve(Flags(), environ).key) == ("http://env", "gk_other")
+    assert (resolve(Flags(), environ).url, resolve(Flags(), environ).key) == (
+        "http://env",
+        "gk_other",
+    )
     environ |= {"GANTRY_KEY": "gk_env"}
     assert resolve(Flags(), environ).key == "gk_env"
     flags = Flags("http://flag", tmp_path / "key", "flagbu", Output.JSON)
@@ -164,7 +167,9 @@ def test_progress_counts_the_deployment() -> None:
     counts = {"wanted": 4, "ready": 1, "old": 3, "failed": 0}
     other = event("deploy.progressed", 1, deployment="d0", state="rolling", counts=counts)
     mine = event("deploy.progressed", 2, deployment="d1", state="rolling", counts=counts)
-    assert progress.observe(other) == "" and progress.observe(mine) == "rolling: 1 of 4 ready, 3 old"
+    assert (
+        progress.observe(other) == "" and progress.observe(mine) == "rolling: 1 of 4 ready, 3 old"
+    )
     assert progress.observe(mine) == ""
     crashed = event("container.exited", 8, instance="i1", exit_code=1, message="boom")
     assert progress.observe(crashed) == "i1  exited  (exit code 1 boom)"
@@ -190,8 +195,14 @@ def printer(output: Output) -> tuple[Printer, io.StringIO, io.StringIO]:
 
 def test_pipes_get_whole_lines() -> None:
     shown, out, err = printer(Output.TABLE)
-    answer = Apps.model_validate({"apps": [{"app": "a/b", "image": "x" * 300}], "incomplete": ["ipam"]})
-    columns = (Column("APP", lambda a: a.app), Column("IMAGE", lambda a: a.image), Column("W", str, wide=True))
+    answer = Apps.model_validate(
+        {"apps": [{"app": "a/b", "image": "x" * 300}], "incomplete": ["ipam"]}
+    )
+    columns = (
+        Column("APP", lambda a: a.app),
+        Column("IMAGE", lambda a: a.image),
+        Column("W", str, wide=True),
+    )
     shown.rows(answer, answer.apps, columns, "none")
     lines = out.getvalue().splitlines()
     assert len(lines) == 2 and lines[1].split() == ["a/b", "x" * 300]
@@ -226,7 +237,9 @@ def test_validate_needs_no_server(tmp_path: Path) -> None:
     assert run(["version"], Streams(out, err, environ)) == 0
 
 
-@pytest.mark.parametrize("argv", [["nonsense"], ["scale", "acme/web"], ["scale", "a/b", "-1"], ["ps", "-o", "xml"]])
+@pytest.mark.parametrize(
+    "argv", [["nonsense"], ["scale", "acme/web"], ["scale", "a/b", "-1"], ["ps", "-o", "xml"]]
+)
 def test_wrong_usage_exits_2(argv: list[str], tmp_path: Path, capsys: Any) -> None:
     assert run(argv, Streams(io.StringIO(), io.StringIO(), {"HOME": str(tmp_path)})) == 2
     assert capsys.readouterr().err

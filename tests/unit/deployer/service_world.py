@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import io
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from libs.common.actor import Actor
 from libs.common.bus.base import TopicSpec
 from libs.common.bus.memory import MemoryBus
-from libs.common.clock import Ids
+from libs.common.clock import Clock, Ids
 from libs.common.errors import NotFound, Unavailable
 from libs.common.events import EVENT_TYPES, Event, seal, to_record
 from libs.common.events import model as ev
@@ -25,11 +26,11 @@ from libs.common.store.memory import MemoryStore
 from libs.common.telemetry import Telemetry, make_log
 from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
 from services.deployer.hooks import Balancers
+from services.deployer.loadbalancer.base import LoadBalancerDriver
 from services.deployer.model import DeployerConfig
 from services.deployer.registry import ImageRef
 from services.deployer.service import run
 from tests.fakes.loadbalancer import FakeLoadBalancer
-from tests.simulation.loop import World
 
 SECRET = b"a secret of thirty-two bytes ...."
 APP = "shop/web"
@@ -41,6 +42,19 @@ SPEC: Mapping[str, Any] = {
     "strategy": {"max_surge": 2, "deadline_s": 60},
 }
 BALANCED = {"load_balancer": {"driver": "haproxy", "port": 80, "drain_s": 5, "deadline_s": 10}}
+
+
+class World(Protocol):
+    """Time and chance: the simulation's, or the machine's own."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def rng(self) -> random.Random: ...
+
+    @property
+    def ids(self) -> Ids: ...
 
 
 @dataclass
@@ -242,19 +256,24 @@ class Site:
 
 @asynccontextmanager
 async def site(
-    world: World, *, replicas: int = 1, config: DeployerConfig | None = None
+    world: World,
+    *,
+    replicas: int = 1,
+    config: DeployerConfig | None = None,
+    driver: LoadBalancerDriver | None = None,
+    make_scheduler: Callable[[MemoryBus, World], FakeScheduler] = FakeScheduler,
 ) -> AsyncIterator[Site]:
-    """A deployer (or more than one) until the block is left."""
+    """A deployer (or more than one) until the block is left; `driver` in place of the fake load balancer."""
     bus, store = MemoryBus(world.clock), MemoryStore()
     images, balancer = FakeImages(), FakeLoadBalancer(world.clock)
-    scheduler = FakeScheduler(bus, world)
+    scheduler = make_scheduler(bus, world)
     here = Site(world, bus, store, scheduler, images, balancer, [], world.ids)
     await bus.ensure_topics([TopicSpec(each.TOPIC) for each in ev.ALL])
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(here.follow()), tasks.create_task(scheduler.run())]
         for number in range(replicas):
             rt = make_runtime(here, number, config or DeployerConfig())
-            balancers: Balancers = {"haproxy": balancer}
+            balancers: Balancers = {"haproxy": driver or balancer}
             running.append(tasks.create_task(run(rt, images=images, balancers=balancers)))
         while len(here.apps) < replicas:
             await world.clock.sleep(0.01)

@@ -81,7 +81,7 @@ async def test_a_launch_that_takes_long_says_that_it_is_starting(world: World) -
     it.docker.latency_s = {"create": 30}
     async with asyncio.TaskGroup() as group:
         it.start(group)
-        it.launch("web.1")
+        it.launch("web.1", health=(HTTP,))
         await it.settle(11)
         assert it.agent.states("web.1") == ["TASK_STARTING"]
         assert "create" in it.agent.last("web.1")["message"]
@@ -462,6 +462,26 @@ async def test_lost_answers_of_docker_change_nothing(world: World) -> None:
         assert it.agent.states("web.1") == ["TASK_RUNNING", "TASK_KILLED"]
         it.check_clean()
         assert {"after:create", "after:start", "after:remove"} <= lost
+        await it.crash()
+
+
+@virtual
+async def test_a_bug_that_one_attempt_meets_ends_that_one_alone(world: World) -> None:
+    it = ExecutorWorld(world)
+
+    async def bug(what: str, name: str) -> None:
+        if what == "before:start" and "a.1" in name:
+            raise ZeroDivisionError
+
+    it.docker.fault = bug
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.launch("a.1")
+        it.launch("b.1")
+        await it.settle()
+        assert it.agent.states("a.1") == ["TASK_FAILED"]
+        assert "ZeroDivisionError" in it.agent.last("a.1")["message"]
+        assert it.agent.states("b.1") == ["TASK_RUNNING"]
         await it.crash()
 
 

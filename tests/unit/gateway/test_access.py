@@ -99,7 +99,9 @@ async def test_other_units_things_do_not_exist(world: World) -> None:
     assert (await world.call("GET", f"/v1/instances/{instance}/logs", key=other)).status == 404
     acme = await world.key("acme", "viewer")
     assert (await world.call("GET", "/v1/networks/secret", key=acme)).status == 404
-    names = [n["network"] for n in (await world.call("GET", "/v1/networks", key=acme)).json()["networks"]]
+    names = [
+        n["network"] for n in (await world.call("GET", "/v1/networks", key=acme)).json()["networks"]
+    ]
     assert names == ["blue"]
 
 
@@ -125,7 +127,9 @@ async def test_keys_live_and_die(world: World) -> None:
     )
     assert made.status == 201 and made.headers["cache-control"] == "no-store"
     content = made.json()
-    assert content["key"].startswith(content["prefix"]) and content["prefix"] == f"gk_{content['id']}_"
+    assert (
+        content["key"].startswith(content["prefix"]) and content["prefix"] == f"gk_{content['id']}_"
+    )
     assert (await world.call("GET", "/v1/apps", key=content["key"])).status == 200
     world.clock.ahead_s += 61
     response = await world.call("GET", "/v1/apps", key=content["key"])

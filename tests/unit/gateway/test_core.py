@@ -66,7 +66,9 @@ def test_a_key_ends(changes: dict[str, float], now: float, said: str) -> None:
     core.check_key(key, secret, min(changes.values()) - 1)
 
 
-@pytest.mark.parametrize("text", ["", "gk_", "gk_abcd_short", "gk_abcd_" + "z" * 53, "gk_a/b_" + "z" * 52])
+@pytest.mark.parametrize(
+    "text", ["", "gk_", "gk_abcd_short", "gk_abcd_" + "z" * 53, "gk_a/b_" + "z" * 52]
+)
 def test_what_is_no_key_is_refused(text: str) -> None:
     with pytest.raises(Unauthenticated):
         core.split_key(text)

@@ -56,7 +56,9 @@ class Reader:
         await close()
 
 
-async def follow(world: World, query: str = "", key: str | None = None, last_id: str = "") -> Reader:
+async def follow(
+    world: World, query: str = "", key: str | None = None, last_id: str = ""
+) -> Reader:
     headers = {"Last-Event-ID": last_id} if last_id else {}
     response = await world.call("GET", f"/v1/events{query}", key=key, headers=headers)
     return await Reader(response).start()
@@ -107,7 +109,9 @@ async def test_a_stream_is_resumed_without_gap_or_double_at_another_replica(worl
         {name: app for name, app in world.shared.local.apps.items() if name != "gateway"}
     )
     async with running(replica):
-        other = World(replica, world.clock, world.bus, world.deployer, world.others, world.admin_key)
+        other = World(
+            replica, world.clock, world.bus, world.deployer, world.others, world.admin_key
+        )
         resumed = await follow(other, last_id=place)
         seen += [(await resumed.next())["subject"] for _ in range(25)]
         await resumed.close()

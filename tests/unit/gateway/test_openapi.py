@@ -38,7 +38,9 @@ async def test_every_operation_says_how_it_fails(world: World) -> None:
 
 def test_the_documents_in_docs_are_current() -> None:
     for name, make in DOCUMENTS.items():
-        assert (DOCS / name).read_bytes() == make(), f"run: python -m services.gateway.docs ({name} is old)"
+        assert (DOCS / name).read_bytes() == make(), (
+            f"run: python -m services.gateway.docs ({name} is old)"
+        )
 
 
 def test_asyncapi_describes_every_event() -> None:

@@ -79,7 +79,9 @@ async def test_bad_parameters(world: World, path: str) -> None:
     assert response.status == 422 and response.json()["errors"][0]["field"] in path
 
 
-@pytest.mark.parametrize("path", ["/v1/apps/ACME/web", "/v1/apps/acme/-x", "/v1/apps/a%2Fb/web", "/v1/nothing"])
+@pytest.mark.parametrize(
+    "path", ["/v1/apps/ACME/web", "/v1/apps/acme/-x", "/v1/apps/a%2Fb/web", "/v1/nothing"]
+)
 async def test_there_is_nothing_there(world: World, path: str) -> None:
     assert (await world.call("GET", path)).status == 404
 
@@ -90,7 +92,11 @@ async def test_a_deployment_can_be_read_at_once(world: World) -> None:
     response = await world.call("POST", DEPLOYS, {})
     assert response.status == 202
     accepted = response.json()
-    assert response.headers["location"] == accepted["url"] == f"/v1/deployments/{accepted['deployment']}"
+    assert (
+        response.headers["location"]
+        == accepted["url"]
+        == f"/v1/deployments/{accepted['deployment']}"
+    )
     view = (await world.call("GET", accepted["url"])).json()
     assert (view["state"], view["app"], view["action"]) == ("accepted", "acme/web", "release")
     listed = (await world.call("GET", "/v1/deployments?app=acme/web")).json()["deployments"]

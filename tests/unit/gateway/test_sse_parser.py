@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,11 +33,7 @@ MESSAGES = [
 def test_cuts_make_no_difference(cuts: list[int]) -> None:
     parser = Parser()
     places = sorted({0, *cuts, len(STREAM)})
-    got = [
-        message
-        for start, end in zip(places, places[1:], strict=False)
-        for message in parser.feed(STREAM[start:end])
-    ]
+    got = [message for start, end in pairwise(places) for message in parser.feed(STREAM[start:end])]
     assert got == MESSAGES and parser.last_id == "d" and parser.retry_s == 1.5
 
 

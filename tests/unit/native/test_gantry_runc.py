@@ -111,9 +111,7 @@ def world(tmp_path: Path, native: Path) -> Iterator[World]:
     (tmp_path / "runc").chmod(0o755)
     made.namespace.touch()
     made.host_path.touch()
-    subprocess.run(
-        ["unshare", f"--net={made.namespace}", "true"], check=True, timeout=10
-    )
+    subprocess.run(["unshare", f"--net={made.namespace}", "true"], check=True, timeout=10)
     mount_host_namespace(made.host_path)
     made.write_spec({"type": "pid"}, {"type": "network", "path": str(made.host_path)})
     made.register()
@@ -124,9 +122,7 @@ def world(tmp_path: Path, native: Path) -> Iterator[World]:
 
 
 def mount_host_namespace(path: Path) -> None:
-    subprocess.run(
-        ["mount", "--bind", "/proc/self/ns/net", str(path)], check=True, timeout=10
-    )
+    subprocess.run(["mount", "--bind", "/proc/self/ns/net", str(path)], check=True, timeout=10)
 
 
 def network_of(world: World) -> list[dict[str, str]]:
@@ -196,9 +192,7 @@ def test_an_engine_that_leaves_the_entry_out(world: World) -> None:
         (),
     ],
 )
-def test_other_verbs_pass_through_untouched(
-    world: World, arguments: tuple[str, ...]
-) -> None:
+def test_other_verbs_pass_through_untouched(world: World, arguments: tuple[str, ...]) -> None:
     assert world.run(*arguments).returncode == 0
     assert world.called() == [str(world.home / "runc"), *arguments]
     assert (world.registry / ID).exists()
@@ -256,9 +250,7 @@ def test_no_registry(world: World) -> None:
         ({"boot_id": "x" * 100}, "too long"),
     ],
 )
-def test_a_registration_that_is_wrong(
-    world: World, change: dict[str, str], reason: str
-) -> None:
+def test_a_registration_that_is_wrong(world: World, change: dict[str, str], reason: str) -> None:
     world.register(**change)
     world.assert_refused(reason)
 
@@ -281,9 +273,7 @@ def test_the_host_namespace_mounted_over_the_path(world: World) -> None:
 def test_another_kind_of_namespace(world: World) -> None:
     other = world.home / "netns/uts"
     other.touch()
-    subprocess.run(
-        ["mount", "--bind", "/proc/self/ns/uts", str(other)], check=True, timeout=10
-    )
+    subprocess.run(["mount", "--bind", "/proc/self/ns/uts", str(other)], check=True, timeout=10)
     try:
         world.register(path=str(other), inode=str(other.stat().st_ino))
         world.assert_refused("not a network namespace")
@@ -326,14 +316,10 @@ def test_links_in_the_registry(world: World) -> None:
     world.assert_refused("not a file of root's alone")
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"gantry-registration 2\n", b"\0" * 10, b"x" * 5000]
-)
+@pytest.mark.parametrize("text", [b"", b"gantry-registration 2\n", b"\0" * 10, b"x" * 5000])
 def test_a_registration_that_is_no_registration(world: World, text: bytes) -> None:
     (world.registry / ID).write_bytes(text)
-    world.assert_refused(
-        "registration" if len(text) < 4096 and b"\0" not in text else "registry"
-    )
+    world.assert_refused("registration" if len(text) < 4096 and b"\0" not in text else "registry")
 
 
 @pytest.mark.parametrize(
@@ -355,9 +341,7 @@ def test_a_container_made_for_another_network(
 
 def test_a_default_path_that_is_not_the_hosts(world: World) -> None:
     subprocess.run(["umount", str(world.host_path)], check=True, timeout=10)
-    subprocess.run(
-        ["unshare", f"--net={world.host_path}", "true"], check=True, timeout=10
-    )
+    subprocess.run(["unshare", f"--net={world.host_path}", "true"], check=True, timeout=10)
     world.assert_refused("not the host's")
 
 

@@ -16,14 +16,10 @@ HOST_ENTRY = {"type": "network", "path": "/var/run/docker/netns/default"}
 OURS = {"type": "network", "path": PATH}
 
 
-def edit(
-    native: Path, text: str | bytes, program: str = "spec-edit"
-) -> tuple[int, bytes, str]:
+def edit(native: Path, text: str | bytes, program: str = "spec-edit") -> tuple[int, bytes, str]:
     """Run the rewriting alone; returns (status, new text, reason)."""
     raw = text if isinstance(text, bytes) else text.encode()
-    done = subprocess.run(
-        [str(native / program), PATH], input=raw, capture_output=True, timeout=60
-    )
+    done = subprocess.run([str(native / program), PATH], input=raw, capture_output=True, timeout=60)
     return done.returncode, done.stdout, done.stderr.decode()
 
 
@@ -44,12 +40,8 @@ def test_replaces_the_host_entry_and_nothing_else(native: Path) -> None:
     assert json.loads(text) == spec({"type": "mount"}, OURS, {"type": "pid"})
 
 
-@pytest.mark.parametrize(
-    "others", [[], [{"type": "mount"}], [{"type": "pid"}, {"type": "ipc"}]]
-)
-def test_adds_the_entry_when_the_engine_left_it_out(
-    native: Path, others: list[Any]
-) -> None:
+@pytest.mark.parametrize("others", [[], [{"type": "mount"}], [{"type": "pid"}, {"type": "ipc"}]])
+def test_adds_the_entry_when_the_engine_left_it_out(native: Path, others: list[Any]) -> None:
     status, text, _ = edit(native, json.dumps(spec(*others), indent=3))
     assert status == 0
     assert json.loads(text) == spec(OURS, *others)
@@ -67,9 +59,7 @@ HOSTILE_TEXTS = [
 
 
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
-def test_strings_that_look_like_the_place_are_left_alone(
-    native: Path, text: str
-) -> None:
+def test_strings_that_look_like_the_place_are_left_alone(native: Path, text: str) -> None:
     before = spec(HOST_ENTRY, annotations={text: text, "namespaces": text})
     before["process"]["args"] = [text]
     before["process"]["env"] = [f"linux={text}"]
@@ -143,10 +133,12 @@ def test_a_huge_spec_is_read_whole(native: Path) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)
-    ),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=20,
 )
 
@@ -163,9 +155,7 @@ def test_agrees_with_python_on_any_document(
     before = spec({"type": "uts"}, HOST_ENTRY, process=process, annotations=annotations)
     status, text, why = edit(native, json.dumps(before))
     assert status == 0, why
-    assert json.loads(text) == spec(
-        {"type": "uts"}, OURS, process=process, annotations=annotations
-    )
+    assert json.loads(text) == spec({"type": "uts"}, OURS, process=process, annotations=annotations)
 
 
 GOOD = json.dumps(spec({"type": "pid"}, HOST_ENTRY)).encode()

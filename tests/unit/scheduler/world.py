@@ -128,6 +128,7 @@ class Desk:
             "task_id": {"value": task},
             "agent_id": {"value": agent},
             "state": state,
+            "source": "SOURCE_AGENT" if reason else "SOURCE_EXECUTOR",
             "uuid": "AAAA",
             "data": b64encode(report.model_dump_json().encode()).decode(),
         }

@@ -1,0 +1,85 @@
+"""The console in a real browser: login, live changes by events, nothing that its content policy forbids."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, async_playwright, expect
+
+from libs.common.events import model as ev
+from tests.fakes.gateway import World, live_gateway
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ["--no-sandbox", "--disable-background-networking"]
+
+
+@pytest.fixture
+async def opened(tmp_path: Path) -> AsyncIterator[tuple[World, str, Page, list[str]]]:
+    """A gateway, a page at its door, and what the browser complains of."""
+    assert CHROMIUM.exists(), "there is no browser: infra/host/setup.sh browser"
+    complaints: list[str] = []
+    async with live_gateway(tmp_path) as (world, url), async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = await browser.new_page()
+        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        await page.goto(f"{url}/")
+        yield world, url, page, complaints
+        await browser.close()
+
+
+async def test_login_and_live_changes(opened: tuple[World, str, Page, list[str]]) -> None:
+    world, url, page, complaints = opened
+    await world.put_app()
+    await world.deployed("/v1/apps/acme/web/deploys")
+    assert page.url == f"{url}/login"
+    await page.fill("#key", world.admin_key)
+    await page.click("button")
+    await expect(page.locator("#link-text")).to_have_text("live")
+    assert world.admin_key not in page.url
+    await expect(page.locator(".cell.is-ok")).to_have_count(3)
+    await expect(page.locator("tbody tr")).to_contain_text("Running")
+
+    await world.deployed("/v1/apps/acme/web/scale", {"instances": 5})
+    await expect(page.locator(".cell.is-ok")).to_have_count(5)
+    await expect(page.locator("#feed")).to_contain_text("deploy.succeeded")
+
+    (instance, *_) = world.deployer.instances
+    evil = "<img src=x onerror=alert(1)>"
+    world.deployer.instances[instance].update(state="exited", healthy=None, last_exit=evil)
+    await world.deployer.tell(
+        ev.ContainerExited(
+            instance=instance, app="acme/web", attempt="x.1", agent="a", state="TASK_FAILED", message=evil
+        )
+    )
+    await expect(page.locator(f"#i-{instance}")).to_have_class("cell is-bad changed")
+    await expect(page.locator("tbody tr")).to_contain_text("Delayed")
+    await expect(page.locator("#feed")).to_contain_text(evil)
+    assert await page.locator("img").count() == 0
+    assert complaints == []
+
+
+async def test_a_revoked_key_leads_back_to_the_door(
+    opened: tuple[World, str, Page, list[str]],
+) -> None:
+    world, _, page, _ = opened
+    await page.fill("#key", world.admin_key)
+    await page.click("button")
+    await expect(page.locator("#link-text")).to_have_text("live")
+    key = await world.key("*", "admin")
+    await world.call("DELETE", "/v1/keys/first", key=key)
+    await world.deployer.tell(ev.NodeLost(agent="a", hostname="h"))
+    await expect(page.locator("#key")).to_be_visible()  # the session's key was revoked: the door
+
+
+async def test_logout(opened: tuple[World, str, Page, list[str]]) -> None:
+    world, url, page, complaints = opened
+    await page.fill("#key", world.admin_key)
+    await page.click("button")
+    await expect(page.locator("#link-text")).to_have_text("live")
+    await page.click("text=Log out")
+    await expect(page.locator("#key")).to_be_visible()
+    await page.goto(f"{url}/")
+    assert page.url == f"{url}/login" and complaints == []

@@ -1,0 +1,122 @@
+"""Configuration: defaults < file < environment < flags; every unknown key is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, Field
+
+from libs.common.config import Sections, Settings, load
+from libs.common.errors import InvalidInput
+
+
+class Alpha(BaseModel, extra="forbid"):
+    port: int = Field(1, ge=0, le=65535)
+    names: tuple[str, ...] = ()
+    table: dict[str, int] = {}
+    grace_s: float = 1.5
+
+
+class Beta(BaseModel, extra="forbid"):
+    on: bool = False
+
+
+SECTIONS: Sections = {"alpha": Alpha, "beta": Beta}
+
+
+def alpha(settings: Settings) -> Alpha:
+    """The section."""
+    section = settings["alpha"]
+    assert isinstance(section, Alpha)
+    return section
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file that sets the port to 2."""
+    made = tmp_path / "gantry.yaml"
+    made.write_text("alpha:\n  port: 2\n  names: [x, y]\n")
+    return made
+
+
+def test_defaults_hold_where_nothing_is_said() -> None:
+    assert load(SECTIONS) == {"alpha": Alpha(), "beta": Beta()}
+
+
+def test_each_source_beats_the_one_before(file: Path) -> None:
+    environ = {"GANTRY_ALPHA__PORT": "3"}
+    assert alpha(load(SECTIONS, file=file)).port == 2
+    assert alpha(load(SECTIONS, file=file, environ=environ)).port == 3
+    found = load(SECTIONS, file=file, environ=environ, flags=["--alpha.port=4"])
+    assert (alpha(found).port, alpha(found).names) == (4, ("x", "y"))
+
+
+def test_values_are_read_as_yaml() -> None:
+    environ = {"GANTRY_ALPHA__TABLE": "{a: 1}", "GANTRY_BETA__ON": "yes"}
+    found = load(SECTIONS, environ=environ, flags=["--alpha.names=[a, b]", "--alpha.grace-s=3"])
+    assert alpha(found) == Alpha(table={"a": 1}, names=("a", "b"), grace_s=3.0)
+    assert found["beta"] == Beta(on=True)
+
+
+def test_other_peoples_environment_is_left_alone() -> None:
+    environ = {"PATH": "/bin", "GANTRYX": "1", "GANTRY_TEST_MESOS": "http://x", "GANTRY_URL": "y"}
+    assert load(SECTIONS, environ=environ) == load(SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("gamma: {x: 1}", "gamma"),
+        ("alpha: {prot: 1}", "alpha.prot"),
+        ("alpha: {port: 70000}", "alpha.port"),
+        ("alpha: {port: x}", "alpha.port"),
+        ("alpha: 7", "alpha"),
+        ("[1, 2]", "gantry.yaml"),
+        ("alpha: {port: [", "gantry.yaml"),
+    ],
+)
+def test_a_wrong_file_is_refused_and_the_key_named(
+    tmp_path: Path, content: str, named: str
+) -> None:
+    file = tmp_path / "gantry.yaml"
+    file.write_text(content)
+    with pytest.raises(InvalidInput) as raised:
+        load(SECTIONS, file=file)
+    assert any(named in each.field for each in raised.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GANTRY_GAMMA__X", "1"),
+        ("GANTRY_ALPHA__PROT", "1"),
+        ("GANTRY_ALPHA_PORT", "1"),
+        ("GANTRY_PORT", "1"),
+        ("GANTRY_ALPHA__PORT", "-1"),
+        ("GANTRY_ALPHA__NAMES", "["),
+    ],
+)
+def test_a_wrong_variable_is_refused(name: str, value: str) -> None:
+    with pytest.raises(InvalidInput):
+        load(SECTIONS, environ={name: value})
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["alpha.port=1", "--alpha.port", "--port=1", "--gamma.x=1", "--alpha.prot=1", "--alpha.port=x"],
+)
+def test_a_wrong_flag_is_refused(flag: str) -> None:
+    with pytest.raises(InvalidInput):
+        load(SECTIONS, flags=[flag])
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(InvalidInput) as raised:
+        load(SECTIONS, flags=["--alpha.port=x", "--alpha.prot=1", "--beta.on=7"])
+    assert {each.field for each in raised.value.problems} == {"alpha.port", "alpha.prot", "beta.on"}
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="can't be read"):
+        load(SECTIONS, file=tmp_path / "none.yaml")

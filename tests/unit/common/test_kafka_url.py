@@ -1,0 +1,56 @@
+"""kafka:// URLs, and what happens when nobody is there."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from libs.common.bus.base import Record
+from libs.common.bus.kafka import KafkaBus
+from libs.common.bus.kafka_url import parse_url
+from libs.common.clock import SystemClock
+from libs.common.errors import InvalidInput, Unavailable
+
+
+def test_plain() -> None:
+    settings = parse_url("kafka://a:9092,b:9093")
+    assert settings.bootstrap == ("a:9092", "b:9093")
+    assert settings.connection()["security_protocol"] == "PLAINTEXT"
+
+
+def test_everything() -> None:
+    url = "kafka://us%40er:p%3Aw@a:9092?tls=1&sasl=PLAIN&replication=3&session_s=6&linger_ms=5&prefix=x."
+    settings = parse_url(url)
+    connection = settings.connection()
+    assert connection["security_protocol"] == "SASL_SSL"
+    assert connection["ssl_context"] is not None
+    assert (connection["sasl_mechanism"], connection["sasl_plain_username"]) == ("PLAIN", "us@er")
+    assert connection["sasl_plain_password"] == "p:w"
+    assert (settings.replication, settings.session_s, settings.linger_ms) == (3, 6.0, 5)
+    assert settings.prefix == "x."
+    assert "p:w" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "url", ["kafka://", "kafka://host", "kafka://a:b", "kafka://u:secret@h", "kafka://a:1?tsl=1",
+            "kafka://a:1?replication=x", "kafka://a:1?session_s=-1"],
+)  # fmt: skip
+async def test_wrong_urls_are_refused_without_showing_the_password(url: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        await KafkaBus.open(url, SystemClock())
+    assert "secret" not in str(raised.value)
+
+
+async def test_without_a_broker_calls_are_unavailable() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, never listening
+        bus = await KafkaBus.open(f"kafka://127.0.0.1:{taken.getsockname()[1]}", SystemClock())
+        with pytest.raises(Unavailable):
+            await bus.publish([Record("t", "k", b"")])
+        with pytest.raises(Unavailable):
+            async with bus.consumer("g", ["t"]):
+                pass
+        with pytest.raises(Unavailable):
+            await bus.end_offsets(["t"])
+        await bus.close()

@@ -1,0 +1,167 @@
+"""App specs: each field wrong in turn is refused and named; amounts resolve so that a roll can always move."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from libs.common.http import invalid
+from libs.common.spec import AppSpec, InstanceSpec, Strategy
+
+GOOD: dict[str, Any] = {
+    "image": "registry.example:5000/team/web:1.2",
+    "instances": 3,
+    "network": "blue",
+    "resources": {"cpus": 0.5, "mem_mib": 64, "disk_mib": 10, "pids": 64},
+    "class": "thin",
+    "command": ["/bin/web", "--port", "80"],
+    "user": "www:www",
+    "env": {"PORT": "80"},
+    "labels": {"team.example/name": "x"},
+    "health": [{"type": "http", "port": 80, "path": "/healthz"}],
+    "strategy": {"max_surge": "25%", "max_unavailable": 1},
+    "constraints": [{"attribute": "hostname", "operator": "UNIQUE"}],
+    "load_balancer": {"driver": "haproxy", "backend": "web", "port": 80},
+    "stop_grace_s": 5,
+    "keep_address": False,
+}
+
+# The dotted field that must be named, the path of the change, the wrong value.
+WRONG: list[tuple[str, Any]] = [
+    *(("image", value) for value in (None, 7, "", "UPPER/case", "a b", "web:", "web\n", "web@sha256:12")),
+    *(("instances", value) for value in (-1, 10_001, 1.5, "many", None)),
+    *(("network", value) for value in ("", "Blue", "-x", "x" * 41, "a_b", None, "blue\n")),
+    *(("resources.cpus", value) for value in (0, -1, 257, "fast", float("nan"))),
+    *(("resources.mem_mib", value) for value in (0, 3, 4_194_305, 1.5)),
+    *(("resources.disk_mib", value) for value in (-1, "big")),
+    *(("resources.pids", value) for value in (0, -5)),
+    ("resources", 7),
+    ("resources.gpu", 1),
+    ("class", "huge"),
+    ("command", "not a list"),
+    ("command", [1]),
+    ("user", "a b"),
+    ("user", "root; rm"),
+    ("env", {"1A": "x"}),
+    ("env", {"A-B": "x"}),
+    ("env", {"A\n": "x"}),
+    ("env.A", 7),
+    ("labels.a", None),
+    *(("health.0.port", value) for value in (0, 65536, "http")),
+    ("health.0.path", "no-slash"),
+    ("health.0.type", "ping"),
+    ("health.0.interval_s", 0),
+    ("health.0.timeout_s", 0),
+    ("health.0.grace_s", -1),
+    ("health.0.max_consecutive_failures", 0),
+    ("health.0", {"type": "tcp"}),
+    ("health.0", {"type": "command"}),
+    ("health", {"type": "tcp"}),
+    *(("strategy.max_surge", value) for value in (-1, "101%", "x", "%", "-5%", 1.5)),
+    *(("strategy.max_unavailable", value) for value in (-1, "200%")),
+    ("strategy", {"max_surge": 0, "max_unavailable": 0}),
+    ("strategy", {"max_surge": "0%", "max_unavailable": "0%"}),
+    ("strategy.type", "big-bang"),
+    ("strategy.min_ready_s", -1),
+    ("strategy.deadline_s", 0),
+    ("strategy.max_failures", -1),
+    ("strategy.max_sugre", 1),
+    ("constraints.0.operator", "SAME"),
+    ("constraints.0.attribute", ""),
+    ("constraints.0", {"attribute": "zone", "operator": "LIKE"}),
+    ("constraints.0", {"attribute": "zone", "operator": "LIKE", "value": "("}),
+    ("constraints.0", {"attribute": "zone", "operator": "MAX_PER", "value": "x"}),
+    ("load_balancer.driver", "f5"),
+    ("load_balancer", {"driver": "haproxy"}),
+    ("load_balancer.port", 0),
+    ("load_balancer.drain_s", -1),
+    ("stop_grace_s", -1),
+    ("stop_grace_s", 3601),
+    ("keep_address", "perhaps"),
+    ("instancse", 3),
+]  # fmt: skip
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """GOOD with one field at a dotted path set."""
+
+    def put(content: Any, names: list[str]) -> Any:
+        if not names:
+            return value
+        if isinstance(content, list):
+            at = int(names[0])
+            return [put(each, names[1:]) if n == at else each for n, each in enumerate(content)]
+        return {**content, names[0]: put(content.get(names[0]), names[1:])}
+
+    made: dict[str, Any] = put(GOOD, path.split("."))
+    return made
+
+
+def test_the_good_one_is_taken_and_comes_back_as_it_was() -> None:
+    spec = AppSpec.model_validate(GOOD)
+    again = AppSpec.model_validate_json(spec.model_dump_json(by_alias=True))
+    assert again == spec
+    assert AppSpec.model_validate({"image": "web", "network": "blue"}).instances == 1
+
+
+@pytest.mark.parametrize(("path", "value"), WRONG, ids=lambda each: str(each)[:40])
+def test_each_wrong_field_is_named(path: str, value: Any) -> None:
+    with pytest.raises(ValidationError) as raised:
+        AppSpec.model_validate(changed(path, value))
+    problems = invalid(raised.value).problems
+    assert any(each.field == path or each.field.startswith(f"{path}.") for each in problems)
+    assert all(each.problem for each in problems)
+
+
+@pytest.mark.parametrize("field", ["image", "network"])
+def test_what_is_needed_is_said(field: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        AppSpec.model_validate({name: value for name, value in GOOD.items() if name != field})
+    assert [each.field for each in invalid(raised.value).problems] == [field]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "web",
+        "web:1.2",
+        "team/web",
+        "localhost:5000/web",
+        "registry.example/a/b/c:v1_2.3-x",
+        "web@sha256:" + "0" * 64,
+        "registry.example:5000/team/web:1.2@sha256:" + "f" * 64,
+    ],
+)
+def test_images_that_are_good(image: str) -> None:
+    assert AppSpec.model_validate(changed("image", image)).image == image
+
+
+AMOUNTS = st.one_of(st.integers(0, 50), st.integers(0, 100).map(lambda n: f"{n}%"))
+
+
+@given(surge=AMOUNTS, unavailable=AMOUNTS, wanted=st.integers(1, 500))
+def test_a_roll_can_always_move(surge: int | str, unavailable: int | str, wanted: int) -> None:
+    try:
+        strategy = Strategy(max_surge=surge, max_unavailable=unavailable)
+    except ValidationError:
+        assert {surge, unavailable} <= {0, "0%"}
+        return
+    above, missing = strategy.surge(wanted), strategy.unavailable(wanted)
+    assert above >= 0 and missing >= 0 and above + missing > 0
+    if isinstance(surge, str):
+        assert above <= wanted
+    if isinstance(unavailable, str) and above:
+        assert missing <= wanted * int(unavailable[:-1]) / 100
+
+
+def test_an_instance_is_what_the_host_needs_of_the_app() -> None:
+    spec = AppSpec.model_validate(GOOD)
+    pinned = "registry.example:5000/team/web@sha256:" + "0" * 64
+    instance = InstanceSpec.of(spec, pinned, "sticky")
+    for name in InstanceSpec.model_fields.keys() - {"image", "sticky_key"}:
+        assert getattr(instance, name) == getattr(spec, name)
+    assert (instance.image, instance.sticky_key) == (pinned, "sticky")
