@@ -112,7 +112,8 @@ def _dry_run(context: Context, app: str, spec: AppSpec | None, image: str | None
             after = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
             return {name: (None, value) for name, value in after.items()}, None
         diff = changes(known.spec, spec) if spec else {}
-        return diff, await client.plan(app, image=image, spec=spec if diff else None)
+        planned = image or (spec.image if spec and "image" in diff else None)
+        return diff, await client.plan(app, image=planned)
 
     diff, plan = context.ask(run)
     if printer.is_json:
@@ -125,6 +126,8 @@ def _dry_run(context: Context, app: str, spec: AppSpec | None, image: str | None
     if plan is None:
         printer.say(f"{app} would be made, and released for the first time")
         return
+    if diff.keys() - {"image"}:
+        printer.note("the steps below go by the stored spec, without the changes above")
     show_plan(printer, plan)
 
 

@@ -102,11 +102,9 @@ class GantryClient:
         """Release the app's spec as it stands. `key` is an Idempotency-Key of one's own."""
         return await self._ask(app, "deploys", model.Release(image=image, force=force), key)
 
-    async def plan(
-        self, app: str, *, image: str | None = None, spec: AppSpec | None = None
-    ) -> model.Plan:
-        """What `deploy` would do; with `spec`, after a PUT of that."""
-        body = model.Release(image=image, dry_run=True, spec=spec)
+    async def plan(self, app: str, *, image: str | None = None) -> model.Plan:
+        """What `deploy` would do with the spec as it stands."""
+        body = model.Release(image=image, dry_run=True)
         return _read(model.Plan, await self._post(f"{_app(app)}/deploys", body))
 
     async def scale(

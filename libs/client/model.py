@@ -7,9 +7,9 @@ newer server says. Times are Unix seconds; `app` is always `bu/app`.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from libs.common.events.model import Counts, DeployAction
 from libs.common.http import Role
@@ -34,7 +34,6 @@ class Release(Force):
 
     image: str | None = Field(None, max_length=500, description="instead of the spec's image")
     dry_run: bool = Field(False, description="answer the plan, change nothing")
-    spec: AppSpec | None = Field(None, description="with dry_run: plan this spec, not the stored")
 
     @field_validator("image")
     @classmethod
@@ -44,12 +43,6 @@ class Release(Force):
                 "not an image reference; expected e.g. registry.example:5000/team/web:1.2"
             )
         return value
-
-    @model_validator(mode="after")
-    def _spec_is_for_plans(self) -> Self:
-        if self.spec is not None and not self.dry_run:
-            raise ValueError("`spec` goes with dry_run only; PUT the app's spec, then deploy it")
-        return self
 
 
 class Scale(Force):

@@ -87,7 +87,10 @@ async def follow_master(agent: AgentNode, clock: Clock) -> None:
                 url = f"http://{agent.config.master}{PATH}"
                 async with session.ws_connect(url, max_msg_size=MAX_FRAME_BYTES) as socket:
                     retry_s = RETRY_MIN_S
-                    await _carry(agent, socket, f"master-{number}")
+                    spoke = await _carry(agent, socket, f"master-{number}")
+                if spoke and not agent.stopped.is_set():
+                    # The master closed the link of an agent it had given up: back at once.
+                    continue
             except (aiohttp.ClientError, OSError) as error:
                 log.info("master %s: %s", agent.config.master, error)
             if agent.stopped.is_set():
@@ -96,7 +99,9 @@ async def follow_master(agent: AgentNode, clock: Clock) -> None:
             retry_s = min(retry_s * 2, agent.config.registration_backoff_factor_s)
 
 
-async def _carry(agent: AgentNode, socket: aiohttp.ClientWebSocketResponse, link: str) -> None:
+async def _carry(agent: AgentNode, socket: aiohttp.ClientWebSocketResponse, link: str) -> bool:
+    """One connection; whether the master said anything on it."""
+    spoke = False
     outbox = _Outbox()
     agent.attach(link, send=outbox.put, close=outbox.close)
     try:
@@ -104,6 +109,7 @@ async def _carry(agent: AgentNode, socket: aiohttp.ClientWebSocketResponse, link
             writer = tasks.create_task(outbox.drain(socket))
             async for frame in socket:
                 if frame.type is WSMsgType.BINARY:
+                    spoke = True
                     agent.node.feed(LinkMessage(link, decode(frame.data)))
             writer.cancel()
     except* (ConnectionError, aiohttp.ClientError) as errors:
@@ -112,3 +118,4 @@ async def _carry(agent: AgentNode, socket: aiohttp.ClientWebSocketResponse, link
         with contextlib.suppress(ConnectionError):
             await socket.close()
         agent.link_down(link)
+    return spoke

@@ -11,7 +11,6 @@ import ctypes
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Protocol
 
 from libs.common.errors import GantryError
@@ -92,9 +91,11 @@ class NamespaceProber:
                 answer = await self._knock(target, check)
         except TimeoutError:
             return ProbeResult(False, f"{what}: no answer in {check.timeout_s:g} s")
-        except (OSError, GantryError) as error:
-            said = error.strerror if isinstance(error, OSError) else str(error)
-            return ProbeResult(False, f"{what}: {said or type(error).__name__}")
+        except OSError as error:  # asyncio's own text repeats the address
+            said = os.strerror(error.errno) if error.errno else type(error).__name__
+            return ProbeResult(False, f"{what}: {said}")
+        except GantryError as error:
+            return ProbeResult(False, f"{what}: {error}")
         return ProbeResult(not answer, f"{what}: {answer}" if answer else "")
 
     async def _knock(self, target: ProbeTarget, check: HealthCheck) -> str:
@@ -141,8 +142,3 @@ def judge_status_line(line: bytes) -> str:
         return "the answer is not HTTP"
     status = int(parts[1])
     return "" if 200 <= status < 400 else f"status {status}"
-
-
-def self_namespace_inode() -> int:
-    """Inode of this process' own network namespace."""
-    return Path("/proc/self/ns/net").stat().st_ino

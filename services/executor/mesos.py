@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from libs.common.errors import InvalidInput
 from libs.common.http import invalid
 from libs.common.task import TaskPayload
 from libs.mesos.environment import ExecutorEnvironment
-from libs.mesos.events import ExecutorEvent
+from libs.mesos.events import Acknowledged, ExecutorEvent, ExecutorSubscribed
 from libs.mesos.executor import ExecutorClient
 from libs.mesos.messages import KillPolicy, TaskInfo, TaskStatus, UpdateCall
 from libs.mesos.ports import Transport
@@ -40,6 +40,7 @@ class MesosDriver:
         self._rng = rng
         self._ids = ids
         self._client = self._make((), ())
+        self._missed: dict[str, TaskStatus] = {}  # by uuid
 
     def _make(self, tasks: Sequence[TaskInfo], updates: Sequence[UpdateCall]) -> ExecutorClient:
         return ExecutorClient(
@@ -62,9 +63,26 @@ class MesosDriver:
         self, tasks: Sequence[TaskInfo], updates: Sequence[UpdateCall]
     ) -> AsyncIterator[AsyncIterator[ExecutorEvent]]:
         """See ExecutorDriver."""
-        self._client = self._make(tasks, updates)
-        async with self._client.subscribe() as events:
-            yield events
+        client = self._client = self._make(tasks, updates)
+        async with client.subscribe() as events:
+            stream = self._told(events)
+            try:
+                yield stream
+            finally:
+                await stream.aclose()
+
+    async def _told(
+        self, events: AsyncIterator[ExecutorEvent]
+    ) -> AsyncGenerator[ExecutorEvent, None]:
+        async for event in events:
+            match event:
+                case ExecutorSubscribed():
+                    # An update made while SUBSCRIBE was under way is in no request yet.
+                    for status in list(self._missed.values()):
+                        await self.update(status)
+                case Acknowledged(_, uuid):
+                    self._missed.pop(uuid, None)
+            yield event
 
     def make_status(self, task_id: str, state: str, fields: Mapping[str, Any]) -> TaskStatus:
         """See ExecutorDriver."""
@@ -72,7 +90,10 @@ class MesosDriver:
 
     async def update(self, status: TaskStatus) -> None:
         """See ExecutorDriver."""
-        await self._client.update(status)
+        if await self._client.update(status):
+            self._missed.pop(status["uuid"], None)
+        else:
+            self._missed[status["uuid"]] = status
 
 
 def payload_of(task: TaskInfo) -> TaskPayload:

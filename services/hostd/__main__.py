@@ -3,6 +3,8 @@
 import asyncio
 import sys
 
+import uvloop
+
 from libs.common.errors import GantryError, InvalidInput
 from libs.common.runtime import CommonConfig
 from services.hostd.main import run
@@ -21,7 +23,8 @@ def main() -> None:
     assert isinstance(common, CommonConfig)
     assert isinstance(config, HostdConfig)
     try:
-        asyncio.run(until_stopped(run(common, config)))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(until_stopped(run(common, config)))
     except* GantryError as group:
         print(f"hostd: {group.exceptions[0]}", file=sys.stderr)
         sys.exit(EXIT_FAILED)

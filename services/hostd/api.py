@@ -77,7 +77,9 @@ class Handlers:
     async def add(self, request: Request) -> Response:
         """PUT an attachment."""
         spec = request.parse(AttachmentSpec)
-        return reply(await self._service.add(*_key(request), spec))
+        traceparent = request.headers.get("traceparent", "")
+        with self._service.telemetry.span("hostd.add", traceparent, attempt=spec.attempt):
+            return reply(await self._service.add(*_key(request), spec))
 
     async def get(self, request: Request) -> Response:
         """GET an attachment."""

@@ -16,7 +16,8 @@ R = TypeVar("R")
 class Batcher(Generic[T, R]):
     """`submit` hands one item in and gets its result; `run` calls `handle` with lists of them, one list at a time.
 
-    A batch waits `linger_s` for company and holds at most `limit` items; at most `queue_limit` may wait.
+    A batch waits `linger_s` (0: one turn of the loop) for company and holds at most `limit` items; at most
+    `queue_limit` may wait.
     """
 
     def __init__(

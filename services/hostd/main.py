@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import fcntl
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 
 from libs.common.clock import Clock, RngIds, SystemClock, system_rng
+from libs.common.errors import Conflict
 from libs.common.http import (
     Access,
     Authenticator,
@@ -56,11 +59,13 @@ async def open_service(common: CommonConfig, config: HostdConfig) -> AsyncIterat
     clock, rng = SystemClock(), system_rng()
     telemetry = Telemetry("hostd", make_log("hostd", level=common.log_level))
     async with AsyncExitStack() as stack:
+        data_dir = common.data_dir / "hostd"
+        stack.enter_context(_only_one(data_dir))
         run_dir = config.run_path(cluster)
         offload = config.datapath_type == "system"
         network = LinuxNetwork(cluster, run_dir / "netns", checksum_offload=offload)
         stack.callback(network.close)
-        state = open_state(common.data_dir / "hostd" / "state.db")
+        state = open_state(data_dir / "state.db")
         stack.callback(state.close)
         signer = TokenSigner(Kind.HOST, host, _host_key(common, config), clock)
         peers = PeerClient(signer, common.peers)
@@ -68,7 +73,9 @@ async def open_service(common: CommonConfig, config: HostdConfig) -> AsyncIterat
         engine = DockerEngine(cluster, config.docker)
         stack.push_async_callback(engine.close)
         name = config.bridge_name(cluster)
-        bridge = BridgeSettings(name, cluster, config.datapath_type, config.fail_mode)
+        bridge = BridgeSettings(
+            name, cluster, config.datapath_type, config.fail_mode, config.uplinks
+        )
         ports = Ports(
             network=network,
             switch=OvsSwitch(config.ovsdb, bridge, clock=clock, log=telemetry.log),
@@ -80,6 +87,18 @@ async def open_service(common: CommonConfig, config: HostdConfig) -> AsyncIterat
         yield HostdService(
             cluster, ports, config, clock=clock, ids=RngIds(rng), rng=rng, telemetry=telemetry
         )
+
+
+@contextmanager
+def _only_one(data_dir: Path) -> Iterator[None]:
+    """Two hostds on one state would undo each other's work; the kernel drops the lock with its holder."""
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (data_dir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"another hostd is at work on {data_dir}") from None
+        yield
 
 
 def make_app(

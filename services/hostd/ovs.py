@@ -40,12 +40,16 @@ CONNECT_WAIT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class BridgeSettings:
-    """The cluster's bridge. `datapath_type` "netdev" runs without the kernel's module, "system" with it."""
+    """The cluster's bridge. `datapath_type` "netdev" runs without the kernel's module, "system" with it.
+
+    `uplinks` are interfaces of the host that carry all VLANs to the other hosts.
+    """
 
     name: str
     cluster: str
     datapath_type: str = "netdev"
     fail_mode: str = "secure"
+    uplinks: tuple[str, ...] = ()
 
 
 class OvsSwitch:
@@ -106,11 +110,19 @@ class OvsSwitch:
 
     async def _set_up_bridge(self, db: OvsdbClient) -> None:
         await db.follow()
-        if self._bridge.name not in db.replica.by_name("Bridge"):
-            await db.transact(_new_bridge(self._bridge))
+        bridges = db.replica.by_name("Bridge")
+        known = bridges.get(self._bridge.name)
+        if known is None:
+            await db.transact([*_new_bridge(self._bridge), _bump_next_cfg()[0]])
+        else:
+            owner = as_map(known[1]["external_ids"]).get(CLUSTER_KEY, self._bridge.cluster)
+            if owner != self._bridge.cluster:
+                raise Unavailable(f"bridge {self._bridge.name} belongs to cluster {owner}")
+            await db.transact([_own_bridge(self._bridge), _bump_next_cfg()[0]])
         await db.until(
             lambda: self._bridge.name in db.replica.by_name("Bridge"), "the bridge did not appear"
         )
+        await self._commit(db, put_uplinks(db.replica, self._bridge))
         self._db_ready.set()
 
     async def _connected(self) -> tuple[OvsdbClient, OpenFlowClient]:
@@ -239,8 +251,27 @@ def _new_bridge(bridge: BridgeSettings) -> list[Operation]:
         {"op": "insert", "table": "Port", "uuid-name": "port", "row": port},
         {"op": "insert", "table": "Bridge", "uuid-name": "bridge", "row": row},
         {"op": "mutate", "table": "Open_vSwitch", "where": [], "mutations": bridges},
-        _bump_next_cfg()[0],
     ]
+
+
+def _own_bridge(bridge: BridgeSettings) -> Operation:
+    """A bridge that is there already gets our mark and our mode; its datapath stays as it is."""
+    marks = to_map({CLUSTER_KEY: bridge.cluster})
+    return _update("Bridge", bridge.name, {"fail_mode": bridge.fail_mode, "external_ids": marks})
+
+
+def put_uplinks(replica: Replica, bridge: BridgeSettings) -> list[Operation]:
+    """The operations after which the bridge has its uplinks: ports without a tag, so trunks of all VLANs."""
+    known = replica.by_name("Port")
+    operations: list[Operation] = []
+    for n, name in enumerate(each for each in bridge.uplinks if each not in known):
+        port = {"name": name, "interfaces": ["named-uuid", f"i{n}"]}
+        operations += [
+            {"op": "insert", "table": "Interface", "uuid-name": f"i{n}", "row": {"name": name}},
+            {"op": "insert", "table": "Port", "uuid-name": f"p{n}", "row": port},
+            _mutate_ports(bridge.name, "insert", ["set", [["named-uuid", f"p{n}"]]]),
+        ]
+    return operations
 
 
 def put_ports(replica: Replica, bridge: str, ports: Sequence[SwitchPort]) -> list[Operation]:

@@ -119,10 +119,16 @@ class HostdService:
         async with self.table.locks.hold(keys):
             attachment = await self._begin(container, ifname, spec)
             if attachment.phase is Phase.ADDRESSING:
-                attachment = await self._address(attachment)
+                with self.telemetry.span("hostd.address"):
+                    attachment = await self._address(attachment)
             attachment = await self.wire(attachment)
-        self._add_seconds.observe(self.clock.monotonic() - started)
-        return self.view(attachment)
+        took_s = self.clock.monotonic() - started
+        self._add_seconds.observe(took_s)
+        view = self.view(attachment)
+        self.telemetry.log.info(
+            "attached", container=container, network=view.network, ip=view.ip, ms=int(1000 * took_s)
+        )
+        return view
 
     async def _begin(self, container: str, ifname: str, spec: AttachmentSpec) -> Attachment:
         known = self.table.find(container, ifname)
@@ -210,11 +216,17 @@ class HostdService:
         """Have namespace, link, port and flows of an attachment that has its address. The caller holds its lock."""
         if attachment.id in self.table.ready:
             return attachment
-        namespace = await self.ports.network.ensure(core.wire_of(self.cluster, attachment))
+        with self.telemetry.span("hostd.namespace"):
+            namespace = await self.ports.network.ensure(core.wire_of(self.cluster, attachment))
+        with self.telemetry.span("hostd.port"):
+            attachment = await self._plug(attachment)
+        self.table.ready[attachment.id] = namespace
+        return attachment
+
+    async def _plug(self, attachment: Attachment) -> Attachment:
         for _ in range(NUMBER_TRIES):
             view = await self._plugs.submit(core.port_of(self.cluster, attachment))
             if view.error is None:
-                self.table.ready[attachment.id] = namespace
                 return attachment
             if view.ofport is None or view.ofport == attachment.ofport:
                 break
@@ -299,6 +311,7 @@ class HostdService:
         async with self.table.locks.hold([release_key(attachment.ipam_key)]):
             await self.table.drop(attachment, release)
         self.release_wanted.set()
+        self.telemetry.log.info("detached", container=attachment.container)
 
     async def release(self, pending: PendingRelease) -> None:
         """Tell ipam of a release, and forget it. Raises Unavailable; what ipam refuses is done with."""

@@ -27,6 +27,9 @@ class HostdConfig(BaseModel):
     listen: str = Field("", description="host:port for the gateway; empty: the socket only")
     ovsdb: Path = Path("/var/run/openvswitch/db.sock")
     bridge: str = Field("", max_length=15, description="default gbr-<four digits of the cluster>")
+    uplinks: tuple[str, ...] = Field(
+        (), description="interfaces that carry the VLANs to other hosts"
+    )
     datapath_type: Literal["netdev", "system"] = "system"
     fail_mode: Literal["secure", "standalone"] = "secure"
     docker: str = "/var/run/docker.sock"

@@ -50,7 +50,7 @@ class Table:
         self._attachments: dict[AttachmentId, Attachment] = {}
         self._ids: dict[Key, AttachmentId] = {}
         self._reserved: set[int] = set()
-        self._saves: Batcher[Sequence[Change], None] = Batcher(self._save_all, clock)
+        self._saves: Batcher[Sequence[Change], None] = Batcher(self._save_all, clock, linger_s=0.0)
         self.locks = KeyLocks()
         self.doubtful: set[AttachmentId] = set()  # nobody knows what is on disk: save before acting
         self.releases: dict[str, PendingRelease] = {}  # by ipam key

@@ -157,6 +157,7 @@ def _ended(
             since=now,
             adopt=instance.container,
             orphaned_at=instance.orphaned_at or now,
+            not_before=now + config.restart_backoff_s if instance.adopt else now,
             message=message,
         )
         draft.put(orphan)

@@ -25,7 +25,7 @@ class BareDocker:
 
     async def __aenter__(self) -> BareDocker:
         connector = aiohttp.UnixConnector(str(self._socket), limit=0)
-        self._docker = aiodocker.Docker(url=f"unix://{self._socket}", connector=connector)
+        self._docker = aiodocker.Docker(url="unix://localhost", connector=connector)
         return self
 
     async def __aexit__(self, *_: object) -> None:

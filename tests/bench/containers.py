@@ -108,7 +108,8 @@ class ContainerBench:
             started = time.perf_counter()
             await self._client.deploy(app)
             await all_healthy
-            addresses = await self._addresses(app, count)
+            async with asyncio.timeout(DEADLINE_S):
+                addresses = await self._addresses(app, count)
             await self._answer(addresses)
             return time.perf_counter() - started
 
@@ -150,11 +151,13 @@ class ContainerBench:
                     await task
 
     async def _addresses(self, app: str, count: int) -> list[str]:
-        found = (await self._client.instances(app)).instances
-        addresses = sorted({each.address for each in found if each.healthy})
-        if len(addresses) != count:
-            raise RuntimeError(f"{len(addresses)} healthy addresses, not {count}")
-        return addresses
+        """Addresses of the healthy instances, once the API shows them all."""
+        while True:
+            found = (await self._client.instances(app)).instances
+            addresses = sorted({each.address for each in found if each.healthy})
+            if len(addresses) == count:
+                return addresses
+            await asyncio.sleep(0.02)
 
     async def _answer(self, addresses: list[str]) -> None:
         enter = ("ip", "netns", "exec", self._stack.layout.edge)

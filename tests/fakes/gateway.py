@@ -25,6 +25,7 @@ from services.gateway.service import KEY_FILE, run
 from tests.fakes.peers import FakeDeployer, FakeOthers, make_apps
 
 SECRET = bytes(range(32))
+GENEROUS = GatewayConfig(rate_per_s=100_000.0, rate_burst=100_000.0)  # tests poll
 SPEC: Mapping[str, Any] = {"image": "registry.test/web:1", "instances": 3, "network": "blue"}
 
 
@@ -134,7 +135,7 @@ async def gateway_world(
 ) -> AsyncIterator[World]:
     """A gateway that serves, its admin key read from its file."""
     clock = ShiftedClock()
-    shared = make_shared(data_dir, config or GatewayConfig(), clock)
+    shared = make_shared(data_dir, config or GENEROUS, clock)
     bus = shared.bus
     assert isinstance(bus, MemoryBus)
     deployer = FakeDeployer(bus, clock)

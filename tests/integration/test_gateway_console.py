@@ -51,7 +51,12 @@ async def test_login_and_live_changes(opened: tuple[World, str, Page, list[str]]
     world.deployer.instances[instance].update(state="exited", healthy=None, last_exit=evil)
     await world.deployer.tell(
         ev.ContainerExited(
-            instance=instance, app="acme/web", attempt="x.1", agent="a", state="TASK_FAILED", message=evil
+            instance=instance,
+            app="acme/web",
+            attempt="x.1",
+            agent="a",
+            state="TASK_FAILED",
+            message=evil,
         )
     )
     await expect(page.locator(f"#i-{instance}")).to_have_class("cell is-bad changed")

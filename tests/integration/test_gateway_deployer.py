@@ -193,13 +193,12 @@ async def test_what_the_deployer_refuses_ends_with_its_reason(
         await client.deployment("dep-none")
 
 
-async def test_a_plan_of_the_spec_as_it_stands_and_of_another(
+async def test_a_plan_changes_nothing(
     cloud: tuple[GantryClient, PlayedScheduler],
 ) -> None:
     client, scheduler = cloud
     await client.put_app("acme/web", WEB)
     plan = (await client.plan("acme/web")).model_dump()
     assert plan["release"] == 1 and not plan["refused"]
-    five = WEB.model_copy(update={"instances": 5})
-    assert (await client.plan("acme/web", spec=five)).model_dump()["wanted"] == 5
+    assert (await client.plan("acme/web", image=OTHER)).model_dump()["image"] == OTHER
     assert not scheduler.running and not (await client.releases("acme/web")).releases

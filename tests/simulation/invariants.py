@@ -140,11 +140,11 @@ class Invariants:
         generation = int(body["generation"])
         self._grows(f"instance {instance}", generation)
         self._stays(f"instance {instance}", body["state"] == "ended")
-        for task, _agent in body["strays"]:
-            self.given_up.add(task)
-        if body["state"] in ("pending", "ended") and generation and _gives_up(body):
-            # A container may have been taken over since an earlier attempt.
-            self.given_up.update(f"{instance}.{n}" for n in range(1, generation + 1))
+        given_up = max((int(task.rpartition(".")[2]) for task, _ in body["strays"]), default=0)
+        if body["state"] in ("pending", "ended") and _gives_up(body):
+            given_up = generation
+        # Its container may have been taken over from an earlier attempt, whose name it has.
+        self.given_up.update(f"{instance}.{n}" for n in range(1, given_up + 1))
 
     def _deployment(self, deployment: str, body: Mapping[str, Any]) -> None:
         ended = body["state"] in ENDED_DEPLOYMENT

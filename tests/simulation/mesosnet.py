@@ -130,6 +130,7 @@ class SinkStream:
     def __init__(self, net: MesosNet, life: Life) -> None:
         self._net = net
         self._life = life
+        self._sent: deque[bytes] = deque()
         self._arrived: deque[bytes] = deque()
         self._news = asyncio.Event()
         self._last_at = 0.0
@@ -143,7 +144,8 @@ class SinkStream:
         faults = self._net.faults
         delay_s = LATENCY_S + faults.delay_s(Point.MESOS_STREAM_SLOW, 0.5)
         at = self._last_at = max(self._last_at, self._net.loop.time() + delay_s)
-        self._net.loop.call_at(at, self._arrive, recordio.encode(data))
+        self._sent.append(recordio.encode(data))
+        self._net.loop.call_at(at, self._arrive)  # timers of one moment fire in any order
         if faults.strike(Point.MESOS_STREAM_CUT):
             self._break("the connection was reset")
 
@@ -151,6 +153,11 @@ class SinkStream:
         """See Sink: the server has ended it, after what it sent before."""
         at = max(self._last_at, self._net.loop.time() + LATENCY_S)
         self._net.loop.call_at(at, self._end)
+
+    def whole(self, body: bytes) -> None:
+        """The answer is no stream: this is all of it."""
+        self._arrived.append(body)
+        self._end()
 
     def close(self) -> None:
         """See ByteStream."""
@@ -171,12 +178,14 @@ class SinkStream:
                 return b""
             await self._news.wait()
 
-    def _arrive(self, data: bytes) -> None:
-        self._arrived.append(data)
+    def _arrive(self) -> None:
+        self._arrived.append(self._sent.popleft())
         self._news.set()
 
     def _end(self) -> None:
-        self._ended = True
+        self._ended = not self._sent
+        if self._sent:
+            self._net.loop.call_soon(self._end)
         self._news.set()
 
     def _break(self, why: str) -> None:
@@ -211,8 +220,7 @@ class MesosTransport:
         self._net.trace.add(self._life.name, f"mesos {_kind(request)} → {answer.status}")
         sink.status, sink.headers = answer.status, _lower(answer.headers)
         if answer.stream is None:
-            sink._arrive(answer.body)
-            sink._end()
+            sink.whole(answer.body)
         try:
             yield sink
         finally:

@@ -54,7 +54,7 @@ APPS: Mapping[str, Mapping[str, Any]] = {
     "beta/worker": {
         "network": "work",
         "instances": 2,
-        "strategy": {"max_surge": 0, "max_unavailable": 1, "deadline_s": 150},
+        "strategy": {"max_surge": 0, "max_unavailable": 1, "deadline_s": 150, "min_ready_s": 4},
         "stop_grace_s": 3,
     },
 }

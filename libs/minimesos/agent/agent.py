@@ -26,6 +26,7 @@ from libs.minimesos.effects import (
     LaunchFailed,
     LinkDown,
     LinkMessage,
+    LinkSend,
     LinkUp,
     Message,
     RecoveredAlive,
@@ -121,7 +122,8 @@ class Agent:
         if kind in ("REGISTERED", "REREGISTERED"):
             registration.registered(core, message)
         elif kind == "PING":
-            core.to_master({"type": "PONG"})
+            # Also before the registration is confirmed: the first ping comes with it.
+            core.out.append(LinkSend(core.link or "", {"type": "PONG"}))
         elif kind in ("RUN", "RUN_GROUP"):
             launch.run(core, message)
         elif kind == "ACK":

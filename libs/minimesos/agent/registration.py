@@ -53,15 +53,15 @@ def _leaving(core: Core, executor: Executor) -> bool:
 
 
 def _task_message(executor: Executor, task: Task) -> Message:
+    # As in Mesos, only an update that is not acknowledged yet is named.
     first = task.pending[0] if task.pending else None
-    last: Json = orjson.loads(task.statuses[-1]) if task.statuses else {}
     return {
         "framework_id": executor.framework_id,
         "task_id": task.task_id,
         "executor_id": "" if executor.command_task else executor.executor_id,
         "state": task.state,
-        "reported": first.state if first else last.get("state", ""),
-        "reported_uuid": first.uuid if first else last.get("uuid", ""),
+        "reported": first.state if first else "",
+        "reported_uuid": first.uuid if first else "",
         "info_json": task.info,
         "statuses_json": list(task.statuses),
     }

@@ -219,10 +219,13 @@ def app_row(app: AppView, instances: Sequence[InstanceView]) -> AppRow:
 
 
 def _wanted(app: AppView, instances: Sequence[InstanceView]) -> int:
-    wanted = _number(_extra(app, "wanted"))
-    if wanted is None:
-        return sum(look_of(each)[0] in _ALIVE for each in instances)
-    return int(wanted)
+    """How many there shall be: by the deployment under way, else as it was last, else as many as there are."""
+    deployment = _extra(app, "deployment")
+    coming = deployment.get("wanted") if isinstance(deployment, Mapping) else None
+    for wanted in (coming, _extra(app, "wanted")):
+        if isinstance(wanted, int):
+            return wanted
+    return sum(look_of(each)[0] in _ALIVE for each in instances)
 
 
 def word_of(app: AppView, instances: Sequence[InstanceView]) -> tuple[Word, str]:
@@ -231,13 +234,12 @@ def word_of(app: AppView, instances: Sequence[InstanceView]) -> tuple[Word, str]
     if waiting:
         why = waiting[0].waiting.removeprefix("not placed: ")
         return Word.WAITING, f"{len(waiting)} not placed: {why}"
-    failing = [each for each in instances if look_of(each)[0] in ("bad", "lost")]
+    failing = [each for each in instances if _is_failing(each)]
     deployment = _deployment_state(app)
     if failing and deployment not in IN_PROGRESS:
-        why = cell(failing[0]).detail
-        return Word.DELAYED, f"{len(failing)} {look_of(failing[0])[1]}" + (
-            f": {why}" if why else ""
-        )
+        why = _extra(failing[0], "last_exit")
+        told = f"{len(failing)} {look_of(failing[0])[1]}"
+        return Word.DELAYED, f"{told}: {why}" if why else told
     if deployment in IN_PROGRESS:
         return Word.DEPLOYING, deployment.replace("_", " ")
     alive = [each for each in instances if look_of(each)[0] in _ALIVE]
@@ -247,6 +249,13 @@ def word_of(app: AppView, instances: Sequence[InstanceView]) -> tuple[Word, str]
     if missing > 0:
         return Word.DEPLOYING, f"{missing} on their way"
     return Word.RUNNING, ""
+
+
+def _is_failing(instance: InstanceView) -> bool:
+    """Down, or on its way up again after it was down."""
+    look = look_of(instance)[0]
+    again = look in ("starting", "waiting") and bool(_extra(instance, "last_exit"))
+    return look in ("bad", "lost") or again
 
 
 def _deployment_state(app: AppView) -> str:

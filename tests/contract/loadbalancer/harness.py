@@ -14,6 +14,7 @@ import orjson
 from aiohttp import web
 
 from libs.common.clock import SystemClock
+from libs.common.errors import Unavailable
 from services.deployer.loadbalancer.base import (
     Answer,
     Change,
@@ -206,7 +207,7 @@ class HaproxyHarness:
     async def _answers(self) -> bool:
         try:
             return await self.driver.present(BACKEND) is not None
-        except Exception:
+        except Unavailable:
             return False
 
     async def endpoint(self, number: int) -> Endpoint:

@@ -145,7 +145,7 @@ ALLOWED: tuple[Rule, ...] = (
     # Addresses
     Rule(r"flags\.\w+", same_type, "how this master or agent was started"),
     Rule(r"(master_info|leader_info)(\.address)?\.hostname", name("master_hostname"), "address"),
-    Rule(r"master_hostname", name("master_hostname"), "address"),
+    Rule(r"master_hostname", same_type, "address, as an agent resolves it"),
     Rule(r"json\.hostname", same_type, "address, of a master or an agent"),
     Rule(r"hostname", name("hostname"), "address"),
     Rule(r"master_info\.(address\.)?ip", name("master_ip"), "address"),

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import os
+import subprocess
 from dataclasses import replace
 
 import pytest
 
+from infra.provision import OvsServer
+from libs.common.clock import SystemClock
+from libs.common.telemetry import make_log
 from services.hostd import flows
 from services.hostd.model import SwitchPort
-from tests.contract.network.conftest import SwitchWorld, eventually, port
+from services.hostd.ovs import BridgeSettings, OvsSwitch
+from tests.contract.network.conftest import CLUSTER, SwitchWorld, eventually, port
 
 
 def cookie(of: SwitchPort) -> int:
@@ -130,3 +138,72 @@ async def test_a_batch(switch: SwitchWorld, count: int) -> None:
     assert [view.ofport for view in views] == [each.ofport for each in ports]
     await switch.driver.remove([each.name for each in ports])
     assert await switch.driver.view() == ()
+
+
+# -- what only Open vSwitch can show -----------------------------------------------------------------
+
+
+def bridge_settings(server: OvsServer, **more: object) -> BridgeSettings:
+    made = BridgeSettings(f"ct{os.getpid() % 100_000}", CLUSTER, server.datapath_type)
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("switch", ["real"], indirect=True)
+async def test_the_rules_as_the_switch_reads_them(switch: SwitchWorld, ovs: OvsServer) -> None:
+    await switch.make_link(port(5))
+    await switch.driver.ensure([port(5)])
+    command = [
+        "ovs-ofctl",
+        "-O",
+        "OpenFlow13",
+        "--no-stats",
+        "--no-names",
+        "dump-flows",
+        bridge_settings(ovs).name,
+    ]
+    environment = {**os.environ, "OVS_RUNDIR": str(ovs.data_dir)}
+    text = await asyncio.to_thread(
+        subprocess.check_output, command, env=environment, text=True, timeout=10
+    )
+    lines = {line.strip().partition("cookie=0x47414e54000007d5, ")[2] for line in text.splitlines()}
+    number, mac, ip = port(5).ofport, port(5).mac, port(5).ip
+    assert lines - {""} == {
+        f"priority=120,udp,in_port={number},dl_src={mac},nw_src={ip},tp_src=67 actions=drop",
+        f"priority=110,arp,in_port={number},dl_src={mac},arp_spa={ip},arp_sha={mac} actions=NORMAL",
+        f"priority=110,ip,in_port={number},dl_src={mac},nw_src={ip} actions=NORMAL",
+        f"priority=100,in_port={number} actions=drop",
+    }
+
+
+@pytest.mark.parametrize("switch", ["real"], indirect=True)
+async def test_a_bridge_of_another_cluster_is_not_touched(
+    switch: SwitchWorld, ovs: OvsServer
+) -> None:
+    await switch.driver.view()
+    said: list[str] = []
+    settings = bridge_settings(ovs, cluster="another")
+    log = make_log("test", stream=io.StringIO())
+    other = OvsSwitch(ovs.socket, settings, clock=SystemClock(), log=log)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(other.run())
+        for _ in range(20):
+            said.append(str(other.is_connected()))
+            await asyncio.sleep(0.01)
+        task.cancel()
+    assert set(said) == {"False"}
+
+
+@pytest.mark.parametrize("switch", ["real"], indirect=True)
+async def test_uplinks_carry_all_vlans(switch: SwitchWorld, ovs: OvsServer) -> None:
+    await switch.driver.view()
+    uplink = port(9)
+    await switch.make_link(uplink)
+    settings = bridge_settings(ovs, uplinks=(uplink.name,))
+    second = OvsSwitch(ovs.socket, settings, clock=SystemClock(), log=make_log("test"))
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(second.run())
+        assert await second.view() == ()  # it is no attachment's
+        task.cancel()
+    command = ["ovs-vsctl", f"--db=unix:{ovs.socket}", "get", "port", uplink.name, "tag"]
+    tag = await asyncio.to_thread(subprocess.check_output, command, text=True, timeout=10)
+    assert tag.strip() == "[]"

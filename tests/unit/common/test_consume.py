@@ -142,6 +142,24 @@ def test_while_a_peer_is_away_the_group_waits_and_skips_nothing(error: Exception
 
 
 @virtual
+async def test_a_commit_stops_at_what_is_not_handled_yet(world: World) -> None:
+    bus = MemoryBus(world.clock)
+    await bus.ensure_topics([TopicSpec("node.joined", partitions=1)])
+    await bus.publish([joined("waits", 1), joined("goes", 2), joined("waits", 3)])
+    seen: list[int] = []
+
+    async def handle(event: ev.NodeJoined, envelope: Envelope) -> None:
+        if event.agent == "waits" and world.clock.monotonic() < 50:
+            raise Unavailable("its peer is away")
+        seen.append(envelope.sequence)
+
+    await consume(world, bus, handle, 50.0)
+    assert set(seen) == {2} and await lag(bus) == 3
+    await consume(world, bus, handle, 60.0)
+    assert list(dict.fromkeys(seen)) == [2, 1, 3] and await lag(bus) == 0
+
+
+@virtual
 async def test_a_handler_that_hangs_is_given_up(world: World) -> None:
     bus = MemoryBus(world.clock)
     await bus.publish([joined("stuck", 1), joined("free", 2)])

@@ -20,7 +20,7 @@ from libs.common.errors import NotFound, Unavailable
 from libs.common.events import EVENT_TYPES, Event, seal, to_record
 from libs.common.events import model as ev
 from libs.common.events.model import DeployAction
-from libs.common.http import Dispatcher, Kind, Response, Role
+from libs.common.http import Dispatcher, Kind, Response, Role, reply
 from libs.common.runtime import CommonConfig, Runtime
 from libs.common.store.memory import MemoryStore
 from libs.common.telemetry import Telemetry, make_log
@@ -91,6 +91,8 @@ class FakeScheduler:
     stopped: list[tuple[str, str]] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     full: bool = False
+    mute: bool = False  # its events are lost
+    healthy: dict[str, bool] = field(default_factory=dict)
     deaf: bool = False  # hears nothing
     stop_slowly_s: float = 0.0
 
@@ -129,6 +131,22 @@ class FakeScheduler:
                 event.instance, ev.ContainerExited, state="TASK_KILLED", wanted=True, final=True
             )
 
+    def rows(self) -> list[dict[str, Any]]:
+        """What it answers when it is asked."""
+        return [
+            {
+                "instance": name,
+                "app": APP,
+                "state": "running" if self.attempts.get(name) else "pending",
+                "healthy": self.healthy.get(name),
+                "attempt": f"{name}.{self.attempts[name]}" if name in self.attempts else "",
+                "address": self.addresses[name],
+                "agent": "a1",
+                "version": self.sequences.get(name, 0),
+            }
+            for name in self.running
+        ]
+
     async def start(self, instance: str) -> None:
         await self.world.clock.sleep(0.2)
         self.attempts[instance] = self.attempts.get(instance, 0) + 1
@@ -146,6 +164,9 @@ class FakeScheduler:
     async def tell(self, instance: str, kind: type[Event], **fields: object) -> None:
         attempt = self.attempts.get(instance, 0)
         self.sequences[instance] = self.sequences.get(instance, 0) + 1
+        self.healthy[instance] = kind is ev.ContainerHealthy
+        if self.mute:
+            return
         event = kind.model_validate(
             {
                 "instance": instance,
@@ -303,7 +324,7 @@ def make_runtime(here: Site, number: int, config: DeployerConfig) -> Runtime:
         ids=world.ids,
         bus=here.bus,
         store=here.store.share(),
-        peers=NoPeers(),
+        peers=Peers(here.scheduler),
         verify=TokenVerifier(SECRET, world.clock),
         telemetry=Telemetry("deployer", make_log("deployer", stream=here.log)),
         server=server,
@@ -311,8 +332,14 @@ def make_runtime(here: Site, number: int, config: DeployerConfig) -> Runtime:
     )
 
 
-class NoPeers:
-    """The deployer calls nobody."""
+@dataclass
+class Peers:
+    """The deployer asks nobody but the scheduler, for an app's instances."""
+
+    scheduler: FakeScheduler
 
     async def call(self, service: str, method: str, path: str, **_: Any) -> Response:
-        raise Unavailable(f"{service} is not there")
+        if self.scheduler.deaf:
+            raise Unavailable(f"{service} is not there")
+        assert (service, method, path) == ("scheduler", "GET", "/v1/instances?app=shop%2Fweb")
+        return reply({"instances": self.scheduler.rows()})

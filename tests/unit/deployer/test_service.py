@@ -383,3 +383,61 @@ async def test_many_events_make_few_writes(world: World) -> None:
         await here.deploy("d2")
         progressed = len(here.of(ev.DeployProgressed))
         assert progressed < 120
+
+
+@virtual
+async def test_events_that_never_come_are_made_up_for(world: World) -> None:
+    async with site(world) as here:
+        await here.put()
+        here.scheduler.mute = True
+        first = await here.deploy("d1")
+        assert first["state"] == "succeeded"
+        lost = sorted(here.scheduler.running)[0]
+        del here.scheduler.running[lost]
+
+        async def replaced() -> bool:
+            rows = await here.instances()
+            return len(rows) == 4 and lost not in {row["instance"] for row in rows}
+
+        await here.until(replaced, 400)
+        stopped = await here.deploy("d2", DeployAction.STOP)
+        assert stopped["state"] == "succeeded"
+
+
+@virtual
+async def test_an_adopted_container_stays_in_the_balancer(world: World) -> None:
+    async with site(world) as here:
+        await here.put(**BALANCED)
+        await here.deploy("d1")
+        row = (await here.instances())[0]
+        name, pair = row["instance"], (row["address"], 80)
+        here.scheduler.attempts[name] = 2
+        accepted = {"offer": "o", "cpus": 0.1, "mem_mib": 128}
+        await here.scheduler.tell(name, ev.OfferAccepted, **accepted)
+        await world.clock.sleep(3)
+        assert pair in here.balancer.serving["shop-web"]
+        await here.scheduler.tell(name, ev.ContainerStarted)
+        await here.scheduler.tell(name, ev.ContainerHealthy)
+        await world.clock.sleep(3)
+        again = next(each for each in await here.instances() if each["instance"] == name)
+        assert (again["ready"], again["attempt"], again["restarts"]) == (True, f"{name}.2", 1)
+        removed = [each for each in here.balancer.history if each[0] == "remove"]
+        assert removed == []
+
+
+@virtual
+async def test_a_restarted_container_is_out_until_it_is_healthy(world: World) -> None:
+    async with site(world) as here:
+        await here.put(**BALANCED)
+        await here.deploy("d1")
+        row = (await here.instances())[0]
+        name, pair = row["instance"], (row["address"], 80)
+        await here.scheduler.tell(name, ev.ContainerExited, state="TASK_FAILED", exit_code=3)
+        here.scheduler.attempts[name] = 2
+        await here.scheduler.tell(name, ev.ContainerStarted)
+        await world.clock.sleep(2)
+        assert pair not in here.balancer.serving["shop-web"]
+        await here.scheduler.tell(name, ev.ContainerHealthy)
+        await world.clock.sleep(2)
+        assert pair in here.balancer.serving["shop-web"]
+        assert len(here.scheduler.requested) == 4, "the scheduler restarts it, not we"

@@ -187,6 +187,22 @@ async def test_the_trail_has_the_request_id(world: World) -> None:
     assert entry["request_id"] == "my-request-1" and entry["allowed"] is True
 
 
+async def test_operations_of_one_moment_leave_a_line_each(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.put_app()
+    now = world.clock.now()
+    monkeypatch.setattr(world.clock, "now", lambda: now)
+    for _ in range(3):
+        assert (await world.call("POST", "/v1/apps/acme/web/deploys", {})).status == 202
+
+    async def all_told() -> bool:
+        return len(await audit_of(world, "deploy.release")) == 3
+
+    await world.eventually(all_told)
+    assert len({each.deployment for each in world.deployer.heard}) == 3
+
+
 async def test_a_units_admin_reads_its_own_trail(world: World) -> None:
     await world.put_app("acme/web")
     await world.put_app("other/web")

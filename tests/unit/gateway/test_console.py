@@ -186,8 +186,9 @@ def instance(state: str, **more: Any) -> InstanceView:
     return InstanceView(instance=f"i-{state}", app="acme/web", state=state, release=1, **more)
 
 
-def app(wanted: int, deployment: str = "") -> AppView:
-    told = {"deployment": {"state": deployment}} if deployment else {"deployment": None}
+def app(wanted: int, deployment: str = "", coming: int = 1) -> AppView:
+    under_way = {"state": deployment, "wanted": coming} if deployment else None
+    told = {"deployment": under_way}
     return AppView.model_validate({"app": "acme/web", "wanted": wanted, "release": 1, **told})
 
 
@@ -204,6 +205,9 @@ def app(wanted: int, deployment: str = "") -> AppView:
         (app(1), [instance("exited", last_exit="exit code 1")], Word.DELAYED,
          "1 exited, restarting: exit code 1"),
         (app(1), [instance("lost")], Word.DELAYED, "1 host lost"),
+        (app(1), [instance("started", last_exit="exit code 1")], Word.DELAYED,
+         "1 starting: exit code 1"),
+        (app(0, "rolling", 4), [], Word.DEPLOYING, "rolling"),
         (app(1, "rolling"), [instance("unhealthy")], Word.DEPLOYING, "rolling"),
     ],
 )  # fmt: skip
@@ -221,6 +225,7 @@ def test_unplaced_instances_have_a_place_on_the_page() -> None:
     assert made.incomplete == ("ipam",)
     assert made.totals == {"ok": 1, "waiting": 1, "lost": 1}
     assert app_row(app(2), [placed, waiting]).healthy == 1
+    assert app_row(app(0, "rolling", 4), []).wanted == 4
 
 
 def test_gauges_never_overflow() -> None:

@@ -1,0 +1,152 @@
+"""The supervisor as a process: it restarts its worker, and nothing about the worker can end it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from services.executor.supervisor import next_pause_s
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Stands in for the worker: notes its pid and its parent's, then does what the file `do` says.
+WORKER = """
+    import os, sys, time
+    from pathlib import Path
+    home = Path(os.environ["HOME_OF_TEST"])
+    with open(home / "starts", "a") as out:
+        print(os.getpid(), os.getppid(), sys.argv[-1], file=out)
+    what = (home / "do").read_text()
+    if what.isdigit():
+        sys.exit(int(what))
+    while True:
+        time.sleep(0.05)
+"""
+
+
+class Supervised:
+    """A supervisor with the stand-in worker."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        package = home / "tree" / "services" / "executor"
+        package.mkdir(parents=True)
+        real = ROOT / "services" / "executor"
+        for name in ("__init__.py", "__main__.py", "supervisor.py"):
+            (package / name).write_text((real / name).read_text())
+        (package.parent / "__init__.py").touch()
+        (package / "worker.py").write_text(textwrap.dedent(WORKER))
+        self.process: subprocess.Popen[bytes]
+
+    def start(self, what: str = "work") -> None:
+        self.will(what)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "services.executor", "--config", "x"],
+            cwd=self.home / "tree",
+            env={
+                **os.environ,
+                "PYTHONPATH": str(self.home / "tree"),
+                "HOME_OF_TEST": str(self.home),
+            },
+            stderr=subprocess.DEVNULL,
+        )
+
+    def will(self, what: str) -> None:
+        """What the next worker does."""
+        (self.home / "do").write_text(what)
+
+    def starts(self) -> list[int]:
+        """Pids of the workers so far."""
+        file = self.home / "starts"
+        return (
+            [int(each.split()[0]) for each in file.read_text().splitlines()]
+            if file.exists()
+            else []
+        )
+
+    def until(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"workers: {self.starts()}"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def it(tmp_path: Path) -> Iterator[Supervised]:
+    with _cleaned(Supervised(tmp_path)) as supervised:
+        yield supervised
+
+
+@contextmanager
+def _cleaned(supervised: Supervised) -> Iterator[Supervised]:
+    try:
+        yield supervised
+    finally:
+        supervised.process.kill()
+        supervised.process.wait()
+        for pid in supervised.starts():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+def test_a_killed_worker_is_replaced(it: Supervised) -> None:
+    it.start()
+    for count in (1, 2, 3):
+        it.until(lambda count=count: len(it.starts()) == count)  # type: ignore[misc]
+        os.kill(it.starts()[-1], signal.SIGKILL)
+    it.until(lambda: len(it.starts()) == 4)
+    assert it.process.poll() is None
+    line = (it.home / "starts").read_text().splitlines()[-1].split()
+    assert line[1:] == [str(it.process.pid), f"--parent={it.process.pid}"]
+
+
+@pytest.mark.parametrize("status", [0, 2, 78])
+def test_a_worker_that_is_done_or_can_not_work_ends_it(it: Supervised, status: int) -> None:
+    it.start(str(status))
+    assert it.process.wait(20) == status
+    assert len(it.starts()) == 1
+
+
+def test_any_other_end_does_not(it: Supervised) -> None:
+    it.start("1")
+    it.until(lambda: len(it.starts()) >= 3)
+    assert it.process.poll() is None
+
+
+@pytest.mark.parametrize("what", ["work", "1"])
+def test_sigterm_ends_worker_and_supervisor(it: Supervised, what: str) -> None:
+    it.start(what)
+    it.until(lambda: len(it.starts()) >= 1)
+    it.process.terminate()
+    assert it.process.wait(20) == 0
+    assert all(not Path(f"/proc/{pid}").exists() for pid in it.starts())
+
+
+def test_it_has_a_session_of_its_own_and_is_small(it: Supervised) -> None:
+    it.start()
+    it.until(lambda: len(it.starts()) == 1)
+    assert os.getsid(it.process.pid) == it.process.pid != os.getsid(0)
+    status = Path(f"/proc/{it.process.pid}/status").read_text()
+    resident_kib = int(status.split("VmRSS:")[1].split()[0])
+    assert resident_kib < 16 * 1024
+    assert "Threads:\t1\n" in status
+
+
+def test_pauses_grow_and_are_bounded() -> None:
+    pauses = [0.0]
+    for _ in range(10):
+        pauses.append(next_pause_s(pauses[-1], lived_s=1.0))
+    assert pauses[1:4] == [0.1, 0.2, 0.4]
+    assert pauses[-1] == 5.0
+    assert next_pause_s(5.0, lived_s=60.0) == 0.1
