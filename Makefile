@@ -37,6 +37,7 @@ down: $(STAMP) ## stop what `make up` started
 
 test: $(STAMP) ## everything: style, types, boundaries, and all tests on real servers
 	infra/host/setup.sh test
+	infra/host/setup.sh browser
 	$(MAKE) native check
 	$(BIN)/python -m pytest -q
 
@@ -56,8 +57,7 @@ bench: $(STAMP) native ## measure; prints a table and writes build/bench.json
 	$(BIN)/python -m tests.bench
 
 docs: $(STAMP) ## regenerate docs/openapi.json and docs/asyncapi.json
-	$(BIN)/python -m services.gateway.openapi > docs/openapi.json
-	$(BIN)/python -m libs.common.events.asyncapi > docs/asyncapi.json
+	$(BIN)/python -m services.gateway.docs
 
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis

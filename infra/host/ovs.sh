@@ -52,17 +52,18 @@ db_ready() { db_pid && vsctl --no-wait show; }
 choose_datapath() {
   local other
   [[ -n $datapath ]] || datapath=$(cat "$dir/datapath-type" 2>/dev/null || echo netdev)
+  switch_pid >/dev/null && return 0
+  for other in $(pgrep -x ovs-vswitchd); do
+    gone "$other" || [[ $(readlink "/proc/$other/ns/net") != "$(readlink /proc/self/ns/net)" ]] ||
+      die 1 "this host's datapath belongs to another ovs-vswitchd, pid $other: share it, or stop it"
+  done
   if [[ $datapath == netdev ]]; then
-    switch_pid >/dev/null || [[ ! -e /sys/class/net/ovs-netdev ]] ||
-      die 1 "another ovs-vswitchd has this host's userspace datapath (its tap is ovs-netdev): share it, or stop it"
+    # The taps of a switch that was killed outlive it, and would be in the new one's way.
+    [[ ! -e /sys/class/net/ovs-netdev ]] || ip link delete ovs-netdev
     return 0
   fi
   [[ -d /sys/module/openvswitch ]] || modprobe -q openvswitch ||
     die 1 "this kernel has no openvswitch module: use --datapath netdev"
-  for other in $(pgrep -x ovs-vswitchd); do
-    [[ $other == "$(switch_pid)" ]] || gone "$other" ||
-      die 1 "the kernel's datapath belongs to another ovs-vswitchd, pid $other"
-  done
 }
 
 start_database() {

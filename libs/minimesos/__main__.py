@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -73,6 +74,8 @@ async def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    # A hundred thousand tasks are long-lived objects: looking at them again and again is waste.
+    gc.set_threshold(100_000, 20, 50)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         uvloop.run(main(parse(sys.argv[1:])))

@@ -12,9 +12,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from libs.minimesos.units import format_scalar
 
 Json = dict[str, Any]
+MAX_KEPT = 1024
 _SCALARS = frozenset({"str", "bytes", "double", "int", "bool"})
 _FIELD = re.compile(r"^(\w+)(!|\*)?(%)?:(\w+)(?:=([^#]+))?(?:#(\d+))?$")
 _BASE64_BAD = re.compile(r"[^A-Za-z0-9+/=]")
@@ -66,13 +69,14 @@ def _default(kind: str, text: str) -> object:
 class MessageType:
     """A message: fields in declaration order; `schema` resolves message kinds."""
 
-    __slots__ = ("_by_name", "_defaults", "fields", "name", "required", "schema")
+    __slots__ = ("_by_name", "_defaults", "_required", "fields", "name", "required", "schema")
 
     def __init__(self, schema: Schema, name: str, fields: list[Field]) -> None:
         self.schema = schema
         self.name = name
         self.fields = fields
         self.required = tuple(f.name for f in fields if f.required)
+        self._required = frozenset(self.required)
         self._by_name = {f.name: f for f in fields}
         self._defaults = tuple((f.name, f.default) for f in fields if f.default is not None)
 
@@ -105,7 +109,7 @@ class MessageType:
             if name not in out:
                 out[name] = default
                 ordered = False
-        if any(name not in out for name in self.required):
+        if self._required and not self._required <= out.keys():
             incomplete.append(self.name)
         if not ordered and len(out) > 1:
             return {f.name: out[f.name] for f in self.fields if f.name in out}
@@ -127,6 +131,8 @@ class MessageType:
         if isinstance(got, dict):
             if kind in _SCALARS or field.values is not None:
                 raise _unexpected("object", field.name)
+            if kind in self.schema.repetitive:
+                return self.schema.parse_repetitive(kind, got, incomplete)
             return self.schema.types[kind]._parse(got, incomplete)
         if isinstance(got, str):
             return got if kind == "str" else _from_string(field, got)
@@ -226,7 +232,15 @@ def _from_string(field: Field, got: str) -> object:
 class Schema:
     """All message types of an API."""
 
-    def __init__(self, enums: Mapping[str, str], messages: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        enums: Mapping[str, str],
+        messages: Mapping[str, str],
+        repetitive: frozenset[str] = frozenset(),
+    ) -> None:
+        """`repetitive` messages come again and again unchanged: their parsed form is kept."""
+        self.repetitive = repetitive
+        self._kept: dict[bytes, Json] = {}
         values = {name: frozenset(text.split()) for name, text in enums.items()}
         self.types: dict[str, MessageType] = {}
         for name, text in messages.items():
@@ -240,6 +254,20 @@ class Schema:
                 known = field.kind in _SCALARS or field.kind in values or field.kind in self.types
                 if not known:
                     raise ValueError(f"{kind.name}.{field.name}: unknown kind {field.kind}")
+
+    def parse_repetitive(self, name: str, value: Json, incomplete: list[str]) -> Json:
+        """Like parsing, but equal messages give the same object: treat it as immutable."""
+        key = orjson.dumps([name, value])
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
+        before = len(incomplete)
+        parsed = self.types[name]._parse(value, incomplete)
+        if len(incomplete) == before:
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.clear()
+            self._kept[key] = parsed
+        return parsed
 
     def __getitem__(self, name: str) -> MessageType:
         return self.types[name]

@@ -111,7 +111,8 @@ _MESSAGES = {
     "attach_container_output:ContainerRef",
 }
 
-V1 = Schema({**ENUMS, **_ENUMS}, {**MESSAGES, **_MESSAGES})
+# Every task of a framework with one executor a host carries the same ExecutorInfo.
+V1 = Schema({**ENUMS, **_ENUMS}, {**MESSAGES, **_MESSAGES}, frozenset({"ExecutorInfo"}))
 SCHEDULER_CALL = V1["SchedulerCall"]
 EXECUTOR_CALL = V1["ExecutorCall"]
 MASTER_CALL = V1["MasterCall"]

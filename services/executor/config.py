@@ -37,7 +37,10 @@ class ExecutorConfig(BaseModel):
     cap_add: tuple[str, ...] = ()
     log_max_mib: int = Field(10, ge=1, le=10_000)
     cpu_burst_floor: float = Field(
-        1.0, ge=0, le=256, description="cores that even a small instance may use when they are free"
+        0.0,
+        ge=0,
+        le=256,
+        description="cores that even a smaller instance may use when they are free",
     )
     log_level: str = "info"
 

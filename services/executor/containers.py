@@ -55,10 +55,7 @@ def resolv_conf(config: ExecutorConfig) -> str:
 
 
 def limits(spec: InstanceSpec, config: ExecutorConfig) -> Limits:
-    """Shares are the promise; the quota lets a small instance use free time, so that it starts fast.
-
-    Under a quota of a tenth of a core a start alone takes a second: the runtime's own work counts.
-    """
+    """Shares divide the CPU under contention; the quota holds always, or from `cpu_burst_floor` cores on."""
     wanted = spec.resources
     return Limits(
         cpu_shares=max(2, round(wanted.cpus * 1024)),

@@ -37,6 +37,7 @@ _HANDLERS: dict[type, Callable[[Attempt, Any, World], m.Step]] = {
     m.PullFailed: launching.pull_failed,
     m.Attached: launching.attached,
     m.AttachFailed: launching.attach_failed,
+    m.Rewired: launching.rewired,
     m.Started: launching.started,
     m.StartFailed: launching.start_failed,
     Begun: launching.begun,

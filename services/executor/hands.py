@@ -13,12 +13,12 @@ from typing import TypeVar
 
 from libs.common.backoff import Backoff
 from libs.common.clock import Clock
-from libs.common.errors import Conflict, NotFound, Refused, Stale, TooMany, Unavailable
+from libs.common.errors import Conflict, NotFound, Refused, TooMany, Unavailable
 from libs.common.telemetry import Log
 from services.executor import containers
 from services.executor import moves as m
 from services.executor.config import ExecutorConfig
-from services.executor.errors import ImageMissing, NameTaken, StartRefused
+from services.executor.errors import ImageMissing, NameTaken
 from services.executor.model import (
     CLEANING,
     LAUNCHING,
@@ -226,14 +226,7 @@ class Hands:
 
     async def _attach(self, a: Attempt) -> m.Input:
         wanted = self._wants(a.id, Op.ATTACH)
-        spec = AttachmentSpec(
-            container=a.container,
-            network=a.payload.spec.network,
-            instance=a.payload.instance,
-            attempt=a.id,
-            generation=a.generation,
-            sticky_key=a.payload.spec.sticky_key,
-        )
+        spec = _attachment(a)
         until = self._clock.monotonic() + _ADDRESS_WAIT_S
         failures = 0
         while True:
@@ -260,21 +253,31 @@ class Hands:
 
     async def _start(self, a: Attempt) -> m.Input:
         """Register, then start. A registration is good for one try, so both are repeated."""
-        wanted = self._wants(a.id, Op.START)
         name = containers.hostname(a.payload.instance)
         hosts = containers.hosts_file(name, a.network.ip if a.network else "")
+        certain = True  # that it does not run
 
-        async def once() -> None:
-            await self._network.register(a.container, a.container_id, a.generation)
-            await self._engine.start(Ref(a.container, a.container_id), hosts)
+        async def once() -> m.Input:
+            nonlocal certain
+            try:
+                await self._network.register(a.container, a.container_id, a.generation)
+            except NotFound:
+                return m.Rewired(await self._network.attach(_attachment(a)))
+            try:
+                await self._engine.start(Ref(a.container, a.container_id), hosts)
+            except Unavailable:
+                certain = False
+                raise
+            return m.Started()
 
         try:
-            await self._persist(once, deadline_s=self._config.engine_deadline_s, wanted=wanted)
-            return m.Started()
-        except (StartRefused, NotFound, Stale, Conflict) as error:
-            return m.StartFailed(f"the container did not start: {error}", certain=True)
+            return await self._persist(
+                once,
+                deadline_s=self._config.engine_deadline_s,
+                wanted=self._wants(a.id, Op.START),
+            )
         except (Refused, Unavailable) as error:
-            return m.StartFailed(f"the container could not be started: {error}", certain=False)
+            return m.StartFailed(f"the container did not start: {error}", certain)
 
     async def _signal(self, a: Attempt, name: str) -> None:
         """What fails is repeated when it is due again."""
@@ -330,3 +333,14 @@ class Hands:
                 if failures in (1, 10, 100):
                     self._log.warning(f"{what} failed", container=container, error=str(error))
                 await self._clock.sleep(_BACKOFF.delay_s(failures, self._rng))
+
+
+def _attachment(a: Attempt) -> AttachmentSpec:
+    return AttachmentSpec(
+        container=a.container,
+        network=a.payload.spec.network,
+        instance=a.payload.instance,
+        attempt=a.id,
+        generation=a.generation,
+        sticky_key=a.payload.spec.sticky_key,
+    )

@@ -166,6 +166,13 @@ def _start_anew(a: Attempt, view: View | None, world: World) -> m.Step:
     return m.Step(step.attempt, (*leftover, *step.actions))
 
 
+def rewired(a: Attempt, move: m.Rewired, _world: World) -> m.Step:
+    """Start it in its new network instead."""
+    if a.state is not State.STARTING or Op.START not in a.busy:
+        return m.Step(a)
+    return m.Step(changed(a, network=move.network), (m.Start(),))
+
+
 def started(a: Attempt, _move: m.Started, _world: World) -> m.Step:
     """The engine says that it runs; look where."""
     if a.state is not State.STARTING:

@@ -72,6 +72,13 @@ class AttachFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Rewired:
+    """hostd had given up the network of a container that was long in coming, and has made another."""
+
+    network: Attachment
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The engine says that it runs."""
 
@@ -147,6 +154,7 @@ Input = (
     | PullFailed
     | Attached
     | AttachFailed
+    | Rewired
     | Started
     | StartFailed
     | Inspected
@@ -188,7 +196,7 @@ class Attach:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Register with hostd, then start -> Started or StartFailed."""
+    """Register with hostd, then start -> Started, StartFailed or Rewired."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -19,7 +18,6 @@ from libs.common.errors import GantryError, InvalidInput, Unavailable
 from libs.common.task import TaskPayload
 from libs.common.telemetry import Log
 from libs.mesos import events as mesos_events
-from libs.mesos.errors import BadCall
 from libs.mesos.messages import TaskInfo, TaskStatus
 from services.executor import core, sweep
 from services.executor import moves as m
@@ -43,9 +41,11 @@ from services.executor.model import (
 )
 from services.executor.ports import Engine, ExecutorDriver, Journal, Network, Prober
 from services.executor.reporting import World
+from services.executor.updates import Updates
 
 _BACKOFF = Backoff(0.1, 5.0)
 _DRAIN_STEP_S = 0.1
+_LOOK_BACK_S = 60.0  # more than the engine's clock and ours may differ; telling twice does no harm
 
 
 class _Done(Exception):
@@ -90,7 +90,7 @@ class ExecutorService:
         )
         self._group: asyncio.TaskGroup
         self._tasks: dict[AttemptId, dict[asyncio.Task[None], None]] = {}
-        self._unsent: dict[AttemptId, deque[TaskStatus]] = {}
+        self._updates = Updates(driver, self._book, log, self._tidy)
         self._left: dict[AttemptId, None] = dict.fromkeys(self._book.attempts)  # to be recovered
         self._look = asyncio.Event()  # sweep now
         self._discarding: dict[ContainerName, None] = {}
@@ -191,26 +191,7 @@ class ExecutorService:
         self._feed(attempt, m.StopAsked(grace_s, "stopped"))
 
     def _send(self, attempt: AttemptId, status: TaskStatus) -> None:
-        """Updates of one attempt go out one after the other, those of several side by side."""
-        waiting = self._unsent.get(attempt)
-        if waiting is not None:
-            waiting.append(status)
-            return
-        self._unsent[attempt] = deque([status])
-        self._group.create_task(self._send_all(attempt), name=f"updates:{attempt}")
-
-    async def _send_all(self, attempt: AttemptId) -> None:
-        waiting = self._unsent[attempt]
-        while waiting:
-            status = waiting[0]
-            try:
-                await self._driver.update(status)
-            except BadCall as error:
-                self._log.error("update refused", attempt=attempt, error=str(error))
-                self._book.forget(status)
-            waiting.popleft()
-        del self._unsent[attempt]
-        self._tidy(attempt)
+        self._updates.send(attempt, status, self._group)
 
     async def _drain(self) -> None:
         """Stop everything within the agent's patience, and wait until that is done and told."""
@@ -219,7 +200,7 @@ class ExecutorService:
             grace_s = min(attempt.payload.spec.stop_grace_s, patience_s)
             self._feed(attempt.id, m.StopAsked(grace_s, "the executor was shut down"))
         deadline = self._clock.monotonic() + patience_s + self._config.engine_deadline_s
-        while any(each.state is not State.DONE for each in self.attempts.values()) or self._unsent:
+        while any(each.state is not State.DONE for each in self.attempts.values()) or self._updates:
             if self._clock.monotonic() > deadline:
                 self._log.error("shut down with containers left", attempts=len(self.attempts))
                 return
@@ -229,7 +210,7 @@ class ExecutorService:
 
     async def _watch(self) -> None:
         """Follow the engine's events; after a gap, look at everything."""
-        since, failures = self._clock.now(), 0
+        since, failures = self._clock.now() - _LOOK_BACK_S, 0
         while True:
             try:
                 async for event in self._engine.events(since):
@@ -361,7 +342,7 @@ class ExecutorService:
         """Forget an attempt of which nothing is left and that Mesos knows to be over."""
         if self._book.get(attempt) is None or not self._book.finished(attempt):
             return
-        if attempt in self._unsent:
+        if attempt in self._updates:
             return
         self._book.drop(attempt)
         self._hands.times(attempt)

@@ -171,12 +171,12 @@ class Ipam:
     async def release(
         self, attachment: str, generation: int, reason: str, actor: str, host: str = ""
     ) -> bool:
-        """Free the attachment's address if it is of that generation; the attachment is over in any case.
+        """Free the attachment's address if it is of that generation; the attachment is over then.
 
-        `host` says whose attachment is over, "" that of every host. False: there was nothing to free, or it belongs
-        to another generation (which is audited).
+        `host` says whose attachment is over, "" that of every host. False: there was nothing to free, or it is of
+        another generation, which is audited and changes nothing.
         """
-        await self.store.bury(attachment, host, self._rt.clock.now())
+        buried = False
         for _ in range(MAX_TRIES):
             current = await self.store.of_attachment(attachment)
             now = self._rt.clock.now()
@@ -189,11 +189,18 @@ class Ipam:
                 cooldown_s=self.config.cooldown_s,
                 hold_s=self.config.hold_s,
             )
+            if decision.address is None and decision.events:
+                self._stale.inc()
+                assert current is not None
+                await self._audit(current, decision.events)
+                return False
+            if not buried:
+                # First the tombstone, then another look: a claim under way sees the one or is seen by the other.
+                await self.store.bury(attachment, host, now)
+                buried = True
+                if decision.address is None:
+                    continue
             if decision.address is None:
-                if decision.events:
-                    self._stale.inc()
-                    assert current is not None
-                    await self._audit(current, decision.events)
                 return False
             if await self.store.save(decision.address, decision.events, now, current_traceparent()):
                 self._releases.labels(decision.address.network).inc()

@@ -68,6 +68,7 @@ def instance_view(instance: Instance) -> Mapping[str, Any]:
     """An instance for readers."""
     return {
         "instance": instance.id,
+        "version": instance.version,
         "app": instance.app,
         "release": instance.release,
         "attempt": instance.attempt if instance.generation else "",

@@ -197,6 +197,7 @@ def _filter(
     if need.agent is not None:
         ids = np.array([c.agent for c in agents.candidates], dtype=np.str_)
         keep(ids == need.agent, "agent of the container to adopt")
+        return passed, failed  # it is there already, whatever the constraints say by now
     wanted = need.spec.instance_class.value
     classes = agents.column("class")
     keep((classes == wanted) | ((classes == "") & (wanted == "thin")), f"class {wanted}")

@@ -90,7 +90,7 @@ class World:
         assert response.status in (200, 201), response.body
         return response
 
-    async def eventually(self, what: Callable[[], Awaitable[Any]], within_s: float = 5.0) -> Any:
+    async def eventually(self, what: Callable[[], Awaitable[Any]], within_s: float = 30.0) -> Any:
         """The first true answer of `what`; fails after `within_s`."""
         async with asyncio.timeout(within_s):
             while True:
@@ -161,7 +161,7 @@ async def running(shared: Shared) -> AsyncIterator[Runtime]:
     """The gateway alone, until the context is left."""
     async with open_runtime(shared, "gateway") as rt, asyncio.TaskGroup() as group:
         task = group.create_task(run(rt))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while "gateway" not in shared.local.apps:
                 if task.done():
                     task.result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator
@@ -82,7 +83,10 @@ async def test_instances_come_up_with_addresses_and_go(cloud: Cloud) -> None:
 
 
 async def test_a_container_is_where_and_what_it_should_be(cloud: Cloud) -> None:
-    spec: dict[str, Any] = {"resources": Resources(cpus=0.5, mem_mib=64, pids=32), "env": {"COLOUR": "red"}}
+    spec: dict[str, Any] = {
+        "resources": Resources(cpus=0.5, mem_mib=64, pids=32),
+        "env": {"COLOUR": "red"},
+    }
     await cloud.launch("bu-web-1.1", health=(HTTP,), **spec)
     await cloud.healthy("bu-web-1.1")
     content = await cloud.inspect("bu-web-1.1")
@@ -98,7 +102,7 @@ async def test_a_container_is_where_and_what_it_should_be(cloud: Cloud) -> None:
     host_config = content["HostConfig"]
     assert host_config["Memory"] == host_config["MemorySwap"] == 64 * 1024 * 1024
     assert (host_config["PidsLimit"], host_config["CpuShares"]) == (32, 512)
-    assert host_config["NanoCpus"] == 10**9
+    assert host_config["NanoCpus"] == 5 * 10**8
     assert host_config["RestartPolicy"]["Name"] == "no"
     assert host_config["LogConfig"]["Config"]["max-size"] == "10m"
     assert await cloud.inside("bu-web-1.1", "hostname") == "bu-web-1"
@@ -273,6 +277,31 @@ async def test_the_agent_may_go_away_and_come_back(cloud: Cloud) -> None:
     assert fresh == ["TASK_FAILED"]
     await cloud.launch("c.1", health=(HTTP,))
     await cloud.healthy("c.1")
+
+
+async def test_the_engine_may_be_killed_and_started_again(cloud: Cloud) -> None:
+    await cloud.launch("a.1", "b.1", health=(HTTP,))
+    await cloud.healthy("a.1")
+    await cloud.healthy("b.1")
+    told = len(cloud.statuses)
+    await asyncio.to_thread(restart, cloud.host.engine)
+    b_pid = (await cloud.inspect("b.1"))["State"]["Pid"]
+    os.kill(b_pid, signal.SIGKILL)
+    assert "SIGKILL" in (await cloud.reaches("b.1", "TASK_FAILED"))["message"]
+    await cloud.launch("c.1", health=(HTTP,))
+    await cloud.healthy("c.1")
+    assert {each["task_id"]["value"] for each in cloud.statuses[told:]} == {"b.1", "c.1"}
+    await cloud.gone("b.1")
+
+
+def restart(engine: Server) -> None:
+    """kill -9 and start; containers go on."""
+
+    async def work() -> None:
+        await engine.kill9()
+        await engine.start()
+
+    asyncio.run(work())
 
 
 async def test_hostd_may_be_restarted(cloud: Cloud) -> None:

@@ -11,6 +11,7 @@ from playwright.async_api import Page, async_playwright, expect
 from libs.common.events import model as ev
 from tests.fakes.gateway import World, live_gateway
 
+expect.set_options(timeout=30_000)
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-background-networking"]
 

@@ -56,11 +56,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str]
 
     worker = threading.Thread(target=lambda: asyncio.run(run()))
     worker.start()
-    assert started.wait(10) and up
+    assert started.wait(60) and up
     world, url, loop, done = up[0]
     yield world, url
     loop.call_soon_threadsafe(done.set)
-    worker.join(20)
+    worker.join(60)
     assert not worker.is_alive()
 
 

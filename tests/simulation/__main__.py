@@ -6,6 +6,7 @@ Exit 0 when every seed passed and every fault point was hit (the latter is asked
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
@@ -64,8 +65,14 @@ def _run(seeds: Sequence[int], processes: int) -> Iterable[Result]:
         yield from map(simulate, seeds)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, maxtasksperchild=SEEDS_A_PROCESS) as pool:
+    with context.Pool(processes, _settle, maxtasksperchild=SEEDS_A_PROCESS) as pool:
         yield from pool.imap(simulate, seeds)
+
+
+def _settle() -> None:
+    """What is imported stays: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _watched(results: Iterable[Result], count: int, quiet: bool) -> Iterable[Result]:

@@ -6,9 +6,13 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 
+from libs.common.errors import Unavailable
+from libs.common.http import Kind
 from tests.simulation.cloud import Cloud
 from tests.simulation.faults import Point
 from tests.simulation.host import Host
+from tests.simulation.life import Life
+from tests.simulation.process import client_of
 
 MEAN_PAUSE_S = 20.0
 
@@ -30,6 +34,7 @@ class Chaos:
             Point.SWITCH_RESTART: (2, self._restart_switch),
             Point.CONTAINER_DIES: (5, self._container_dies),
             Point.MANUAL_START: (3, self._start_by_hand),
+            Point.STALE_RELEASE: (3, self._release_again),
             Point.MASTER_CRASH: (2, self._crash_master),
             Point.AGENT_CRASH: (2, self._crash_agent),
             Point.AGENT_PARTITION_SHORT: (2, self._partition_short),
@@ -141,6 +146,25 @@ class Chaos:
                     self._hit(Point.MANUAL_START, each.name)
                     await host.start_by_hand(each.id)
             await asyncio.sleep(0.25)
+
+    async def _release_again(self) -> None:
+        """A host's old word about an attachment, from before its address was given anew."""
+        host = self._host()
+        held = [each for each in host.kernel.attachments.values() if each.address is not None]
+        if not held:
+            return
+        attachment = self.rng.choice(held)
+        assert attachment.address is not None
+        self._hit(Point.STALE_RELEASE, attachment.ipam_key)
+        generation = attachment.address.generation - 1
+        path = f"/v1/attachments/{attachment.ipam_key}?generation={generation}&reason=late"
+        client = client_of(
+            self.cloud, Life(self.cloud.loop, f"late@{host.name}"), Kind.HOST, host.name
+        )
+        try:
+            await client.call("ipam", "DELETE", path)
+        except Unavailable:
+            pass  # then it did not arrive at all
 
     # -- Mesos
 

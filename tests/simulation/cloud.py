@@ -40,7 +40,7 @@ SKEW_S = 2.0
 REPLICAS = {"gateway": 1, "deployer": 2, "scheduler": 2, "ipam": 2, "monitor": 1}
 SETTINGS: Settings = {
     "gateway": GatewayConfig(),
-    "deployer": DeployerConfig(),
+    "deployer": DeployerConfig(keep_gone_s=600.0),
     "scheduler": SchedulerConfig(
         masters=(MASTER,),
         executor_command="executor",

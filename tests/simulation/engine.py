@@ -12,32 +12,20 @@ from services.hostd.model import ContainerView
 from services.hostd.ports import LogQuery
 from tests.fakes.docker import FakeContainer, FakeDocker
 from tests.fakes.network import FakeHost, StartRefused
-from tests.simulation.faults import Faults, Point
-
-LABELS_SHOWN = 20
 
 
-def claim_on(kernel: FakeHost) -> Callable[[str], Awaitable[int]]:
-    """What the runtime shim does at each start on this host."""
+def claim_on(kernel: FakeHost, claimed: dict[str, int]) -> Callable[[str], Awaitable[int]]:
+    """What the runtime shim does at each start on this host; `claimed` keeps with which generation."""
 
     async def claim(container_id: str) -> int:
         try:
-            return kernel.claim(container_id).inode
+            namespace = kernel.claim(container_id)
         except StartRefused as error:
             raise errors.StartRefused(str(error)) from None
+        claimed[container_id] = kernel.generations[namespace.name]
+        return namespace.inode
 
     return claim
-
-
-def failing(faults: Faults) -> Callable[[str, str], Awaitable[None]]:
-    """FakeDocker's fault: calls fail before or after the deed."""
-
-    async def fault(step: str, name: str) -> None:
-        faults.dirty = True
-        if faults.strike(Point.DOCKER_FAILS):
-            raise Unavailable(f"Docker: {step} {name}: connection reset")
-
-    return fault
 
 
 class HostdEngine:

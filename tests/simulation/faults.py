@@ -64,6 +64,7 @@ class Point(StrEnum):
     DOCKER_FAILS = "docker: a call fails, before or after the deed"
     CONTAINER_DIES = "a container dies by itself"
     MANUAL_START = "somebody starts a stopped container by hand"
+    STALE_RELEASE = "a release of an older generation arrives late"
     REGISTRY_FAILS = "the image registry fails"
     BALANCER_FAILS = "the load balancer fails, before or after the deed"
     SMTP_FAILS = "mail fails"

@@ -28,7 +28,7 @@ from tests.fakes.docker import FakeDocker, FakeEngine, FakeImage
 from tests.fakes.journal import MemoryJournal
 from tests.fakes.network import FakeHost, FakeNetns, FakeRegistry, FakeState, FakeSwitch
 from tests.fakes.prober import FakeProber
-from tests.simulation.engine import HostdEngine, claim_on, failing
+from tests.simulation.engine import HostdEngine, claim_on
 from tests.simulation.faults import Point
 from tests.simulation.life import Life, LifeClock
 from tests.simulation.loop import VirtualClock
@@ -65,8 +65,9 @@ class Host:
         self.name = f"host-{index}"
         self.kernel = FakeHost(cluster=world.common.cluster, fault=self._kernel_fault)
         clock = VirtualClock(world.loop)
-        self.docker = FakeDocker(clock, world.faults.rng, claim=claim_on(self.kernel))
-        self.docker.fault = failing(world.faults)
+        self.claimed: dict[str, int] = {}  # container → generation of the leave it was started with
+        self.docker = FakeDocker(clock, world.faults.rng, claim=claim_on(self.kernel, self.claimed))
+        self.docker.fault = self._docker_fault
         self.docker.images = world.images
         self.hostd: Life | None = None
         self.supervisors: dict[int, Supervisor] = {}
@@ -129,6 +130,28 @@ class Host:
         self.world.faults.dirty = True
         if self.world.faults.strike(Point.HOSTD_DISK):
             raise Unavailable(f"{step} failed")
+
+    async def _docker_fault(self, step: str, name: str) -> None:
+        """Before and after each call: it may fail, whether the deed is done or not."""
+        faults = self.world.faults
+        faults.dirty = True
+        if step == "before:remove":
+            self._check_revoked(name)
+        if faults.strike(Point.DOCKER_FAILS):
+            raise Unavailable(f"Docker: {step} {name}: connection reset")
+
+    def _check_revoked(self, name: str) -> None:
+        """The order at the end: nobody has leave to start what is about to be removed."""
+        container = self.docker.by_name(name)
+        if container is None:
+            return
+        for namespace, attachment in self.kernel.attachments.items():
+            if attachment.container != container.name:
+                continue
+            generation = self.kernel.generations.get(namespace, 0)
+            left = container.id in self.kernel.registrations
+            if left or generation <= self.claimed.get(container.id, -1):
+                self.world.bug(f"{name} is removed before its leave to start is revoked")
 
     async def start_by_hand(self, container_id: str) -> None:
         """Somebody types `docker start`."""
@@ -196,7 +219,11 @@ class Supervisor:
         cluster = world.common.cluster
         service = ExecutorService(
             driver=MesosDriver(
-                MesosTransport(world.mesos, life), environment, clock=clock, rng=rng, ids=RngIds(rng)
+                MesosTransport(world.mesos, life),
+                environment,
+                clock=clock,
+                rng=rng,
+                ids=RngIds(rng),
             ),
             engine=FakeEngine(host.docker, cluster=cluster, agent=host.name),
             network=world.wrap_network(

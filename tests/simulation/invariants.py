@@ -3,11 +3,14 @@
 | invariant | looked at |
 |---|---|
 | no address is wired to two attachments, and what is wired is allocated to it | hosts' kernels, ipam's documents |
-| no two live containers of an instance, but for one whose host or executor was given up | engines, scheduler's documents |
+| no two live containers of an instance, but for one on a host that was given up | engines, scheduler's documents |
 | a container runs in the wired namespace of its own attachment | engines, kernels |
 | nothing is started without a registration | the shim (it refuses) and the engines' starts |
 | generations and versions never go back; an ended instance or deployment stays so | every write |
 | an app's instances stay within what its strategy allows | every write of an app |
+| an update is acknowledged only when what it says is saved | Mesos' wire, the scheduler's documents |
+| a container is removed only when nobody has leave to start it (host.py) | engines, kernels |
+| no event is taken for news that is older than what was seen | the deployer's documents |
 | no kill of unknown tasks is held back: none are unknown | the scheduler's breaker, by its alert |
 """
 
@@ -16,6 +19,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
+
+import orjson
 
 from libs.common.spec import Strategy
 from libs.common.store.base import Write
@@ -30,6 +35,19 @@ ENDED_DEPLOYMENT = frozenset(
 )
 
 
+GIVEN_UP = (b"unreachable", b"was not adopted in time")
+"""The scheduler goes on although a container may still run, on a host that nobody can reach."""
+
+_BEFORE_END = frozenset({"staged", "starting", "running", "unreachable"})
+_UNSAVED: Mapping[str, frozenset[str]] = {
+    "TASK_STAGING": frozenset(),
+    "TASK_STARTING": frozenset({"staged"}),
+    "TASK_RUNNING": frozenset({"staged", "starting"}),
+    "TASK_UNREACHABLE": frozenset({"staged", "starting", "running"}),
+}
+"""What an instance must not be saved as when such an update of its current attempt is acknowledged."""
+
+
 class Invariants:
     """Checks of one cloud. `after_step` is cheap when nothing has changed."""
 
@@ -41,6 +59,7 @@ class Invariants:
         self._ended: set[str] = set()
         self._born: set[str] = set()  # instances whose birth was decided
         cloud.on_write.append(self.on_write)
+        cloud.mesos.on_acknowledge = self.acknowledged
 
     def after_step(self) -> None:
         """All that can be told from the state of the world."""
@@ -97,9 +116,7 @@ class Invariants:
             if len(found) > 1:
                 self._only_one(instance, sorted(found, key=lambda pair: pair[0]))
 
-    def _in_its_network(
-        self, host: Host, each: FakeContainer, inodes: Mapping[int, str]
-    ) -> None:
+    def _in_its_network(self, host: Host, each: FakeContainer, inodes: Mapping[int, str]) -> None:
         if each.netns_inode == HOST_INODE:
             self.fail(f"{each.name} runs in the host's namespace")
         namespace = inodes.get(each.netns_inode)
@@ -113,7 +130,9 @@ class Invariants:
             attempt = older.spec.labels[LABEL_ATTEMPT]
             if attempt not in self.given_up:
                 names = [each.name for _, each in found]
-                self.fail(f"{instance} runs {len(found)} times: {names}; {attempt} was not given up")
+                self.fail(
+                    f"{instance} runs {len(found)} times: {names}; {attempt} was not given up"
+                )
 
     # -- writes
 
@@ -124,10 +143,11 @@ class Invariants:
             case "ipam_addresses":
                 self._grows(f"address {write.id}", int(body["generation"]))
             case "scheduler_instances":
-                self._scheduled(write.id, body)
+                self._scheduled(write)
             case "deployer_instances":
                 self._grows(f"instance {write.id} at the deployer", int(body["generation"]))
                 self._stays(f"instance {write.id} at the deployer", body["state"] == "gone")
+                self._grows(f"what the deployer has seen of {write.id}", int(body["seen"]) + 1)
             case "deployer_deployments":
                 self._deployment(write.id, body)
             case "deployer_apps":
@@ -136,15 +156,24 @@ class Invariants:
                 if write.id.startswith("scheduler-breaker-open") and body["firing"]:
                     self.fail("the scheduler's breaker is open: tasks nobody knows")
 
-    def _scheduled(self, instance: str, body: Mapping[str, Any]) -> None:
-        generation = int(body["generation"])
-        self._grows(f"instance {instance}", generation)
+    def _scheduled(self, write: Write) -> None:
+        instance, body = write.id, write.body
+        self._grows(f"instance {instance}", int(body["generation"]))
         self._stays(f"instance {instance}", body["state"] == "ended")
-        given_up = max((int(task.rpartition(".")[2]) for task, _ in body["strays"]), default=0)
-        if body["state"] in ("pending", "ended") and _gives_up(body):
-            given_up = generation
-        # Its container may have been taken over from an earlier attempt, whose name it has.
-        self.given_up.update(f"{instance}.{n}" for n in range(1, given_up + 1))
+        for event in write.events:
+            if event.topic == "container.exited" and any(each in event.value for each in GIVEN_UP):
+                # Its container may have been taken over from an earlier attempt, whose name it has.
+                generation = int(orjson.loads(event.value)["attempt"].rpartition(".")[2])
+                self.given_up.update(f"{instance}.{n}" for n in range(1, generation + 1))
+
+    def acknowledged(self, task: str, state: str) -> None:
+        """The scheduler has acknowledged an update: Mesos will not tell it again."""
+        instance, _, generation = task.rpartition(".")
+        body = self.cloud.store.body("scheduler_instances", instance)
+        if body is None or int(body["generation"]) != int(generation):
+            return
+        if body["state"] in _UNSAVED.get(state, _BEFORE_END):
+            self.fail(f"{state} of {task} is acknowledged, but it is saved as {body['state']}")
 
     def _deployment(self, deployment: str, body: Mapping[str, Any]) -> None:
         ended = body["state"] in ENDED_DEPLOYMENT
@@ -186,12 +215,6 @@ class Invariants:
             self._ended.add(what)
         elif what in self._ended:
             self.fail(f"{what} had ended and goes on")
-
-
-def _gives_up(body: Mapping[str, Any]) -> bool:
-    """Does the scheduler go on although a container may still run, on a host that nobody can reach."""
-    words = ("is unreachable", "was not adopted in time")
-    return any(word in body["message"] for word in words)
 
 
 def _counts(instance: Mapping[str, Any], rolling: bool) -> bool:

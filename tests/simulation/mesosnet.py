@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
+
+import orjson
 
 from libs.mesos import recordio
 from libs.mesos.errors import CallTimeout, TransportError
@@ -41,6 +43,8 @@ class MesosNet:
     master_up: bool = True
     agents_down: set[int] = field(default_factory=set)
     agents_cut: set[int] = field(default_factory=set)
+    on_acknowledge: Callable[[str, str], None] | None = None
+    _updates: dict[str, tuple[str, str]] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def now(self) -> float:
@@ -69,6 +73,8 @@ class MesosNet:
         index = agent_of(parts.netloc)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         body, now = request.body or b"", self.now()
+        if b'"type":"ACKNOWLEDGE"' in body and parts.path.endswith("/scheduler"):
+            self._note_acknowledge(body)
         headers = dict(request.headers)
         if index is None:
             answer = self.cluster.master(
@@ -82,6 +88,18 @@ class MesosNet:
         if answer.status == 0:
             raise TransportError(f"{parts.netloc} refuses the connection")
         return answer
+
+    def told(self, data: bytes) -> None:
+        """An event leaves for a framework: its updates are remembered until they are acknowledged."""
+        if data.startswith(b'{"type":"UPDATE"'):
+            status = orjson.loads(data)["update"]["status"]
+            if "uuid" in status:
+                self._updates[status["uuid"]] = (status["task_id"]["value"], status["state"])
+
+    def _note_acknowledge(self, body: bytes) -> None:
+        known = self._updates.get(orjson.loads(body)["acknowledge"]["uuid"])
+        if known is not None and self.on_acknowledge is not None:
+            self.on_acknowledge(*known)
 
     def exited(self, index: int, pid: int, status: int) -> None:
         """A process that an agent started has ended."""
@@ -142,6 +160,7 @@ class SinkStream:
     def record(self, data: bytes) -> None:
         """See Sink: one event leaves the server."""
         faults = self._net.faults
+        self._net.told(data)
         delay_s = LATENCY_S + faults.delay_s(Point.MESOS_STREAM_SLOW, 0.5)
         at = self._last_at = max(self._last_at, self._net.loop.time() + delay_s)
         self._sent.append(recordio.encode(data))

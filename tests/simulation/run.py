@@ -8,7 +8,6 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from tests.simulation import loop
 from tests.simulation.chaos import Chaos
@@ -94,6 +93,9 @@ async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
         if plan.faults:
             cloud.faults.on = True
             group.create_task(Chaos(cloud).run(plan.faults_until_s))
+    await _until(cloud, plan.faults_until_s + 120.0)
+    for user in users:
+        await user.resume_paused()
     await _until(cloud, plan.settled_s)
     last = [await user.last() for user in users]
     await _until(cloud, plan.end_s)
@@ -121,5 +123,3 @@ def told(result: Result, lines: int) -> str:
     """A failed seed for people: what failed, the last lines, the command that repeats it."""
     tail = "\n".join(f"    {line[:220]}" for line in result.tail[-lines:])
     return f"seed {result.seed}: {result.error}\n{tail}\n  again: {repeat_command(result.seed)}"
-
-

@@ -30,7 +30,7 @@ class SmallWorld:
     seed: int = 0
     settings: Settings = field(default_factory=dict)
     on_write: OnWrite = _nobody
-    common: CommonConfig = CommonConfig(cluster="sim")
+    common: CommonConfig = field(default_factory=lambda: CommonConfig(cluster="sim"))
     bugs: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

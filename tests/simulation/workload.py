@@ -175,7 +175,14 @@ class User:
 
     async def last(self) -> str | None:
         """After all that has happened, a restart must simply work."""
+        await self.resume_paused()
         return await self.ask("restart")
+
+    async def resume_paused(self) -> None:
+        """Nothing stays paused because a word about it got lost."""
+        for deployment, app in self.acked.deployments.items():
+            if app == self.app and (await self.state(deployment))["state"] == "paused":
+                await self.call("POST", f"/v1/deployments/{deployment}/resume")
 
     async def _turn(self, turns: int) -> None:
         # The first turns make sure that each kind is there, the rest is the seed's.
@@ -194,7 +201,9 @@ class User:
             case "missing":
                 await self.ask("deploys", {"image": self.image("missing")})
             case "scale":
-                least = 3 if self.app == "acme/web" else 1  # one on each host, so that each has an executor
+                least = (
+                    3 if self.app == "acme/web" else 1
+                )  # one on each host, so that each has an executor
                 await self.ask("scale", {"instances": self.rng.randint(least, MAX_INSTANCES)})
             case "rollback":
                 await self.ask("rollback")

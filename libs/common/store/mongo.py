@@ -16,12 +16,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
-from pymongo import DeleteOne, InsertOne, ReturnDocument, UpdateOne
+from pymongo import DeleteOne, InsertOne, UpdateOne
 from pymongo.errors import (
     BulkWriteError,
     DuplicateKeyError,
@@ -60,6 +60,8 @@ _OPTIONS: Mapping[str, Any] = {
     "appname": "gantry",
 }
 _DUPLICATE_KEY = 11000
+_RAISE_TRIES = 200
+_LEASE_TRIES = 5
 _OK = WriteResult(Outcome.OK)
 _CONFLICT = WriteResult(Outcome.CONFLICT)
 _FENCED = WriteResult(Outcome.FENCED)
@@ -114,17 +116,30 @@ class MongoStore:
         """See Store; and what the module says about fences."""
         self.check_open()
         async with guarded("raise epoch"):
-            found = await self._epochs.find_one_and_update(
-                {"_id": name},
-                {"$inc": {"epoch": 1}},
-                upsert=True,
-                return_document=ReturnDocument.AFTER,
-            )
-            epoch = int(found["epoch"])
-            for collection in found.get("collections", ()):
+            epoch = await self._next_epoch(name)
+            # Read after the raise: who adds a collection later sees the new epoch before it writes.
+            found = await self._epochs.find_one({"_id": name})
+            for collection in (found or {}).get("collections", ()):
                 older = {"epoch": {"$lt": epoch}}
                 await self._database[collection].update_many(older, {"$set": {"epoch": epoch}})
         return epoch
+
+    async def _next_epoch(self, name: str) -> int:
+        # By compare-and-set: not every server that speaks the protocol answers a racing
+        # find-and-modify with the very version it made, and two leaders must not get one epoch.
+        for _ in range(_RAISE_TRIES):
+            found = await self._epochs.find_one({"_id": name})
+            if found is None:
+                with suppress(DuplicateKeyError):
+                    await self._epochs.insert_one({"_id": name, "epoch": 0})
+                continue
+            epoch = int(found["epoch"])
+            answer = await self._epochs.update_one(
+                {"_id": name, "epoch": epoch}, {"$set": {"epoch": epoch + 1}}
+            )
+            if answer.modified_count:
+                return epoch + 1
+        raise Unavailable(f"mongodb: the epoch of {name} is being raised by too many")
 
     async def outdated(self, fence: Fence | None, collection: str) -> bool:
         """Is there a newer epoch? Also notes that fenced writes go to this collection."""
@@ -132,10 +147,10 @@ class MongoStore:
             return False
         if (fence.name, collection) not in self._fenced:
             # Before the first write: a raise from now on will go through this collection.
+            with suppress(DuplicateKeyError):
+                await self._epochs.insert_one({"_id": fence.name, "epoch": 0})
             await self._epochs.update_one(
-                {"_id": fence.name},
-                {"$addToSet": {"collections": collection}, "$setOnInsert": {"epoch": 0}},
-                upsert=True,
+                {"_id": fence.name}, {"$addToSet": {"collections": collection}}
             )
             self._fenced.add((fence.name, collection))
         found = await self._epochs.find_one({"_id": fence.name}, {"epoch": 1})
@@ -145,21 +160,24 @@ class MongoStore:
         """See Store."""
         self.check_open()
         until = now + ttl_s
-        mine = {"_id": name, "holder": holder}
-        free = {"_id": name, "holder": {"$ne": holder}, "until": {"$lte": now}}
-        taken = {"$set": {"holder": holder, "until": until}, "$inc": {"epoch": 1}}
         async with guarded("take lease"):
-            for wanted, update in ((mine, {"$set": {"until": until}}), (free, taken)):
-                found = await self._leases.find_one_and_update(
-                    wanted, update, return_document=ReturnDocument.AFTER
-                )
-                if found is not None:
-                    return Lease(name, holder, int(found["epoch"]), until)
-            try:
-                await self._leases.insert_one({**mine, "epoch": 1, "until": until})
-            except DuplicateKeyError:
-                return None
-        return Lease(name, holder, 1, until)
+            for _ in range(_LEASE_TRIES):
+                found = await self._leases.find_one({"_id": name})
+                if found is None:
+                    with suppress(DuplicateKeyError):
+                        lease = {"_id": name, "holder": holder, "epoch": 1, "until": until}
+                        await self._leases.insert_one(lease)
+                        return Lease(name, holder, 1, until)
+                    continue
+                changes = found["holder"] != holder
+                if changes and found["until"] > now:
+                    return None
+                epoch = int(found["epoch"]) + changes
+                values = {"holder": holder, "epoch": epoch, "until": until}
+                answer = await self._leases.update_one(found, {"$set": values})
+                if answer.matched_count:
+                    return Lease(name, holder, epoch, until)
+        return None  # others are at it; whoever holds it, it isn't us
 
     async def drop_lease(self, name: str, holder: str) -> None:
         """See Store."""

@@ -161,17 +161,20 @@ def _executor(
     core: Core, framework: Framework, agent: Agent, given: Json, role: str
 ) -> tuple[Executor, Resources]:
     """The executor of a task, with the resources it still needs (none when it runs already)."""
+    executor_id = given["executor_id"]["value"]
+    existing = agent.executors.get((framework.id, executor_id))
+    if existing is not None and existing.given is given:
+        return existing, NOTHING
     info = {**given, "framework_id": given.get("framework_id", id_json(framework.id))}
     own = executor_resources(info, role)
     if own:
         info["resources"] = own.to_json(refined=True)
     info = {name: info[name] for name in _EXECUTOR_ORDER if name in info}
-    executor_id = info["executor_id"]["value"]
-    existing = agent.executors.get((framework.id, executor_id))
     check_executor(info, framework, existing)
     if existing is not None:
+        existing.given = given
         return existing, NOTHING
-    return Executor(framework.id, agent.id, executor_id, info, own), own
+    return Executor(framework.id, agent.id, executor_id, info, own, given), own
 
 
 _EXECUTOR_ORDER = tuple(field.name for field in EXECUTOR_INFO.fields)

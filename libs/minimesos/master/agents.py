@@ -336,7 +336,9 @@ def mark_gone(core: Core, agent: Agent) -> None:
             reason = "REASON_AGENT_REMOVED_BY_OPERATOR"
             lose(core, framework, agent, task, "TASK_GONE_BY_OPERATOR", reason, text)
         else:
-            lose(core, framework, agent, task, "TASK_LOST", "REASON_AGENT_REMOVED", text)
+            # Mesos files these among the unreachable ones, which shows at the framework's end.
+            reason = "REASON_AGENT_REMOVED"
+            lose(core, framework, agent, task, "TASK_LOST", reason, text, as_unreachable=True)
     core.to_agent(agent, {"type": "SHUTDOWN", "message": text})
     _discard(core, agent)
     _tell_failure(core, agent)

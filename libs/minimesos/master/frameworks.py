@@ -9,11 +9,12 @@ from libs.minimesos.http import JSON_TYPE, STREAM_ID
 from libs.minimesos.master.allocator import Quantities
 from libs.minimesos.master.constraints import parse_constraints
 from libs.minimesos.master.core import Core
-from libs.minimesos.master.model import Framework, dumps, id_json, master_info
+from libs.minimesos.master.model import Framework, Task, dumps, id_json, master_info
 from libs.minimesos.master.offers import drop_inverse_offers, drop_offers
 from libs.minimesos.master.roles import framework_error
 from libs.minimesos.master.tasks import remove_executor, remove_task, set_state
 from libs.minimesos.master.views import framework_event_json
+from libs.minimesos.packed import packed
 from libs.minimesos.schema import Json
 from libs.minimesos.statuses import MASTER, make_status
 
@@ -204,20 +205,10 @@ def remove(core: Core, framework: Framework) -> None:
     for agent in core.state.agents.values():
         core.to_agent(agent, {"type": "SHUTDOWN_FRAMEWORK", "framework_id": framework.id})
     for task in list(framework.tasks.values()):
-        agent_of = core.state.agents.get(task.agent_id)
-        if agent_of is not None and not task.terminal:
-            status = make_status(
-                task.task_id,
-                "TASK_KILLED",
-                MASTER,
-                core.now,
-                message=f"Framework {framework.id} removed",
-                reason="REASON_FRAMEWORK_REMOVED",
-                agent_id=task.agent_id,
-                executor_id=task.executor_id,
-            )
-            set_state(core, framework, agent_of, task, status)
-        remove_task(core, framework, agent_of, task)
+        _end_task(core, framework, task)
+    for task in framework.unreachable.values():
+        _end_unreachable(core, framework, task)
+    framework.unreachable.clear()
     for agent_id, executor_id in list(framework.executors):
         agent_of = core.state.agents.get(agent_id)
         if agent_of is not None:
@@ -230,6 +221,36 @@ def remove(core: Core, framework: Framework) -> None:
         del completed[next(iter(completed))]
     info = framework.info
     core.operator_event("FRAMEWORK_REMOVED", lambda: {"framework_info": info})
+
+
+def _removed_status(core: Core, framework: Framework, task: Task) -> Json:
+    return make_status(
+        task.task_id,
+        "TASK_KILLED",
+        MASTER,
+        core.now,
+        message=f"Framework {framework.id} removed",
+        reason="REASON_FRAMEWORK_REMOVED",
+        agent_id=task.agent_id,
+        executor_id=task.executor_id,
+    )
+
+
+def _end_task(core: Core, framework: Framework, task: Task) -> None:
+    agent = core.state.agents.get(task.agent_id)
+    if agent is not None and not task.terminal:
+        set_state(core, framework, agent, task, _removed_status(core, framework, task))
+    remove_task(core, framework, agent, task)
+
+
+def _end_unreachable(core: Core, framework: Framework, task: Task) -> None:
+    status = _removed_status(core, framework, task)
+    if not task.terminal:
+        task.state = "TASK_KILLED"
+    task.statuses = (*task.statuses, packed(status))
+    framework.completed.append(task)
+    body = {"framework_id": id_json(framework.id), "status": status, "state": task.state}
+    core.operator_event("TASK_UPDATED", lambda: body)
 
 
 def stream_of(request: HttpRequest) -> str | None:

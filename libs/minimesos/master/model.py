@@ -66,13 +66,17 @@ class Task:
 
 @dataclass(slots=True)
 class Executor:
-    """A custom or default executor on an agent; `info` is its ExecutorInfo."""
+    """A custom or default executor on an agent; `info` is its ExecutorInfo.
+
+    `given` is the ExecutorInfo as its framework sent it, to recognise it quickly.
+    """
 
     framework_id: str
     agent_id: str
     executor_id: str
     info: Json
     resources: Resources
+    given: Json | None = None
 
 
 @dataclass(slots=True)

@@ -129,6 +129,7 @@ def lose(
     reason: str,
     message: str,
     unreachable_time: float | None = None,
+    as_unreachable: bool = False,
 ) -> None:
     """End a task because of its agent: tell the framework and move the task away."""
     if not task.terminal:
@@ -144,7 +145,8 @@ def lose(
             unreachable_time=unreachable_time,
         )
         set_state(core, framework, agent, task, status)
-    remove_task(core, framework, agent, task, unreachable_time is not None)
+    unreachable = as_unreachable or unreachable_time is not None
+    remove_task(core, framework, agent, task, unreachable)
 
 
 def acknowledge(core: Core, framework: Framework, call: Json) -> None:

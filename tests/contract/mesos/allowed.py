@@ -124,7 +124,7 @@ ALLOWED: tuple[Rule, ...] = (
     # Times
     Rule(r"headers\.Date", http_date, "time"),
     Rule(r"timestamp", same_type, "time"),
-    Rule(r"(\w+_)?time\.nanoseconds", same_type, "time"),
+    Rule(r"((\w+_)?time|timestamp)\.nanoseconds", same_type, "time"),
     Rule(r"(\w+_)?time", same_type, "time"),
     Rule(r"uptime_secs", same_type, "time"),
     # Ids
@@ -134,7 +134,7 @@ ALLOWED: tuple[Rule, ...] = (
     Rule(r"(completed_|unregistered_)?frameworks\[\]\.(id|value)", bind("framework"), "id"),
     Rule(r"(agent_id|slave_id|agent_info\.id)(\.value)?", bind("agent"), "id"),
     Rule(r"slaves\[\]\.id", bind("agent"), "id"),
-    Rule(r"(offer_id|offers\[\]\.id)\.value", bind("offer"), "id"),
+    Rule(r"(inverse_)?(offer_id|offers\[\]\.id)\.value", bind("offer"), "id"),
     Rule(r"offers\[\]\.id", bind("offer"), "id"),
     Rule(r"container_id(\.parent)?\.value", bind("container"), "id"),
     Rule(r"container_id", bind("container"), "id"),

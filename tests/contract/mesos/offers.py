@@ -46,10 +46,17 @@ async def offered(replay: Replay, step: Step) -> None:
 
 
 async def rescinded(replay: Replay, step: Step) -> None:
-    """A RESCIND step: the sums of open offers must become equal again."""
+    """A RESCIND step: the live offer that stands for this one goes, or the sums become equal."""
     recorded_id = step["event"]["rescind"]["offer_id"]["value"]
-    replay.recorded.gone(recorded_id)
-    if not await replay.until(lambda: _sums_equal(replay), replay.wait_s(step)):
+    bound = replay.binder.get("offer", recorded_id)
+    was_open = replay.recorded.gone(recorded_id)
+
+    def done() -> bool:
+        if bound in replay.live.known:
+            return bound not in replay.live.open
+        return _sums_equal(replay)
+
+    if not was_open or not await replay.until(done, replay.wait_s(step)):
         replay.fail(
             f"#{step['id']}.RESCIND",
             f"open offers {describe(replay.recorded.sums())} → {describe(replay.live.sums())}",

@@ -44,6 +44,7 @@ class Replay:
     mesos: Mesos
     hub: ExecutorHub
     actions: Mapping[str, Action]
+    slack_s: float = SLACK_S
     binder: Binder = field(default_factory=Binder)
     streams: dict[str, Stream] = field(default_factory=dict)
     answers: dict[str, asyncio.Future[Answer]] = field(default_factory=dict)
@@ -160,7 +161,7 @@ class Replay:
 
     async def _answer(self, id_: str) -> Answer | None:
         try:
-            return await asyncio.wait_for(self.answers[id_], SLACK_S)
+            return await asyncio.wait_for(self.answers[id_], self.slack_s)
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
             return None
 
@@ -229,7 +230,7 @@ class Replay:
         await connection.send_raw(step["request"].encode())
         for recorded in step["responses"]:
             try:
-                async with asyncio.timeout(SLACK_S):
+                async with asyncio.timeout(self.slack_s):
                     answer = await connection.answer(has_body=recorded.get("has_body", True))
             except (TimeoutError, asyncio.IncompleteReadError, ConnectionError) as error:
                 self._lack(f"raw {step['note']}", f"no answer: {error!r}")
@@ -244,10 +245,10 @@ class Replay:
 
     # Helpers, also used by offers.py and actions.py
 
-    async def until(self, done: Callable[[], bool], wait_s: float = SLACK_S) -> bool:
-        """Wait until `done`, at most `wait_s`; whether it is."""
+    async def until(self, done: Callable[[], bool], wait_s: float | None = None) -> bool:
+        """Wait until `done`, at most `wait_s` (or the slack); whether it is."""
         try:
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(self.slack_s if wait_s is None else wait_s):
                 while not done():
                     self.wake.clear()
                     await self.wake.wait()
@@ -261,7 +262,7 @@ class Replay:
             return float(step["within"][1]) + 1.0
         before = stimulus(self.steps, self.index)
         recorded_s = step["at"] - before.get("at", step["at"]) if before else 0.0
-        return max(0.0, recorded_s) * 1.3 + SLACK_S
+        return max(0.0, recorded_s) * 1.3 + self.slack_s
 
     def in_time(self, step: Step, at_s: float) -> None:
         """Complain unless the delay after the last stimulus is within the step's bounds."""

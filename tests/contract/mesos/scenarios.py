@@ -50,6 +50,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     # Recorded: KILL came before the shell had set its trap. That race is no behaviour of Mesos.
     Scenario("offer_shapes", edits={_TRAP: "sleep 1000"}),
     Scenario("operator"),
+    # Its calls name the agent's machine as recorded, so the agent has to be started so.
+    Scenario("maintenance", powers=frozenset({Power.FLAGS})),
     Scenario("custom_executor", powers=frozenset({Power.EXECUTOR})),
     Scenario("supervised_executor", powers=frozenset({Power.EXECUTOR})),
     Scenario(

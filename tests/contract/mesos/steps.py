@@ -41,7 +41,11 @@ def names() -> list[str]:
 
 
 def _written_out(step: Step) -> Step:
-    """`accepted` is the usual answer to a call, headers `json [stream]` the usual ones of a call."""
+    """The steps as recorded.
+
+    `accepted` is the usual answer to a call, headers `json [stream]` the usual ones of a call, and
+    `json` a body whose bytes are those of `json.dumps`.
+    """
     if step["step"] == "accepted":
         headers = [["Date", DATE], ["Content-Length", "0"]]
         usual = {"status": "HTTP/1.1 202 Accepted", "headers": headers, "body": ""}
@@ -49,6 +53,8 @@ def _written_out(step: Step) -> Step:
     if step["step"] == "response":
         step["headers"] = [[n, DATE if n == "Date" else v] for n, v in step["headers"]]
     if step["step"] == "request":
+        if "json" in step:
+            step["body"] = json.dumps(step.pop("json"))
         step["line"] = f"{_LINES.get(step['line'], step['line'])} HTTP/1.1"
         if isinstance(step["headers"], str):
             stream = step["headers"].removeprefix("json").strip()

@@ -114,3 +114,6 @@ async def test_one_of_many_gets_the_lease(world: World) -> None:
     racers = [stores[n % 2].take_lease("relay", f"h{n}", 100.0, 10.0) for n in range(20)]
     won = [each for each in await asyncio.gather(*racers) if each is not None]
     assert len(won) == 1
+    racers = [stores[n % 2].take_lease("relay", f"late{n}", 110.0, 10.0) for n in range(20)]
+    won = [each for each in await asyncio.gather(*racers) if each is not None]
+    assert [each.epoch for each in won] == [2]

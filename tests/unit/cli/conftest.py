@@ -51,7 +51,7 @@ class Live:
 
     def do(self, what: Coroutine[Any, Any, T]) -> T:
         """Run something on the gateway's loop."""
-        return asyncio.run_coroutine_threadsafe(what, self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(what, self.loop).result(60)
 
 
 @pytest.fixture
@@ -80,11 +80,11 @@ def live(tmp_path: Path) -> Iterator[Live]:
     (tmp_path / "data").mkdir()
     worker = threading.Thread(target=thread)
     worker.start()
-    started.wait(10)
+    started.wait(60)
     assert up, failed
     try:
         yield up[0]
     finally:
         up[0].loop.call_soon_threadsafe(done[0].set)
-        worker.join(20)
+        worker.join(60)
     assert not worker.is_alive() and not failed, failed

@@ -285,6 +285,16 @@ def test_the_sweep_takes_two_looks_before_it_clears_away() -> None:
     assert sorted(each.container for each in second.discards) == ["dead", "old"]
 
 
+def test_an_orphan_waits_to_be_adopted_and_not_for_ever() -> None:
+    listed = (summary("orphan", Phase.RUNNING),)
+    first = sweep.compare(frozenset(), {}, listed, frozenset(), world(0.0))
+    grace_s = CONFIG.orphan_grace_s
+    later = sweep.compare(frozenset(), {}, listed, frozenset(), world(grace_s - 1), first.waiting)
+    assert later.discards == ()
+    last = sweep.compare(frozenset(), {}, listed, frozenset(), world(grace_s), later.waiting)
+    assert [each.container for each in last.discards] == ["orphan"]
+
+
 # -- small things ------------------------------------------------------------------------------------
 
 

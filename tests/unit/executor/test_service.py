@@ -8,7 +8,7 @@ import pytest
 
 from libs.common.errors import NotFound, TooMany, Unavailable
 from libs.mesos import events as mesos
-from services.executor.model import State
+from services.executor.model import ContainerName, State
 from tests.fakes.docker import FakeImage
 from tests.simulation.loop import World, virtual
 from tests.unit.executor.world import HTTP, IMAGE, ExecutorWorld, away, task_of
@@ -416,6 +416,24 @@ async def test_hostd_and_docker_may_be_away_for_a_while(world: World) -> None:
         it.docker.start()
         await it.settle(20)
         assert it.agent.states("web.1")[-1] == "TASK_RUNNING"
+        await it.crash()
+
+
+@virtual
+async def test_a_network_that_hostd_gave_up_meanwhile_is_made_anew(world: World) -> None:
+    it = ExecutorWorld(world)
+    it.docker.images.clear()
+    it.docker.registry[IMAGE] = FakeImage()
+    it.docker.latency_s = {"pull": 200}
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        name = it.launch("web.1")
+        await it.settle(100)
+        await it.network.detach(ContainerName(name))
+        await it.settle(110)
+        assert it.agent.states("web.1") == ["TASK_STARTING", "TASK_RUNNING"]
+        assert it.agent.report("web.1").address == "10.0.0.2"
+        assert it.container("web.1").netns_inode == 102
         await it.crash()
 
 

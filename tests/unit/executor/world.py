@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from libs.common.errors import GantryError, Stale, Unavailable
+from libs.common.errors import GantryError, NotFound, Stale, Unavailable
 from libs.common.spec import HealthCheck, InstanceSpec, Resources
 from libs.common.task import TaskPayload, TaskReport, container_name
 from libs.common.telemetry import make_log
@@ -60,6 +60,8 @@ class FakeNetwork:
     async def register(self, container: ContainerName, container_id: str, generation: int) -> None:
         """See Network."""
         self._arrive("register", container)
+        if container not in self.specs:
+            raise NotFound(f"no attachment of {container}")
         assert generation == self.specs[container].generation
         self.leave[container_id] = container
 

@@ -58,7 +58,7 @@ async def test_replicas_that_start_together_agree(tmp_path: Path) -> None:
 
         group.create_task(start(first))
         group.create_task(start(second))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not ("gateway" in first.local.apps and "gateway" in second.local.apps):
                 await asyncio.sleep(0.002)
         key = (tmp_path / "a" / KEY_FILE).read_text().strip()

@@ -18,9 +18,7 @@ from services.ipam.model import Address, IpamConfig, Network, NetworkConfig, Sta
 def network(**fields: object) -> Network:
     """A network of 10.0.0.0/28."""
     return Network.of(
-        NetworkConfig.model_validate(
-            {"name": "web", "cidr": "10.0.0.0/28", "vlan": 100, **fields}
-        )
+        NetworkConfig.model_validate({"name": "web", "cidr": "10.0.0.0/28", "vlan": 100, **fields})
     )
 
 

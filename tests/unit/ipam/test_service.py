@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -269,7 +270,7 @@ async def test_a_host_speaks_for_itself_only(world: World) -> None:
     while small.net.pick("ipam") is None:
         await world.clock.sleep(0.1)
 
-    async def ask(host: str, method: str, path: str, content: dict[str, object] | None) -> str:
+    async def ask(host: str, method: str, path: str, content: Mapping[str, object] | None) -> str:
         try:
             answer = await call_json(clients[host], "ipam", method, path, content)
         except GantryError as error:

@@ -1,6 +1,8 @@
 """How many virtual tasks a second minimesos launches through HTTP, and what they cost in memory.
 
-    python -m tests.unit.minimesos.throughput [tasks] [agents] [per-accept]
+    python -m tests.unit.minimesos.throughput [tasks] [agents] [per-accept] [command|executor]
+
+"command": each task has an executor of its own, as Mesos makes it; "executor": one executor an agent.
 
 Every task goes STARTING → RUNNING, every update is acknowledged by a call of its own. The
 client is raw asyncio on a few keep-alive connections, so that it is not what is measured.
@@ -20,7 +22,13 @@ from urllib.parse import urlsplit
 import orjson
 import uvloop
 
-from tests.unit.minimesos.support import FRAMEWORK, launch_call, minimesos, task
+from tests.unit.minimesos.support import (
+    FRAMEWORK,
+    executor_task,
+    launch_call,
+    minimesos,
+    task,
+)
 
 Json = dict[str, Any]
 CONNECTIONS = 4
@@ -29,7 +37,8 @@ CONNECTIONS = 4
 class Client:
     """A scheduler that accepts offers until all tasks are launched and acknowledges updates."""
 
-    def __init__(self, host: str, port: int, tasks: int, per_accept: int) -> None:
+    def __init__(self, host: str, port: int, tasks: int, per_accept: int, kind: str) -> None:
+        self.make = task if kind == "command" else executor_task
         self.address = (host, port)
         self.left = tasks
         self.total = tasks
@@ -76,7 +85,7 @@ class Client:
                 if not count:
                     break
                 self.left -= count
-                tasks = [task(f"t{self.left + i}", offer["agent_id"]) for i in range(count)]
+                tasks = [self.make(f"t{self.left + i}", offer["agent_id"]) for i in range(count)]
                 self.queue.put_nowait(launch_call(offer, tasks))
         elif kind == "UPDATE":
             status = event["update"]["status"]
@@ -112,7 +121,7 @@ def memory_mib(pid: int) -> float:
     return 0.0
 
 
-async def main(tasks: int, agents: int, per_accept: int) -> None:
+async def main(tasks: int, agents: int, per_accept: int, kind: str) -> None:
     """Measure and print one line."""
     with tempfile.TemporaryDirectory() as work_dir:
         flags = (
@@ -128,7 +137,7 @@ async def main(tasks: int, agents: int, per_accept: int) -> None:
             address = urlsplit(process.master)
             before = memory_mib(process.child.pid)
             assert address.hostname is not None and address.port is not None
-            client = Client(address.hostname, address.port, tasks, per_accept)
+            client = Client(address.hostname, address.port, tasks, per_accept, kind)
             async with asyncio.TaskGroup() as group:
                 workers = [group.create_task(client.follow())]
                 while not client.stream_id:
@@ -140,11 +149,11 @@ async def main(tasks: int, agents: int, per_accept: int) -> None:
                 for worker in workers:
                     worker.cancel()
     print(
-        f"{tasks} tasks on {agents} agents, {per_accept} an ACCEPT: {took_s:.2f} s,"
+        f"{tasks} tasks on {agents} agents, {per_accept} an ACCEPT, {kind}: {took_s:.2f} s,"
         f" {tasks / took_s:.0f} tasks/s to RUNNING, RSS {before:.0f} -> {after:.0f} MiB"
     )
 
 
 if __name__ == "__main__":
-    given = [int(text) for text in sys.argv[1:]]
-    uvloop.run(main(*(given + [10_000, 20, 500][len(given) :])))
+    words = [*sys.argv[1:], *["10000", "20", "500", "command"][len(sys.argv) - 1 :]]
+    uvloop.run(main(int(words[0]), int(words[1]), int(words[2]), words[3]))

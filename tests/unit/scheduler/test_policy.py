@@ -53,8 +53,8 @@ def _needs(draw: st.DrawFn) -> list[Need]:
     needs: list[Need] = []
     for n, (cpus, mem, constraints) in enumerate(shapes):
         of = spec(cpus / 10, mem * 32, constraints)
-        for k in range(draw(st.integers(1, 6))):
-            needs.append(Need(InstanceId(f"i{n}-{k}"), f"acme/app{n}", of))
+        count = draw(st.integers(1, 6))
+        needs += [Need(InstanceId(f"i{n}-{k}"), f"acme/app{n}", of) for k in range(count)]
     return needs
 
 
@@ -143,9 +143,7 @@ def test_nobody_waits_beside_an_agent_that_would_do(
     for each in plain:
         if each.id in result.refused:
             need = Amounts.of(each.spec)
-            assert not any(
-                f.cpus >= need.cpus and f.mem_mib >= need.mem_mib for f in free.values()
-            )
+            assert not any(f.cpus >= need.cpus and f.mem_mib >= need.mem_mib for f in free.values())
 
 
 def test_the_fullest_agent_that_fits_is_taken() -> None:
@@ -191,3 +189,11 @@ def test_a_pinned_need_goes_to_its_agent_or_nowhere() -> None:
     assert place([need], offered, {}).refused == {
         need.id: {"agent of the container to adopt": 1, "cpus": 1}
     }
+
+
+def test_a_container_is_adopted_where_it_is_whatever_the_constraints_say_by_now() -> None:
+    offered = [_candidate(0, "a", 4.0, 1024), _candidate(1, "b", 4.0, 1024)]
+    rule = Constraint(attribute="hostname", operator=_O.UNIQUE)
+    need = Need(InstanceId("i"), "acme/web", spec(0.5, 64, (rule,)), AgentId("a0"))
+    result = place([need], offered, {"acme/web": [{"hostname": "h0"}]})
+    assert result.placed == {need.id: "a0"}

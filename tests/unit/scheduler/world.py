@@ -109,7 +109,7 @@ class Desk:
         made = []
         for agent in agents or ("a1",):
             self.offers += 1
-            made.append(offer(self.offers, agent, cpus, **attributes))
+            made.append(offer(self.offers, agent, cpus, 1024.0, **attributes))
         return self.give(mesos.Offers(tuple(made)))  # type: ignore[arg-type]
 
     def tell(

@@ -1,0 +1,170 @@
+"""What a `Network` promises, asked of the tests' fake and of the client of hostd's real API (on hostd's own fakes)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+
+from libs.common.errors import NotFound, Refused, Stale, Unavailable
+from libs.common.http import HttpApp, Response
+from services.executor.hostd import HostdNetwork, UnixClient
+from services.executor.model import AttachmentSpec, AttemptId, ContainerName
+from services.executor.ports import Network
+from services.hostd.api import SocketAuthenticator, socket_routes
+from services.hostd.main import make_app
+from tests.fakes.network import StartRefused as HostdRefused
+from tests.simulation.loop import World, virtual
+from tests.unit.executor.world import FakeNetwork
+from tests.unit.hostd.world import HostdWorld
+
+NAME = ContainerName("gantry-test-web.1")
+ID = "a" * 64
+Claim = Callable[[str], Awaitable[int]]
+
+
+class _AppClient:
+    """A ServiceClient right into hostd's application."""
+
+    def __init__(self, app: HttpApp) -> None:
+        self._app = app
+
+    async def call(
+        self,
+        service: str,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10.0,
+    ) -> Response:
+        assert service == "hostd"
+        return await self._app.dispatch(method, path, headers or {}, body)
+
+
+@asynccontextmanager
+async def _fake(_world: World) -> AsyncIterator[tuple[Network, Claim]]:
+    network = FakeNetwork()
+    yield network, network.claim
+
+
+@asynccontextmanager
+async def _real(world: World) -> AsyncIterator[tuple[Network, Claim]]:
+    it = HostdWorld(world)
+
+    async def claim(container_id: str) -> int:
+        return it.host.claim(container_id).inode
+
+    async with asyncio.TaskGroup() as group:
+        service = await it.start(group)
+        app = make_app(service, socket_routes(service), SocketAuthenticator("host-1"))
+        yield HostdNetwork(_AppClient(app)), claim
+        await it.crash()
+
+
+BOTH = pytest.mark.parametrize("kind", ["fake", "hostd"])
+Scene = Callable[[Network, Claim], Awaitable[None]]
+
+
+def play(kind: str, scene: Scene) -> None:
+    @virtual
+    async def run(world: World) -> None:
+        async with {"fake": _fake, "hostd": _real}[kind](world) as (network, claim):
+            await scene(network, claim)
+
+    run()
+
+
+def spec(name: ContainerName = NAME, generation: int = 1, network: str = "red") -> AttachmentSpec:
+    return AttachmentSpec(name, network, "web", AttemptId(f"web.{generation}"), generation)
+
+
+async def refused(claim: Claim) -> bool:
+    try:
+        await claim(ID)
+    except (Refused, HostdRefused):
+        return True
+    return False
+
+
+@BOTH
+def test_attaching_twice_is_attaching_once(kind: str) -> None:
+    async def scene(network: Network, _claim: Claim) -> None:
+        first = await network.attach(spec())
+        assert await network.attach(spec()) == first
+        other = await network.attach(spec(ContainerName("gantry-test-other.1")))
+        assert first.ip != other.ip
+        assert len({first.inode, other.inode, first.host_inode}) == 3
+        assert first.namespace != other.namespace
+
+    play(kind, scene)
+
+
+@BOTH
+def test_leave_is_given_once_and_can_be_taken_back(kind: str) -> None:
+    async def scene(network: Network, claim: Claim) -> None:
+        made = await network.attach(spec())
+        assert await refused(claim)
+        await network.register(NAME, ID, 1)
+        assert await claim(ID) == made.inode
+        assert await refused(claim)
+        await network.register(NAME, ID, 1)
+        await network.revoke(NAME)
+        assert await refused(claim)
+
+    play(kind, scene)
+
+
+@BOTH
+def test_what_is_unknown(kind: str) -> None:
+    async def scene(network: Network, _claim: Claim) -> None:
+        await network.revoke(NAME)
+        await network.detach(NAME)
+        with pytest.raises(NotFound):
+            await network.register(NAME, ID, 1)
+
+    play(kind, scene)
+
+
+@BOTH
+def test_an_older_attempt_is_stale(kind: str) -> None:
+    async def scene(network: Network, _claim: Claim) -> None:
+        await network.attach(spec(generation=2))
+        with pytest.raises(Stale):
+            await network.attach(spec(generation=1))
+
+    play(kind, scene)
+
+
+@BOTH
+def test_after_the_end_there_is_nothing(kind: str) -> None:
+    async def scene(network: Network, claim: Claim) -> None:
+        await network.attach(spec())
+        await network.register(NAME, ID, 1)
+        await network.revoke(NAME)
+        await network.detach(NAME)
+        assert await refused(claim)
+        with pytest.raises(NotFound):
+            await network.register(NAME, ID, 1)
+
+    play(kind, scene)
+
+
+def test_refusals_of_hostd_are_told_apart() -> None:
+    async def scene(network: Network, _claim: Claim) -> None:
+        with pytest.raises(NotFound, match="nowhere"):
+            await network.attach(spec(network="nowhere"))
+
+    play("hostd", scene)
+
+
+async def test_without_hostd_it_is_unavailable(tmp_path: object) -> None:
+    client = UnixClient(f"{tmp_path}/hostd.sock")
+    try:
+        with pytest.raises(Unavailable):
+            await HostdNetwork(client).attach(spec())
+    finally:
+        await client.close()
