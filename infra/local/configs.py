@@ -37,6 +37,7 @@ def control_plane(layout: Layout, monitor: Mapping[str, Any]) -> dict[str, Any]:
         "common": {
             "cluster": layout.cluster,
             "data_dir": str(layout.data),
+            "instance": "local",
             "listen": {
                 "gateway": f"127.0.0.1:{ports['gateway']}",
                 "ipam": f"127.0.0.1:{ports['ipam']}",

@@ -53,6 +53,8 @@ class CommonConfig(BaseModel):
 
     `bus` and `store` are URLs (memory:, sqlite:///path, kafka://host:port, mongodb://…/db). `listen` says where a
     service serves (`host:port` or `unix:/path`), `peers` where the others are; in one process both may be left out.
+    `instance` is a name that stays over restarts, for a process that is the only one of its kind: it takes its own
+    leases up again at once.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +67,7 @@ class CommonConfig(BaseModel):
     listen: dict[str, str] = {}
     peers: dict[str, str] = {}
     log_level: str = "info"
+    instance: Name | None = None
 
 
 class Server(Protocol):
@@ -295,7 +298,7 @@ async def open_runtime(shared: Shared, service: str) -> AsyncIterator[Runtime]:
     try:
         yield Runtime(
             service=service,
-            instance=f"{service}-{shared.ids.short()}",
+            instance=f"{service}-{common.instance or shared.ids.short()}",
             common=common,
             settings=shared.settings,
             clock=shared.clock,

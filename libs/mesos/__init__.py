@@ -7,7 +7,7 @@
 `events`           typed events of the three streams and their parsers
 `subscription`     the life of one event stream as a state machine, sans I/O
 `stream`           runs that machine over a `Transport`
-`ports`            what is taken from outside: `Clock`, `Transport`
+`ports`            what is taken from outside: a `Transport`
 `http`             the aiohttp face, the only module here that knows aiohttp
 `scheduler`        `SchedulerClient`
 `executor`         `ExecutorClient`

@@ -19,7 +19,7 @@ from libs.minimesos.embedded import EmbeddedConfig, embedded
 from libs.minimesos.errors import MinimesosError
 from libs.minimesos.flags import Options, known_flags, parse
 from libs.minimesos.links import agent_routes, follow_master
-from libs.minimesos.nodes import AgentNode, MasterNode
+from libs.minimesos.nodes import AgentNode, MasterNode, task_group
 
 
 @asynccontextmanager
@@ -32,7 +32,7 @@ async def running(options: Options, stop: asyncio.Event) -> AsyncIterator[dict[s
             yield {"master": cluster.master_url, "agents": list(cluster.agent_urls)}
         return
     async with AsyncExitStack() as stack:
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        tasks = await stack.enter_async_context(task_group())
         if options.mode == "master":
             opened = MasterNode.open(
                 options.master, options.work_dir, clock, ids, tasks, agent_routes

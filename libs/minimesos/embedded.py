@@ -18,7 +18,7 @@ from pathlib import Path
 from libs.common.clock import Clock, Ids
 from libs.minimesos.config import AgentConfig, MasterConfig
 from libs.minimesos.effects import LinkMessage
-from libs.minimesos.nodes import AgentNode, MasterNode
+from libs.minimesos.nodes import AgentNode, MasterNode, task_group
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ async def embedded(
 ) -> AsyncIterator[EmbeddedCluster]:
     """Master and agents in this process. Raises StorageError, ConfigError, OSError at start."""
     async with AsyncExitStack() as stack:
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        tasks = await stack.enter_async_context(task_group())
         directory = None if config.work_dir is None else config.work_dir / "master"
         master = await stack.enter_async_context(
             MasterNode.open(config.master, directory, clock, ids, tasks)

@@ -53,6 +53,8 @@ def parse(argv: Sequence[str]) -> Options:
         ports = [0 if agent_port == 0 else agent_port + i for i in range(count)]
         agents = tuple(AgentConfig(**agent_values, port=port) for port in ports)  # type: ignore[arg-type]
     else:
+        if mode == "agent" and not agent_values.get("master"):
+            raise ConfigError("--master=HOST:PORT is needed")
         agents = (AgentConfig(**agent_values),)  # type: ignore[arg-type]
     return Options(mode, Path(work_dir) if work_dir else None, master, agents)
 

@@ -6,6 +6,7 @@ Time is an argument. Every master and agent has a disk of its own that survives 
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -97,6 +98,7 @@ class _Node:
     containers: dict[str, int] = field(default_factory=dict)
     link: str | None = None
     partitioned: bool = False
+    deadline: float | None = None
 
 
 class LocalCluster:
@@ -121,6 +123,8 @@ class LocalCluster:
         self._master = _Node()
         self._agents = [_Node() for _ in agents]
         self._queue: deque[tuple[_Node, Input]] = deque()
+        self._deadlines: list[tuple[float, int, _Node]] = []
+        self._by_link: dict[str, _Node] = {}
         self._pumping = False
         self._now = now
         self._next = 0
@@ -195,18 +199,29 @@ class LocalCluster:
     # ---- time
     def next_deadline(self) -> float | None:
         """When `tick` must be called at the latest."""
-        nodes = (self._master, *self._agents)
-        deadlines = [n.core.next_deadline() for n in nodes if n.core is not None]
-        return min((d for d in deadlines if d is not None), default=None)
+        while self._deadlines:
+            deadline, _, node = self._deadlines[0]
+            if node.deadline == deadline and node.core is not None:
+                return deadline
+            heapq.heappop(self._deadlines)
+        return None
 
     def tick(self, now: float) -> None:
         """Let due timers fire."""
-        for node in (self._master, *self._agents):
-            if node.core is None:
-                continue
-            deadline = node.core.next_deadline()
-            if deadline is not None and deadline <= now:
-                self._put(node, Tick(), now)
+        while True:
+            deadline = self.next_deadline()
+            if deadline is None or deadline > now:
+                return
+            node = heapq.heappop(self._deadlines)[2]
+            node.deadline = None
+            self._put(node, Tick(), now)
+
+    def _arm(self, node: _Node) -> None:
+        deadline = node.core.next_deadline() if node.core is not None else None
+        if deadline is not None and deadline != node.deadline:
+            self._next += 1
+            heapq.heappush(self._deadlines, (deadline, self._next, node))
+        node.deadline = deadline
 
     # ---- faults
     def crash_master(self, now: float) -> None:
@@ -220,6 +235,7 @@ class LocalCluster:
         config = self._master_config
         disk = dict(self._master.disk.values)
         self._master.core = Master(config, self._ids, StillHost(), now, disk)
+        self._arm(self._master)
         for node in self._agents:
             self._connect(node, now)
 
@@ -259,6 +275,7 @@ class LocalCluster:
 
     def _crash(self, node: _Node) -> None:
         node.core = None
+        node.deadline = None
         sinks, node.sinks = list(node.sinks.values()), {}
         for sink in sinks:
             sink.closed()
@@ -267,6 +284,7 @@ class LocalCluster:
         link, node.link = node.link, None
         if link is None:
             return
+        del self._by_link[link]
         if self._master.core is not None:
             self._put(self._master, LinkDown(link), now)
         if node.core is not None:
@@ -278,6 +296,7 @@ class LocalCluster:
             return
         self._next += 1
         node.link = f"link-{self._next}"
+        self._by_link[node.link] = node
         self._put(node, LinkUp(node.link), now)
 
     # ---- the pump
@@ -291,7 +310,9 @@ class LocalCluster:
             while self._queue:
                 target, item = self._queue.popleft()
                 if target.core is not None:
-                    self._perform(target, target.core.handle(self._now, item))
+                    effects = target.core.handle(self._now, item)
+                    self._arm(target)
+                    self._perform(target, effects)
         finally:
             self._pumping = False
 
@@ -331,9 +352,9 @@ class LocalCluster:
 
     def _carry(self, node: _Node, effect: LinkSend) -> None:
         if node is self._master:
-            for other in self._agents:
-                if other.link == effect.link and not other.partitioned:
-                    self._queue.append((other, LinkMessage(effect.link, effect.message)))
+            other = self._by_link.get(effect.link)
+            if other is not None and not other.partitioned:
+                self._queue.append((other, LinkMessage(effect.link, effect.message)))
         elif node.link == effect.link and not node.partitioned:
             self._queue.append((self._master, LinkMessage(effect.link, effect.message)))
 
@@ -342,9 +363,9 @@ class LocalCluster:
             self._crash(node)
             self._cut(node, self._now)
             return
-        for other in self._agents:
-            if other.link == effect.link:
-                self._cut(other, self._now)
+        other = self._by_link.get(effect.link)
+        if other is not None:
+            self._cut(other, self._now)
 
     def _process(self, node: _Node, effect: Launch | Kill | WatchRecovered) -> None:
         index = self._agents.index(node)

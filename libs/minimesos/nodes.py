@@ -51,6 +51,18 @@ def open_journal(directory: Path | None) -> Journal | NoJournal:
     return NoJournal() if directory is None else Journal(directory)
 
 
+@asynccontextmanager
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """A TaskGroup whose only error comes out as it is: callers catch errors, not groups."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            yield tasks
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
+
+
 @contextmanager
 def _running(node: Node, tasks: asyncio.TaskGroup, name: str) -> Iterator[None]:
     task = tasks.create_task(node.run(), name=name)

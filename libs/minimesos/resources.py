@@ -156,10 +156,6 @@ class Resources:
         """The total of scalar `name`."""
         return self.scalar_milli(name) / MILLI
 
-    def names(self) -> set[str]:
-        """Names of all resources."""
-        return {kind.name for kind in self._amounts}
-
     def in_offer_order(self) -> Resources:
         """Ports first, then what is reserved, then unreserved scalars: the order of Mesos' offers."""
         items = self._amounts.items()

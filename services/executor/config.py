@@ -51,7 +51,7 @@ class ExecutorConfig(BaseModel):
     starting_after_s: Seconds = 10.0
     first_probe_s: Seconds = 0.02
     report_after_s: Seconds = Field(
-        0.05, description="RUNNING waits so long for a first success of the health checks"
+        0.25, description="RUNNING waits so long for a first success of the health checks"
     )
     launch_timeout_s: Seconds = 600.0
     pull_timeout_s: Seconds = 300.0

@@ -1,19 +1,13 @@
-"""Engine on a Docker engine, by aiodocker.
-
-A container's /etc/hosts and /etc/resolv.conf are files of ours under `data_dir`, bind-mounted: in network mode `host`,
-which the runtime turns into hostd's namespace, Docker would mount the host's own.
-"""
+"""Engine on a Docker engine, by aiodocker."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import aiodocker
 import aiohttp
@@ -22,6 +16,7 @@ from aiodocker.exceptions import DockerError
 
 from libs.common.errors import InvalidInput, NotFound, TimedOut, Unavailable
 from services.executor.errors import ImageMissing, NameTaken, StartRefused
+from services.executor.etc import EtcFiles
 from services.executor.model import (
     LABEL_AGENT,
     LABEL_CLUSTER,
@@ -58,7 +53,7 @@ class DockerEngine:
         pull_timeout_s: float = 300.0,
     ) -> None:
         self._identity = identity
-        self._etc = data_dir / identity.cluster
+        self._etc = EtcFiles(data_dir / identity.cluster)
         self._call_timeout_s = call_timeout_s
         self._pull_timeout_s = pull_timeout_s
         self._busy = asyncio.Semaphore(CONCURRENCY)
@@ -85,16 +80,11 @@ class DockerEngine:
 
     async def create(self, spec: ContainerSpec) -> str:
         """See Engine."""
-        directory = self._directory(spec.name)
-        with _disk():
-            directory.mkdir(parents=True, exist_ok=True)
-            (directory / "hosts").touch()
-            (directory / "resolv.conf").write_text(spec.resolv_conf)
+        resolver = self._etc.resolv_conf(spec.resolv_conf)
+        body = create_body(spec, self._etc.hosts(spec.name), resolver)
         try:
             async with self._call():
-                created = await self.docker.containers.create(
-                    create_body(spec, directory), name=spec.name
-                )
+                created = await self.docker.containers.create(body, name=spec.name)
                 return str(created.id)
         except DockerError as error:
             if error.status == 409:
@@ -121,13 +111,13 @@ class DockerEngine:
 
     async def start(self, container: Ref, hosts: str) -> None:
         """See Engine."""
-        with _disk(), suppress(FileNotFoundError):  # then there is no container either
-            (self._directory(container.name) / "hosts").write_text(hosts)
+        self._etc.write_hosts(container.name, hosts)
         try:
             async with self._call():
                 await self.docker.containers.container(container.key).start()
         except DockerError as error:
             if error.status == 404 and "No such container" in error.message:
+                self._etc.remove_hosts(container.name)
                 raise NotFound(error.message) from None
             raise StartRefused(error.message) from None
 
@@ -156,7 +146,7 @@ class DockerEngine:
         except DockerError as error:
             if error.status != 404:  # 409: a removal is under way; asked again until it is gone
                 raise Unavailable(error.message) from None
-        shutil.rmtree(self._directory(container.name), ignore_errors=True)
+        await asyncio.to_thread(self._etc.remove_hosts, container.name)
 
     async def containers(self) -> tuple[Summary, ...]:
         """See Engine."""
@@ -194,9 +184,6 @@ class DockerEngine:
         identity = self._identity
         return [f"{LABEL_CLUSTER}={identity.cluster}", f"{LABEL_AGENT}={identity.agent}"]
 
-    def _directory(self, name: ContainerName) -> Path:
-        return self._etc / quote(name, safe="")
-
     @asynccontextmanager
     async def _call(self) -> AsyncIterator[None]:
         """One call among CONCURRENCY, in time; what keeps the engine from answering is Unavailable."""
@@ -216,14 +203,6 @@ class DockerEngine:
                 raise Unavailable(message) from None
 
 
-@contextmanager
-def _disk() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Unavailable(f"{error.filename}: {error.strerror}") from None
-
-
 def _http(url: str) -> str:
     return url.replace("tcp://", "http://", 1).rstrip("/")
 
@@ -238,7 +217,7 @@ def _is_unknown_image(message: str) -> bool:
     return any(each in message for each in known)
 
 
-def create_body(spec: ContainerSpec, directory: Path) -> dict[str, Any]:
+def create_body(spec: ContainerSpec, hosts: Path, resolver: Path) -> dict[str, Any]:
     """The body of Docker's container create."""
     body: dict[str, Any] = {
         "Image": spec.image,
@@ -257,10 +236,7 @@ def create_body(spec: ContainerSpec, directory: Path) -> dict[str, Any]:
             "Memory": spec.limits.mem_bytes,
             "MemorySwap": spec.limits.mem_bytes,
             "PidsLimit": spec.limits.pids,
-            "Binds": [
-                f"{directory}/hosts:/etc/hosts:ro",
-                f"{directory}/resolv.conf:/etc/resolv.conf:ro",
-            ],
+            "Binds": [f"{hosts}:/etc/hosts:ro", f"{resolver}:/etc/resolv.conf:ro"],
             "LogConfig": {
                 "Type": "json-file",
                 "Config": {"max-size": f"{spec.log_max_mib}m", "max-file": "2"},

@@ -72,7 +72,7 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
             engine=engine,
             network=HostdNetwork(hostd),
             prober=prober,
-            journal=FileJournal(Path(environment.sandbox) / "gantry-executor"),
+            journal=FileJournal(Path(environment.sandbox) / "gantry-executor.journal"),
             clock=clock,
             rng=rng,
             log=log,

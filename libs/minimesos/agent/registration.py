@@ -28,6 +28,7 @@ def introduce(core: Core) -> None:
         "ip": core.config.ip,
     }
     if core.agent_id:
+        message["draining"] = core.drain is not None
         message["frameworks"] = [f.info for f in core.frameworks.values() if not f.terminating]
         message["executors"] = [
             {

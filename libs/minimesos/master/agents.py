@@ -90,8 +90,10 @@ def reregister(core: Core, link: str, message: Message) -> None:
         _reconnect(core, agent, link, message)
     else:
         agent = _readmit(core, link, message, agent_id)
-    if agent.drain is not None:
+    if agent.drain is not None or message["draining"]:
         core.to_agent(agent, {"type": "DRAIN", "config": agent.drain})
+    if agent.drain is not None and agent.drain["state"] == "DRAINING":
+        core.draining[agent.id] = None
 
 
 def _reconnect(core: Core, agent: Agent, link: str, message: Message) -> None:
@@ -128,7 +130,7 @@ def _drop_unreported(
         text = "Task is unknown to the agent"
         lose(core, framework, agent, task, state, "REASON_RECONCILIATION", text)
     live = {(e["framework_id"], e["executor_id"]) for e in message["executors"]}
-    for key in list(agent.executors.keys() - live):
+    for key in sorted(agent.executors.keys() - live):
         remove_executor(core, agent, core.state.frameworks.get(key[0]), key)
 
 

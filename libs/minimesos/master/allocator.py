@@ -7,6 +7,7 @@ nor suppressed offers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -41,6 +42,9 @@ class _Agent:
     hostname: str
     attributes: list[Json]
     has_gpus: bool
+    # Nobody wanted it in generation `asked` of requests, and filters hold until `quiet_until`.
+    asked: int = -1
+    quiet_until: float = 0.0
 
 
 @dataclass(slots=True)
@@ -77,6 +81,8 @@ class Allocator:
         self._free: dict[str, None] = {}
         self.weights: dict[str, float] = {}
         self.runs = 0
+        self._generation = 0
+        self._next_expiry = 0.0
 
     # ---- agents
     def add_agent(
@@ -114,6 +120,7 @@ class Allocator:
         agent = self._agents[agent_id]
         agent.total = agent.total - old + new
         agent.free = agent.free - old + new
+        agent.asked = -1
         self._free[agent_id] = None
 
     def total(self, agent_id: str) -> Resources:
@@ -141,6 +148,7 @@ class Allocator:
         active: bool,
     ) -> None:
         """Add a framework or change what it asks for; filters and shares are kept."""
+        self._generation += 1
         old = self._frameworks.get(framework_id)
         new = _Framework(roles, capabilities, active, set(suppressed), constraints, minimum)
         if old is not None:
@@ -149,6 +157,7 @@ class Allocator:
 
     def set_framework_active(self, framework_id: str, active: bool) -> None:
         """Start or stop making offers to a framework; going inactive clears its filters."""
+        self._generation += 1
         framework = self._frameworks.get(framework_id)
         if framework is not None:
             framework.active = active
@@ -166,6 +175,7 @@ class Allocator:
 
     def revive(self, framework_id: str, roles: Iterable[str]) -> None:
         """Make offers in `roles` again and clear their filters."""
+        self._generation += 1
         framework = self._frameworks[framework_id]
         wanted = set(roles)
         framework.suppressed -= wanted
@@ -202,6 +212,7 @@ class Allocator:
         plain = resources.unallocated()
         if agent is not None:
             agent.free = agent.free + plain
+            agent.asked = -1
             self._free[agent_id] = None
         self._share(framework_id, resources, -1)
         framework = self._frameworks.get(framework_id)
@@ -239,9 +250,13 @@ class Allocator:
         for agent_id, agent in self._agents.items():
             if not agent.active or agent_id not in self._free:
                 continue
+            if agent.asked == self._generation and agent.quiet_until > now:
+                continue
             while agent.free:
+                self._next_expiry = math.inf
                 grant = self._grant(agent_id, agent, now)
                 if grant is None:
+                    agent.asked, agent.quiet_until = self._generation, self._next_expiry
                     break
                 grants.append(grant)
                 self.occupy(grant.framework_id, agent_id, grant.resources)
@@ -284,7 +299,9 @@ class Allocator:
             del framework.filters[(role, agent_id)]
             return True
         framework.filters[(role, agent_id)] = live
-        return not any(f.refused.contains(offerable) for f in live)
+        blocking = [f.expires_at for f in live if f.refused.contains(offerable)]
+        self._next_expiry = min([self._next_expiry, *blocking])
+        return not blocking
 
     def _roles_by_share(self) -> list[str]:
         asking: dict[str, None] = {}

@@ -31,11 +31,8 @@ class Scenario:
         return not self.powers - {Power.EXECUTOR}
 
 
-_TRAP = r"trap \\\"sleep 1; exit 0\\\" TERM; while true; do sleep 0.2; done"
-_SHORT_FAILOVER = {
-    'failover_timeout\\": 20': 'failover_timeout\\": 3',
-    '"failover_timeout":20.0': '"failover_timeout":3.0',
-}
+_TRAP = r"trap \"sleep 1; exit 0\" TERM; while true; do sleep 0.2; done"
+_SHORT_FAILOVER = {'failover_timeout":20': 'failover_timeout":3'}
 _FAST_LOSS = {"agent_ping_timeout": "1secs", "max_agent_ping_timeouts": "3"}
 _LOSS = frozenset({Power.AGENT, Power.FLAGS})
 

@@ -63,7 +63,7 @@ def test_a_container_is_shut_in() -> None:
     spec = container_spec(
         attempt_of(cpus=0.25, mem_mib=64, pids=32, env={"B": "2", "A": "1"}), IDENTITY, CONFIG
     )
-    body = create_body(spec, Path("/etc-of/web"))
+    body = create_body(spec, Path("/etc-of/web.hosts"), Path("/etc-of/resolv.conf"))
     host = body["HostConfig"]
     assert (host["NetworkMode"], host["Runtime"]) == ("host", "gantry")
     assert (host["CapDrop"], host["CapAdd"]) == (["ALL"], [])
@@ -73,8 +73,8 @@ def test_a_container_is_shut_in() -> None:
     assert host["Memory"] == host["MemorySwap"] == 64 * 2**20
     assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "2"}
     assert host["Binds"] == [
-        "/etc-of/web/hosts:/etc/hosts:ro",
-        "/etc-of/web/resolv.conf:/etc/resolv.conf:ro",
+        "/etc-of/web.hosts:/etc/hosts:ro",
+        "/etc-of/resolv.conf:/etc/resolv.conf:ro",
     ]
     assert body["Env"] == ["A=1", "B=2"]
     assert body["Hostname"] == "bu-web-1"
@@ -84,7 +84,7 @@ def test_a_container_is_shut_in() -> None:
 
 def test_command_and_user_replace_the_images() -> None:
     spec = container_spec(attempt_of(command=("/run", "it"), user="65534"), IDENTITY, CONFIG)
-    body = create_body(spec, Path("/x"))
+    body = create_body(spec, Path("/x"), Path("/y"))
     assert (body["Entrypoint"], body["User"]) == (["/run", "it"], "65534")
 
 
@@ -267,7 +267,9 @@ async def test_an_update_made_while_subscribing_is_not_forgotten() -> None:
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_a_journal_gives_back_what_it_was_given(kind: str, tmp_path: Path) -> None:
-    journal: Journal = MemoryJournal() if kind == "memory" else FileJournal(tmp_path / "j")
+    journal: Journal = (
+        MemoryJournal() if kind == "memory" else FileJournal(tmp_path / "j" / "journal")
+    )
     one = Record(attempt_of("a.1", health=(w.HTTP,)), task={"name": "a.1"})
     two = Record(attempt_of("b/../.1"), updates=({"uuid": "u", "state": "TASK_FAILED"},))
     for record in (two, one):
@@ -280,23 +282,46 @@ def test_a_journal_gives_back_what_it_was_given(kind: str, tmp_path: Path) -> No
     assert journal.load() == [two]
 
 
-def test_the_journal_survives_what_is_broken(tmp_path: Path) -> None:
-    directory = tmp_path / "j"
-    journal = FileJournal(directory)
-    journal.put(Record(attempt_of("a.1", env={"PASSWORD": "geheim"})))
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    file = directory / "a.1.json"
+def test_a_journal_is_read_by_the_next_worker(tmp_path: Path) -> None:
+    file = tmp_path / "journal"
+    journal = FileJournal(file)
+    for number in range(20):
+        journal.put(Record(attempt_of(f"web-{number}.1", env={"PASSWORD": "geheim"})))
+        journal.drop(AttemptId(f"web-{number - 1}.1"))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    (directory / "b.1.json").write_bytes(b'{"attempt": ')
-    (directory / "c.1.json.new").write_bytes(b"half")
-    assert [each.attempt.id for each in journal.load()] == ["a.1"]
-    assert (directory / "b.1.broken").exists()
+    size = file.stat().st_size
+    assert [each.attempt.id for each in FileJournal(file).load()] == ["web-19.1"]
+    assert file.stat().st_size < size / 10
+    assert [each.attempt.id for each in FileJournal(file).load()] == ["web-19.1"]
+
+
+def test_a_line_that_is_broken_spoils_itself_only(tmp_path: Path) -> None:
+    file = tmp_path / "journal"
+    journal = FileJournal(file)
+    journal.put(Record(attempt_of("a.1")))
+    with file.open("ab") as out:
+        out.write(b'\n{"attempt": {"id": "half')
+    journal.put(Record(attempt_of("b.1")))
+    with file.open("ab") as out:
+        out.write(b'\n{"attempt": 7}\n[]')
+    assert [each.attempt.id for each in FileJournal(file).load()] == ["a.1", "b.1"]
+
+
+def test_a_long_journal_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.executor.journal._COMPACT_BYTES", 20_000)
+    journal = FileJournal(tmp_path / "journal")
+    for number in range(200):
+        journal.put(Record(attempt_of(f"web-{number % 3}.1")))
+        assert (tmp_path / "journal").stat().st_size < 30_000
+    names = [each.attempt.id for each in FileJournal(tmp_path / "journal").load()]
+    assert names == ["web-0.1", "web-1.1", "web-2.1"]
 
 
 def test_a_journal_that_can_not_write_says_so(tmp_path: Path) -> None:
-    journal = FileJournal(tmp_path / "j")
-    (tmp_path / "j").rmdir()
-    with pytest.raises(Unavailable):
+    journal = FileJournal(tmp_path / "journal")
+    os.close(journal._out)
+    journal._out = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(Unavailable, match="No space left"):
         journal.put(Record(attempt_of()))
 
 

@@ -272,7 +272,7 @@ class Scheduler:
         async with self.session.post(self.url, json=body, headers=headers) as response:
             assert response.status in (200, 202), await response.text()
 
-    async def wait(self, wanted: Callable[[Json], bool], timeout_s: float = 15) -> Json:
+    async def wait(self, wanted: Callable[[Json], bool], timeout_s: float = 40) -> Json:
         """The first event that `wanted` accepts."""
         async with asyncio.timeout(timeout_s):
             while True:
@@ -312,7 +312,7 @@ class Scheduler:
         """Offers seen so far are void."""
         self.events = [e for e in self.events if e["type"] != "OFFERS"]
 
-    async def state(self, task_id: str, state: str, timeout_s: float = 15) -> Json:
+    async def state(self, task_id: str, state: str, timeout_s: float = 40) -> Json:
         """Wait for a state of a task; its status."""
 
         def wanted(event: Json) -> bool:

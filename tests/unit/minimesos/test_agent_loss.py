@@ -182,6 +182,29 @@ def test_drain_until_gone() -> None:
     assert cluster.operator("GET_AGENTS")["agents"] == []
 
 
+def test_draining_goes_on_under_a_new_master() -> None:
+    """And an agent that missed its reactivation learns of it."""
+    cluster = VirtualCluster()
+    aware = running(cluster, AWARE, "p1")
+    agent_id = aware.statuses("p1")[0]["agent_id"]
+    cluster.local.partition(0, True, cluster.now)
+    cluster.operator("DRAIN_AGENT", agent_id=agent_id)
+    cluster.local.crash_master(cluster.now)
+    cluster.local.start_master(cluster.now)
+    again = cluster.subscribe(AWARE, aware.framework_id)
+    cluster.local.partition(0, False, cluster.now)
+    assert again.states("p1") == ["TASK_KILLED"]
+    again.acknowledge_all()
+    (agent,) = cluster.operator("GET_AGENTS")["agents"]
+    assert agent["drain_info"]["state"] == "DRAINED"
+    cluster.local.crash_agent(0, cluster.now)
+    cluster.operator("REACTIVATE_AGENT", agent_id=agent_id)
+    cluster.local.start_agent(0, cluster.now)
+    again.launch([task("p2", agent_id)])
+    again.acknowledge_all()
+    assert again.states("p2")[-1] == "TASK_RUNNING"
+
+
 def test_maintenance() -> None:
     """RESCIND, offers with unavailability, an inverse offer, the framework's answer."""
     cluster = VirtualCluster()

@@ -46,6 +46,7 @@ def test_all_takes_both_sets_of_flags(tmp_path: Path) -> None:
         ["all", "stray"],
         ["master", "--agent_ping_timeout=3"],
         ["master", "--executor_registration_timeout=3secs"],
+        ["agent"],
         ["agent", "--recover=1", "--agent_ping_timeout=1secs"],
         ["all", "--authenticate_http_readonly=yes"],
     ],
