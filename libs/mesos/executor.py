@@ -228,6 +228,22 @@ class ExecutorClient:
         """MESSAGE to the scheduler; raises like `SchedulerClient.call`."""
         await self._call(calls.executor_message(data))
 
+    async def heartbeat(self) -> bool:
+        """HEARTBEAT to the agent; whether it took it. If not, the stream is cut and opened again.
+
+        An agent hardly ever speaks first, so a half-open connection shows in no other way; the
+        caller decides how often to ask.
+        """
+        try:
+            await self._call({"type": "HEARTBEAT"})
+        except NotConnected:
+            return False
+        except (TransportError, Unavailable, NotSubscribed) as error:
+            if self._stream is not None:
+                self._stream.drop(f"heartbeat: {error}")
+            return False
+        return True
+
     async def _call(self, call: Call) -> None:
         link = self._stream.link if self._stream else None
         if link is None:

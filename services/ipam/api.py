@@ -50,7 +50,10 @@ class Allocator(Protocol):
 
 def routes(ipam: Allocator, clock: Clock) -> Sequence[Route]:
     """All routes."""
+    return (*_host_routes(ipam), *_read_routes(ipam, clock))
 
+
+def _host_routes(ipam: Allocator) -> Sequence[Route]:
     async def put_attachment(request: Request) -> Response:
         body = request.parse(ClaimBody)
         _own_host(request, body.host)
@@ -79,17 +82,6 @@ def routes(ipam: Allocator, clock: Clock) -> Sequence[Route]:
         live = frozenset(request.parse(LiveBody).live)
         return reply({"released": await ipam.report(host, live)})
 
-    async def networks(_request: Request) -> Response:
-        views = [await network_view(ipam, each, clock) for each in ipam.networks.values()]
-        return reply({"networks": views})
-
-    async def network(request: Request) -> Response:
-        return reply(await network_view(ipam, _network(ipam, request), clock))
-
-    async def addresses(request: Request) -> Response:
-        found = await ipam.store.in_network(_network(ipam, request).name)
-        return reply({"addresses": [address_view(each) for each in found]})
-
     attachment = "/v1/attachments/{attachment}"
     return (
         Route(
@@ -116,6 +108,22 @@ def routes(ipam: Allocator, clock: Clock) -> Sequence[Route]:
             "What a host has",
             request=LiveBody,
         ),
+    )
+
+
+def _read_routes(ipam: Allocator, clock: Clock) -> Sequence[Route]:
+    async def networks(_request: Request) -> Response:
+        views = [await network_view(ipam, each, clock) for each in ipam.networks.values()]
+        return reply({"networks": views})
+
+    async def network(request: Request) -> Response:
+        return reply(await network_view(ipam, _network(ipam, request), clock))
+
+    async def addresses(request: Request) -> Response:
+        found = await ipam.store.in_network(_network(ipam, request).name)
+        return reply({"addresses": [address_view(each) for each in found]})
+
+    return (
         Route("GET", "/v1/networks", networks, summary="Networks with their use"),
         Route("GET", "/v1/networks/{network}", network, summary="One network"),
         Route("GET", "/v1/networks/{network}/addresses", addresses, summary="Its used addresses"),

@@ -22,7 +22,7 @@ from libs.common.leader import hold_lease, wait_for_lease
 from libs.common.runtime import Runtime
 from libs.mesos import events as mesos
 from services.scheduler import api
-from services.scheduler.cluster import ENDED_REMEMBERED, Cluster
+from services.scheduler.cluster import ENDED_REMEMBERED, Cluster, Draft
 from services.scheduler.core import Input, decide
 from services.scheduler.mesos import MesosDriver, OpenDriver, open_http_driver
 from services.scheduler.model import (
@@ -193,7 +193,7 @@ class Scheduler:
             self._decide_s.observe(self._rt.clock.monotonic() - started)
             versions: dict[InstanceId, int] = {}
             if draft.changed:
-                versions = await self._retried(partial(self._store.save, draft, now))
+                versions = await self._save(draft, now)
             self.cluster.commit(draft, versions)
             if draft.events:
                 self._relay.kick()
@@ -203,6 +203,10 @@ class Scheduler:
                     saved.set_result(None)
             if draft.actions:
                 await self._outgoing.put(draft.actions)
+
+    async def _save(self, draft: Draft, now: float) -> dict[InstanceId, int]:
+        """Nothing of a draft is acted upon, and nothing acknowledged, before this returns."""
+        return await self._retried(partial(self._store.save, draft, now))
 
     async def _retried(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write until it succeeds: nothing may be decided on top of what is not saved."""

@@ -6,7 +6,6 @@ Exit 0 when every seed passed and every fault point was hit (the latter is asked
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import multiprocessing
 import os
@@ -16,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from tests.simulation.faults import Point
-from tests.simulation.run import Result, is_pinned, simulate, told
+from tests.simulation.run import Result, is_pinned, settle, simulate, told
 
 COVERED_FROM = 20
 FAILURES_TOLD = 5
@@ -65,14 +64,8 @@ def _run(seeds: Sequence[int], processes: int) -> Iterable[Result]:
         yield from map(simulate, seeds)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _settle, maxtasksperchild=SEEDS_A_PROCESS) as pool:
+    with context.Pool(processes, settle, maxtasksperchild=SEEDS_A_PROCESS) as pool:
         yield from pool.imap(simulate, seeds)
-
-
-def _settle() -> None:
-    """What is imported stays: the collector need not look at it again and again."""
-    gc.collect()
-    gc.freeze()
 
 
 def _watched(results: Iterable[Result], count: int, quiet: bool) -> Iterable[Result]:

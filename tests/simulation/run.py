@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 from collections import Counter
@@ -107,6 +108,12 @@ async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
 
 async def _until(cloud: Cloud, at_s: float) -> None:
     await asyncio.sleep(max(0.0, at_s - cloud.loop.time()))
+
+
+def settle() -> None:
+    """What is imported stays: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def repeat_command(seed: int) -> str:

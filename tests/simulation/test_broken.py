@@ -1,0 +1,112 @@
+"""The invariants have teeth: each of these cripples one safeguard, and some seed soon says so.
+
+Nothing is edited: the world is built with the crippled part in the place of the real one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.deployer import observations
+from services.deployer.model import Instance as DeployedInstance
+from services.deployer.observe import ObservedEvent
+from services.executor.model import Attachment, AttachmentSpec, ContainerName
+from services.executor.ports import Network
+from services.ipam import core as ipam_core
+from services.ipam.model import Address
+from services.scheduler.cluster import Draft
+from services.scheduler.model import Acknowledge, InstanceId
+from services.scheduler.service import Scheduler
+from tests.simulation.cloud import Cloud
+from tests.simulation.host import Host
+from tests.simulation.run import MakeCloud, Plan, simulate, told
+
+SEEDS = range(1, 9)
+
+
+def caught(said: str, make: MakeCloud = Cloud) -> str:
+    """The violation that the first of a few seeds shows."""
+    for seed in SEEDS:
+        result = simulate(seed, Plan(), make)
+        if result.error:
+            assert said in result.error, told(result, 30)
+            return result.error
+    raise AssertionError(f"{len(SEEDS)} seeds passed as if nothing were broken")
+
+
+@pytest.mark.timeout(200)
+def test_generation_check_removed_in_ipam(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ipam_core.release
+
+    def unchecked(current: Address | None, generation: int, *args: Any, **more: Any) -> Any:
+        return real(current, current.generation if current else generation, *args, **more)
+
+    monkeypatch.setattr(ipam_core, "release", unchecked)
+    caught("is wired to")
+
+
+class Hasty(Scheduler):
+    """Acknowledges what it is about to save."""
+
+    async def _save(self, draft: Draft, now: float) -> dict[InstanceId, int]:
+        for action in draft.actions:
+            if isinstance(action, Acknowledge):
+                await self._driver.do(action)
+        return await super()._save(draft, now)
+
+
+@pytest.mark.timeout(200)
+def test_acknowledge_before_save_in_the_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.scheduler.service.Scheduler", Hasty)
+    caught("is acknowledged, but it is saved as")
+
+
+@pytest.mark.timeout(200)
+def test_stale_sequences_accepted_by_the_deployer(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = observations.observe
+
+    def credulous(
+        instance: DeployedInstance, event: ObservedEvent, sequence: int, now: float
+    ) -> DeployedInstance:
+        forgetful = instance.model_copy(update={"seen": -1, "seen_topics": ()})
+        return real(forgetful, event, sequence, now)
+
+    monkeypatch.setattr(observations, "observe", credulous)
+    caught("what the deployer has seen of")
+
+
+class Unrevoked:
+    """hostd as an executor sees it that never takes back a leave to start."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    async def attach(self, spec: AttachmentSpec) -> Attachment:
+        """See Network."""
+        return await self._network.attach(spec)
+
+    async def register(self, container: ContainerName, container_id: str, generation: int) -> None:
+        """See Network."""
+        await self._network.register(container, container_id, generation)
+
+    async def revoke(self, container: ContainerName) -> None:
+        """Forgotten."""
+
+    async def detach(self, container: ContainerName) -> None:
+        """See Network."""
+        await self._network.detach(container)
+
+
+class CarelessCloud(Cloud):
+    """Its executors don't revoke."""
+
+    def wrap_network(self, network: Network, _host: Host) -> Network:
+        """See Cloud."""
+        return Unrevoked(network)
+
+
+@pytest.mark.timeout(200)
+def test_registration_not_revoked_before_del_in_the_executor() -> None:
+    caught("before its leave to start is revoked", CarelessCloud)
