@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from libs.minimesos.embedded import EmbeddedConfig, embedded
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.runtime import Shared
 from libs.minimesos.config import AgentConfig, MasterConfig
+from libs.minimesos.embedded import EmbeddedConfig, embedded
 
 PRINCIPAL = "gantry"
 
