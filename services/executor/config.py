@@ -61,7 +61,7 @@ class ExecutorConfig(BaseModel):
     sweep_s: Seconds = 30.0
     stray_grace_s: Seconds = 60.0
     orphan_grace_s: Seconds = Field(
-        3600.0, description="how long a container whose task is over may wait to be adopted"
+        900.0, description="how long a container whose task is over may wait to be adopted"
     )
     shutdown_margin_s: Seconds = 1.5
 

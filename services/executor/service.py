@@ -93,6 +93,7 @@ class ExecutorService:
         self._updates = Updates(driver, self._book, log, self._tidy)
         self._left: dict[AttemptId, None] = dict.fromkeys(self._book.attempts)  # to be recovered
         self._look = asyncio.Event()  # sweep now
+        self._draining = False
         self._discarding: dict[ContainerName, None] = {}
 
     @property
@@ -107,28 +108,24 @@ class ExecutorService:
                 self._group.create_task(self._watch(), name="engine-events")
                 self._group.create_task(self._recover_and_sweep(), name="sweep")
                 await self._serve()
-                await self._drain()
-                raise _Done
         except* _Done:
             self._log.info("shut down")
 
     # -- Mesos -------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        """Handle the agent's events until it says SHUTDOWN."""
+        """Handle the agent's events for ever: `_drain` ends it all."""
         while True:
             book = self._book
             async with self._driver.subscribe(
                 book.unacknowledged_tasks, book.unacknowledged_updates
             ) as events:
                 async for event in events:
-                    if self._handle(event):
-                        return
+                    self._handle(event)
             # The agent has been away for long: containers go on, and we wait for it all the same.
             await self._clock.sleep(_BACKOFF.max_s)
 
-    def _handle(self, event: mesos_events.ExecutorEvent) -> bool:
-        """True when it is SHUTDOWN."""
+    def _handle(self, event: mesos_events.ExecutorEvent) -> None:
         match event:
             case mesos_events.Launch(task):
                 self._launch(task)
@@ -141,8 +138,10 @@ class ExecutorService:
                 self._book.acknowledged(AttemptId(task_id), uuid)
                 self._tidy(AttemptId(task_id))
             case mesos_events.Shutdown(""):
-                self._log.info("shutting down", attempts=len(self.attempts))
-                return True
+                # The subscription stays, or nobody would hear how the tasks end.
+                if not self._draining:
+                    self._draining = True
+                    self._group.create_task(self._drain(), name="drain")
             case mesos_events.Shutdown(reason) | mesos_events.Disconnected(reason):
                 self._log.warning("agent lost", reason=reason)
             case mesos_events.Error(message):
@@ -151,11 +150,10 @@ class ExecutorService:
                 self._log.info("subscribed", attempts=len(self.attempts))
             case _:
                 pass
-        return False
 
     def _launch(self, task: TaskInfo) -> None:
         task_id = task["task_id"]["value"]
-        if self._book.get(AttemptId(task_id)) is not None:
+        if self._draining or self._book.get(AttemptId(task_id)) is not None:
             return
         try:
             payload = payload_of(task)
@@ -194,7 +192,8 @@ class ExecutorService:
         self._updates.send(attempt, status, self._group)
 
     async def _drain(self) -> None:
-        """Stop everything within the agent's patience, and wait until that is done and told."""
+        """Stop everything within the agent's patience; when that is done and told, end the worker."""
+        self._log.info("shutting down", attempts=len(self.attempts))
         patience_s = max(0.0, self._driver.shutdown_grace_s - self._config.shutdown_margin_s)
         for attempt in self.attempts.values():
             grace_s = min(attempt.payload.spec.stop_grace_s, patience_s)
@@ -202,9 +201,10 @@ class ExecutorService:
         deadline = self._clock.monotonic() + patience_s + self._config.engine_deadline_s
         while any(each.state is not State.DONE for each in self.attempts.values()) or self._updates:
             if self._clock.monotonic() > deadline:
-                self._log.error("shut down with containers left", attempts=len(self.attempts))
-                return
+                self._log.error("containers are left", attempts=len(self.attempts))
+                break
             await self._clock.sleep(_DRAIN_STEP_S)
+        raise _Done
 
     # -- the engine --------------------------------------------------------------------------
 

@@ -45,6 +45,8 @@ class Monitor:
         self._relay = rt.relay(store.collections)
         self._queue = rt.queue("alerts", self._settle, workers=4)
         self._look = asyncio.Event()
+        # By alert, the turn (firing, since) that was mailed but could not be saved as such yet.
+        self._mailed: dict[str, tuple[bool, float]] = {}
         self._firing = rt.telemetry.gauge("monitor_alerts_firing", "Alerts that are firing")
         self._nodes = rt.telemetry.gauge("monitor_nodes", "Hosts by state", "state")
 
@@ -174,7 +176,10 @@ class Monitor:
             await self._save(change)
             return None
         if alert.notified != alert.firing:
-            await self._notifier.tell(alert)
+            turn = (alert.firing, alert.since)
+            if self._mailed.get(alert_id) != turn:
+                await self._notifier.tell(alert)
+                self._mailed[alert_id] = turn
             await self._told(alert)
         return None
 
@@ -186,6 +191,7 @@ class Monitor:
                 break  # it turned meanwhile; that is told next
             told = replace(current, notified=current.firing)
             if await self.store.save_alert(told, (), self._rt.clock.now()):
+                self._mailed.pop(alert.id, None)
                 return
         self._queue.add(alert.id)
 

@@ -27,9 +27,11 @@ from services.scheduler.core import Input, decide
 from services.scheduler.mesos import MesosDriver, OpenDriver, open_http_driver
 from services.scheduler.model import (
     Action,
+    Decline,
     Instance,
     InstanceId,
     Launch,
+    OfferId,
     Retell,
     SchedulerConfig,
     Tick,
@@ -74,6 +76,7 @@ class Scheduler:
         )
         self._inbox: asyncio.Queue[tuple[Input, asyncio.Future[None] | None]] = asyncio.Queue(INBOX)
         self._outgoing: asyncio.Queue[Sequence[Action]] = asyncio.Queue(INBOX)
+        self._unanswered: list[OfferId] = []  # offers that Mesos may think we still have
         self._decide_s = rt.telemetry.histogram("scheduler_decide_seconds", "One batch's decision")
         self._launched = rt.telemetry.counter("scheduler_launched_total", "Tasks launched")
         self._instances = rt.telemetry.gauge("scheduler_instances", "Instances not ended")
@@ -151,12 +154,17 @@ class Scheduler:
         while True:
             await self._rt.clock.sleep(self.config.tick_s)
             await self._inbox.put((Tick(), None))
+            if self._unanswered:
+                # Nobody else would ever free their resources; declining a used offer does nothing.
+                offers, self._unanswered = tuple(self._unanswered), []
+                await self._outgoing.put([Decline(offers, self.config.decline_s)])
 
     async def _follow_mesos(self) -> None:
         async with self._driver.subscribe() as events:
             async for event in events:
                 match event:
                     case mesos.Subscribed(framework_id):
+                        self._unanswered.clear()
                         await self._remember(framework_id)
                         await self._inbox.put((event, None))
                     case mesos.Disconnected(reason):
@@ -243,6 +251,8 @@ class Scheduler:
             except GantryError as error:
                 kind = type(action).__name__
                 self._log.warning("call to Mesos failed", action=kind, error=str(error))
+                if isinstance(action, Launch | Decline):
+                    self._unanswered.extend(action.offers)
 
     async def _forget(self) -> None:
         """Ended instances are kept for a day, as tombstones for late events and for people who look back."""

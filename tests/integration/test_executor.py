@@ -209,6 +209,17 @@ async def test_nobody_else_starts_our_containers(cloud: Cloud) -> None:
     await cloud.gone("web.1")
 
 
+async def test_past_the_shim_a_container_lives_for_a_moment_only(host: Host) -> None:
+    """The worst case on purpose: a runtime that knows nothing of hostd leaves it in the host's namespace."""
+    master, agent = free_ports(2)
+    async with open_cloud(host, (master, agent), runtime="runc") as cloud:
+        await cloud.launch("web.1", health=(HTTP,))
+        status = await cloud.reaches("web.1", "TASK_FAILED")
+        assert "network namespace that is not its own" in status["message"]
+        assert "TASK_RUNNING" not in cloud.states("web.1")
+        await cloud.gone("web.1")
+
+
 async def test_kill9_of_the_worker_changes_nothing(cloud: Cloud) -> None:
     await cloud.launch("a.1", "b.1", health=(HTTP,))
     await cloud.healthy("a.1")
@@ -317,11 +328,22 @@ async def test_hostd_may_be_restarted(cloud: Cloud) -> None:
     await cloud.gone("a.1")
 
 
-async def test_shutdown_leaves_nothing(cloud: Cloud) -> None:
+async def test_shutdown_stops_all_and_tells(cloud: Cloud) -> None:
     await cloud.launch("a.1", "b.1", health=(HTTP,))
     await cloud.healthy("a.1")
     await cloud.healthy("b.1")
+    await cloud.client.shutdown("gantry-executor", cloud.of("a.1")[0]["agent_id"]["value"])
+    for attempt in ("a.1", "b.1"):
+        status = await cloud.reaches(attempt, "TASK_KILLED")
+        assert status["source"] == "SOURCE_EXECUTOR"
+        assert "shut down" in status["message"]
+        await cloud.gone(attempt)
+    await cloud.until(lambda: cloud.pid_of(SUPERVISOR) == cloud.pid_of(WORKER) == 0, "it runs on")
+
+
+async def test_when_the_framework_is_gone_so_are_its_containers(cloud: Cloud) -> None:
+    await cloud.launch("a.1", health=(HTTP,))
+    await cloud.healthy("a.1")
     await cloud.client.teardown()
     await cloud.gone("a.1")
-    await cloud.gone("b.1")
     await cloud.until(lambda: cloud.pid_of(SUPERVISOR) == cloud.pid_of(WORKER) == 0, "it runs on")

@@ -10,9 +10,11 @@ import random
 from collections.abc import Callable
 from functools import partial
 
+from libs.common.bus.base import TopicSpec
 from libs.common.bus.memory import MemoryBus
 from libs.common.clock import RngIds
 from libs.common.config import Settings
+from libs.common.events import TOPICS
 from libs.common.runtime import CommonConfig
 from libs.common.store.base import Write
 from libs.minimesos.config import AgentConfig, MasterConfig
@@ -37,6 +39,7 @@ from tests.simulation.wire import Net
 
 HOSTS = 3
 SKEW_S = 2.0
+PARTITIONS = 3  # a topic; more would only take time
 REPLICAS = {"gateway": 1, "deployer": 2, "scheduler": 2, "ipam": 2, "monitor": 1}
 SETTINGS: Settings = {
     "gateway": GatewayConfig(),
@@ -82,6 +85,8 @@ class Cloud:
         self.net = Net(self.faults, self.trace)
         clock = VirtualClock(world.loop)
         self.bus = MemoryBus(clock)
+        for topic in TOPICS:
+            self.bus.log.ensure(TopicSpec(topic.name, PARTITIONS))
         self.on_write: list[Callable[[str, Write], None]] = []
         self.store = TapStore(self._written)
         self.images: dict[str, FakeImage] = {}

@@ -11,7 +11,7 @@ import pytest
 
 from services.deployer import observations
 from services.deployer.model import Instance as DeployedInstance
-from services.deployer.observe import ObservedEvent
+from services.deployer.observe import ObservedEvent, observe
 from services.executor.model import Attachment, AttachmentSpec, ContainerName
 from services.executor.ports import Network
 from services.ipam import core as ipam_core
@@ -65,7 +65,7 @@ def test_acknowledge_before_save_in_the_scheduler(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.timeout(200)
 def test_stale_sequences_accepted_by_the_deployer(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = observations.observe
+    real = observe
 
     def credulous(
         instance: DeployedInstance, event: ObservedEvent, sequence: int, now: float

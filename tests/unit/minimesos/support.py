@@ -308,6 +308,11 @@ class Scheduler:
                 return offer
         raise AssertionError("no offer served")
 
+    def after(self, first: Json, second: Json) -> bool:
+        """Whether `second` came after `first`."""
+        ids = [id(event) for event in self.events]
+        return ids.index(id(second)) > ids.index(id(first))
+
     def forget_offers(self) -> None:
         """Offers seen so far are void."""
         self.events = [e for e in self.events if e["type"] != "OFFERS"]

@@ -66,11 +66,7 @@ async def test_kill_9_of_the_embedded_process_changes_no_task(tmp_path: Path) ->
             await client.wait(lambda e: e["type"] == "BROKEN")
             client.forget_offers()
             await lines(tmp_path, 1, "broken")
-            killed_at = time.time()
             async with minimesos("all", *ports, PATIENT, f"--work_dir={tmp_path}"):
-                log = await lines(tmp_path, 2, "SUBSCRIBED")
-                back = [float(x.split()[0]) for x in log if x.endswith("SUBSCRIBED")][-1]
-                assert back - killed_at < 4, "start-up of the process and re-subscription"
                 second = await client.offer()
                 assert second["agent_id"] == agent_id
                 await client.call({"type": "RECONCILE", "reconcile": {"tasks": []}})
@@ -163,6 +159,7 @@ async def test_separate_processes_are_killed_and_restarted(tmp_path: Path, victi
             offer = await client.offer()
             await client.call(launch_call(offer, [executor_task("x1", offer["agent_id"])]))
             await client.state("x1", "TASK_RUNNING")
+            client.forget_offers()
             if victim == "master":
                 await master.kill()
                 same = (f"--port={port(master.master)}", f"--work_dir={tmp_path}/m", *flags)
@@ -171,11 +168,13 @@ async def test_separate_processes_are_killed_and_restarted(tmp_path: Path, victi
                 await agent.kill()
                 again = minimesos("agent", f"--port={port(agent.agents[0])}", *agent_flags)
             async with again:
-                # The offer of a second launch proves that the agent is back.
-                second = await client.offer()
-                more = [executor_task("x2", second["agent_id"])]
-                await client.call(launch_call(second, more))
-                await client.state("x2", "TASK_RUNNING")
+                if victim == "master":
+                    again_at = await client.wait(lambda e: e["type"] == "BROKEN")
+                    await client.wait(
+                        lambda e: e["type"] == "SUBSCRIBED" and client.after(again_at, e)
+                    )
+                # A second launch proves that the agent is back.
+                second = await client.launch(executor_task, "x2")
                 assert second["agent_id"] == offer["agent_id"]
                 assert updates(client.events, "x1") == ["TASK_RUNNING"]
                 await client.call({"type": "TEARDOWN"})

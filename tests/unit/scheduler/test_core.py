@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,7 @@ from services.scheduler.model import (
     Launch,
     Reconcile,
     ReleaseBreaker,
+    Retell,
     Revive,
     SchedulerConfig,
     State,
@@ -286,3 +288,71 @@ def test_why_an_instance_waits_is_told_and_not_too_often() -> None:
     assert [each.failed for each in delayed] == [{"cpus": 1}]
     desk.tick(1.0)
     assert len([each for each in desk.events if isinstance(each, ev.PlacementDelayed)]) == 1
+
+
+def test_who_asks_again_is_told_how_it_is() -> None:
+    desk = Desk()
+    instance = desk.running()
+    desk.events.clear()
+    desk.give(Retell(instance))
+    assert desk.kinds() == ["ContainerStarted", "ContainerHealthy"]
+    assert desk["i1"].state is State.RUNNING
+    assert desk["i1"].version == instance.version + 1  # newer than what may have been lost
+
+
+def test_who_asks_for_an_ended_one_again_hears_of_its_end_once_a_version() -> None:
+    desk = Desk()
+    desk.subscribe()
+    desk.give(unwant("i1"))
+    assert desk.kinds() == ["ContainerExited"]  # the stop overtook its request, and is answered
+    buried = replace(want("i1").instance, state=State.ENDED, stop=True, version=1)
+    desk.give(Retell(buried), Retell(buried))
+    assert desk.kinds() == ["ContainerExited", "ContainerExited"]
+    desk.give(Retell(buried))  # of a version that is not the stored one any more
+    assert len(desk.events) == 2
+
+
+def test_an_executor_that_dies_in_a_launch_may_have_started_the_container() -> None:
+    desk = Desk()
+    desk.subscribe()
+    desk.give(want("i1"))
+    desk.offer()
+    desk.tell("i1.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    assert (desk["i1"].state, desk["i1"].adopt) == (State.ORPHANED, "gantry-test-i1.1")
+
+
+def test_an_adoption_that_never_reached_an_executor_is_tried_again_for_a_while() -> None:
+    desk = Desk()
+    desk.running()
+    desk.tell("i1.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    for generation in range(2, 5):
+        assert launches(desk.offer()) == [f"i1.{generation}"]
+        desk.tell(f"i1.{generation}", "TASK_LOST", reason="REASON_EXECUTOR_TERMINATED")
+        assert (desk["i1"].state, desk["i1"].adopt) == (State.ORPHANED, "c-i1")
+        assert launches(desk.offer()) == []  # after a pause only
+        desk.now += desk.config.restart_backoff_s
+    desk.tick(desk.config.adoption_deadline_s)
+    desk.offer("a2")
+    assert (desk["i1"].attempt, desk["i1"].adopt) == ("i1.5", "")
+    assert "ContainerExited" in desk.kinds()
+
+
+def test_an_end_that_the_executor_did_not_tell_leaves_an_orphan() -> None:
+    desk = Desk()
+    desk.running()
+    desk.tell("i1.1", "TASK_GONE", reason="REASON_RECONCILIATION")
+    assert desk["i1"].state is State.ORPHANED
+    desk.running("i2")
+    desk.tell("i2.1", "TASK_GONE_BY_OPERATOR", reason="REASON_AGENT_REMOVED_BY_OPERATOR")
+    assert desk["i2"].state is State.PENDING
+
+
+def test_the_adoption_deadline_counts_only_time_in_which_it_was_possible() -> None:
+    desk = Desk()
+    desk.running()
+    desk.tell("i1.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    desk.give(mesos.Disconnected("gone", True, 1.0))
+    desk.tick(10 * desk.config.adoption_deadline_s)
+    assert desk["i1"].state is State.ORPHANED
+    desk.subscribe()
+    assert launches(desk.offer("a1")) == ["i1.2"]

@@ -1,0 +1,189 @@
+"""The monitor on a store and a bus in virtual time, with a master and a mailbox of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from libs.common.errors import Unavailable
+from libs.common.events import model as ev
+from libs.common.events.base import seal, to_record
+from libs.common.runtime import Runtime
+from libs.common.store.base import Write
+from services.monitor.mesos import Operator
+from services.monitor.model import Alert, MonitorConfig, Node
+from services.monitor.service import run
+from services.monitor.store import NODES
+from tests.simulation.faults import Point
+from tests.simulation.loop import World, virtual
+from tests.simulation.small import SmallWorld
+
+
+@dataclass
+class Master:
+    """An Operator, and what it would answer."""
+
+    agents: list[Node] = field(default_factory=list)
+    away: bool = False
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def nodes(self) -> Sequence[Node]:
+        """See Operator."""
+        if self.away:
+            raise Unavailable("no master")
+        return list(self.agents)
+
+    async def changes(self) -> AsyncIterator[None]:
+        """See Operator."""
+        while True:
+            await self.news.wait()
+            self.news.clear()
+            yield
+
+
+@dataclass
+class Mails:
+    """A Notifier that can fail before or after the deed."""
+
+    told: list[tuple[str, bool]] = field(default_factory=list)
+    failing: int = 0
+
+    async def tell(self, alert: Alert) -> None:
+        """See Notifier."""
+        if self.failing > 0:
+            self.failing -= 1
+            raise Unavailable("SMTP")
+        self.told.append((alert.id, alert.firing))
+
+
+@dataclass
+class Desk:
+    """A running monitor."""
+
+    small: SmallWorld
+    master: Master = field(default_factory=Master)
+    mails: Mails = field(default_factory=Mails)
+    sequence: int = 0
+
+    def start(self) -> asyncio.Task[None]:
+        """Run it until cancelled."""
+        rt = self.small.runtime("monitor", "monitor-1")
+
+        @asynccontextmanager
+        async def open_operator(_rt: Runtime, _config: MonitorConfig) -> AsyncIterator[Operator]:
+            yield self.master
+
+        return asyncio.create_task(run(rt, open_operator, self.mails))
+
+    async def crash(self, count: int = 1) -> None:
+        """Instances of acme/web end."""
+        for _ in range(count):
+            self.sequence += 1
+            exited = ev.ContainerExited(
+                instance=f"acme-web-{self.sequence}",
+                app="acme/web",
+                attempt=f"acme-web-{self.sequence}.1",
+                agent="a1",
+                hostname="h1",
+                state="TASK_FAILED",
+            )
+            now = 1_750_000_000.0 + self.small.loop.time()
+            sealed = seal([exited], source="scheduler", sequence=self.sequence, now=now)
+            await self.small.bus.publish([to_record(each) for each in sealed])
+
+    def alert(self, name: str) -> bool:
+        """Does it fire, by what is stored."""
+        body = self.small.store.body("monitor_alerts", name)
+        return bool(body and body["firing"])
+
+
+async def within(world: World, limit_s: float, *expected: tuple[str, bool], desk: Desk) -> None:
+    """Wait until exactly these mails have been sent, and see that no more follow."""
+    deadline = world.clock.monotonic() + limit_s
+    while desk.mails.told != list(expected) and world.clock.monotonic() < deadline:
+        await world.clock.sleep(0.5)
+    assert desk.mails.told == list(expected)
+
+
+CRASHING = "app-crashing:acme/web"
+LOST = "node-lost:a1"
+
+
+@virtual
+async def test_a_crashing_app_is_told_once_and_so_is_its_end(world: World) -> None:
+    desk = Desk(SmallWorld(world.loop))
+    task = desk.start()
+    await desk.crash(2)
+    await world.clock.sleep(20)
+    assert desk.mails.told == []
+    await desk.crash(5)
+    await within(world, 10, (CRASHING, True), desk=desk)
+    await world.clock.sleep(60)
+    assert desk.mails.told == [(CRASHING, True)]
+    await within(world, 120, (CRASHING, True), (CRASHING, False), desk=desk)
+    task.cancel()
+
+
+@virtual
+async def test_a_mail_that_fails_is_sent_later_and_once(world: World) -> None:
+    desk = Desk(SmallWorld(world.loop), mails=Mails(failing=3))
+    task = desk.start()
+    await desk.crash(3)
+    await within(world, 30, (CRASHING, True), desk=desk)
+    task.cancel()
+
+
+@virtual
+async def test_a_host_lost_and_back(world: World) -> None:
+    desk = Desk(SmallWorld(world.loop))
+    desk.master.agents = [Node("a1", "h1", cpus=4.0)]
+    task = desk.start()
+    await world.clock.sleep(10)
+    desk.master.away = True  # without a master nobody is lost
+    await world.clock.sleep(100)
+    assert desk.mails.told == []
+    desk.master.away, desk.master.agents = False, []
+    desk.master.news.set()
+    await within(world, 40, (LOST, True), desk=desk)
+    desk.master.agents = [Node("a1", "h1", cpus=4.0)]
+    desk.master.news.set()
+    await within(world, 10, (LOST, True), (LOST, False), desk=desk)
+    task.cancel()
+
+
+@virtual
+async def test_a_crash_between_the_nodes_document_and_its_alert_loses_no_alert(
+    world: World,
+) -> None:
+    desk = Desk(SmallWorld(world.loop))
+    desk.master.agents = [Node("a1", "h1", cpus=4.0)]
+    first = desk.start()
+    await world.clock.sleep(10)
+    first.cancel()
+    await asyncio.wait([first])
+    store = desk.small.store
+    body = {**store.bodies("monitor_nodes")["a1"], "state": "lost"}
+    collection = await store.collection(NODES)
+    await collection.replace_many([Write("a1", 1, body)])
+    desk.master.agents = []
+    second = desk.start()
+    await within(world, 20, (LOST, True), desk=desk)
+    second.cancel()
+
+
+@virtual
+async def test_under_a_failing_store_alerts_still_come_and_go_once_each(world: World) -> None:
+    small = SmallWorld(world.loop, seed=5)
+    desk = Desk(small)
+    task = desk.start()
+    small.faults.rates = dict.fromkeys(Point, 0.0) | {Point.STORE_FAILS: 0.2}
+    small.faults.on = True
+    await desk.crash(4)
+    await within(world, 60, (CRASHING, True), desk=desk)
+    await within(world, 200, (CRASHING, True), (CRASHING, False), desk=desk)
+    small.faults.on = False
+    assert not desk.alert(CRASHING)
+    assert not small.bugs
+    task.cancel()
