@@ -258,7 +258,7 @@ def wake_s(instance: Instance, now: float) -> float | None:
         return None
     if hook.phase is HookPhase.OFF:
         ready_at = instance.ready_at()
-        if instance.wanted is Wanted.STOP or ready_at is None:
+        if instance.wanted is Wanted.STOP or ready_at is None or not instance.address:
             return None
         return max(0.0, ready_at - now, hook.retry_at - now)
     if hook.submitted:

@@ -129,9 +129,11 @@ def _running(
         return
     place = _place(after)
     events: list[Event] = []
-    if fresh:
+    # A reconciliation may say that it runs before its own update says where.
+    located = (after.address, after.container) != (instance.address, instance.container)
+    if fresh or located:
         events.append(ev.ContainerStarted(**place))
-    if healthy is not None and (fresh or healthy != instance.healthy):
+    if healthy is not None and (fresh or located or healthy != instance.healthy):
         events.append(
             ev.ContainerHealthy(**place)
             if healthy

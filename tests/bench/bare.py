@@ -24,13 +24,14 @@ class BareDocker:
         self._made: list[str] = []
 
     async def __aenter__(self) -> BareDocker:
-        connector = aiohttp.UnixConnector(str(self._socket), limit=0)
-        self._docker = aiodocker.Docker(url="unix://localhost", connector=connector)
+        self._connector = aiohttp.UnixConnector(str(self._socket), limit=0)
+        self._docker = aiodocker.Docker(url="unix://localhost", connector=self._connector)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.clear()
         await self._docker.close()
+        await self._connector.close()
 
     def use(self, image: str) -> None:
         """Make containers of this image from now on."""

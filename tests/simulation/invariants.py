@@ -11,6 +11,7 @@
 | an update is acknowledged only when what it says is saved | Mesos' wire, the scheduler's documents |
 | a container is removed only when nobody has leave to start it (host.py) | engines, kernels |
 | no event is taken for news that is older than what was seen | the deployer's documents |
+| nothing spins | the loop's steps |
 | no kill of unknown tasks is held back: none are unknown | the scheduler's breaker, by its alert |
 """
 
@@ -38,6 +39,9 @@ ENDED_DEPLOYMENT = frozenset(
 GIVEN_UP = (b"unreachable", b"was not adopted in time")
 """The scheduler goes on although a container may still run, on a host that nobody can reach."""
 
+MAX_STEPS = 500_000
+"""Some four times what half an hour takes."""
+
 _BEFORE_END = frozenset({"staged", "starting", "running", "unreachable"})
 _UNSAVED: Mapping[str, frozenset[str]] = {
     "TASK_STAGING": frozenset(),
@@ -64,6 +68,8 @@ class Invariants:
     def after_step(self) -> None:
         """All that can be told from the state of the world."""
         faults = self.cloud.faults
+        if self.cloud.loop.steps > MAX_STEPS:
+            self.fail(f"something spins: {MAX_STEPS} steps")
         if faults.dirty:
             faults.dirty = False
             self.checks += 1

@@ -356,3 +356,16 @@ def test_the_adoption_deadline_counts_only_time_in_which_it_was_possible() -> No
     assert desk["i1"].state is State.ORPHANED
     desk.subscribe()
     assert launches(desk.offer("a1")) == ["i1.2"]
+
+
+def test_where_it_runs_is_told_even_when_a_reconciliation_came_first() -> None:
+    desk = Desk()
+    desk.subscribe()
+    desk.give(want("i1"))
+    desk.offer()
+    desk.tell("i1.1", "TASK_RUNNING")  # by the master, who keeps no data
+    desk.tell("i1.1", "TASK_RUNNING", container="c-i1")
+    started = [each for each in desk.events if isinstance(each, ev.ContainerStarted)]
+    assert [each.address for each in started] == ["", "10.0.0.1"]
+    healthy = [each for each in desk.events if isinstance(each, ev.ContainerHealthy)]
+    assert [each.address for each in healthy] == ["", "10.0.0.1"]
