@@ -62,6 +62,9 @@ async def cluster_engine(shared: Shared) -> AsyncIterator[None]:
             hostname=each.hostname,
             resources=each.resources,
             attributes=each.attributes,
+            authenticate_http_readonly=True,
+            authenticate_http_readwrite=True,
+            credentials=credentials,
         )
         for each in section.agents
     )

@@ -152,7 +152,11 @@ def _ended(
 ) -> None:
     reason = status.get("reason", "")
     message = report.detail or status.get("message", "")
-    if _container_may_run(instance, status, now, config):
+    if _container_may_run(instance, status):
+        since = max(instance.orphaned_at or now, draft.volatile.subscribed_at)
+        if now - since >= config.adoption_deadline_s:
+            give_up_adoption(draft, instance, now)
+            return
         orphan = replace(
             instance,
             state=State.ORPHANED,
@@ -195,16 +199,12 @@ def _ended(
     draft.put(after, exited)
 
 
-def _container_may_run(
-    instance: Instance, status: TaskStatus, now: float, config: SchedulerConfig
-) -> bool:
+def _container_may_run(instance: Instance, status: TaskStatus) -> bool:
     """The task is over, but nobody has seen its container end: the next attempt takes that over, or starts anew.
 
     So it is when the executor died, and whenever somebody else than the executor speaks of the end of one that ran.
     """
     if status["state"] == "TASK_GONE_BY_OPERATOR":
-        return False
-    if instance.orphaned_at and now - instance.orphaned_at >= config.adoption_deadline_s:
         return False
     ran = bool(instance.adopt) or instance.state in (State.RUNNING, State.UNREACHABLE)
     unseen = ran and status.get("source") != "SOURCE_EXECUTOR"
