@@ -30,7 +30,7 @@ async def check_end(
         elif state["state"] != "succeeded" and not state["reason"]:
             invariants.fail(f"{app}: deployment {deployment} ended without a reason: {state}")
         elif deployment in last and state["state"] != "succeeded":
-            invariants.fail(f"{app}: a restart after all faults are over: {state}")
+            invariants.fail(f"{app}: a good release after all faults are over: {state}")
     for app, mark in acked.markers.items():
         response = await by_app[app].call("GET", f"/v1/apps/{app}")
         spec = response.json()["spec"]

@@ -61,7 +61,7 @@ def test_without_faults_all_goes_as_asked() -> None:
 @pytest.mark.timeout(120)
 def test_a_failed_seed_tells_how_to_repeat_it() -> None:
     result = simulate(1, Plan(end_s=70.0, settled_s=60.0, faults_until_s=50, work_until_s=50))
-    # Ten seconds after a restart of all apps not everything can have come to rest.
+    # Ten seconds after a release of all apps not everything can have come to rest.
     assert result.error
     text = told(result, 5)
     assert "make sim SEEDS=1 SEED_FROM=1" in text and len(text.splitlines()) == 7

@@ -243,12 +243,4 @@ class Store(Protocol):
 
 
 class VersionConflict(Exception):
-    """Raised by `replace` helpers when the outcome was CONFLICT: load again and decide anew."""
-
-
-class DuplicateKey(Exception):
-    """Raised by `replace` helpers when a unique index refused the write; `index` names it."""
-
-    def __init__(self, index: str) -> None:
-        self.index = index
-        super().__init__(index)
+    """A repository raises it when the outcome was CONFLICT: load again and decide anew."""
