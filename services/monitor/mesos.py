@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from libs.common.errors import InvalidInput, Unavailable
+from libs.common.errors import Unavailable
 from libs.common.runtime import Runtime
 from libs.mesos import errors
+from libs.mesos.credentials import read_credentials
 from libs.mesos.events import Disconnected
 from libs.mesos.http import AiohttpTransport
 from libs.mesos.operator import OperatorClient
-from libs.mesos.ports import Credentials
 from services.monitor.model import MonitorConfig, Node, NodeState
 
 AGENT_EVENTS = frozenset({"SUBSCRIBED", "AGENT_ADDED", "AGENT_REMOVED"})
@@ -91,11 +91,7 @@ def _sums(resources: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 @asynccontextmanager
 async def open_http_operator(rt: Runtime, config: MonitorConfig) -> AsyncIterator[Operator]:
     """The operator's face on real sockets."""
-    credentials = None
-    if config.credential_file is not None:
-        if not config.principal:
-            raise InvalidInput.of("monitor.principal", "is missing", "the name beside the secret")
-        credentials = Credentials(config.principal, config.credential_file.read_text().strip())
+    credentials = read_credentials("monitor", config.principal, config.credential_file)
     async with aiohttp.ClientSession() as session:
         yield HttpOperator(
             OperatorClient(

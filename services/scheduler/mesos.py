@@ -8,13 +8,13 @@ from typing import Protocol
 
 import aiohttp
 
-from libs.common.errors import InvalidInput, TimedOut, Unavailable
+from libs.common.errors import TimedOut, Unavailable
 from libs.common.runtime import Runtime
 from libs.mesos import calls, errors
+from libs.mesos.credentials import read_credentials
 from libs.mesos.events import SchedulerEvent
 from libs.mesos.http import AiohttpTransport
 from libs.mesos.messages import FrameworkInfo
-from libs.mesos.ports import Credentials
 from libs.mesos.scheduler import SchedulerClient
 from services.scheduler.model import (
     Acknowledge,
@@ -97,12 +97,7 @@ async def open_http_driver(
     rt: Runtime, config: SchedulerConfig, info: FrameworkInfo
 ) -> AsyncIterator[MesosDriver]:
     """The default driver, on real sockets."""
-    credentials = None
-    if config.credential_file is not None:
-        secret = config.credential_file.read_text().strip()
-        if not config.principal:
-            raise InvalidInput.of("scheduler.principal", "is missing", "the name beside the secret")
-        credentials = Credentials(config.principal, secret)
+    credentials = read_credentials("scheduler", config.principal, config.credential_file)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         client = SchedulerClient(
             AiohttpTransport(session),
