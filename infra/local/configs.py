@@ -38,6 +38,7 @@ def control_plane(layout: Layout, monitor: Mapping[str, Any]) -> dict[str, Any]:
             "cluster": layout.cluster,
             "data_dir": str(layout.data),
             "instance": "local",
+            **_traced(layout),
             "listen": {
                 "gateway": f"127.0.0.1:{ports['gateway']}",
                 "ipam": f"127.0.0.1:{ports['ipam']}",
@@ -83,6 +84,7 @@ def hostd(layout: Layout) -> dict[str, Any]:
             "cluster": layout.cluster,
             "data_dir": str(layout.data),
             "peers": {"ipam": f"http://127.0.0.1:{layout.ports['ipam']}"},
+            **_traced(layout),
         },
         "hostd": {
             "host": layout.hostname,
@@ -101,4 +103,9 @@ def executor(layout: Layout) -> dict[str, Any]:
         "agent": layout.hostname,
         "docker": f"unix://{layout.root / 'engine/docker.sock'}",
         "data_dir": str(layout.data / "executor"),
+        **_traced(layout),
     }
+
+
+def _traced(layout: Layout) -> dict[str, Any]:
+    return {"trace_file": str(layout.trace_file)} if layout.traced else {}

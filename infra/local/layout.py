@@ -59,6 +59,7 @@ class Layout:
     hostname: str = "node-1"
     cooldown_s: float = 60.0
     ovs_dir: Path = SHARED_OVS
+    traced: bool = False
     ports: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -90,6 +91,11 @@ class Layout:
     def haproxy_socket(self) -> Path:
         """HAProxy's runtime socket."""
         return self.root / "haproxy.sock"
+
+    @property
+    def trace_file(self) -> Path:
+        """Where all processes put their spans, when the cluster is traced."""
+        return self.root / "spans.jsonl"
 
     @property
     def shim(self) -> Path:

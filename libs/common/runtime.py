@@ -40,6 +40,7 @@ from libs.common.http import (
 from libs.common.outbox import Relay
 from libs.common.reconcile import Reconcile, ReconcileQueue
 from libs.common.serve import LocalServices, PeerClient, serve
+from libs.common.spans import open_sinks
 from libs.common.spec import Name
 from libs.common.store.base import Collection, Store
 from libs.common.telemetry import SpanSink, Telemetry, make_log
@@ -54,7 +55,7 @@ class CommonConfig(BaseModel):
     `bus` and `store` are URLs (memory:, sqlite:///path, kafka://host:port, mongodb://…/db). `listen` says where a
     service serves (`host:port` or `unix:/path`), `peers` where the others are; in one process both may be left out.
     `instance` is a name that stays over restarts, for a process that is the only one of its kind: it takes its own
-    leases up again at once.
+    leases up again at once. `trace_file` gets finished spans as JSON lines.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,6 +69,7 @@ class CommonConfig(BaseModel):
     peers: dict[str, str] = {}
     log_level: str = "info"
     instance: Name | None = None
+    trace_file: Path | None = None
 
 
 class Server(Protocol):
@@ -214,9 +216,7 @@ class Shared:
 
 
 @asynccontextmanager
-async def open_shared(
-    common: CommonConfig, settings: Settings, *, sinks: tuple[SpanSink, ...] = ()
-) -> AsyncIterator[Shared]:
+async def open_shared(common: CommonConfig, settings: Settings) -> AsyncIterator[Shared]:
     """Open bus and store by their URLs and read the cluster's secret (made at the first start)."""
     clock, rng = SystemClock(), system_rng()
     data_dir = common.data_dir
@@ -227,7 +227,15 @@ async def open_shared(
         store = await open_store(common.store or f"sqlite://{data_dir}/store.db")
         try:
             yield Shared(
-                common, settings, bus, store, clock, rng, RngIds(rng), secret=secret, sinks=sinks
+                common,
+                settings,
+                bus,
+                store,
+                clock,
+                rng,
+                RngIds(rng),
+                secret=secret,
+                sinks=open_sinks(common.trace_file),
             )
         finally:
             await store.close()

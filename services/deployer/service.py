@@ -30,8 +30,11 @@ from services.deployer.registry import ImageResolver
 from services.deployer.store import Kept, Repository
 from services.deployer.tending import Tending
 
-# Events of a roll come in bursts; an app that waits this long decides once for all of them.
+# Events of a roll come in bursts; an app that waits this long decides once for all of them. A large app's rounds
+# cost more, so they wait for more: an app takes at most a fifth of the time, up to a bound that a person doesn't feel.
 COALESCE_S = 0.02
+COALESCE_ROUNDS = 4.0
+COALESCE_MAX_S = 0.4
 
 
 class Deployer:
@@ -70,10 +73,12 @@ class Deployer:
             trusted_sources=config.trusted_sources,
         )
         self._seconds = rt.telemetry.histogram("deployer_reconcile_seconds", "One app's round")
+        self._round_s: dict[str, float] = {}  # how long an app's last round took
 
     def wake(self, app: str) -> None:
         """Look at the app soon."""
-        self._queue.add(app, COALESCE_S)
+        wait_s = COALESCE_ROUNDS * self._round_s.get(app, 0.0)
+        self._queue.add(app, min(max(wait_s, COALESCE_S), COALESCE_MAX_S))
 
     def handlers(self) -> Handlers:
         """What the deployer consumes."""
@@ -115,11 +120,13 @@ class Deployer:
         started = self._rt.clock.monotonic()
         kept = await self._repo.app(app)
         if kept is None:
+            self._round_s.pop(app, None)
             return None
         traceparent = cause_of(kept.value).traceparent
         with self._rt.telemetry.span("deployer reconcile", traceparent, app=app):
             again_s = await self._round(kept)
-        self._seconds.observe(self._rt.clock.monotonic() - started)
+        took_s = self._round_s[app] = self._rt.clock.monotonic() - started
+        self._seconds.observe(took_s)
         return again_s
 
     async def _round(self, kept: Kept[App]) -> float | None:

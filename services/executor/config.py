@@ -37,12 +37,13 @@ class ExecutorConfig(BaseModel):
     cap_add: tuple[str, ...] = ()
     log_max_mib: int = Field(10, ge=1, le=10_000)
     cpu_burst_floor: float = Field(
-        0.0,
+        0.5,
         ge=0,
         le=256,
         description="cores that even a smaller instance may use when they are free",
     )
     log_level: str = "info"
+    trace_file: Path | None = Field(None, description="gets finished spans as JSON lines")
 
     launches: int = Field(8, ge=1, le=64, description="at a time, from create to started")
     attaches: int = Field(32, ge=1, le=256, description="network attachments at a time")

@@ -14,7 +14,7 @@ from typing import TypeVar
 from libs.common.backoff import Backoff
 from libs.common.clock import Clock
 from libs.common.errors import Conflict, NotFound, Refused, TooMany, Unavailable
-from libs.common.telemetry import Log
+from libs.common.telemetry import Telemetry
 from services.executor import containers
 from services.executor import moves as m
 from services.executor.config import ExecutorConfig
@@ -57,7 +57,7 @@ class Hands:
         *,
         clock: Clock,
         rng: random.Random,
-        log: Log,
+        telemetry: Telemetry,
         config: ExecutorConfig,
         identity: Identity,
     ) -> None:
@@ -67,7 +67,8 @@ class Hands:
         self._prober = prober
         self._clock = clock
         self._rng = rng
-        self._log = log
+        self._log = telemetry.log
+        self._telemetry = telemetry
         self._config = config
         self._identity = identity
         self._attaching = asyncio.Semaphore(config.attaches)
@@ -112,7 +113,10 @@ class Hands:
 
     async def _timed(self, attempt: AttemptId, what: str, work: Awaitable[T]) -> T:
         started = self._clock.monotonic()
-        result = await work
+        known = self._know(attempt)
+        traceparent = known.payload.traceparent if known else ""
+        with self._telemetry.span(f"executor {what}", traceparent, attempt=attempt):
+            result = await work
         took_s = round(self._clock.monotonic() - started, 4)
         self._took.setdefault(attempt, {})[f"{what}_s"] = took_s
         return result

@@ -16,7 +16,7 @@ from libs.common.backoff import Backoff
 from libs.common.clock import Clock
 from libs.common.errors import GantryError, InvalidInput, Unavailable
 from libs.common.task import TaskPayload
-from libs.common.telemetry import Log
+from libs.common.telemetry import Telemetry
 from libs.mesos import events as mesos_events
 from libs.mesos.messages import TaskInfo, TaskStatus
 from services.executor import core, sweep
@@ -65,7 +65,7 @@ class ExecutorService:
         journal: Journal,
         clock: Clock,
         rng: random.Random,
-        log: Log,
+        telemetry: Telemetry,
         config: ExecutorConfig,
         identity: Identity,
     ) -> None:
@@ -73,7 +73,7 @@ class ExecutorService:
         self._engine = engine
         self._clock = clock
         self._rng = rng
-        self._log = log
+        self._log = log = telemetry.log
         self._config = config
         self._identity = identity
         self._book = Book(journal, log)
@@ -84,7 +84,7 @@ class ExecutorService:
             prober,
             clock=clock,
             rng=rng,
-            log=log,
+            telemetry=telemetry,
             config=config,
             identity=identity,
         )

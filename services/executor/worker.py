@@ -21,7 +21,8 @@ import uvloop
 
 from libs.common.clock import RngIds, SystemClock, system_rng
 from libs.common.errors import InvalidInput
-from libs.common.telemetry import make_log
+from libs.common.spans import open_sinks
+from libs.common.telemetry import Telemetry, make_log
 from libs.mesos.environment import ExecutorEnvironment
 from libs.mesos.errors import EnvironmentInvalid
 from libs.mesos.http import AiohttpTransport
@@ -50,6 +51,7 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
     agent = config.agent or environment.agent_id
     identity = Identity(config.cluster, agent, run_id(environment))
     log = make_log("executor", level=config.log_level, agent=agent)
+    telemetry = Telemetry("executor", log, open_sinks(config.trace_file))
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(
             aiohttp.ClientSession(
@@ -75,7 +77,7 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
             journal=FileJournal(Path(environment.sandbox) / "gantry-executor.journal"),
             clock=clock,
             rng=rng,
-            log=log,
+            telemetry=telemetry,
             config=config,
             identity=identity,
         )

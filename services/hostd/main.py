@@ -22,6 +22,7 @@ from libs.common.http import (
 )
 from libs.common.runtime import CommonConfig, read_secret
 from libs.common.serve import PeerClient, serve
+from libs.common.spans import open_sinks
 from libs.common.telemetry import Telemetry, make_log
 from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
 from services.hostd.api import SocketAuthenticator, read_routes, socket_routes
@@ -57,7 +58,8 @@ async def open_service(common: CommonConfig, config: HostdConfig) -> AsyncIterat
     """The service on its real adapters, not running yet; they are closed at the end."""
     cluster, host = common.cluster, config.host_name()
     clock, rng = SystemClock(), system_rng()
-    telemetry = Telemetry("hostd", make_log("hostd", level=common.log_level))
+    log, sinks = make_log("hostd", level=common.log_level), open_sinks(common.trace_file)
+    telemetry = Telemetry("hostd", log, sinks)
     async with AsyncExitStack() as stack:
         data_dir = common.data_dir / "hostd"
         stack.enter_context(_only_one(data_dir))

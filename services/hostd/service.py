@@ -43,6 +43,8 @@ from services.hostd.table import Table
 
 IPAM_BACKOFF = Backoff(0.05, 1.0)
 NUMBER_TRIES = 5
+# Each change of its ports makes the switch look at all of them: leaving ports wait for company, nobody waits for them.
+UNPLUG_LINGER_S = 0.5
 
 
 class HostdService:
@@ -72,7 +74,9 @@ class HostdService:
         self._ids = ids
         self._add_seconds = telemetry.histogram("hostd_add_seconds", "Time of an ADD")
         self._plugs: Batcher[SwitchPort, PortView] = Batcher(ports.switch.ensure, clock)
-        self._unplugs: Batcher[str, None] = Batcher(self._remove_ports, clock)
+        self._unplugs: Batcher[str, None] = Batcher(
+            self._remove_ports, clock, linger_s=UNPLUG_LINGER_S
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

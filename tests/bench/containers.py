@@ -24,6 +24,7 @@ from libs.client.api import GantryClient
 from libs.common.spec import AppSpec
 from tests.bench.bare import BareDocker
 from tests.bench.report import Report
+from tests.bench.timeline import Timeline, show
 
 COUNT = 150
 BATCH = 15
@@ -36,18 +37,15 @@ DEADLINE_S = 300.0
 async def measure(report: Report, count: int = COUNT) -> None:
     """All of them on one cluster."""
     with tempfile.TemporaryDirectory(prefix="gb-", dir="/tmp") as directory:
-        stack = Stack(
-            Layout(
-                f"bench-{directory[-4:].lower().replace('_', 'x')}", Path(directory), cooldown_s=0
-            )
-        )
+        cluster = f"bench-{directory[-4:].lower().replace('_', 'x')}"
+        stack = Stack(Layout(cluster, Path(directory), cooldown_s=0, traced=True))
         try:
             await stack.start()
             images = await stack.push_samples()
             async with GantryClient.open(stack.layout.url, stack.admin_key()) as client:
                 bench = ContainerBench(stack, client, images)
-                await bench.burst_and_roll(report, count)
                 await bench.latency(report)
+                await bench.burst_and_roll(report, count)
                 report.add("control_plane_rss_mib", rss_mib(stack.control_plane.pid()), "MiB")
         finally:
             await stack.destroy()
@@ -96,7 +94,7 @@ class ContainerBench:
                 "instances": count,
                 "network": "web",
                 "resources": {"cpus": 0.02, "mem_mib": 16},
-                "health": [{"type": "tcp", "port": PORT, "interval_s": 1.0}],
+                "health": [{"type": "tcp", "port": PORT}],
                 "strategy": {"max_surge": BATCH, "max_unavailable": 0, "deadline_s": 300},
                 "stop_grace_s": 5.0,
             }
@@ -104,14 +102,17 @@ class ContainerBench:
 
     async def _burst(self, app: str, count: int) -> float:
         await self._client.put_app(app, self._spec(self._v1, count))
-        async with self._healthy(app, count) as all_healthy:
+        async with self._told("container.healthy", app, count) as all_healthy:
+            timeline = Timeline(self._stack.layout.trace_file)
             started = time.perf_counter()
             await self._client.deploy(app)
             await all_healthy
             async with asyncio.timeout(DEADLINE_S):
                 addresses = await self._addresses(app, count)
             await self._answer(addresses)
-            return time.perf_counter() - started
+            took_s = time.perf_counter() - started
+        show(f"{app}: {count} in {took_s:.1f} s", timeline.rows(count))
+        return took_s
 
     async def _roll(self, app: str, count: int) -> float:
         await self._client.put_app(app, self._spec(self._v2, count))
@@ -128,9 +129,9 @@ class ContainerBench:
         await self._client.wait(accepted.deployment)
 
     @asynccontextmanager
-    async def _healthy(self, app: str, count: int) -> AsyncIterator[asyncio.Task[None]]:
-        """A task that ends when `count` instances of the app have told that they are healthy."""
-        topics = ["container.healthy"]
+    async def _told(self, topic: str, app: str, count: int) -> AsyncIterator[asyncio.Task[None]]:
+        """A task that ends when events of this topic have come from `count` instances of the app."""
+        topics = [topic]
         place = await self._client.place(topics)
 
         async def listen() -> None:
@@ -172,16 +173,18 @@ class ContainerBench:
             for n in range(LATENCY_ROUNDS):
                 app = f"bench/single{n}"
                 await self._client.put_app(app, self._spec(self._v1, 1))
-                async with self._healthy(app, 1) as healthy:
-                    started = time.perf_counter()
+                timeline = Timeline(self._stack.layout.trace_file)
+                async with self._told("container.started", app, 1) as started:
+                    began = time.perf_counter()
                     await self._client.deploy(app)
-                    await healthy
-                    ours.append((time.perf_counter() - started) * 1000)
+                    await started
+                    ours.append((time.perf_counter() - began) * 1000)
                 await self._stop(app)
                 bare.append(await docker.create(1, f"single{n}") * 1000)
                 await docker.clear()
+        show("the last of the single releases", timeline.rows(1))
         beyond = statistics.median(ours) - statistics.median(bare)
-        note = f"API call to container.healthy {_list(ours)}; Docker alone {_list(bare)}"
+        note = f"API call to container.started {_list(ours)}; Docker alone {_list(bare)}"
         report.add("release_latency_ms", beyond, "ms", statistics.median(bare), note)
 
 

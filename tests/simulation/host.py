@@ -234,7 +234,7 @@ class Supervisor:
             journal=self.journal,
             clock=clock,
             rng=rng,
-            log=make_telemetry(world, "executor", life.name).log,
+            telemetry=make_telemetry(world, "executor", life.name),
             config=ExecutorConfig(cluster=cluster, agent=host.name, orphan_grace_s=120.0),
             identity=Identity(cluster, host.name, f"run-{self.pid}"),
         )

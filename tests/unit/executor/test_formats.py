@@ -60,8 +60,9 @@ def attempt_of(name: str = "bu-web-1.1", **changes: object) -> Attempt:
 
 
 def test_a_container_is_shut_in() -> None:
+    exact = CONFIG.model_copy(update={"cpu_burst_floor": 0.0})
     spec = container_spec(
-        attempt_of(cpus=0.25, mem_mib=64, pids=32, env={"B": "2", "A": "1"}), IDENTITY, CONFIG
+        attempt_of(cpus=0.25, mem_mib=64, pids=32, env={"B": "2", "A": "1"}), IDENTITY, exact
     )
     body = create_body(spec, Path("/etc-of/web.hosts"), Path("/etc-of/resolv.conf"))
     host = body["HostConfig"]
@@ -80,6 +81,13 @@ def test_a_container_is_shut_in() -> None:
     assert body["Hostname"] == "bu-web-1"
     assert "Entrypoint" not in body
     assert "User" not in body
+
+
+@pytest.mark.parametrize(("cpus", "ceiling"), [(0.02, 0.5), (0.5, 0.5), (2.0, 2.0)])
+def test_a_small_instance_may_use_what_is_free_up_to_the_floor(cpus: float, ceiling: float) -> None:
+    spec = container_spec(attempt_of(cpus=cpus), IDENTITY, CONFIG)
+    assert spec.limits.nano_cpus == ceiling * 10**9
+    assert spec.limits.cpu_shares == max(2, round(cpus * 1024))  # what counts when nothing is free
 
 
 def test_command_and_user_replace_the_images() -> None:

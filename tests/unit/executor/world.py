@@ -11,7 +11,7 @@ from typing import Any
 from libs.common.errors import GantryError, NotFound, Stale, Unavailable
 from libs.common.spec import HealthCheck, InstanceSpec, Resources
 from libs.common.task import TaskPayload, TaskReport, container_name
-from libs.common.telemetry import make_log
+from libs.common.telemetry import Telemetry, make_log
 from libs.mesos import events as mesos
 from libs.mesos.messages import TERMINAL_STATES, TaskInfo, TaskStatus, UpdateCall
 from services.executor.config import ExecutorConfig
@@ -178,7 +178,7 @@ class ExecutorWorld:
             journal=self.journal,
             clock=self.world.clock,
             rng=self.world.rng,
-            log=make_log("executor", level="critical"),
+            telemetry=Telemetry("executor", make_log("executor", level="critical")),
             config=self.config,
             identity=Identity(CLUSTER, AGENT, self.run_id),
         )
