@@ -115,3 +115,8 @@ def foreign(view: View, payload: TaskPayload, identity: Identity, *, adopt: bool
         if view.labels.get(label) != value:
             return f"its label {label} is {view.labels.get(label)!r}, not {value!r}"
     return ""
+
+
+def wrong_runtime(view: View, runtime: str) -> str:
+    """Says that a container has not the runtime that joins hostd's namespaces."""
+    return f"container {view.name} has the runtime {view.runtime!r}, not {runtime!r}"

@@ -256,19 +256,23 @@ class Hands:
             return await self._network.attach(spec)
 
     async def _start(self, a: Attempt) -> m.Input:
-        """Register, then start. A registration is good for one try, so both are repeated."""
+        """Look at its runtime, register, start. A registration is good for one try, so all are repeated."""
         name = containers.hostname(a.payload.instance)
         hosts = containers.hosts_file(name, a.network.ip if a.network else "")
+        ref, runtime = Ref(a.container, a.container_id), self._config.runtime
         certain = True  # that it does not run
 
         async def once() -> m.Input:
             nonlocal certain
+            view = await self._engine.inspect(ref)
+            if view.runtime != runtime:
+                return m.StartFailed(containers.wrong_runtime(view, runtime), certain)
             try:
                 await self._network.register(a.container, a.container_id, a.generation)
             except NotFound:
                 return m.Rewired(await self._network.attach(_attachment(a)))
             try:
-                await self._engine.start(Ref(a.container, a.container_id), hosts)
+                await self._engine.start(ref, hosts)
             except Unavailable:
                 certain = False
                 raise

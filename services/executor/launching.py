@@ -126,7 +126,8 @@ def found(a: Attempt, move: m.Found, world: World) -> m.Step:
         message = f"container {view.name} is not this instance's: {strange}"
         return fail(changed(a, keep=True), message, world)
     if view.runtime != world.config.runtime and view.phase is Phase.CREATED:
-        return fail(changed(a, container_id=view.id), wrong_runtime(view, world), world)
+        message = containers.wrong_runtime(view, world.config.runtime)
+        return fail(changed(a, container_id=view.id), message, world)
     a = changed(
         a,
         container_id=view.id,
@@ -139,11 +140,6 @@ def found(a: Attempt, move: m.Found, world: World) -> m.Step:
     if a.network is None and Op.ATTACH not in a.busy:
         return m.Step(changed(a, busy=a.busy | {Op.ATTACH}), (m.Attach(),))
     return proceed(a, world)
-
-
-def wrong_runtime(view: View, world: World) -> str:
-    """Says that a container has not the runtime that joins hostd's namespaces."""
-    return f"container {view.name} has the runtime {view.runtime!r}, not {world.config.runtime!r}"
 
 
 def _generation(view: View, a: Attempt) -> int:

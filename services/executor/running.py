@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 
-from services.executor import checks
+from services.executor import checks, containers
 from services.executor import moves as m
 from services.executor.ending import begin_stop, end
-from services.executor.launching import fail, launch_due, proceed, wrong_runtime
+from services.executor.launching import fail, launch_due, proceed
 from services.executor.model import (
     CLEANING,
     Attempt,
@@ -61,7 +61,7 @@ def inspected(a: Attempt, move: m.Inspected, world: World) -> m.Step:
 def _fault(a: Attempt, view: View, world: World) -> str:
     """Why a running container must not run: it is not where hostd wired it."""
     if view.runtime != world.config.runtime:
-        return wrong_runtime(view, world)
+        return containers.wrong_runtime(view, world.config.runtime)
     if a.network is None or view.netns_inode != a.network.inode:
         return "it runs in a network namespace that is not its own"
     if view.netns_inode == a.network.host_inode:

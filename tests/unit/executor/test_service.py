@@ -45,7 +45,7 @@ async def test_no_more_calls_than_needed(world: World) -> None:
         name = it.launch("web.1", health=(HTTP,))
         await it.settle(60)
         calls = [operation for operation, which in it.docker.log if which == name]
-        assert calls == ["create", "start", "inspect"]
+        assert calls == ["create", "inspect", "start", "inspect"]
         await it.crash()
 
 
