@@ -40,7 +40,7 @@ class Stack:
         root, logs = layout.root, layout.logs
         self.control_plane = Daemon("control plane", root / "gantry.pid", logs / "gantry.log")
         self.hostd = Daemon("hostd", root / "hostd.pid", logs / "hostd.log")
-        self.bridge = HostdConfig().bridge_name(layout.cluster)
+        self.bridge = HostdConfig(host=layout.hostname).bridge_name(layout.cluster)
 
     # -- starting
 

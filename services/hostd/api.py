@@ -119,7 +119,7 @@ class Handlers:
         ports = self._service.ports
         numbers = dict(await ports.engine.stats(name))
         known = next((a for a in self._service.table.all() if a.container == name), None)
-        link = link_name(self._service.cluster, known.id) if known else ""
+        link = link_name(self._service.owner, known.id) if known else ""
         counters = await ports.network.counters(link) if link else None
         return reply({**numbers, "network": asdict(counters) if counters else None})
 

@@ -29,19 +29,19 @@ LAST_OFPORT = 65_000
 LINK_PREFIX = "g"
 
 
-def cluster_tag(cluster: str) -> str:
-    """Four characters that stand for a cluster in names that have no room for it."""
-    return hashlib.sha256(cluster.encode()).hexdigest()[:4]
+def owner_tag(owner: str) -> str:
+    """Four characters that stand for a cluster's host in names that have no room for it."""
+    return hashlib.sha256(owner.encode()).hexdigest()[:4]
 
 
-def link_name(cluster: str, attachment: str) -> str:
+def link_name(owner: str, attachment: str) -> str:
     """The host's end of an attachment's veth pair: 15 characters, all that Linux allows."""
-    return f"{LINK_PREFIX}{cluster_tag(cluster)}{attachment}"[:15]
+    return f"{LINK_PREFIX}{owner_tag(owner)}{attachment}"[:15]
 
 
-def is_link_of(cluster: str, name: str) -> bool:
-    """Was this interface made by hostd for this cluster? (No other cluster's has the prefix.)"""
-    return len(name) == 15 and name.startswith(f"{LINK_PREFIX}{cluster_tag(cluster)}")
+def is_link_of(owner: str, name: str) -> bool:
+    """Was this interface made by this hostd? (No other cluster's or host's has the prefix.)"""
+    return len(name) == 15 and name.startswith(f"{LINK_PREFIX}{owner_tag(owner)}")
 
 
 def mac_of(ip: str) -> str:
@@ -58,14 +58,14 @@ def pick_ofport(used: Collection[int], start: int = FIRST_OFPORT) -> int:
     raise LookupError("all port numbers are in use")
 
 
-def wire_of(cluster: str, attachment: Attachment) -> Wire:
+def wire_of(owner: str, attachment: Attachment) -> Wire:
     """The namespace and link an attachment with an address needs."""
     address = attachment.address
     if address is None:
         raise ValueError(f"attachment {attachment.id} has no address")
     return Wire(
         namespace=attachment.id,
-        link=link_name(cluster, attachment.id),
+        link=link_name(owner, attachment.id),
         ifname=attachment.ifname,
         mac=address.mac or mac_of(address.ip),
         ip=address.ip,
@@ -75,13 +75,13 @@ def wire_of(cluster: str, attachment: Attachment) -> Wire:
     )
 
 
-def port_of(cluster: str, attachment: Attachment) -> SwitchPort:
+def port_of(owner: str, attachment: Attachment) -> SwitchPort:
     """The switch port an attachment with an address needs."""
     address = attachment.address
     if address is None or attachment.ofport is None:
         raise ValueError(f"attachment {attachment.id} has no address")
     return SwitchPort(
-        name=link_name(cluster, attachment.id),
+        name=link_name(owner, attachment.id),
         vlan=address.vlan,
         ofport=attachment.ofport,
         mac=address.mac or mac_of(address.ip),
@@ -118,11 +118,11 @@ class Plan:
         return any(getattr(self, name) for name in self.__slots__)
 
 
-def plan(cluster: str, desired: Iterable[Attachment], actual: Actual) -> Plan:
+def plan(owner: str, desired: Iterable[Attachment], actual: Actual) -> Plan:
     """Compare. `desired` must have been read after `actual`, or a new attachment would look stale."""
     every = sorted(desired, key=lambda each: each.id)
     wanted = [each for each in every if each.phase is Phase.ADDRESSED]
-    links = {link_name(cluster, each.id) for each in every}
+    links = {link_name(owner, each.id) for each in every}
     ports = {view.name: view for view in actual.ports}
     namespaces = {each.id for each in wanted}
     return Plan(
@@ -130,8 +130,8 @@ def plan(cluster: str, desired: Iterable[Attachment], actual: Actual) -> Plan:
         remove_ports=_sorted(set(ports) - links),
         remove_links=_sorted(actual.network.links - links),
         remove_namespaces=_sorted(actual.network.namespaces - {each.id for each in every}),
-        wire=tuple(each.id for each in wanted if not _is_wired(cluster, each, actual)),
-        ports=tuple(each.id for each in wanted if not _has_port(cluster, each, ports)),
+        wire=tuple(each.id for each in wanted if not _is_wired(owner, each, actual)),
+        ports=tuple(each.id for each in wanted if not _has_port(owner, each, ports)),
         finish=tuple(each.id for each in every if each.phase is Phase.RELEASING),
     )
 
@@ -140,13 +140,13 @@ def _sorted(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _is_wired(cluster: str, attachment: Attachment, actual: Actual) -> bool:
+def _is_wired(owner: str, attachment: Attachment, actual: Actual) -> bool:
     view = actual.network
-    return attachment.id in view.namespaces and link_name(cluster, attachment.id) in view.links
+    return attachment.id in view.namespaces and link_name(owner, attachment.id) in view.links
 
 
-def _has_port(cluster: str, attachment: Attachment, ports: Mapping[str, PortView]) -> bool:
-    wanted = port_of(cluster, attachment)
+def _has_port(owner: str, attachment: Attachment, ports: Mapping[str, PortView]) -> bool:
+    wanted = port_of(owner, attachment)
     view = ports.get(wanted.name)
     return (
         view is not None

@@ -56,7 +56,7 @@ async def run(common: CommonConfig, config: HostdConfig) -> None:
 @asynccontextmanager
 async def open_service(common: CommonConfig, config: HostdConfig) -> AsyncIterator[HostdService]:
     """The service on its real adapters, not running yet; they are closed at the end."""
-    cluster, host = common.cluster, config.host_name()
+    cluster, host, owner = common.cluster, config.host_name(), config.owner(common.cluster)
     clock, rng = SystemClock(), system_rng()
     log, sinks = make_log("hostd", level=common.log_level), open_sinks(common.trace_file)
     telemetry = Telemetry("hostd", log, sinks)
@@ -65,7 +65,7 @@ async def open_service(common: CommonConfig, config: HostdConfig) -> AsyncIterat
         stack.enter_context(_only_one(data_dir))
         run_dir = config.run_path(cluster)
         offload = config.datapath_type == "system"
-        network = LinuxNetwork(cluster, run_dir / "netns", checksum_offload=offload)
+        network = LinuxNetwork(owner, run_dir / "netns", checksum_offload=offload)
         stack.callback(network.close)
         state = open_state(data_dir / "state.db")
         stack.callback(state.close)
@@ -76,7 +76,7 @@ async def open_service(common: CommonConfig, config: HostdConfig) -> AsyncIterat
         stack.push_async_callback(engine.close)
         name = config.bridge_name(cluster)
         bridge = BridgeSettings(
-            name, cluster, config.datapath_type, config.fail_mode, config.uplinks
+            name, owner, config.datapath_type, config.fail_mode, config.uplinks
         )
         ports = Ports(
             network=network,
@@ -87,7 +87,7 @@ async def open_service(common: CommonConfig, config: HostdConfig) -> AsyncIterat
             engine=engine,
         )
         yield HostdService(
-            cluster, ports, config, clock=clock, ids=RngIds(rng), rng=rng, telemetry=telemetry
+            owner, ports, config, clock=clock, ids=RngIds(rng), rng=rng, telemetry=telemetry
         )
 
 

@@ -77,8 +77,8 @@ def disable_checksum_offload(in_namespace: socket.socket, ifname: str) -> None:
 class LinuxNetwork:
     """Namespaces under `directory`, one file each; links named by `core.link_name`."""
 
-    def __init__(self, cluster: str, directory: Path, *, checksum_offload: bool) -> None:
-        self._cluster = cluster
+    def __init__(self, owner: str, directory: Path, *, checksum_offload: bool) -> None:
+        self._owner = owner
         self._directory = directory
         self._offload = checksum_offload
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -230,7 +230,7 @@ class LinuxNetwork:
         links = (link.name for link in self._host_netlink().links())
         return NetworkView(
             frozenset(each.name for each in self._directory.iterdir()),
-            frozenset(name for name in links if is_link_of(self._cluster, name)),
+            frozenset(name for name in links if is_link_of(self._owner, name)),
         )
 
     def _counters(self, link: str) -> LinkCounters | None:

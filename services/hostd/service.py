@@ -52,7 +52,7 @@ class HostdService:
 
     def __init__(
         self,
-        cluster: str,
+        owner: str,
         ports: Ports,
         settings: HostdConfig,
         *,
@@ -61,7 +61,7 @@ class HostdService:
         rng: random.Random,
         telemetry: Telemetry,
     ) -> None:
-        self.cluster = cluster
+        self.owner = owner  # whose names its links and ports bear; see HostdConfig.owner
         self.ports = ports
         self.settings = settings
         self.clock = clock
@@ -221,7 +221,7 @@ class HostdService:
         if attachment.id in self.table.ready:
             return attachment
         with self.telemetry.span("hostd.namespace"):
-            namespace = await self.ports.network.ensure(core.wire_of(self.cluster, attachment))
+            namespace = await self.ports.network.ensure(core.wire_of(self.owner, attachment))
         with self.telemetry.span("hostd.port"):
             attachment = await self._plug(attachment)
         self.table.ready[attachment.id] = namespace
@@ -229,7 +229,7 @@ class HostdService:
 
     async def _plug(self, attachment: Attachment) -> Attachment:
         for _ in range(NUMBER_TRIES):
-            view = await self._plugs.submit(core.port_of(self.cluster, attachment))
+            view = await self._plugs.submit(core.port_of(self.owner, attachment))
             if view.error is None:
                 return attachment
             if view.ofport is None or view.ofport == attachment.ofport:
@@ -240,7 +240,7 @@ class HostdService:
     async def _renumber(self, attachment: Attachment) -> Attachment:
         """The number belongs to a port that is not ours: take another one."""
         assert attachment.ofport is not None
-        await self._unplugs.submit(core.link_name(self.cluster, attachment.id))
+        await self._unplugs.submit(core.link_name(self.owner, attachment.id))
         number = self.table.reserve_ofport(beyond=attachment.ofport)
         try:
             return await self.table.put(attachment.model_copy(update={"ofport": number}))
@@ -302,7 +302,7 @@ class HostdService:
         if attachment.phase is not Phase.RELEASING:
             attachment = await self.table.put(attachment.moved(Phase.RELEASING))
         await self._revoke(attachment)
-        await self._unplugs.submit(core.link_name(self.cluster, attachment.id))
+        await self._unplugs.submit(core.link_name(self.owner, attachment.id))
         await self.ports.network.remove_namespace(attachment.id)  # the link goes with it
         await self.ports.registry.forget(attachment.id)
         address = attachment.address
@@ -347,7 +347,7 @@ class HostdService:
         """An attachment as callers see it."""
         namespace = self.table.ready.get(attachment.id)
         address = attachment.address
-        wire = core.wire_of(self.cluster, attachment) if address else None
+        wire = core.wire_of(self.owner, attachment) if address else None
         return AttachmentView(
             attachment=attachment.ipam_key,
             container=attachment.container,

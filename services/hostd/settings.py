@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.hostd.core import cluster_tag
+from services.hostd.core import owner_tag
 
 
 class HostdConfig(BaseModel):
@@ -26,7 +26,7 @@ class HostdConfig(BaseModel):
     socket: Path | None = Field(None, description="default <run_dir>/hostd.sock")
     listen: str = Field("", description="host:port for the gateway; empty: the socket only")
     ovsdb: Path = Path("/var/run/openvswitch/db.sock")
-    bridge: str = Field("", max_length=15, description="default gbr-<four digits of the cluster>")
+    bridge: str = Field("", max_length=15, description="default gbr-<four digits of cluster and host>")
     uplinks: tuple[str, ...] = Field(
         (), description="interfaces that carry the VLANs to other hosts"
     )
@@ -49,9 +49,13 @@ class HostdConfig(BaseModel):
         """Where the executor and the CNI shim connect."""
         return self.socket or self.run_path(cluster) / "hostd.sock"
 
+    def owner(self, cluster: str) -> str:
+        """Whose the links and ports are: hosts that share a kernel never touch each other's."""
+        return f"{cluster}/{self.host_name()}"
+
     def bridge_name(self, cluster: str) -> str:
-        """The cluster's bridge."""
-        return self.bridge or f"gbr-{cluster_tag(cluster)}"
+        """The bridge of this host in this cluster."""
+        return self.bridge or f"gbr-{owner_tag(self.owner(cluster))}"
 
     def host_name(self) -> str:
         """What ipam and the gateway know this host by."""

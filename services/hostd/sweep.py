@@ -83,9 +83,9 @@ class Sweeper:
 
     async def restore_flows(self) -> None:
         """Have the flows of every attachment with an address."""
-        cluster = self._service.cluster
+        owner = self._service.owner
         await self._ports.switch.restore_flows(
-            lambda: [core.port_of(cluster, each) for each in self._addressed()]
+            lambda: [core.port_of(owner, each) for each in self._addressed()]
         )
 
     def _addressed(self) -> list[Attachment]:
@@ -101,7 +101,7 @@ class Sweeper:
             await self._ports.switch.view(),
             await self._ports.registry.registered(),
         )
-        plan = core.plan(self._service.cluster, self._table.all(), actual)
+        plan = core.plan(self._service.owner, self._table.all(), actual)
         if plan:
             self._log.info("mending", **{name: len(getattr(plan, name)) for name in plan.__slots__})
         for container_id, namespace in plan.revoke:
@@ -160,7 +160,7 @@ class Sweeper:
             self._table.ready.pop(present.id, None)
             if name in plan.wire:
                 # A port keeps its number and no error when its link vanished: it must be made anew.
-                await self._ports.switch.remove([core.link_name(self._service.cluster, present.id)])
+                await self._ports.switch.remove([core.link_name(self._service.owner, present.id)])
             await self._service.wire(present)
 
     async def _adopt(self, actual: Actual, broken: Collection[str]) -> None:
