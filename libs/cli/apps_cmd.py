@@ -207,13 +207,9 @@ def scale(
     timeout: TimeOut = None,
 ) -> None:
     """Change how many instances there shall be."""
-    context = context_of(ctx)
-    name = context.settings.app(app)
-
-    async def ask(client: GantryClient) -> Accepted:
-        return await client.scale(name, instances, force=force)
-
-    run_deployment(context, name, ask, detach=detach, timeout_s=timeout)
+    _change(
+        ctx, app, lambda client, name: client.scale(name, instances, force=force), detach, timeout
+    )
 
 
 def rollback(
@@ -227,13 +223,9 @@ def rollback(
     timeout: TimeOut = None,
 ) -> None:
     """Go back to a release."""
-    context = context_of(ctx)
-    name = context.settings.app(app)
-
-    async def ask(client: GantryClient) -> Accepted:
-        return await client.rollback(name, release, force=force)
-
-    run_deployment(context, name, ask, detach=detach, timeout_s=timeout)
+    _change(
+        ctx, app, lambda client, name: client.rollback(name, release, force=force), detach, timeout
+    )
 
 
 def restart(
@@ -244,13 +236,7 @@ def restart(
     timeout: TimeOut = None,
 ) -> None:
     """Replace all instances by new ones of the same release."""
-    context = context_of(ctx)
-    name = context.settings.app(app)
-
-    async def ask(client: GantryClient) -> Accepted:
-        return await client.restart(name, force=force)
-
-    run_deployment(context, name, ask, detach=detach, timeout_s=timeout)
+    _change(ctx, app, lambda client, name: client.restart(name, force=force), detach, timeout)
 
 
 def stop(
@@ -261,13 +247,22 @@ def stop(
     timeout: TimeOut = None,
 ) -> None:
     """Stop all instances; the app and its releases stay."""
+    _change(ctx, app, lambda client, name: client.stop(name, force=force), detach, timeout)
+
+
+def _change(
+    ctx: typer.Context,
+    app: str,
+    verb: Callable[[GantryClient, str], Awaitable[Accepted]],
+    detach: bool,
+    timeout_s: float | None,
+) -> None:
+    """Ask for a deployment that takes the spec as it stands."""
     context = context_of(ctx)
     name = context.settings.app(app)
-
-    async def ask(client: GantryClient) -> Accepted:
-        return await client.stop(name, force=force)
-
-    run_deployment(context, name, ask, detach=detach, timeout_s=timeout)
+    run_deployment(
+        context, name, lambda client: verb(client, name), detach=detach, timeout_s=timeout_s
+    )
 
 
 def _extra(view: Any, name: str) -> Any:
