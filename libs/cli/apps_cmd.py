@@ -103,31 +103,26 @@ def changes(known: dict[str, Any], spec: AppSpec) -> dict[str, tuple[Any, Any]]:
 def _dry_run(context: Context, app: str, spec: AppSpec | None, image: str | None) -> None:
     printer = context.printer
 
-    async def run(client: GantryClient) -> tuple[dict[str, Any], Plan | None]:
+    async def run(client: GantryClient) -> tuple[bool, dict[str, tuple[Any, Any]], Plan]:
+        plan = await client.plan(app, image=image, spec=spec)
+        if spec is None:
+            return False, {}, plan
         try:
             known, _ = await client.app(app)
         except NotFound:
-            if spec is None:
-                raise
             after = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-            return {name: (None, value) for name, value in after.items()}, None
-        diff = changes(known.spec, spec) if spec else {}
-        planned = image or (spec.image if spec and "image" in diff else None)
-        return diff, await client.plan(app, image=planned)
+            return True, {name: (None, value) for name, value in after.items()}, plan
+        return False, changes(known.spec, spec), plan
 
-    diff, plan = context.ask(run)
+    made, diff, plan = context.ask(run)
     if printer.is_json:
         shown = {name: {"before": old, "after": new} for name, (old, new) in diff.items()}
-        content = plan.model_dump(mode="json") if plan else None
-        printer.json({"app": app, "spec": shown, "plan": content})
+        printer.json({"app": app, "spec": shown, "plan": plan.model_dump(mode="json")})
         return
-    for name, (old, new) in diff.items():
-        printer.say(f"{name}: {old!r} -> {new!r}")
-    if plan is None:
-        printer.say(f"{app} would be made, and released for the first time")
-        return
-    if diff.keys() - {"image"}:
-        printer.note("the steps below go by the stored spec, without the changes above")
+    if made:
+        printer.say(f"{app} would be made")
+    for name, (before, after) in diff.items():
+        printer.say(f"{name}: {before!r} -> {after!r}")
     show_plan(printer, plan)
 
 
