@@ -30,6 +30,7 @@ from services.ipam.service import run as run_ipam
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "sample-web:v1"
 PORT = 8080
+HOST_INODE = os.stat("/proc/self/ns/net").st_ino
 NETWORKS = (
     {"name": "red", "vlan": 100, "cidr": "10.88.0.0/24", "gateway": "10.88.0.1"},
     {"name": "blue", "vlan": 200, "cidr": "10.89.0.0/24", "gateway": "10.89.0.1"},
