@@ -103,31 +103,26 @@ def changes(known: dict[str, Any], spec: AppSpec) -> dict[str, tuple[Any, Any]]:
 def _dry_run(context: Context, app: str, spec: AppSpec | None, image: str | None) -> None:
     printer = context.printer
 
-    async def run(client: GantryClient) -> tuple[dict[str, Any], Plan | None]:
+    async def run(client: GantryClient) -> tuple[bool, dict[str, tuple[Any, Any]], Plan]:
+        plan = await client.plan(app, image=image, spec=spec)
+        if spec is None:
+            return False, {}, plan
         try:
             known, _ = await client.app(app)
         except NotFound:
-            if spec is None:
-                raise
             after = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-            return {name: (None, value) for name, value in after.items()}, None
-        diff = changes(known.spec, spec) if spec else {}
-        planned = image or (spec.image if spec and "image" in diff else None)
-        return diff, await client.plan(app, image=planned)
+            return True, {name: (None, value) for name, value in after.items()}, plan
+        return False, changes(known.spec, spec), plan
 
-    diff, plan = context.ask(run)
+    made, diff, plan = context.ask(run)
     if printer.is_json:
         shown = {name: {"before": old, "after": new} for name, (old, new) in diff.items()}
-        content = plan.model_dump(mode="json") if plan else None
-        printer.json({"app": app, "spec": shown, "plan": content})
+        printer.json({"app": app, "spec": shown, "plan": plan.model_dump(mode="json")})
         return
-    for name, (old, new) in diff.items():
-        printer.say(f"{name}: {old!r} -> {new!r}")
-    if plan is None:
-        printer.say(f"{app} would be made, and released for the first time")
-        return
-    if diff.keys() - {"image"}:
-        printer.note("the steps below go by the stored spec, without the changes above")
+    if made:
+        printer.say(f"{app} would be made")
+    for name, (before, after) in diff.items():
+        printer.say(f"{name}: {before!r} -> {after!r}")
     show_plan(printer, plan)
 
 
@@ -207,13 +202,9 @@ def scale(
     timeout: TimeOut = None,
 ) -> None:
     """Change how many instances there shall be."""
-    context = context_of(ctx)
-    name = context.settings.app(app)
-
-    async def ask(client: GantryClient) -> Accepted:
-        return await client.scale(name, instances, force=force)
-
-    run_deployment(context, name, ask, detach=detach, timeout_s=timeout)
+    _change(
+        ctx, app, lambda client, name: client.scale(name, instances, force=force), detach, timeout
+    )
 
 
 def rollback(
@@ -227,13 +218,9 @@ def rollback(
     timeout: TimeOut = None,
 ) -> None:
     """Go back to a release."""
-    context = context_of(ctx)
-    name = context.settings.app(app)
-
-    async def ask(client: GantryClient) -> Accepted:
-        return await client.rollback(name, release, force=force)
-
-    run_deployment(context, name, ask, detach=detach, timeout_s=timeout)
+    _change(
+        ctx, app, lambda client, name: client.rollback(name, release, force=force), detach, timeout
+    )
 
 
 def restart(
@@ -244,13 +231,7 @@ def restart(
     timeout: TimeOut = None,
 ) -> None:
     """Replace all instances by new ones of the same release."""
-    context = context_of(ctx)
-    name = context.settings.app(app)
-
-    async def ask(client: GantryClient) -> Accepted:
-        return await client.restart(name, force=force)
-
-    run_deployment(context, name, ask, detach=detach, timeout_s=timeout)
+    _change(ctx, app, lambda client, name: client.restart(name, force=force), detach, timeout)
 
 
 def stop(
@@ -261,13 +242,22 @@ def stop(
     timeout: TimeOut = None,
 ) -> None:
     """Stop all instances; the app and its releases stay."""
+    _change(ctx, app, lambda client, name: client.stop(name, force=force), detach, timeout)
+
+
+def _change(
+    ctx: typer.Context,
+    app: str,
+    verb: Callable[[GantryClient, str], Awaitable[Accepted]],
+    detach: bool,
+    timeout_s: float | None,
+) -> None:
+    """Ask for a deployment that takes the spec as it stands."""
     context = context_of(ctx)
     name = context.settings.app(app)
-
-    async def ask(client: GantryClient) -> Accepted:
-        return await client.stop(name, force=force)
-
-    run_deployment(context, name, ask, detach=detach, timeout_s=timeout)
+    run_deployment(
+        context, name, lambda client: verb(client, name), detach=detach, timeout_s=timeout_s
+    )
 
 
 def _extra(view: Any, name: str) -> Any:

@@ -11,7 +11,7 @@ from libs.cli.context import context_of
 from libs.cli.output import Column, time_of
 from libs.client.model import NewKey, Role
 from libs.common.errors import InvalidInput
-from libs.common.http import invalid
+from libs.common.problems import invalid
 
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
 DAY_S = 86_400.0

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from libs.common.errors import InvalidInput
-from libs.common.http import invalid
+from libs.common.problems import invalid
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 

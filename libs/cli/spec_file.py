@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from libs.common.errors import InvalidInput
-from libs.common.http import invalid
+from libs.common.problems import invalid
 from libs.common.spec import NAME_PATTERN, AppSpec
 
 SUFFIXES = (".yaml", ".yml", ".json")

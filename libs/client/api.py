@@ -102,9 +102,14 @@ class GantryClient:
         """Release the app's spec as it stands. `key` is an Idempotency-Key of one's own."""
         return await self._ask(app, "deploys", model.Release(image=image, force=force), key)
 
-    async def plan(self, app: str, *, image: str | None = None) -> model.Plan:
-        """What `deploy` would do with the spec as it stands."""
-        body = model.Release(image=image, dry_run=True)
+    async def plan(
+        self, app: str, *, image: str | None = None, spec: AppSpec | None = None
+    ) -> model.Plan:
+        """What `deploy` would do with the spec as it stands, or once `spec` were put. Stores nothing.
+
+        With `spec` the app need not exist yet.
+        """
+        body = model.Release(image=image, dry_run=True, spec=spec)
         return _read(model.Plan, await self._post(f"{_app(app)}/deploys", body))
 
     async def scale(
@@ -266,7 +271,10 @@ class GantryClient:
         return _read(kind, await self._transport.call("GET", path, query=kept))
 
     async def _post(self, path: str, body: BaseModel | None = None, key: str = "") -> Response:
-        content = b"" if body is None else body.model_dump_json(by_alias=True).encode()
+        # What is None is left out: an older server refuses fields that it does not know.
+        content = (
+            b"" if body is None else body.model_dump_json(by_alias=True, exclude_none=True).encode()
+        )
         headers = {"idempotency-key": key} if key else {}
         return await self._transport.call("POST", path, body=content, headers=headers)
 

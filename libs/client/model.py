@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from libs.common.events.model import Counts, DeployAction
 from libs.common.http import Role
@@ -34,6 +34,9 @@ class Release(Force):
 
     image: str | None = Field(None, max_length=500, description="instead of the spec's image")
     dry_run: bool = Field(False, description="answer the plan, change nothing")
+    spec: AppSpec | None = Field(
+        None, description="dry runs only: plan this spec, not the one that stands; it is not stored"
+    )
 
     @field_validator("image")
     @classmethod
@@ -42,6 +45,13 @@ class Release(Force):
             raise ValueError(
                 "not an image reference; expected e.g. registry.example:5000/team/web:1.2"
             )
+        return value
+
+    @field_validator("spec")
+    @classmethod
+    def _spec(cls, value: AppSpec | None, info: ValidationInfo) -> AppSpec | None:
+        if value is not None and not info.data.get("dry_run"):
+            raise ValueError("only for a dry run; PUT the app's spec, then release it")
         return value
 
 

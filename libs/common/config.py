@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from libs.common.errors import FieldProblem, InvalidInput
-from libs.common.http import invalid
+from libs.common.problems import invalid
 
 PREFIX = "GANTRY_"
 # Read by the CLI and the tests, not settings of a section.

@@ -14,7 +14,7 @@
     ├── Fenced             this leader or consumer has been replaced; it must stop acting
     └── Poison             an input that can never be handled; goes to the dead-letter topic
 
-No HTTP here: `libs/common/http.py` alone turns these into status codes.
+No HTTP here: `libs/common/problems.py` alone turns these into status codes.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from libs.common import errors
-from libs.common.errors import FieldProblem, GantryError
+from libs.common.errors import GantryError
+from libs.common.problems import INTERNAL, PROBLEM, MethodNotAllowed, Problem, error_of, invalid
 
 JSON = "application/json"
-PROBLEM = "application/problem+json"
 MAX_BODY_BYTES = 1_000_000
 
 
@@ -216,7 +216,7 @@ class HttpApp:
         except Exception as error:  # a bug: tell the log everything, and the asker nothing
             if self._on_error:
                 self._on_error(request, error)
-            response = _problem(500, "internal", "An internal error; the log has it.", {})
+            response = _telling(INTERNAL)
         if self._observe:
             self._observe(route, request, response.status, self._monotonic() - started)
         return response
@@ -249,106 +249,28 @@ class HttpApp:
         raise errors.NotFound(f"there is nothing at {request.path}")
 
 
-class MethodNotAllowed(errors.Refused):
-    """The path exists, but not for this method."""
-
-    def __init__(self, allowed: tuple[str, ...]) -> None:
-        self.allowed = allowed
-        super().__init__(f"only {', '.join(allowed)} here")
-
-
 def _compile(template: str) -> re.Pattern[str]:
     pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(template))
     pattern = re.sub(r"\\{(\w+):path\\}", r"(?P<\1>.+)", pattern)
     return re.compile(pattern)
 
 
-# -- errors as problems, and back ------------------------------------------------------------------
-
-_PROBLEMS: tuple[tuple[type[GantryError], int, str], ...] = (
-    (errors.InvalidInput, 422, "invalid-input"),
-    (errors.NotFound, 404, "not-found"),
-    (errors.Stale, 412, "stale"),
-    (errors.Conflict, 409, "conflict"),
-    (errors.Unauthenticated, 401, "unauthenticated"),
-    (errors.Forbidden, 403, "forbidden"),
-    (errors.TooMany, 429, "too-many"),
-    (MethodNotAllowed, 405, "method-not-allowed"),
-    (errors.TimedOut, 504, "timed-out"),
-    (errors.Unavailable, 503, "unavailable"),
-    (errors.Fenced, 503, "fenced"),
-)
+# -- errors as answers, and back -------------------------------------------------------------------
 
 
 def problem(error: GantryError) -> Response:
     """The problem+json answer for an error."""
-    for kind, status, slug in _PROBLEMS:
-        if isinstance(error, kind):
-            break
-    else:
-        status, slug = 500, "internal"
-    headers: dict[str, str] = {}
-    extra: dict[str, Any] = {}
-    if isinstance(error, errors.InvalidInput):
-        extra["errors"] = [
-            {"field": p.field, "problem": p.problem, "expected": p.expected} for p in error.problems
-        ]
-    if isinstance(error, errors.TooMany) and error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    if isinstance(error, MethodNotAllowed):
-        headers["Allow"] = ", ".join(error.allowed)
-    if isinstance(error, errors.Unauthenticated):
-        headers["WWW-Authenticate"] = 'Bearer realm="gantry"'
-    return _problem(status, slug, str(error), extra, headers)
+    return _telling(Problem.of(error))
 
 
-def _problem(
-    status: int,
-    slug: str,
-    detail: str,
-    extra: Mapping[str, Any],
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    content = {
-        "type": f"urn:gantry:problem:{slug}",
-        "title": slug.replace("-", " "),
-        "status": status,
-        "detail": detail,
-        **extra,
-    }
-    return Response(status, orjson.dumps(content), headers or {}, PROBLEM)
+def _telling(told: Problem) -> Response:
+    return Response(told.status, told.body(), told.headers, PROBLEM)
 
 
 def raise_problem(service: str, response: Response) -> None:
     """Raise the error that an answer of a peer stands for; nothing for a success."""
-    if response.status < 400:
-        return
-    try:
-        content = response.json()
-        slug = str(content["type"]).rpartition(":")[2]
-        detail = str(content["detail"])
-    except (ValueError, KeyError, TypeError):
-        raise errors.Unavailable(f"{service} answered {response.status}") from None
-    if slug == "invalid-input":
-        raise errors.InvalidInput(*(FieldProblem(**each) for each in content.get("errors", ())))
-    for kind, _, known in _PROBLEMS:
-        if known == slug and kind not in (MethodNotAllowed, errors.Fenced):
-            raise kind(detail)
-    raise errors.Unavailable(f"{service} answered {response.status}: {detail}")
-
-
-def invalid(error: ValidationError, prefix: str = "") -> errors.InvalidInput:
-    """Pydantic's findings as InvalidInput, each with the field's dotted path."""
-    problems = []
-    for each in error.errors(include_url=False):
-        path = ".".join(str(part) for part in each["loc"]) or "body"
-        known = each.get("ctx") or {}
-        expected = "; ".join(f"{name} {value}" for name, value in known.items() if name != "error")
-        message = each["msg"].removeprefix("Value error, ")
-        if each["type"] == "extra_forbidden":
-            message, expected = "unknown field", "remove it, or check its spelling"
-        problems.append(FieldProblem(f"{prefix}{path}", message, expected))
-    return errors.InvalidInput(*problems)
+    if response.status >= 400:
+        raise error_of(service, response.status, response.body)
 
 
 # -- calling peers ---------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Sockets around `HttpApp`: the aiohttp server, and the client that calls peers by name.
 
 A peer that lives in this process is called directly with the same bytes (`LocalServices`); one elsewhere by HTTP
-over TCP or a unix socket. Both carry the caller's token and trace.
+over TCP or a unix socket. Both carry the trace, and the caller's token if it has one.
 """
 
 from __future__ import annotations
@@ -140,10 +140,16 @@ class LocalServices:
 
 
 class PeerClient:
-    """The `ServiceClient` of one party; see the module's docstring."""
+    """The `ServiceClient` of one party; see the module's docstring.
+
+    `signer` None sends no token: for a unix socket whose file mode already says who may call.
+    """
 
     def __init__(
-        self, signer: TokenSigner, peers: Mapping[str, str], local: LocalServices | None = None
+        self,
+        signer: TokenSigner | None,
+        peers: Mapping[str, str],
+        local: LocalServices | None = None,
     ) -> None:
         self._signer = signer
         self._peers = dict(peers)
@@ -161,7 +167,7 @@ class PeerClient:
         timeout_s: float = 10.0,
     ) -> Response:
         """Call `service` (or a base URL given in its place); see `ServiceClient.call`."""
-        sent = {**self._signer.headers(), **(headers or {})}
+        sent = self._headers(headers)
         traceparent = current_traceparent()
         if traceparent:
             sent["traceparent"] = traceparent
@@ -180,7 +186,7 @@ class PeerClient:
         self, service: str, path: str, *, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[bytes]:
         """The chunks of a streaming GET; ends when the peer ends it. Raises Unavailable."""
-        sent = {**self._signer.headers(), **(headers or {})}
+        sent = self._headers(headers)
         app = self._local.apps.get(service)
         if app is not None:
             response = await app.dispatch("GET", path, sent)
@@ -207,7 +213,7 @@ class PeerClient:
         timeout_s: float = 10.0,
     ) -> Response:
         """A GET whose answer may go on for ever; see `StreamClient.open`."""
-        sent = {**self._signer.headers(), **(headers or {})}
+        sent = self._headers(headers)
         try:
             async with asyncio.timeout(timeout_s):
                 app = self._local.apps.get(service)
@@ -226,6 +232,10 @@ class PeerClient:
             content_type=answer.content_type,
             stream=_Chunks(service, answer),
         )
+
+    def _headers(self, given: Mapping[str, str] | None) -> dict[str, str]:
+        own = self._signer.headers() if self._signer is not None else {}
+        return {**own, **(given or {})}
 
     async def _remote(
         self, service: str, method: str, path: str, headers: Mapping[str, str], body: bytes

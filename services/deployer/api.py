@@ -29,8 +29,12 @@ DEFAULT_LIMIT = 50
 
 
 class PlanRequest(Strict):
-    """What to plan: a release of the spec as it stands, unless said otherwise."""
+    """What to plan: a release of the spec as it stands, unless said otherwise.
 
+    With `spec` it is planned as if that one were written first; the app need not exist then.
+    """
+
+    spec: AppSpec | None = None
     action: DeployAction = DeployAction.RELEASE
     image: str | None = None
     instances: int | None = Field(None, ge=0, le=10_000)
@@ -69,8 +73,10 @@ def _app_routes(desk: Desk) -> Sequence[Route]:
         return reply({"releases": [release_view(each, app) for each in releases]})
 
     async def make_plan(request: Request) -> Response:
-        app = await desk.app(_app_of(request))
+        name = _app_of(request)
         asked = request.parse(PlanRequest) if request.body else PlanRequest()
+        spec = asked.spec
+        app = await desk.app_with(name, spec) if spec is not None else await desk.app(name)
         image, plan = await desk.plan(
             app, asked.action, asked.image, asked.instances, asked.release, asked.force
         )

@@ -50,6 +50,11 @@ class Desk:
             raise NotFound(f"there is no app {app!r}")
         return kept.value
 
+    async def app_with(self, app: str, spec: AppSpec) -> App:
+        """The app as it would be if `spec` were put, new if there is none. Nothing is written."""
+        kept = await self.repo.app(app)
+        return self._with_spec(kept.value if kept is not None else None, AppId(app), spec)
+
     async def put_app(
         self,
         app: str,

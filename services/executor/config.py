@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from libs.common.errors import InvalidInput
-from libs.common.http import invalid
+from libs.common.problems import invalid
 from libs.common.spec import Name
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]

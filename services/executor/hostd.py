@@ -1,17 +1,15 @@
-"""Network on hostd's HTTP API, through any `ServiceClient`; and the client of its unix socket."""
+"""Network on hostd's HTTP API, through any `ServiceClient`."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 import orjson
 
-from libs.common.errors import NotFound, TimedOut, Unavailable
-from libs.common.http import Response, ServiceClient, raise_problem
+from libs.common.errors import NotFound, Unavailable
+from libs.common.http import ServiceClient, raise_problem
 from services.executor.model import Attachment, AttachmentSpec, ContainerName
 
 IFNAME = "eth0"
@@ -80,43 +78,3 @@ class HostdNetwork:
 
 def _path(container: ContainerName) -> str:
     return f"/v1/attachments/{quote(container, safe='')}/{IFNAME}"
-
-
-class UnixClient:
-    """A `ServiceClient` of the one service behind a unix socket, whose file mode says who may call."""
-
-    def __init__(self, socket: str) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(socket, limit=0),
-            timeout=aiohttp.ClientTimeout(total=None),
-        )
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._session.close()
-
-    async def call(
-        self,
-        service: str,
-        method: str,
-        path: str,
-        *,
-        body: bytes = b"",
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float = 10.0,
-    ) -> Response:
-        """See ServiceClient."""
-        sent = {"content-type": "application/json", **(headers or {})}
-        try:
-            async with (
-                asyncio.timeout(timeout_s),
-                self._session.request(
-                    method, f"http://{service}{path}", data=body or None, headers=sent
-                ) as answer,
-            ):
-                kept = {name.lower(): value for name, value in answer.headers.items()}
-                return Response(answer.status, await answer.read(), kept, answer.content_type)
-        except TimeoutError:
-            raise TimedOut(f"{service} did not answer {method} in {timeout_s:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"{service} can't be reached: {type(error).__name__}") from None

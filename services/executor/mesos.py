@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from libs.common.clock import Clock, Ids
 from libs.common.errors import InvalidInput
-from libs.common.http import invalid
+from libs.common.problems import invalid
 from libs.common.task import TaskPayload
 from libs.mesos.environment import ExecutorEnvironment
 from libs.mesos.events import Acknowledged, ExecutorEvent, ExecutorSubscribed

@@ -21,6 +21,7 @@ import uvloop
 
 from libs.common.clock import RngIds, SystemClock, system_rng
 from libs.common.errors import InvalidInput
+from libs.common.serve import PeerClient
 from libs.common.spans import open_sinks
 from libs.common.telemetry import Telemetry, make_log
 from libs.mesos.environment import ExecutorEnvironment
@@ -30,7 +31,7 @@ from services.executor.config import ExecutorConfig, load
 from services.executor.docker import DockerEngine
 from services.executor.exec import DockerCommands
 from services.executor.health import NamespaceProber
-from services.executor.hostd import HostdNetwork, UnixClient
+from services.executor.hostd import HostdNetwork
 from services.executor.journal import FileJournal
 from services.executor.mesos import MesosDriver
 from services.executor.model import Identity
@@ -63,7 +64,8 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
             config.docker, identity, config.data_dir, pull_timeout_s=config.pull_timeout_s
         )
         stack.push_async_callback(engine.close)
-        hostd = UnixClient(config.hostd_socket)
+        # No token: the mode of hostd's socket says who may call.
+        hostd = PeerClient(None, {"hostd": f"unix:{config.hostd_socket}"})
         stack.push_async_callback(hostd.close)
         prober = NamespaceProber(DockerCommands(engine.docker))
         stack.callback(prober.close)

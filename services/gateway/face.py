@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import orjson
 
 from libs.common.clock import Ids
-from libs.common.http import PROBLEM, Dispatcher, Response
+from libs.common.http import Dispatcher, Response
+from libs.common.problems import PROBLEM
 from libs.common.telemetry import Telemetry
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from libs.client.model import AppView, Plan, Problem
-from libs.common.http import PROBLEM, Access, Route
+from libs.common.http import Access, Route
+from libs.common.problems import PROBLEM
 from libs.common.spec import NAME_PATTERN
 from services.gateway.core import IDEMPOTENCY_KEY
 from services.gateway.parts import FLAGS, WHOLE

@@ -75,9 +75,7 @@ async def open_service(common: CommonConfig, config: HostdConfig) -> AsyncIterat
         engine = DockerEngine(cluster, config.docker)
         stack.push_async_callback(engine.close)
         name = config.bridge_name(cluster)
-        bridge = BridgeSettings(
-            name, owner, config.datapath_type, config.fail_mode, config.uplinks
-        )
+        bridge = BridgeSettings(name, owner, config.datapath_type, config.fail_mode, config.uplinks)
         ports = Ports(
             network=network,
             switch=OvsSwitch(config.ovsdb, bridge, clock=clock, log=telemetry.log),

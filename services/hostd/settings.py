@@ -26,7 +26,9 @@ class HostdConfig(BaseModel):
     socket: Path | None = Field(None, description="default <run_dir>/hostd.sock")
     listen: str = Field("", description="host:port for the gateway; empty: the socket only")
     ovsdb: Path = Path("/var/run/openvswitch/db.sock")
-    bridge: str = Field("", max_length=15, description="default gbr-<four digits of cluster and host>")
+    bridge: str = Field(
+        "", max_length=15, description="default gbr-<four digits of cluster and host>"
+    )
     uplinks: tuple[str, ...] = Field(
         (), description="interfaces that carry the VLANs to other hosts"
     )

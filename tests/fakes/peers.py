@@ -106,8 +106,13 @@ class FakeDeployer:
         return reply({"releases": made})
 
     async def plan(self, request: Request) -> Response:
-        app = self._app(request)
         asked = orjson.loads(request.body or b"{}")
+        if "spec" in asked:
+            name = f"{request.params['bu']}/{request.params['app']}"
+            app = {"app": name, "release": None, "wanted": 0, **self.apps.get(name, {})}
+            app["spec"] = AppSpec.model_validate(asked["spec"]).model_dump(mode="json")
+        else:
+            app = self._app(request)
         return reply(
             {
                 "app": app["app"],

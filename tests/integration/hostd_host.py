@@ -23,13 +23,15 @@ from libs.common.http import Kind, call_json
 from libs.common.runtime import CommonConfig, open_runtime, open_shared
 from libs.common.serve import PeerClient
 from libs.common.tokens import TokenSigner
-from services.hostd.core import cluster_tag
+from services.hostd.settings import HostdConfig
 from services.ipam.model import IpamConfig
 from services.ipam.service import run as run_ipam
 
 ROOT = Path(__file__).resolve().parents[2]
+HOST = "host-1"
 IMAGE = "sample-web:v1"
 PORT = 8080
+HOST_INODE = os.stat("/proc/self/ns/net").st_ino
 NETWORKS = (
     {"name": "red", "vlan": 100, "cidr": "10.88.0.0/24", "gateway": "10.88.0.1"},
     {"name": "blue", "vlan": 200, "cidr": "10.89.0.0/24", "gateway": "10.89.0.1"},
@@ -72,7 +74,11 @@ class Host:
 
     @property
     def bridge(self) -> str:
-        return f"gbr-{cluster_tag(self.cluster)}"
+        return HostdConfig(host=HOST).bridge_name(self.cluster)
+
+    @property
+    def owner(self) -> str:
+        return HostdConfig(host=HOST).owner(self.cluster)
 
     # -- processes -----------------------------------------------------------------------------------
 
@@ -81,7 +87,7 @@ class Host:
             "common.cluster": self.cluster,
             "common.data_dir": self.home / "data",
             "common.peers": f"{{ipam: 'http://127.0.0.1:{self.ipam_port}'}}",
-            "hostd.host": "host-1",
+            "hostd.host": HOST,
             "hostd.ovsdb": self.ovs.socket,
             "hostd.datapath_type": self.ovs.datapath_type,
             "hostd.docker": self.engine.socket,

@@ -84,6 +84,8 @@ async def test_the_way_of_an_app(served: tuple[World, str]) -> None:
         assert (await gantry.nodes()).nodes[0].instances == 5
         assert (await gantry.network("blue")).network == "blue"
         assert (await gantry.plan("acme/web")).model_dump()["release"] == 2
+        new = await gantry.plan("acme/new", spec=WEB)
+        assert new.model_dump()["release"] == 1
         key = await gantry.create_key(api.NewKey(bu="acme", role=api.Role.VIEWER))
         assert [each.bu for each in (await gantry.tenants()).tenants] == ["acme"]
         assert (await gantry.revoke_key(key.id)).revoked_at is not None

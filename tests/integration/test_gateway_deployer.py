@@ -201,4 +201,9 @@ async def test_a_plan_changes_nothing(
     plan = (await client.plan("acme/web")).model_dump()
     assert plan["release"] == 1 and not plan["refused"]
     assert (await client.plan("acme/web", image=OTHER)).model_dump()["image"] == OTHER
+    more = WEB.model_copy(update={"instances": 9})
+    assert (await client.plan("acme/web", spec=more)).model_dump()["wanted"] == 9
+    assert (await client.plan("acme/new", spec=more)).model_dump()["wanted"] == 9
+    with pytest.raises(NotFound):
+        await client.app("acme/new")
     assert not scheduler.running and not (await client.releases("acme/web")).releases

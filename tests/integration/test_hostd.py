@@ -1,56 +1,19 @@
-"""hostd at work on a real engine, real Open vSwitch and the real ipam: who can talk to whom, and who may start."""
+"""hostd at work on a real engine, real Open vSwitch and the real ipam: who can talk to whom, and what stays true."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import socket
-import subprocess
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import aiodocker
 import pytest
 
-from infra.images.build import SAMPLES, build_images
 from infra.provision import OvsServer, Server
-from libs.common.errors import Conflict, NotFound, Stale
+from infra.provision.process import free_ports
+from libs.common.errors import Conflict, NotFound
 from tests.contract.network.conftest import restart_switch
-from tests.integration.hostd_host import PORT, ROOT, Host, inside, open_host, run, tcp
-
-HOST_INODE = os.stat("/proc/self/ns/net").st_ino
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def ready_engine(docker_engine: Server) -> Server:
-    """The engine with the shim built and the sample image in it."""
-    native = ["make", "-s", "-C", str(ROOT / "services/executor/native"), "OUT=build/native"]
-    subprocess.run(native, check=True, capture_output=True, timeout=120)
-    asyncio.run(build_images(docker_engine.url, None, SAMPLES[:1]))
-    return docker_engine
-
-
-@pytest.fixture
-async def bare_host(tmp_path: Path, ready_engine: Server, ovs: OvsServer) -> AsyncIterator[Host]:
-    """A host on which neither ipam nor hostd runs."""
-    async with open_host(tmp_path, ready_engine, ovs, free_port(), "h") as host:
-        yield host
-
-
-@pytest.fixture
-async def host(bare_host: Host) -> AsyncIterator[Host]:
-    """A host at work."""
-    async with bare_host.ipam():
-        await bare_host.start_hostd()
-        yield bare_host
-
+from tests.integration.hostd_host import HOST_INODE, Host, inside, open_host, run, tcp
 
 # -- who can talk to whom ------------------------------------------------------------------------
 
@@ -106,148 +69,6 @@ async def test_traffic_goes_on_after_the_switch_restarted(host: Host) -> None:
     assert not await tcp(one.namespace, two.ip, source="10.88.0.200")
 
 
-# -- who may start ---------------------------------------------------------------------------------
-
-
-async def assert_refused(container: aiodocker.containers.DockerContainer, reason: str) -> None:
-    with pytest.raises(aiodocker.DockerError, match=reason):
-        await container.start()
-    state = (await container.show())["State"]
-    assert (state["Running"], state["Pid"]) == (False, 0)
-    assert state["StartedAt"].startswith("0001")
-
-
-async def test_no_start_without_registration(host: Host) -> None:
-    name = host.name("one")
-    container = await host.create(name)
-    await assert_refused(container, "no network namespace is registered")
-    await host.add(name)
-    await assert_refused(container, "no network namespace is registered")
-    await host.register(name, container.id)
-    await host.revoke(name)
-    await assert_refused(container, "no network namespace is registered")
-    await host.register(name, container.id)
-    await container.start()
-
-
-async def test_no_start_by_hand(host: Host) -> None:
-    one = await host.start("one")
-    await one.container.kill()
-    await one.container.wait()
-    with pytest.raises(aiodocker.DockerError, match="no network namespace is registered"):
-        await one.container.start()
-    await host.register(one.name, one.container.id)
-    await one.container.start()
-    pid = (await one.container.show())["State"]["Pid"]
-    assert os.stat(f"/proc/{pid}/ns/net").st_ino == one.inode
-
-
-def _other_boot(host: Host, registration: Path, _namespace: Path) -> None:
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    registration.write_text(registration.read_text().replace(boot_id, "0" * 36))
-
-
-def _other_generation(host: Host, _registration: Path, namespace: Path) -> None:
-    (host.registry / f"{namespace.name}.generation").write_text("77\n")
-
-
-def _host_namespace(host: Host, registration: Path, namespace: Path) -> None:
-    run("umount", str(namespace))
-    run("mount", "--bind", "/proc/self/ns/net", str(namespace))
-
-
-def _host_namespace_registered(host: Host, registration: Path, namespace: Path) -> None:
-    inode = str(namespace.stat().st_ino)
-    _host_namespace(host, registration, namespace)
-    registration.write_text(registration.read_text().replace(inode, str(HOST_INODE)))
-
-
-def _no_namespace(host: Host, _registration: Path, namespace: Path) -> None:
-    run("umount", str(namespace))
-
-
-def _open_registry(host: Host, _registration: Path, _namespace: Path) -> None:
-    host.registry.chmod(0o755)
-
-
-@pytest.mark.parametrize(
-    ("break_it", "reason"),
-    [
-        (_other_boot, "another boot"),
-        (_other_generation, "generation"),
-        (_host_namespace, "the host's own network namespace"),
-        (_host_namespace_registered, "the host's own network namespace"),
-        (_no_namespace, "not a network namespace"),
-        (_open_registry, "not root's alone"),
-    ],
-)
-async def test_no_start_when_a_step_is_broken(
-    bare_host: Host, break_it: Callable[[Host, Path, Path], None], reason: str
-) -> None:
-    async with bare_host.ipam():
-        # Nothing may mend what is broken before the start.
-        await bare_host.start_hostd(reconcile_s=3600)
-        name = bare_host.name("one")
-        container, view = await asyncio.gather(bare_host.create(name), bare_host.add(name))
-        await bare_host.register(name, container.id)
-        break_it(bare_host, bare_host.registry / container.id, Path(view["namespace"]))
-        await assert_refused(container, reason)
-
-
-async def test_no_start_with_a_registration_kept_from_before_the_del(host: Host) -> None:
-    name = host.name("one")
-    container = await host.create(name)
-    await host.add(name)
-    await host.register(name, container.id)
-    kept = (host.registry / container.id).read_text()
-    await host.delete(name)
-    stale = host.registry / container.id
-    assert not stale.exists()
-    stale.write_text(kept)
-    stale.chmod(0o600)
-    await assert_refused(container, "generation|no network namespace is registered")
-
-
-@pytest.mark.parametrize("mode", ["none", "bridge", "container:{}"])
-async def test_no_start_in_another_network_mode(host: Host, mode: str) -> None:
-    other = await host.start("other")
-    name = host.name("one")
-    container = await host.create(name, NetworkMode=mode.format(other.container.id))
-    await host.add(name)
-    await host.register(name, container.id)
-    await assert_refused(container, "network mode host|another network namespace|bridge")
-
-
-async def test_stale_and_unknown_registrations_are_refused(host: Host) -> None:
-    name = host.name("one")
-    container = await host.create(name)
-    with pytest.raises(NotFound):
-        await host.register(name, container.id)
-    await host.add(name, generation=3)
-    with pytest.raises(Stale):
-        await host.register(name, container.id, generation=2)
-    with pytest.raises(Stale):
-        await host.add(name, generation=2)
-    with pytest.raises(Conflict):
-        await host.add(name, "blue", generation=3)
-    with pytest.raises(NotFound, match="no network"):
-        await host.add(host.name("two"), "green")
-    assert list(await host.attachments()) == [name]
-
-
-async def test_an_intruder_is_killed(host: Host) -> None:
-    """A container of ours that some other way put into the host's namespace does not live long."""
-    name = host.name("intruder")
-    container = await host.create(name, Runtime="runc")
-    await container.start()
-
-    async def dead() -> bool:
-        return not (await container.show())["State"]["Running"]
-
-    await host.until(dead, "the intruder lives")
-    assert "intruder" in (host.home / "hostd.log").read_text()
-
-
 # -- staying true ----------------------------------------------------------------------------------
 
 
@@ -278,7 +99,7 @@ async def test_kill_9_changes_nothing(host: Host) -> None:
 def _leave_rubbish(host: Host) -> None:
     from services.hostd.core import link_name
 
-    link = link_name(host.cluster, "0000000000")
+    link = link_name(host.owner, "0000000000")
     run("ip", "link", "add", link, "type", "veth", "peer", "name", "rubbish0")
     host.vsctl(
         "add-port", host.bridge, link, "--", "set", "port", link,
@@ -381,7 +202,7 @@ async def test_two_clusters_share_a_host(
     host: Host, tmp_path: Path, ready_engine: Server, ovs: OvsServer
 ) -> None:
     (tmp_path / "other").mkdir()
-    async with open_host(tmp_path / "other", ready_engine, ovs, free_port(), "o") as other:
+    async with open_host(tmp_path / "other", ready_engine, ovs, free_ports(1)[0], "o") as other:
         async with other.ipam():
             await other.start_hostd()
             mine, theirs = await asyncio.gather(host.start("one"), other.start("one"))
@@ -412,4 +233,3 @@ async def test_logs_and_stats(host: Host) -> None:
         await host.call("GET", "/v1/containers/nobody/stats")
     with pytest.raises(NotFound):
         await host.call("GET", "/v1/containers/nobody/logs")
-    assert PORT

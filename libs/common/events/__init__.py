@@ -1,4 +1,4 @@
-"""The event contract: `model.py` has the events, `base.py` the envelope they travel in."""
+"""The event contract: `model.py` lists the events, `base.py` has the envelope they travel in."""
 
 from libs.common.bus.base import TopicSpec
 from libs.common.events import model

@@ -70,6 +70,18 @@ def test_every_event_type_has_its_golden_file_and_none_was_dropped() -> None:
     assert len(types) == len(model.ALL)
 
 
+def test_no_event_is_left_out_of_the_contract() -> None:
+    def below(cls: type[Event]) -> set[type[Event]]:
+        return {cls}.union(*map(below, cls.__subclasses__()))
+
+    ours = {
+        cls
+        for cls in below(Event)
+        if cls.__module__.startswith(Event.__module__.rpartition(".")[0])
+    }
+    assert {cls for cls in ours if "TOPIC" in vars(cls)} == set(model.ALL)
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_golden_event_is_read_with_the_same_values(file: Path) -> None:
     golden, record = load(file)

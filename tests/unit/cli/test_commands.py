@@ -66,8 +66,25 @@ def test_dry_run_shows_the_difference_and_changes_nothing(live: Live, file: str)
     Path(file).write_text(FILE.replace("instances: 3", "instances: 9"))
     result = live.gantry("deploy", file, "--dry-run")
     assert result.code == 0 and "instances: 3 -> 9" in result.out and "release: 2" in result.out
+    as_json = live.gantry("deploy", file, "--dry-run", "-o", "json").json()
+    assert as_json["spec"] == {"instances": {"before": 3, "after": 9}}
+    assert (as_json["plan"]["start"], as_json["plan"]["stop"]) == (9, 3)
+    stored = live.gantry("deploy", "acme/web", "--dry-run", "-o", "json").json()
+    assert stored["spec"] == {} and stored["plan"]["start"] == 3
     assert live.world.deployer.apps["acme/web"]["version"] == 1
     assert len(live.world.deployer.heard) == 1
+
+
+def test_dry_run_of_an_app_that_does_not_exist(live: Live, file: str) -> None:
+    result = live.gantry("deploy", file, "--dry-run")
+    assert result.code == 0, result.err
+    assert "acme/web would be made" in result.out and "network: None -> 'blue'" in result.out
+    assert "release: 1" in result.out and "image: registry.test/web:1" in result.out
+    as_json = live.gantry("deploy", file, "--dry-run", "-o", "json").json()
+    assert as_json["spec"]["instances"] == {"before": None, "after": 3}
+    assert as_json["plan"]["start"] == 3
+    assert not live.world.deployer.apps and not live.world.deployer.heard
+    assert live.gantry("deploy", "acme/web", "--dry-run").code == 4
 
 
 def test_scale_rollback_restart_stop_and_the_tables(live: Live, file: str) -> None:

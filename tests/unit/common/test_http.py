@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field
 from libs.common import errors
 from libs.common.errors import FieldProblem, GantryError
 from libs.common.http import (
-    PROBLEM,
     Access,
     HttpApp,
     Kind,
@@ -22,6 +21,7 @@ from libs.common.http import (
     raise_problem,
     reply,
 )
+from libs.common.problems import PROBLEM
 from tests.unit.common.helpers import Table
 
 PRINCIPALS = {

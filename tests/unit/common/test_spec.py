@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from libs.common.http import invalid
+from libs.common.problems import invalid
 from libs.common.spec import AppSpec, InstanceSpec, Strategy
 
 GOOD: dict[str, Any] = {

@@ -148,6 +148,58 @@ async def test_a_plan_says_what_would_happen_and_does_nothing(world: World) -> N
 
 
 @virtual
+async def test_a_plan_of_a_spec_that_is_not_put(world: World) -> None:
+    async with site(world) as here:
+        await here.put(env={"A": "1"})
+        await here.deploy("d1")
+        before, told = await here.get(PATH), len(here.events)
+        spec = {**SPEC, "instances": 6, "image": "reg:5000/web:2", "env": {"A": "2"}}
+        plan = (await here.call("POST", f"{PATH}/plan", {"spec": spec})).json()
+        assert (plan["refused"], plan["release"], plan["wanted"]) == ("", 2, 6)
+        assert plan["image"] == f"reg:5000/web@sha256:{2:064x}"
+        assert {each["field"] for each in plan["changes"]} == {"image", "env.A", "instances"}
+        assert sum(step["make"] for step in plan["steps"]) == 6
+        other = {"spec": spec, "image": "reg:5000/web:3"}
+        plan = (await here.call("POST", f"{PATH}/plan", other)).json()
+        assert plan["image"] == f"reg:5000/web@sha256:{3:064x}"
+        stored = (await here.call("POST", f"{PATH}/plan")).json()
+        assert (stored["wanted"], stored["changes"]) == (4, [])
+        slow = {**spec, "strategy": {"max_surge": 0, "max_unavailable": 1}}
+        plan = (await here.call("POST", f"{PATH}/plan", {"spec": slow})).json()
+        assert max(step["stop"] for step in plan["steps"]) == 1
+        await world.clock.sleep(30)
+        assert await here.get(PATH) == before and len(here.events) == told
+
+
+@virtual
+async def test_a_plan_of_an_app_that_does_not_exist(world: World) -> None:
+    async with site(world) as here:
+        assert (await here.call("POST", f"{PATH}/plan")).status == 404
+        response = await here.call("POST", f"{PATH}/plan", {"spec": SPEC})
+        assert response.status == 200
+        plan = response.json()
+        assert (plan["refused"], plan["release"], plan["wanted"]) == ("", 1, 4)
+        assert plan["current"] == {"release": None, "wanted": 0}
+        changes = {each["field"]: (each["before"], each["after"]) for each in plan["changes"]}
+        assert changes["network"] == (None, "blue") and changes["instances"] == (0, 4)
+        assert [(step["make"], step["stop"]) for step in plan["steps"]] == [(4, 0)]
+        assert plan["ends"] == "succeeded"
+        balanced = {**SPEC, "load_balancer": {"driver": "webhook", "port": 80}}
+        refused = (await here.call("POST", f"{PATH}/plan", {"spec": balanced})).json()["refused"]
+        assert refused == "load_balancer.driver: this cluster has no webhook configured"
+        scale = {"spec": SPEC, "action": "scale", "instances": 3}
+        refused = (await here.call("POST", f"{PATH}/plan", scale)).json()["refused"]
+        assert refused == "nothing of shop/web has been released yet"
+        wrong = {**SPEC, "resources": {"cpus": 0}, "replicas": 3}
+        response = await here.call("POST", f"{PATH}/plan", {"spec": wrong})
+        assert response.status == 422
+        named = {each["field"] for each in response.json()["errors"]}
+        assert named == {"spec.resources.cpus", "spec.replicas"}
+        await world.clock.sleep(30)
+        assert (await here.call("GET", PATH)).status == 404 and not here.events
+
+
+@virtual
 async def test_a_deployment_is_listed_with_its_counts_while_it_runs(world: World) -> None:
     async with site(world) as here:
         here.scheduler.full = True

@@ -10,7 +10,8 @@ import pytest
 
 from libs.common.errors import NotFound, Refused, Stale, Unavailable
 from libs.common.http import HttpApp, Response
-from services.executor.hostd import HostdNetwork, UnixClient
+from libs.common.serve import PeerClient
+from services.executor.hostd import HostdNetwork
 from services.executor.model import AttachmentSpec, AttemptId, ContainerName
 from services.executor.ports import Network
 from services.hostd.api import SocketAuthenticator, socket_routes
@@ -162,7 +163,7 @@ def test_refusals_of_hostd_are_told_apart() -> None:
 
 
 async def test_without_hostd_it_is_unavailable(tmp_path: object) -> None:
-    client = UnixClient(f"{tmp_path}/hostd.sock")
+    client = PeerClient(None, {"hostd": f"unix:{tmp_path}/hostd.sock"})
     try:
         with pytest.raises(Unavailable):
             await HostdNetwork(client).attach(spec())

@@ -141,13 +141,6 @@ async def test_an_app_that_is_not_there_is_not_deployed(world: World) -> None:
     assert not world.deployer.heard
 
 
-async def test_a_dry_run_changes_nothing(world: World) -> None:
-    await world.put_app()
-    response = await world.call("POST", DEPLOYS, {"dry_run": True, "image": "registry.test/web:9"})
-    assert response.status == 200 and response.json()["image"] == "registry.test/web:9"
-    assert not world.deployer.heard and not world.deployer.deployments
-
-
 async def test_pause_resume_abort(world: World) -> None:
     await world.put_app()
     world.deployer.slow = True

@@ -213,3 +213,8 @@ async def tolerate(job: Callable[[], object]) -> None:
         await job()  # type: ignore[misc]
     except GantryError:
         pass
+
+
+async def settled(world: World, seconds: float = 40.0) -> None:
+    """Let the sweeps of so much time pass."""
+    await world.clock.sleep(seconds)

@@ -1,0 +1,149 @@
+"""Workers and supervisors that die: tasks and containers go on, by the journal, by labels, by adoption."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.fakes.docker import FakeImage
+from tests.simulation.loop import World, virtual
+from tests.unit.executor.world import HTTP, IMAGE, ExecutorWorld
+
+
+@virtual
+async def test_a_new_worker_changes_no_task_and_no_container(world: World) -> None:
+    it = ExecutorWorld(world)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        for number in range(5):
+            it.launch(f"web-{number}.1", health=(HTTP,))
+        await it.settle()
+        told, probes = len(it.agent.statuses), it.prober.probes
+        await it.restart(group)
+        await it.settle(60)
+        assert len(it.agent.statuses) == told
+        assert it.prober.probes > probes
+        assert all(each.starts == 1 and each.running for each in it.docker.containers.values())
+        it.docker.kill(it.container("web-0.1").name)
+        it.kill("web-1.1")
+        await it.settle(2)
+        assert it.agent.last("web-0.1")["state"] == "TASK_FAILED"
+        assert it.agent.last("web-1.1")["state"] == "TASK_KILLED"
+        await it.crash()
+
+
+@virtual
+async def test_a_worker_may_die_at_any_moment(world: World) -> None:
+    for moment in range(1, 60):
+        it = ExecutorWorld(world)
+        it.docker.latency_s = {"create": 0.1, "start": 0.1, "inspect": 0.05, "remove": 0.1}
+        async with asyncio.TaskGroup() as group:
+            it.start(group)
+            it.launch("web.1", health=(HTTP,))
+            await it.settle(moment * 0.01)
+            await it.restart(group)
+            await it.settle(5)
+            assert it.agent.states("web.1")[-1] == "TASK_RUNNING", moment
+            assert it.container("web.1").starts == 1
+            it.kill("web.1")
+            await it.settle(moment * 0.01)
+            await it.restart(group)
+            await it.settle(10)
+            assert it.agent.states("web.1")[-1] == "TASK_KILLED", moment
+            it.check_clean()
+            it.check_monotone()
+            await it.crash()
+
+
+@virtual
+async def test_what_is_not_acknowledged_is_told_again(world: World) -> None:
+    it = ExecutorWorld(world)
+    it.agent.acknowledging = False
+    it.docker.images[IMAGE] = FakeImage(exits_after_s=5, exit_code=7)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.launch("web.1")
+        await it.settle(8)
+        assert it.docker.containers == {}, "the result is in the journal, the container may go"
+        await it.restart(group)
+        await it.settle()
+        tasks, updates = it.agent.subscriptions[-1]
+        assert [each["task_id"]["value"] for each in tasks] == ["web.1"]
+        assert [each["status"]["state"] for each in updates] == ["TASK_RUNNING", "TASK_FAILED"]
+        for status in list(it.agent.statuses):
+            it.agent.acknowledge(status)
+        await it.settle()
+        it.check_clean()
+        await it.restart(group)
+        await it.settle()
+        assert it.agent.subscriptions[-1] == ([], [])
+        await it.crash()
+
+
+@virtual
+async def test_without_its_journal_a_worker_reads_the_labels(world: World) -> None:
+    it = ExecutorWorld(world)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.launch("web.1", health=(HTTP,), env={"A": "1"})
+        await it.settle()
+        it.journal.files.clear()
+        await it.restart(group)
+        await it.settle()
+        assert it.service.attempts.keys() == {"web.1"}
+        it.kill("web.1")
+        await it.settle(2)
+        assert it.agent.last("web.1")["state"] == "TASK_KILLED"
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
+async def test_after_its_supervisor_a_container_is_adopted(world: World) -> None:
+    it = ExecutorWorld(world)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        name = it.launch("web.1", health=(HTTP,))
+        await it.settle()
+        it.run_id = "run-2"
+        it.journal.files.clear()
+        await it.restart(group)
+        await it.settle(60)
+        assert it.service.attempts == {}
+        it.launch("web.2", health=(HTTP,), adopt=name)
+        await it.settle()
+        assert it.agent.states("web.2") == ["TASK_RUNNING"]
+        report = it.agent.report("web.2")
+        assert (report.container, report.address) == (name, "10.0.0.1")
+        assert it.container("web.1").starts == 1
+        await it.restart(group)
+        await it.settle()
+        it.kill("web.2")
+        await it.settle(2)
+        assert it.agent.last("web.2")["state"] == "TASK_KILLED"
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
+async def test_a_dead_one_is_started_anew_and_a_different_one_left_alone(world: World) -> None:
+    it = ExecutorWorld(world)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        dead, other = it.launch("a.1"), it.launch("b.1")
+        await it.settle()
+        it.run_id = "run-2"
+        it.journal.files.clear()
+        await it.crash()
+        it.docker.kill(dead)
+        it.start(group)
+        it.launch("a.2", adopt=dead)
+        it.launch("b.2", adopt=other, env={"NEW": "1"})
+        await it.settle()
+        assert it.agent.states("a.2") == ["TASK_RUNNING"]
+        assert it.container("a.2").running
+        assert it.docker.by_name(dead) is None
+        assert it.agent.states("b.2") == ["TASK_FAILED"]
+        assert "gantry.spec" in it.agent.last("b.2")["message"]
+        assert it.container("b.1").running
+        assert other in it.network.attachments
+        await it.crash()
