@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -113,12 +114,12 @@ class Layout:
         return self.data / "admin.key"
 
 
-def choose_ports(root: Path) -> dict[str, int]:
+def choose_ports(root: Path, names: Sequence[str] = PORTS) -> dict[str, int]:
     """Free ports, chosen once and remembered, so that a restart finds its peers where they were."""
     file = root / "ports.json"
     if file.exists():
         known = json.loads(file.read_text())
-        return {name: int(known[name]) for name in PORTS}
+        return {name: int(known[name]) for name in names}
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -126,7 +127,7 @@ def choose_ports(root: Path) -> dict[str, int]:
             first = [GATEWAY_PORT]
         except OSError:
             first = []
-    ports = dict(zip(PORTS, [*first, *free_ports(len(PORTS))], strict=False))
+    ports = dict(zip(names, [*first, *free_ports(len(names))], strict=False))
     file.write_text(json.dumps(ports, indent=2) + "\n")
     return ports
 

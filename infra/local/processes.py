@@ -68,6 +68,19 @@ class Daemon:
             while alive(pid):  # the kernel takes a moment, and `start` must not take it for running
                 time.sleep(0.01)
 
+    def pause(self) -> None:
+        """Freeze it: its sockets stay open, nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """End `pause`."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        pid = self.pid()
+        if pid is not None:
+            os.kill(pid, number)
+
     def tail(self, lines: int = 15) -> str:
         """The end of its log."""
         try:

@@ -102,10 +102,10 @@ class Stack:
 
     async def _hostd_ready(self) -> bool:
         connector = aiohttp.UnixConnector(str(self.layout.run / "hostd.sock"))
-        return await _answers("http://localhost/readyz", connector)
+        return await answers("http://localhost/readyz", connector)
 
     async def _gateway_ready(self) -> bool:
-        return await _answers(f"{self.layout.url}/readyz") and self.layout.admin_key_file.exists()
+        return await answers(f"{self.layout.url}/readyz") and self.layout.admin_key_file.exists()
 
     def admin_key(self) -> str:
         """The first admin key."""
@@ -121,17 +121,7 @@ class Stack:
 
     def executors(self) -> list[int]:
         """Executor processes (supervisors and workers) that minimesos' agents of this cluster started."""
-        sandbox = f"MESOS_DIRECTORY={self.layout.data}".encode()
-        found = []
-        for process in Path("/proc").iterdir():
-            if process.name.isdigit() and int(process.name) != os.getpid():
-                try:
-                    environ = (process / "environ").read_bytes()
-                except OSError:
-                    continue
-                if any(each.startswith(sandbox) for each in environ.split(b"\0")):
-                    found.append(int(process.name))
-        return sorted(found)
+        return executors_of(self.layout.data)
 
     async def stop(self) -> None:
         """Stop Gantry's own processes; containers and the servers go on."""
@@ -183,6 +173,21 @@ class Stack:
         return left
 
 
+def executors_of(directory: Path) -> list[int]:
+    """Executor processes whose sandboxes lie below a directory."""
+    sandbox = f"MESOS_DIRECTORY={directory}/".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            try:
+                environ = (process / "environ").read_bytes()
+            except OSError:
+                continue
+            if any(each.startswith(sandbox) for each in environ.split(b"\0")):
+                found.append(int(process.name))
+    return sorted(found)
+
+
 async def remove_namespaces(run_dir: Path) -> None:
     """Unmount and remove the namespaces below a cluster's run directory; their veths go with them."""
     for namespace in sorted((run_dir / "netns").glob("*")):
@@ -194,7 +199,8 @@ async def remove_namespaces(run_dir: Path) -> None:
     await asyncio.to_thread(shutil.rmtree, run_dir, True)
 
 
-async def _answers(url: str, connector: aiohttp.BaseConnector | None = None) -> bool:
+async def answers(url: str, connector: aiohttp.BaseConnector | None = None) -> bool:
+    """Does a GET of it give 200."""
     timeout = aiohttp.ClientTimeout(total=2.0)
     try:
         async with (

@@ -18,7 +18,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from libs.common import errors
-from libs.common.errors import GantryError
+from libs.common.errors import GantryError, Unavailable
 from libs.common.problems import INTERNAL, PROBLEM, MethodNotAllowed, Problem, error_of, invalid
 
 JSON = "application/json"
@@ -256,6 +256,37 @@ def _compile(template: str) -> re.Pattern[str]:
 
 
 # -- errors as answers, and back -------------------------------------------------------------------
+
+
+WAITING = "x-gantry-waiting"
+"""The header of an answer of a process that can't do its service's work now: another replica may."""
+
+
+@dataclass
+class Front:
+    """What a service's address answers from the process's first moment on: the app, once there is one.
+
+    Until then (a standby, or a service whose store is away) it is alive, not ready, and sends callers on.
+    """
+
+    service: str
+    app: Dispatcher | None = None
+
+    async def dispatch(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
+    ) -> Response:
+        """See Dispatcher."""
+        if self.app is not None:
+            return await self.app.dispatch(method, target, headers, body)
+        path = target.partition("?")[0]
+        if path == "/healthz":
+            return reply({"service": self.service, "status": "alive"})
+        why = f"{self.service} waits here: for leadership, or for what it needs to start"
+        if path == "/readyz":
+            content = {"service": self.service, "status": "not ready", "reason": why}
+            return reply(content, 503)
+        told = problem(Unavailable(why))
+        return replace(told, headers={**told.headers, WAITING: "1"})
 
 
 def problem(error: GantryError) -> Response:

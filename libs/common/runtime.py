@@ -11,7 +11,7 @@ import os
 import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -29,6 +29,7 @@ from libs.common.http import (
     Access,
     Authenticator,
     Dispatcher,
+    Front,
     HttpApp,
     Kind,
     Request,
@@ -38,8 +39,9 @@ from libs.common.http import (
     reply,
 )
 from libs.common.outbox import Relay
+from libs.common.peers import LocalServices, PeerClient
 from libs.common.reconcile import Reconcile, ReconcileQueue
-from libs.common.serve import LocalServices, PeerClient, serve
+from libs.common.serve import serve
 from libs.common.spans import open_sinks
 from libs.common.spec import Name
 from libs.common.store.base import Collection, Store
@@ -75,8 +77,8 @@ class CommonConfig(BaseModel):
 class Server(Protocol):
     """Where a service's HTTP face is put."""
 
-    def __call__(self, service: str, app: Dispatcher) -> AbstractAsyncContextManager[str]:
-        """Serve until the context is left; yields the base URL ("" when it has no socket)."""
+    def __call__(self, service: str, app: Dispatcher) -> AbstractAsyncContextManager[object]:
+        """Serve until the context is left."""
         ...
 
 
@@ -161,7 +163,7 @@ class Runtime:
             ),
         )
 
-    def serve(self, app: Dispatcher) -> AbstractAsyncContextManager[str]:
+    def serve(self, app: Dispatcher) -> AbstractAsyncContextManager[object]:
         """Make the app reachable to peers, and at its configured address if it has one."""
         return self.server(self.service, app)
 
@@ -303,7 +305,11 @@ async def open_runtime(shared: Shared, service: str) -> AsyncIterator[Runtime]:
         Kind.SERVICE, service, derive_key(shared.secret, Kind.SERVICE, service), shared.clock
     )
     peers = PeerClient(signer, common.peers, shared.local)
-    try:
+    front = Front(service)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(peers.close)
+        if service in common.listen:
+            await stack.enter_async_context(serve(front, common.listen[service]))
         yield Runtime(
             service=service,
             instance=f"{service}-{common.instance or shared.ids.short()}",
@@ -317,24 +323,19 @@ async def open_runtime(shared: Shared, service: str) -> AsyncIterator[Runtime]:
             peers=peers,
             verify=TokenVerifier(shared.secret, shared.clock),
             telemetry=Telemetry(service, log, shared.sinks),
-            server=_socket_server(shared.local, common.listen),
+            server=_server(shared.local, front),
             secret=shared.secret,
         )
-    finally:
-        await peers.close()
 
 
-def _socket_server(local: LocalServices, listen: Mapping[str, str]) -> Server:
+def _server(local: LocalServices, front: Front) -> Server:
     @asynccontextmanager
-    async def server(service: str, app: Dispatcher) -> AsyncIterator[str]:
-        local.apps[service] = app
+    async def server(service: str, app: Dispatcher) -> AsyncIterator[None]:
+        local.apps[service] = front.app = app
         try:
-            if service in listen:
-                async with serve(app, listen[service]) as url:
-                    yield url
-            else:
-                yield ""
+            yield
         finally:
+            front.app = None
             if local.apps.get(service) is app:
                 del local.apps[service]
 
@@ -352,17 +353,18 @@ async def supervise(shared: Shared, service: str, main: ServiceMain) -> None:
     """
     backoff = Backoff(0.2, 10.0)
     failed_at: list[float] = []
+    log = make_log(service, level=shared.common.log_level)
     while True:
-        async with open_runtime(shared, service) as rt:
-            try:
+        try:
+            async with open_runtime(shared, service) as rt:
                 await main(rt)
                 return
-            except Exception as error:
-                now = shared.clock.monotonic()
-                failed_at = [t for t in failed_at if now - t < RESTART_WINDOW_S] + [now]
-                rt.telemetry.log.error("service failed", failures=len(failed_at), exc_info=error)
-                if len(failed_at) > RESTARTS:
-                    raise
+        except Exception as error:
+            now = shared.clock.monotonic()
+            failed_at = [t for t in failed_at if now - t < RESTART_WINDOW_S] + [now]
+            log.error("service failed", failures=len(failed_at), exc_info=error)
+            if len(failed_at) > RESTARTS:
+                raise
         await shared.clock.sleep(backoff.delay_s(len(failed_at), shared.rng))
 
 

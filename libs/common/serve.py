@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from urllib.parse import quote
 
-import aiohttp
 from aiohttp import web
 
-from libs.common.errors import TimedOut, Unavailable
 from libs.common.http import MAX_BODY_BYTES, Dispatcher, Response
-from libs.common.telemetry import current_traceparent
-from libs.common.tokens import TokenSigner
 
 SHUTDOWN_S = 5.0
 READER_LOOK_S = 0.5
@@ -130,176 +125,6 @@ async def _send(
         if close is not None:
             await close()
     return answer
-
-
-@dataclass
-class LocalServices:
-    """The services of this process, by name."""
-
-    apps: dict[str, Dispatcher] = field(default_factory=dict)
-
-
-class PeerClient:
-    """The `ServiceClient` of one party; see the module's docstring.
-
-    `signer` None sends no token: for a unix socket whose file mode already says who may call.
-    """
-
-    def __init__(
-        self,
-        signer: TokenSigner | None,
-        peers: Mapping[str, str],
-        local: LocalServices | None = None,
-    ) -> None:
-        self._signer = signer
-        self._peers = dict(peers)
-        self._local = local or LocalServices()
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
-
-    async def call(
-        self,
-        service: str,
-        method: str,
-        path: str,
-        *,
-        body: bytes = b"",
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float = 10.0,
-    ) -> Response:
-        """Call `service` (or a base URL given in its place); see `ServiceClient.call`."""
-        sent = self._headers(headers)
-        traceparent = current_traceparent()
-        if traceparent:
-            sent["traceparent"] = traceparent
-        try:
-            async with asyncio.timeout(timeout_s):
-                app = self._local.apps.get(service)
-                if app is not None:
-                    return await app.dispatch(method, path, sent, body)
-                return await self._remote(service, method, path, sent, body)
-        except TimeoutError:
-            raise TimedOut(f"{service} did not answer {method} within {timeout_s:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"{service} can't be reached: {type(error).__name__}") from None
-
-    async def stream(
-        self, service: str, path: str, *, headers: Mapping[str, str] | None = None
-    ) -> AsyncIterator[bytes]:
-        """The chunks of a streaming GET; ends when the peer ends it. Raises Unavailable."""
-        sent = self._headers(headers)
-        app = self._local.apps.get(service)
-        if app is not None:
-            response = await app.dispatch("GET", path, sent)
-            if response.stream is None:
-                yield response.body
-                return
-            async for chunk in response.stream:
-                yield chunk
-            return
-        session, base = self._session(service)
-        try:
-            async with session.get(base + path, headers=sent) as answer:
-                async for chunk in answer.content.iter_any():
-                    yield chunk
-        except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"{service} can't be reached: {type(error).__name__}") from None
-
-    async def open(
-        self,
-        service: str,
-        path: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float = 10.0,
-    ) -> Response:
-        """A GET whose answer may go on for ever; see `StreamClient.open`."""
-        sent = self._headers(headers)
-        try:
-            async with asyncio.timeout(timeout_s):
-                app = self._local.apps.get(service)
-                if app is not None:
-                    return await app.dispatch("GET", path, sent)
-                session, base = self._session(service)
-                answer = await session.get(base + path, headers=sent)
-        except TimeoutError:
-            raise TimedOut(f"{service} did not answer GET within {timeout_s:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"{service} can't be reached: {type(error).__name__}") from None
-        kept = {name.lower(): value for name, value in answer.headers.items()}
-        return Response(
-            answer.status,
-            headers=kept,
-            content_type=answer.content_type,
-            stream=_Chunks(service, answer),
-        )
-
-    def _headers(self, given: Mapping[str, str] | None) -> dict[str, str]:
-        own = self._signer.headers() if self._signer is not None else {}
-        return {**own, **(given or {})}
-
-    async def _remote(
-        self, service: str, method: str, path: str, headers: Mapping[str, str], body: bytes
-    ) -> Response:
-        session, base = self._session(service)
-        async with session.request(
-            method, base + path, data=body or None, headers=headers
-        ) as answer:
-            return Response(
-                answer.status,
-                await answer.read(),
-                {name.lower(): value for name, value in answer.headers.items()},
-                answer.content_type,
-            )
-
-    def _session(self, service: str) -> tuple[aiohttp.ClientSession, str]:
-        url = (
-            service if "://" in service or service.startswith("unix:") else self._peers.get(service)
-        )
-        if url is None:
-            raise Unavailable(f"no address is configured for {service}")
-        base = "http://localhost" if url.startswith("unix:") else url.rstrip("/")
-        session = self._sessions.get(url)
-        if session is None or session.closed:
-            connector = (
-                aiohttp.UnixConnector(url.removeprefix("unix:"), limit=0)
-                if url.startswith("unix:")
-                else aiohttp.TCPConnector(limit=0)
-            )
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
-            session = aiohttp.ClientSession(connector=connector, timeout=timeout)
-            self._sessions[url] = session
-        return session, base
-
-    async def close(self) -> None:
-        """Close all connections."""
-        for session in self._sessions.values():
-            await session.close()
-
-
-class _Chunks:
-    """The body of an open answer; a class, so that closing it works before the first chunk too."""
-
-    def __init__(self, service: str, answer: aiohttp.ClientResponse) -> None:
-        self._service = service
-        self._answer = answer
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            chunk = await self._answer.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
-            name = type(error).__name__
-            raise Unavailable(f"{self._service} broke off: {name}") from None
-        if not chunk:
-            self._answer.release()
-            raise StopAsyncIteration
-        return chunk
-
-    async def aclose(self) -> None:
-        """Give the connection up."""
-        self._answer.close()
 
 
 def segment(value: str) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
+
+import orjson
 
 from libs.minimesos.errors import ConfigError
 from libs.minimesos.units import format_duration, parse_duration_s
@@ -60,6 +63,7 @@ class AgentConfig:
     work_dir: str = ""
     resources: str = DEFAULT_RESOURCES
     attributes: str = ""
+    executor_environment_variables: str = ""
     executor_registration_timeout_s: float = 60.0
     executor_reregistration_timeout_s: float = 2.0
     executor_shutdown_grace_period_s: float = 5.0
@@ -77,10 +81,27 @@ class AgentConfig:
     max_completed_frameworks: int = 50
     virtual: bool = False
 
+    def __post_init__(self) -> None:
+        values = self._variables()
+        if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
+            raise ConfigError("--executor_environment_variables: not a JSON object of strings")
+
     @property
     def host(self) -> str:
         """The name under which the agent is known."""
         return self.hostname or self.ip
+
+    @property
+    def executor_variables(self) -> dict[str, str]:
+        """Environment variables that every executor gets."""
+        variables: dict[str, str] = self._variables()
+        return variables
+
+    def _variables(self) -> Any:
+        try:
+            return orjson.loads(self.executor_environment_variables or "{}")
+        except orjson.JSONDecodeError:
+            return None
 
 
 _HIDDEN = frozenset({"credentials", "elected", "virtual", "heartbeat_interval_s"})

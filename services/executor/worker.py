@@ -21,7 +21,7 @@ import uvloop
 
 from libs.common.clock import RngIds, SystemClock, system_rng
 from libs.common.errors import InvalidInput
-from libs.common.serve import PeerClient
+from libs.common.peers import PeerClient
 from libs.common.spans import open_sinks
 from libs.common.telemetry import Telemetry, make_log
 from libs.mesos.environment import ExecutorEnvironment

@@ -20,8 +20,9 @@ from libs.common.http import (
     Route,
     reply,
 )
+from libs.common.peers import PeerClient
 from libs.common.runtime import CommonConfig, read_secret
-from libs.common.serve import PeerClient, serve
+from libs.common.serve import serve
 from libs.common.spans import open_sinks
 from libs.common.telemetry import Telemetry, make_log
 from libs.common.tokens import TokenSigner, TokenVerifier, derive_key

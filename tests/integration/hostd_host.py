@@ -20,8 +20,8 @@ from aiodocker.containers import DockerContainer
 from infra.provision import OvsServer, Server
 from libs.common.clock import SystemClock
 from libs.common.http import Kind, call_json
+from libs.common.peers import PeerClient
 from libs.common.runtime import CommonConfig, open_runtime, open_shared
-from libs.common.serve import PeerClient
 from libs.common.tokens import TokenSigner
 from services.hostd.settings import HostdConfig
 from services.ipam.model import IpamConfig

@@ -194,6 +194,7 @@ def environment(core: Core, executor: Executor, command: Json) -> dict[str, str]
         "MESOS_SLAVE_ID": core.agent_id,
         "MESOS_SLAVE_PID": core.pid_text,
         "PATH": _PATH,
+        **config.executor_variables,
     }
     if checkpointing:
         out["MESOS_RECOVERY_TIMEOUT"] = format_duration(config.recovery_timeout_s)

@@ -12,8 +12,8 @@ import pytest
 from libs.common.clock import SystemClock
 from libs.common.errors import Conflict, NotFound, TooMany
 from libs.common.http import Kind
+from libs.common.peers import PeerClient
 from libs.common.runtime import CommonConfig, open_runtime, open_shared
-from libs.common.serve import PeerClient
 from libs.common.tokens import TokenSigner, derive_key
 from services.hostd.ipam import HttpIpam
 from services.hostd.model import Attachment, AttachmentId, AttachmentSpec, PendingRelease, Phase

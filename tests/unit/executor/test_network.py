@@ -10,7 +10,7 @@ import pytest
 
 from libs.common.errors import NotFound, Refused, Stale, Unavailable
 from libs.common.http import HttpApp, Response
-from libs.common.serve import PeerClient
+from libs.common.peers import PeerClient
 from services.executor.hostd import HostdNetwork
 from services.executor.model import AttachmentSpec, AttemptId, ContainerName
 from services.executor.ports import Network
