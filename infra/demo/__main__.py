@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from infra.demo.crashes import Crashes
 from infra.demo.story import DemoFailed, Step, Story
 from infra.local.layout import SHARED_OVS, Layout
 from infra.local.processes import LocalError
@@ -25,8 +26,19 @@ from libs.client.api import GantryClient
 CONSOLE = Console()
 
 
-async def tell(story: Story) -> None:
+async def tell(story: Crashes) -> None:
     """All steps in order."""
+    await releases(story)
+    async with story.step("kill a container behind Gantry's back") as step:
+        step.detail = await story.kill_container()
+    for name in ("control plane", "executor worker", "hostd"):
+        async with story.step(f"kill -9 the {name}") as step:
+            step.detail = await story.kill_process(name)
+    await finish(story)
+
+
+async def releases(story: Story) -> None:
+    """An app's life on any cluster, under load from the first roll on."""
     size = story.size
     async with story.step(f"deploy v1 × {size}, with health checks") as step:
         await story.release("sample-web:v1")
@@ -47,12 +59,6 @@ async def tell(story: Story) -> None:
     async with story.step(f"scale back to {size}") as step:
         await story.gantry("scale", "acme/web", str(size))
         step.detail = await story.expect_versions("v1", size)
-    async with story.step("kill a container behind Gantry's back") as step:
-        step.detail = await story.kill_container()
-    for name in ("control plane", "executor worker", "hostd"):
-        async with story.step(f"kill -9 the {name}") as step:
-            step.detail = await story.kill_process(name)
-    await finish(story)
 
 
 async def finish(story: Story) -> None:
@@ -91,7 +97,7 @@ async def main(size: int, keep: bool, ovs_dir: Path = SHARED_OVS) -> int:
         Layout(cluster, root, ovs_dir=ovs_dir), lambda text: CONSOLE.print(f"  [dim]{text}…[/]")
     )
     started = time.monotonic()
-    story: Story | None = None
+    story: Crashes | None = None
     failure = ""
     try:
         CONSOLE.print("[bold cyan]▶ start everything[/]")
@@ -101,7 +107,7 @@ async def main(size: int, keep: bool, ovs_dir: Path = SHARED_OVS) -> int:
             f"  [green]✓[/] console: {stack.layout.url}/ [dim](key in {stack.layout.admin_key_file})[/]"
         )
         async with GantryClient.open(stack.layout.url, stack.admin_key()) as client:
-            story = Story(stack, client, images, size, CONSOLE.print)
+            story = Crashes(stack, client, images, size, CONSOLE.print)
             story.steps.append(Step("start everything", time.monotonic() - started, "ready"))
             await tell(story)
     except* (DemoFailed, LocalError) as group:

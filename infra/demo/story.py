@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
 from infra.images.build import BuiltImage
-from infra.local.processes import Daemon, alive, reap, run
-from infra.local.stack import Stack
+from infra.local.layout import Layout
+from infra.local.processes import Daemon, run
 from libs.client.api import GantryClient
 from libs.client.model import InstanceView
 
@@ -26,6 +25,17 @@ APP = "acme/web"
 NETWORK = "web"
 PORT = 8080
 SETTLE_S = 120.0
+
+
+class Ground(Protocol):
+    """The cluster on which it is told: of one process or of many."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    def engine_sockets(self) -> tuple[Path, ...]:
+        """The Docker engines of its hosts."""
+        ...
 
 
 class DemoFailed(Exception):
@@ -45,9 +55,9 @@ class Step:
 
 @dataclass
 class Story:
-    """The demo in progress."""
+    """What is done on any cluster; `crashes.py` has what is broken on one of a single machine."""
 
-    stack: Stack
+    stack: Ground
     client: GantryClient
     images: Mapping[str, BuiltImage]
     size: int
@@ -114,14 +124,15 @@ class Story:
 
     async def containers(self) -> dict[str, str]:
         """Running containers of the cluster: name → id."""
-        layout = self.stack.layout
-        socket = f"unix://{layout.root / 'engine/docker.sock'}"
-        label = f"label=gantry.cluster={layout.cluster}"
-        out = await run(
-            *("docker", "-H", socket, "ps", "--no-trunc", "--filter", label),
-            *("--format", "{{.Names}} {{.ID}}"),
-        )
-        return dict(line.split() for line in out.splitlines())
+        label = f"label=gantry.cluster={self.stack.layout.cluster}"
+        found: dict[str, str] = {}
+        for socket in self.stack.engine_sockets():
+            out = await run(
+                *("docker", "-H", f"unix://{socket}", "ps", "--no-trunc", "--filter", label),
+                *("--format", "{{.Names}} {{.ID}}"),
+            )
+            found |= dict(line.split() for line in out.splitlines())
+        return found
 
     async def _inside(self, *arguments: str) -> str:
         return await run(
@@ -204,58 +215,3 @@ class Story:
         if versions != {version: count}:
             raise DemoFailed(f"expected {count} × {version}, found {versions}")
         return f"{count} instances answer {version} at their own VLAN addresses"
-
-    async def kill_container(self) -> str:
-        """Kill one behind Gantry's back and see it replaced."""
-        before = await self.instances()
-        victim = next(each for each in before if each.container)
-        socket = f"unix://{self.stack.layout.root / 'engine/docker.sock'}"
-        await run("docker", "-H", socket, "kill", victim.container)
-        deadline = time.monotonic() + SETTLE_S
-        while victim.container in {each.container for each in await self.instances()}:
-            if time.monotonic() > deadline:
-                raise DemoFailed(f"{victim.container} was killed, and nobody noticed")
-            await asyncio.sleep(0.1)
-        await self.healthy(self.size, "after a container was killed")
-        return f"{victim.instance} was killed and is back in a new container"
-
-    async def kill_process(self, name: str) -> str:
-        """kill -9 one of Gantry's processes; containers must not notice."""
-        before = await self.containers()
-        if name == "executor worker":
-            await self._kill_worker()
-        elif name == "hostd":
-            self.stack.hostd.kill9()
-            await self.stack.start_hostd()
-        else:
-            self.stack.control_plane.kill9()
-            await self.stack.start_control_plane()
-        await self.healthy(self.size, f"after kill -9 of {name}")
-        after = await self.containers()
-        if after != before:
-            raise DemoFailed(f"kill -9 of {name} changed containers: {set(before) ^ set(after)}")
-        return f"{name} is back; all {len(after)} containers are the same as before"
-
-    async def _kill_worker(self) -> None:
-        workers = self._workers()
-        if not workers:
-            raise DemoFailed("there is no executor worker")
-        for pid in workers:
-            os.kill(pid, signal.SIGKILL)
-            reap(pid)
-        deadline = time.monotonic() + SETTLE_S
-        while not set(self._workers()) - set(workers):
-            if time.monotonic() > deadline:
-                raise DemoFailed("the supervisor did not start a new worker")
-            await asyncio.sleep(0.1)
-
-    def _workers(self) -> list[int]:
-        found = []
-        for pid in self.stack.executors():
-            try:
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"services.executor.worker" in command and alive(pid):
-                found.append(pid)
-        return found

@@ -107,6 +107,10 @@ class Stack:
     async def _gateway_ready(self) -> bool:
         return await answers(f"{self.layout.url}/readyz") and self.layout.admin_key_file.exists()
 
+    def engine_sockets(self) -> tuple[Path, ...]:
+        """The Docker engine, as the only one."""
+        return (self.layout.root / "engine/docker.sock",)
+
     def admin_key(self) -> str:
         """The first admin key."""
         return self.layout.admin_key_file.read_text().strip()

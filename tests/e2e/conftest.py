@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest_asyncio
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from infra.demo.story import Story
+from infra.demo.crashes import Crashes
 from infra.local.layout import DEFAULT_VLANS, Layout, Vlan, free_ports
 from infra.local.stack import Stack
 from infra.provision import OvsServer
@@ -46,12 +47,25 @@ class MailSink:
         ]
 
 
+@contextmanager
+def mail_sink() -> Iterator[tuple[MailSink, dict[str, Any]]]:
+    """An SMTP server that runs, and the monitor's configuration for it."""
+    mail = MailSink()
+    (port,) = free_ports(1)
+    sink = Controller(mail, hostname="127.0.0.1", port=port)
+    sink.start()
+    try:
+        yield mail, {"host": "127.0.0.1", "port": port, "recipients": ["ops@example.test"]}
+    finally:
+        sink.stop()
+
+
 @dataclass
 class Cloud:
     """The cluster under test."""
 
     stack: Stack
-    story: Story
+    story: Crashes
     mail: MailSink
 
     @property
@@ -66,23 +80,14 @@ async def cloud(ovs: OvsServer) -> AsyncIterator[Cloud]:
     root = Path(tempfile.mkdtemp(prefix="ge-", dir="/tmp"))
     cluster = f"e2e-{root.name[-4:].lower().replace('_', 'x')}"
     layout = Layout(cluster, root, vlans=(*DEFAULT_VLANS, TINY), ovs_dir=ovs.data_dir)
-    mail = MailSink()
-    (smtp_port,) = free_ports(1)
-    sink = Controller(mail, hostname="127.0.0.1", port=smtp_port)
-    sink.start()
     stack = Stack(layout)
-    smtp: dict[str, Any] = {
-        "host": "127.0.0.1",
-        "port": smtp_port,
-        "recipients": ["ops@example.test"],
-    }
-    try:
-        await stack.start({"smtp": smtp, "crash_quiet_s": 5.0, "sweep_s": 1.0})
-        images = await stack.push_samples()
-        async with GantryClient.open(stack.layout.url, stack.admin_key()) as client:
-            yield Cloud(stack, Story(stack, client, images, 4, print), mail)
-    finally:
-        shutil.copytree(layout.logs, "build/e2e-logs", dirs_exist_ok=True)
-        await stack.destroy()
-        sink.stop()
+    with mail_sink() as (mail, smtp):
+        try:
+            await stack.start({"smtp": smtp, "crash_quiet_s": 5.0, "sweep_s": 1.0})
+            images = await stack.push_samples()
+            async with GantryClient.open(stack.layout.url, stack.admin_key()) as client:
+                yield Cloud(stack, Crashes(stack, client, images, 4, print), mail)
+        finally:
+            shutil.copytree(layout.logs, "build/e2e-logs", dirs_exist_ok=True)
+            await stack.destroy()
     assert stack.leftovers() == []

@@ -1,0 +1,76 @@
+"""The demo's crashes: containers and processes of a cluster on one machine are killed, and must be back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.demo.story import SETTLE_S, DemoFailed, Story
+from infra.local.processes import alive, reap, run
+from infra.local.stack import Stack
+
+
+@dataclass
+class Crashes(Story):
+    """A story on a cluster whose processes can be killed."""
+
+    stack: Stack
+
+    async def kill_container(self) -> str:
+        """Kill one behind Gantry's back and see it replaced."""
+        before = await self.instances()
+        victim = next(each for each in before if each.container)
+        (socket,) = self.stack.engine_sockets()
+        await run("docker", "-H", f"unix://{socket}", "kill", victim.container)
+        deadline = time.monotonic() + SETTLE_S
+        while victim.container in {each.container for each in await self.instances()}:
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"{victim.container} was killed, and nobody noticed")
+            await asyncio.sleep(0.1)
+        await self.healthy(self.size, "after a container was killed")
+        return f"{victim.instance} was killed and is back in a new container"
+
+    async def kill_process(self, name: str) -> str:
+        """kill -9 one of Gantry's processes; containers must not notice."""
+        before = await self.containers()
+        if name == "executor worker":
+            await self._kill_worker()
+        elif name == "hostd":
+            self.stack.hostd.kill9()
+            await self.stack.start_hostd()
+        else:
+            self.stack.control_plane.kill9()
+            await self.stack.start_control_plane()
+        await self.healthy(self.size, f"after kill -9 of {name}")
+        after = await self.containers()
+        if after != before:
+            raise DemoFailed(f"kill -9 of {name} changed containers: {set(before) ^ set(after)}")
+        return f"{name} is back; all {len(after)} containers are the same as before"
+
+    async def _kill_worker(self) -> None:
+        workers = self._workers()
+        if not workers:
+            raise DemoFailed("there is no executor worker")
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+            reap(pid)
+        deadline = time.monotonic() + SETTLE_S
+        while not set(self._workers()) - set(workers):
+            if time.monotonic() > deadline:
+                raise DemoFailed("the supervisor did not start a new worker")
+            await asyncio.sleep(0.1)
+
+    def _workers(self) -> list[int]:
+        found = []
+        for pid in self.stack.executors():
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"services.executor.worker" in command and alive(pid):
+                found.append(pid)
+        return found

@@ -1,0 +1,56 @@
+"""A cluster of many processes for end-to-end tests, with a sink for its mails."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.demo.story import Story
+from infra.local.distributed import DistributedStack
+from infra.local.layout import Layout
+from libs.client.api import GantryClient
+from tests.e2e.conftest import MailSink, mail_sink
+
+LOGS = Path("build/distributed-logs")
+
+
+class SpreadStory(Story):
+    """The story of an app that must be on both hosts."""
+
+    def spec(self, image: str, instances: int) -> dict[str, Any]:
+        """See Story."""
+        rule = {"attribute": "hostname", "operator": "GROUP_BY", "value": "2"}
+        return {**super().spec(image, instances), "constraints": [rule]}
+
+
+@dataclass
+class Distributed:
+    """The cluster under test."""
+
+    stack: DistributedStack
+    story: SpreadStory
+    mail: MailSink
+
+
+@asynccontextmanager
+async def distributed(ovs_dir: Path, replicas: int, size: int) -> AsyncIterator[Distributed]:
+    """Start one; everything is gone afterwards, its logs are kept in LOGS."""
+    root = Path(tempfile.mkdtemp(prefix="gd-", dir="/tmp"))
+    cluster = f"many-{root.name[-4:].lower().replace('_', 'x')}"
+    stack = DistributedStack(Layout(cluster, root, ovs_dir=ovs_dir), replicas=replicas)
+    with mail_sink() as (mail, smtp):
+        try:
+            await stack.start({"smtp": smtp, "crash_quiet_s": 5.0, "sweep_s": 1.0})
+            images = await stack.push_samples()
+            async with GantryClient.open(stack.layout.url, stack.admin_key()) as client:
+                yield Distributed(stack, SpreadStory(stack, client, images, size, print), mail)
+        finally:
+            shutil.rmtree(LOGS, ignore_errors=True)
+            shutil.copytree(stack.layout.logs, LOGS)
+            await stack.destroy()
+    assert stack.leftovers() == []
