@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 50
 SEED_FROM ?= 1
 
-.PHONY: demo up down test check unit bench sim host native lock docs clean help
+.PHONY: demo up down up-distributed down-distributed matrix test check unit bench sim host native lock docs clean help
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +34,13 @@ up: $(STAMP) native ## start Gantry on this machine and leave it running
 
 down: $(STAMP) ## stop what `make up` started
 	$(BIN)/gantry down
+
+up-distributed: $(STAMP) native ## the same with a process a service, two replicas each, on Kafka and MongoDB's wire
+	infra/host/setup.sh test
+	$(BIN)/gantry up --distributed
+
+down-distributed: $(STAMP) ## stop what `make up-distributed` started
+	$(BIN)/gantry down --distributed
 
 test: $(STAMP) ## everything: style, types, boundaries, and all tests on real servers
 	infra/host/setup.sh test

@@ -8,6 +8,7 @@ is broken. `parts` has each process by name, so that tests can stop, kill and fr
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import shutil
 import sys
@@ -368,6 +369,15 @@ class DistributedStack:
         edge_name = self.layout.edge
         left += [f"namespace {edge_name}"] if Path("/run/netns", edge_name).exists() else []
         return left
+
+
+def replicas_at(root: Path) -> int:
+    """How many replicas of each service a cluster below `root` was started with; 0: there is none."""
+    try:
+        ports = json.loads((root / "ports.json").read_text())
+    except OSError:
+        return 0
+    return sum(name.startswith("gateway-") for name in ports)
 
 
 _FRONT = """\
