@@ -48,6 +48,10 @@ test: $(STAMP) ## everything: style, types, boundaries, and all tests on real se
 	$(MAKE) native check
 	$(BIN)/python -m pytest -q
 
+matrix: $(STAMP) native ## every part stopped, killed and frozen in the middle of a release; about an hour
+	infra/host/setup.sh test
+	$(BIN)/python -m tests.matrix
+
 check: $(STAMP) ## style, types and boundaries only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

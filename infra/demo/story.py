@@ -71,11 +71,11 @@ class Story:
         """Time a step, and count the load's requests and failures in it."""
         self.say(f"\n[bold cyan]▶ {name}[/]")
         step = Step(name)
-        before = self._load_counts()
+        before = self.load_counts()
         started = time.monotonic()
         yield step
         step.seconds = time.monotonic() - started
-        after = self._load_counts()
+        after = self.load_counts()
         step.requests = after["requests"] - before["requests"]
         step.failed = after["failed"] - before["failed"]
         self.steps.append(step)
@@ -161,9 +161,10 @@ class Story:
     async def stop_load(self) -> dict[str, Any]:
         """End it; returns what it has seen."""
         await self._load.stop()
-        return self._load_counts()
+        return self.load_counts()
 
-    def _load_counts(self) -> dict[str, Any]:
+    def load_counts(self) -> dict[str, Any]:
+        """What the load has seen so far."""
         try:
             counts: dict[str, Any] = json.loads(self._load_file.read_text())
         except OSError:

@@ -28,7 +28,21 @@ TINY = Vlan("tiny", 130, IPv4Network("10.130.0.0/29"))  # five addresses beside 
 class MailSink:
     """A real SMTP server that keeps what it is sent."""
 
+    port: int
     messages: list[str] = field(default_factory=list)
+    _server: Controller | None = None
+
+    def start(self) -> None:
+        """Listen, unless it does."""
+        if self._server is None:
+            self._server = Controller(self, hostname="127.0.0.1", port=self.port)
+            self._server.start()
+
+    def stop(self) -> None:
+        """Listen no more."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
 
     async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
         """aiosmtpd's hook."""
@@ -50,14 +64,13 @@ class MailSink:
 @contextmanager
 def mail_sink() -> Iterator[tuple[MailSink, dict[str, Any]]]:
     """An SMTP server that runs, and the monitor's configuration for it."""
-    mail = MailSink()
     (port,) = free_ports(1)
-    sink = Controller(mail, hostname="127.0.0.1", port=port)
-    sink.start()
+    mail = MailSink(port)
+    mail.start()
     try:
         yield mail, {"host": "127.0.0.1", "port": port, "recipients": ["ops@example.test"]}
     finally:
-        sink.stop()
+        mail.stop()
 
 
 @dataclass

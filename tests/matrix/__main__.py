@@ -1,0 +1,66 @@
+"""`make matrix`: all parts × all kinds of outage, printed as a table; exit 1 when something did not hold.
+
+`python -m tests.matrix [--parts a,b] [--kinds stop,kill9,pause] [--size N] [--outage S]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from infra.local.layout import SHARED_OVS
+from tests.e2e.distributed import distributed
+from tests.matrix.parts import PARTS
+from tests.matrix.runner import KINDS, Matrix, Row, describe
+
+FILE = Path("build/matrix.json")
+CONSOLE = Console(width=200)
+
+
+async def main(parts: Sequence[str], kinds: Sequence[str], size: int, outage_s: float) -> int:
+    """Run the cells in order; the table and FILE grow with each."""
+    rows: list[Row] = []
+    try:
+        async with distributed(SHARED_OVS, 2, size) as cloud:
+            matrix = Matrix(cloud, size=size, outage_s=outage_s)
+            await matrix.begin()
+            for part in parts:
+                for kind in kinds:
+                    row = await matrix.cell(part, kind)
+                    rows.append(row)
+                    FILE.parent.mkdir(exist_ok=True)
+                    FILE.write_text(json.dumps([asdict(each) for each in rows], indent=2) + "\n")
+                    CONSOLE.print(*describe(row), sep="  ")
+    finally:
+        show(rows)
+    return 1 if any(row.errors for row in rows) else 0
+
+
+def show(rows: Sequence[Row]) -> None:
+    """The table."""
+    table = Table(title="outages in the middle of a release")
+    heads = ("part", "kind", "outage s", "recovery s", "failed", "writes kept", "alerts", "held")
+    for name in heads:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*describe(row))
+    CONSOLE.print(table)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--size", type=int, default=20)
+    parser.add_argument("--outage", type=float, default=30.0)
+    given = parser.parse_args()
+    wanted = given.parts.split(","), given.kinds.split(",")
+    sys.exit(asyncio.run(main(*wanted, given.size, given.outage)))

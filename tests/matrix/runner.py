@@ -1,0 +1,190 @@
+"""One cell of the matrix: a release, an outage in the middle of it, and what must hold when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from infra.demo.story import APP
+from libs.client.api import ENDED
+from libs.client.model import DeploymentView
+from libs.common.errors import GantryError
+from libs.common.spec import AppSpec
+from tests.e2e.distributed import Distributed
+from tests.matrix.parts import part_of
+from tests.matrix.smtp import smtp_part
+
+KINDS = ("stop", "kill9", "pause")
+DEADLINE_S = 240.0
+POLL_S = 0.25
+CALL_S = 15.0
+T = TypeVar("T")
+
+
+@dataclass
+class Row:
+    """What came of one outage. Times in seconds; `recovery_s` is from its end until the release had ended."""
+
+    part: str
+    kind: str
+    outage_s: float = 0.0
+    recovery_s: float = 0.0
+    requests: int = 0
+    failed: int = 0
+    acknowledged: int = 0
+    alerts: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+class Matrix:
+    """Breaks parts of one cluster, one after the other; between two cells everything is well again."""
+
+    def __init__(self, cloud: Distributed, *, size: int, outage_s: float) -> None:
+        self._cloud = cloud
+        self._story = cloud.story
+        self._client = cloud.story.client
+        self._size = size
+        self._outage_s = outage_s
+        self._version = "v1"
+        self._cells = 0
+
+    async def begin(self) -> None:
+        """The app that is released again and again, under load."""
+        self._story.size = self._size
+        await self._put()
+        accepted = await self._client.deploy(APP)
+        await self._ended(accepted.deployment)
+        await self._story.expect_versions(self._version, self._size)
+        self._story.start_load()
+
+    async def cell(self, name: str, kind: str) -> Row:
+        """Break a part while a release goes on; what did not hold is in the row's `errors`."""
+        self._cells += 1
+        row = Row(name, kind)
+        part = await part_of(self._cloud.stack, name, smtp_part(self._cloud.mail))
+        known = await self._alerts()
+        before = self._story.load_counts()
+        deployment = await self._release()
+        writer = asyncio.get_running_loop().create_task(self._write())
+        try:
+            began = time.monotonic()
+            await {"stop": part.stop, "kill9": part.kill9, "pause": part.pause}[kind]()
+            await asyncio.sleep(1.0 if kind == "kill9" else self._outage_s)
+            await (part.resume if kind == "pause" else part.start)()
+            over = time.monotonic()
+            row.outage_s = over - began
+            ended = await self._ended(deployment)
+            row.recovery_s = time.monotonic() - over
+        finally:
+            writer.cancel()
+        row.errors += await self._judge(ended, writer)
+        row.acknowledged = len(self._acknowledged)
+        after = self._story.load_counts()
+        row.requests = after["requests"] - before["requests"]
+        row.failed = after["failed"] - before["failed"]
+        row.alerts = sorted((await self._alerts()) - known)
+        return row
+
+    # -- doing
+
+    async def _put(self) -> None:
+        image = f"sample-web:{self._version}"
+        spec = AppSpec.model_validate(self._story.spec(image, self._size))
+        await self._client.put_app(APP, spec)
+
+    async def _release(self) -> str:
+        """A release of the other version, on its way: some new instances are healthy already."""
+        self._version = "v2" if self._version == "v1" else "v1"
+        await self._put()
+        accepted = await self._client.deploy(APP)
+        deadline = time.monotonic() + 20.0
+        while time.monotonic() < deadline:
+            view = await self._client.deployment(accepted.deployment)
+            if (view.counts or {}).get("ready", 0) >= 2:
+                break
+            await asyncio.sleep(0.05)
+        return accepted.deployment
+
+    async def _write(self) -> None:
+        """Small writes all the time; those that are acknowledged must be there in the end."""
+        self._acknowledged: list[str] = []
+        spec = AppSpec.model_validate(self._story.spec("sample-web:v1", 0))
+        for n in range(10_000):
+            app = f"acme/w{self._cells}-{n}"
+            try:
+                async with asyncio.timeout(CALL_S):
+                    await self._client.put_app(app, spec)
+                self._acknowledged.append(app)
+            except (GantryError, TimeoutError):
+                pass
+            await asyncio.sleep(1.0)
+
+    # -- judging
+
+    async def _ended(self, deployment: str) -> DeploymentView:
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            view = await self._patiently(lambda: self._client.deployment(deployment), deadline)
+            if view.state in ENDED or time.monotonic() > deadline:
+                return view
+            await asyncio.sleep(POLL_S)
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]], deadline: float) -> T:
+        """The answer; errors are an outage's right, until the deadline."""
+        while True:
+            try:
+                async with asyncio.timeout(CALL_S):
+                    return await ask()
+            except (GantryError, TimeoutError):
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(POLL_S)
+
+    async def _judge(self, ended: DeploymentView, writer: asyncio.Task[None]) -> list[str]:
+        await asyncio.wait([writer])
+        errors = []
+        if ended.state != "succeeded":
+            errors.append(f"the release is {ended.state}: {ended.reason}")
+        deadline = time.monotonic() + DEADLINE_S
+        try:
+            await self._patiently(self._settled, deadline)
+        except Exception as error:
+            errors.append(f"{type(error).__name__}: {error}")
+        for app in self._acknowledged:
+            try:
+                await self._patiently(lambda app=app: self._client.app(app), deadline)  # type: ignore[misc]
+            except Exception as error:
+                errors.append(f"{app} was acknowledged and is not there: {error}")
+        return errors
+
+    async def _settled(self) -> None:
+        """As many instances as wanted, of the version wanted, each in one container at an address of its own."""
+        await self._story.expect_versions(self._version, self._size)
+        deadline = time.monotonic() + 90.0
+        while True:
+            running = await self._story.containers()
+            wanted = {each.container for each in await self._story.instances()}
+            if set(running) == wanted and len(running) == self._size:
+                return
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"containers: {sorted(set(running) ^ wanted)} are one too many or few"
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def _alerts(self) -> set[str]:
+        async def ask() -> set[str]:
+            return {each.alert for each in (await self._client.alerts()).alerts}
+
+        return await self._patiently(ask, time.monotonic() + DEADLINE_S)
+
+
+def describe(row: Row) -> list[Any]:
+    """The cells of a row of the printed table."""
+    good = "ok" if not row.errors else "; ".join(row.errors)
+    served = f"{row.failed}/{row.requests}"
+    return [row.part, row.kind, f"{row.outage_s:.0f}", f"{row.recovery_s:.1f}", served,
+            str(row.acknowledged), ", ".join(row.alerts) or "-", good]  # fmt: skip
