@@ -278,7 +278,7 @@ class DistributedStack:
         sections: dict[str, dict[str, Any]] = {
             "gateway": {},
             "scheduler": {**mesos, "executor_command": self._executor_command()},
-            "monitor": {**mesos, **self._monitor},
+            "monitor": {**mesos, "endpoints": self._endpoints(), **self._monitor},
             "deployer": {"haproxy_sockets": [str(layout.haproxy_socket)]},
             "ipam": {
                 "cooldown_s": layout.cooldown_s,
@@ -299,6 +299,11 @@ class DistributedStack:
             },
             service: sections[service],
         }
+
+    def _endpoints(self) -> dict[str, str]:
+        """What nobody but the monitor would miss at once."""
+        zookeeper = self.servers["zookeeper"].url.replace("zk://", "tcp://")
+        return {"registry": f"{self.servers['registry'].url}/v2/", "zookeeper": zookeeper}
 
     def _executor_command(self) -> str:
         """The same for all hosts; what differs is in the file that each host's agent names."""

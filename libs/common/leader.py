@@ -24,6 +24,10 @@ class Candidate(Protocol):
     def store(self) -> Store: ...
 
 
+class LeaseLost(Fenced):
+    """The store has been away for too long to go on leading; whether another leads, nobody knows."""
+
+
 async def wait_for_lease(rt: Candidate, name: str, ttl_s: float) -> None:
     """Return when this replica is the leader."""
     while ttl_s > 0:
@@ -46,4 +50,5 @@ async def hold_lease(rt: Candidate, name: str, ttl_s: float) -> None:
             renewed = rt.clock.monotonic()
         except Unavailable:
             if rt.clock.monotonic() - renewed > ttl_s:
-                raise Fenced(f"the lease of {name} could not be renewed") from None
+                message = f"the store is away: the lease of {name} could not be renewed"
+                raise LeaseLost(message) from None

@@ -13,6 +13,8 @@ from services.monitor.model import Alert, Exit, MonitorConfig, Node, NodeState
 APP_CRASHING = "app-crashing"
 NODE_LOST = "node-lost"
 BREAKER_OPEN = "scheduler-breaker-open"
+COMPONENT_DOWN = "component-down"
+BLIND = "monitoring-blind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,16 @@ def _event(alert: Alert) -> dict[str, Any]:
         "labels": dict(alert.labels),
         "summary": alert.summary,
     }
+
+
+def component_alert(name: str) -> Alert:
+    """The alert about a component that does not answer, before it ever fired."""
+    return Alert(f"{COMPONENT_DOWN}:{name}", COMPONENT_DOWN, "critical", {"component": name})
+
+
+def blind_alert() -> Alert:
+    """The alert about a time in which nobody watched, before it ever fired."""
+    return Alert(BLIND, BLIND, "warning")
 
 
 def node_alert(node: Node) -> Alert:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Severity = Literal["info", "warning", "critical"]
 
@@ -43,6 +44,26 @@ class MonitorConfig(BaseModel):
     node_poll_s: float = Field(5.0, gt=0)
     sweep_s: float = Field(5.0, gt=0)
     leader_lease_s: float = Field(0.0, ge=0, description="0: the only monitor there is")
+    probe_s: float = Field(5.0, gt=0, description="components are asked so often…")
+    probe_timeout_s: float = Field(3.0, gt=0)
+    probe_misses: int = Field(2, ge=1, description="…and down after so many failures in a row")
+    blind_after_s: float = Field(
+        30.0, gt=0, description="a longer time without any monitor is an alert of its own"
+    )
+    endpoints: dict[str, str] = Field(
+        {}, description="more components by name: http(s)://… or tcp://host:port"
+    )
+
+    @field_validator("endpoints")
+    @classmethod
+    def _urls(cls, given: dict[str, str]) -> dict[str, str]:
+        for name, url in given.items():
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https", "tcp") or not parts.hostname:
+                raise ValueError(f"{name}: {url!r} is not http(s)://… or tcp://host:port")
+            if parts.scheme == "tcp" and parts.port is None:
+                raise ValueError(f"{name}: {url!r} names no port")
+        return given
 
 
 class NodeState(StrEnum):

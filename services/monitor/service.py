@@ -12,9 +12,10 @@ from libs.common.errors import Conflict, GantryError, Unavailable
 from libs.common.events import Envelope
 from libs.common.events import model as ev
 from libs.common.http import call_json
-from libs.common.leader import hold_lease, wait_for_lease
+from libs.common.leader import LeaseLost, hold_lease, wait_for_lease
 from libs.common.runtime import Runtime
 from services.monitor import api, core
+from services.monitor.components import Watch, ask, host_probes, open_probes
 from services.monitor.mesos import OpenOperator, Operator, open_http_operator
 from services.monitor.model import Alert, MonitorConfig, Node, NodeState
 from services.monitor.notify import Notifier, SmtpNotifier
@@ -58,6 +59,7 @@ class Monitor:
             group.create_task(self._queue.run(self._unsettled, self.config.sweep_s))
             group.create_task(self._follow())
             group.create_task(self._poll())
+            group.create_task(self._watch_components())
 
     # -- hosts
 
@@ -125,6 +127,45 @@ class Monitor:
             if await self._save(change):
                 return
         raise Conflict(f"alert {fresh.id}: lost {TRIES} races")
+
+    # -- components
+
+    async def _watch_components(self) -> None:
+        config = self.config
+        watch = Watch(config.probe_misses)
+        opened = open_probes(self._rt, config, self.store, self._operator)
+        async with opened as probes:
+            while True:
+                asked = {**probes, **host_probes(self._rt.peers, self.live.values())}
+                reasons = await asyncio.gather(
+                    *(ask(probe, config.probe_timeout_s) for probe in asked.values())
+                )
+                for name, reason in zip(asked, reasons, strict=True):
+                    down = watch.judge(name, reason)
+                    if down is not None:
+                        await self._tell_component(name, down, reason)
+                await self._beat()
+                await self._rt.clock.sleep(config.probe_s)
+
+    async def _tell_component(self, name: str, down: bool, reason: str) -> None:
+        try:
+            summary = f"{name} does not do its work: {reason}"
+            await self._set_condition(core.component_alert(name), down, summary)
+        except (Unavailable, Conflict) as error:
+            self._log.warning("can't keep an alert", component=name, down=down, error=str(error))
+
+    async def _beat(self) -> None:
+        """Somebody watches; that nobody did for long is worth an alert, which is over at once."""
+        now = self._rt.clock.now()
+        try:
+            before = await self.store.beat(now)
+            if before is not None and now - before > self.config.blind_after_s:
+                summary = f"nobody watched for {now - before:.0f} s: monitor or store was away"
+                await self._set_condition(core.blind_alert(), True, summary)
+            else:
+                await self._set_condition(core.blind_alert(), False, "")
+        except (Unavailable, Conflict) as error:
+            self._log.warning("can't say that somebody watches", error=str(error))
 
     # -- events
 
@@ -210,5 +251,20 @@ async def run(
         monitor = Monitor(rt, config, store, operator, told)
         app = rt.http_app(api.routes(monitor))
         async with rt.serve(app), asyncio.TaskGroup() as group:
-            group.create_task(hold_lease(rt, "monitor", config.leader_lease_s))
+            group.create_task(_lead(rt, config, told))
             group.create_task(monitor.run())
+
+
+async def _lead(rt: Runtime, config: MonitorConfig, notifier: Notifier) -> None:
+    """Hold the lease. Without the store nobody leads and no alert can be kept: that at least is mailed."""
+    try:
+        await hold_lease(rt, "monitor", config.leader_lease_s)
+    except LeaseLost as error:
+        lost = replace(
+            core.component_alert("store"), firing=True, since=rt.clock.now(), summary=str(error)
+        )
+        try:
+            await notifier.tell(lost)
+        except Unavailable as failed:
+            rt.telemetry.log.warning("can't mail that the store is away", error=str(failed))
+        raise

@@ -21,6 +21,7 @@ from libs.common.store.base import (
 from services.monitor.model import Alert, Node, alert_body, alert_of, node_body, node_of
 
 NODES = CollectionSpec("monitor_nodes")
+PULSE = CollectionSpec("monitor_pulse")
 ALERTS = CollectionSpec(
     "monitor_alerts", (Index("unsettled", ("unsettled",)), Index("firing", ("firing",)))
 )
@@ -30,16 +31,27 @@ _PAGE = 1000
 class MonitorStore:
     """Typed access; every write carries the leader's fence."""
 
-    def __init__(self, nodes: Collection, alerts: Collection, fence: Fence) -> None:
+    def __init__(
+        self, nodes: Collection, alerts: Collection, pulse: Collection, fence: Fence
+    ) -> None:
         self.collections = (nodes, alerts)
         self._nodes, self._alerts = self.collections
+        self._pulse = pulse
         self._fence = fence
 
     @classmethod
     async def open(cls, store: Store) -> MonitorStore:
         """Open both collections and begin a new epoch."""
-        nodes, alerts = await store.collection(NODES), await store.collection(ALERTS)
-        return cls(nodes, alerts, Fence("monitor", await store.raise_epoch("monitor")))
+        specs = (NODES, ALERTS, PULSE)
+        nodes, alerts, pulse = [await store.collection(spec) for spec in specs]
+        return cls(nodes, alerts, pulse, Fence("monitor", await store.raise_epoch("monitor")))
+
+    async def beat(self, now: float) -> float | None:
+        """Say that somebody watches at `now`; returns when that was said the last time. Raises Fenced."""
+        doc = await self._pulse.get("monitor")
+        version = doc.version if doc else 0
+        await self._save(self._pulse, "monitor", version, {"at": now}, (), now)
+        return float(doc.body["at"]) if doc else None
 
     async def nodes(self) -> dict[str, Node]:
         """All nodes, lost ones included."""

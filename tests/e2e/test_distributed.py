@@ -1,24 +1,77 @@
-"""The whole life of an app on a cluster of many processes: one replica of each service, and two."""
+"""The whole life of an app on a cluster of many processes, and what outages in the middle of a release do to it.
+
+`make matrix` breaks everything in every way; here a part of it, with shorter outages and fewer instances.
+"""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
+import pytest_asyncio
 
 from infra.demo.__main__ import finish, releases
 from infra.provision import OvsServer
-from tests.e2e.distributed import distributed
+from tests.e2e.distributed import Distributed, distributed
+from tests.matrix.runner import Matrix
 
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 SIZE = 4
+OUTAGE_S = 6.0
+CELLS = (
+    ("kafka", "kill9"),
+    ("mongo", "stop"),
+    ("mesos-master", "pause"),
+    ("hostd", "kill9"),
+    ("executor", "kill9"),
+    ("scheduler", "kill9"),
+    ("deployer", "pause"),
+    ("gateway", "stop"),
+)
 
 
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("replicas", [1, 2])
-async def test_an_app_lives_on_a_cluster_of_many_processes(ovs: OvsServer, replicas: int) -> None:
-    async with distributed(ovs.data_dir, replicas, SIZE) as cloud:
-        story = cloud.story
-        await releases(story)
-        hosts = {each.hostname for each in await story.instances()}
-        assert hosts == {"h1", "h2"}
-        await finish(story)
-        assert sum(step.requests for step in story.steps) > 100
-        assert sum(step.failed for step in story.steps) == 0
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def many(ovs: OvsServer) -> AsyncIterator[Distributed]:
+    """Two replicas of each service."""
+    async with distributed(ovs.data_dir, 2, SIZE) as cloud:
+        yield cloud
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def matrix(many: Distributed) -> AsyncIterator[Matrix]:
+    """Its app runs under load."""
+    matrix = Matrix(many, size=SIZE, outage_s=OUTAGE_S)
+    await matrix.begin()
+    yield matrix
+    await many.story.stop_load()
+
+
+async def whole_life(cloud: Distributed) -> None:
+    """All of it, and no request failed on the way."""
+    story = cloud.story
+    await releases(story)
+    await finish(story)
+    assert sum(step.requests for step in story.steps) > 100
+    assert sum(step.failed for step in story.steps) == 0
+
+
+async def test_one_replica_of_each_service(ovs: OvsServer) -> None:
+    async with distributed(ovs.data_dir, 1, SIZE) as cloud:
+        await whole_life(cloud)
+
+
+async def test_two_replicas_of_each_service(many: Distributed) -> None:
+    await whole_life(many)
+
+
+@pytest.mark.parametrize(("part", "kind"), CELLS)
+async def test_an_outage_in_the_middle_of_a_release(
+    matrix: Matrix, many: Distributed, part: str, kind: str
+) -> None:
+    row = await matrix.cell(part, kind)
+    assert row.errors == []
+    assert row.acknowledged > 0
+    assert row.failed == 0, "running apps serve throughout"
+    assert row.requests > 100
+    hosts = {each.hostname for each in await many.story.instances()}
+    assert hosts == {"h1", "h2"}

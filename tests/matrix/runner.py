@@ -21,6 +21,8 @@ KINDS = ("stop", "kill9", "pause")
 DEADLINE_S = 240.0
 POLL_S = 0.25
 CALL_S = 15.0
+ALERTS_S = 8.0
+_ALERTS = ["alert.raised"]
 T = TypeVar("T")
 
 
@@ -65,7 +67,7 @@ class Matrix:
         self._cells += 1
         row = Row(name, kind)
         part = await part_of(self._cloud.stack, name, smtp_part(self._cloud.mail))
-        known = await self._alerts()
+        place = await self._patiently(lambda: self._client.place(_ALERTS), _soon())
         before = self._story.load_counts()
         deployment = await self._release()
         writer = asyncio.get_running_loop().create_task(self._write())
@@ -85,7 +87,7 @@ class Matrix:
         after = self._story.load_counts()
         row.requests = after["requests"] - before["requests"]
         row.failed = after["failed"] - before["failed"]
-        row.alerts = sorted((await self._alerts()) - known)
+        row.alerts = await self._raised_since(place)
         return row
 
     # -- doing
@@ -175,11 +177,20 @@ class Matrix:
                 )
             await asyncio.sleep(POLL_S)
 
-    async def _alerts(self) -> set[str]:
-        async def ask() -> set[str]:
-            return {each.alert for each in (await self._client.alerts()).alerts}
+    async def _raised_since(self, place: str) -> list[str]:
+        """Alerts raised, by their events; the monitor may still be about to tell of the last ones."""
+        found: list[str] = []
+        try:
+            async with asyncio.timeout(ALERTS_S):
+                async for event in self._client.events(_ALERTS, last_id=place):
+                    found.append(event.subject)  # noqa: PERF401 - what came until then is kept
+        except TimeoutError:
+            pass
+        return found
 
-        return await self._patiently(ask, time.monotonic() + DEADLINE_S)
+
+def _soon() -> float:
+    return time.monotonic() + DEADLINE_S
 
 
 def describe(row: Row) -> list[Any]:

@@ -108,6 +108,7 @@ async def within(world: World, limit_s: float, *expected: tuple[str, bool], desk
 
 
 CRASHING = "app-crashing:acme/web"
+NO_MASTER = "component-down:mesos"
 LOST = "node-lost:a1"
 
 
@@ -143,13 +144,17 @@ async def test_a_host_lost_and_back(world: World) -> None:
     await world.clock.sleep(10)
     desk.master.away = True  # without a master nobody is lost
     await world.clock.sleep(100)
-    assert desk.mails.told == []
-    desk.master.away, desk.master.agents = False, []
+    assert desk.mails.told == [(NO_MASTER, True)]
+    desk.master.away = False
     desk.master.news.set()
-    await within(world, 40, (LOST, True), desk=desk)
+    told = ((NO_MASTER, True), (NO_MASTER, False))
+    await within(world, 40, *told, desk=desk)
+    desk.master.agents = []
+    desk.master.news.set()
+    await within(world, 40, *told, (LOST, True), desk=desk)
     desk.master.agents = [Node("a1", "h1", cpus=4.0)]
     desk.master.news.set()
-    await within(world, 10, (LOST, True), (LOST, False), desk=desk)
+    await within(world, 10, *told, (LOST, True), (LOST, False), desk=desk)
     task.cancel()
 
 

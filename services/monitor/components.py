@@ -1,0 +1,120 @@
+"""What the cluster stands on, asked again and again: bus, store, Mesos, services, hosts, and endpoints of one's own.
+
+A probe returns why its component can't do its work, "" when it can; `Watch` counts how often in a row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from libs.common.errors import GantryError
+from libs.common.events import model as ev
+from libs.common.http import ServiceClient
+from libs.common.runtime import Runtime
+from services.monitor.mesos import Operator
+from services.monitor.model import MonitorConfig, Node
+from services.monitor.store import MonitorStore
+
+Probe = Callable[[], Awaitable[str]]
+_TOPICS = (ev.AlertRaised.TOPIC,)
+
+
+@dataclass
+class Watch:
+    """How often in a row each component has failed its probe."""
+
+    misses: int
+    _failed: dict[str, int] = field(default_factory=dict)
+
+    def judge(self, name: str, reason: str) -> bool | None:
+        """True: it is down. False: it is well. None: too early to say."""
+        if not reason:
+            self._failed.pop(name, None)
+            return False
+        self._failed[name] = self._failed.get(name, 0) + 1
+        return True if self._failed[name] >= self.misses else None
+
+
+async def ask(probe: Probe, timeout_s: float) -> str:
+    """Why the component can't do its work, "" when it can; never raises."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await probe()
+    except TimeoutError:
+        return f"no answer within {timeout_s:g} s"
+    except (GantryError, aiohttp.ClientError, OSError) as error:
+        return str(error) or type(error).__name__
+
+
+@asynccontextmanager
+async def open_probes(
+    rt: Runtime, config: MonitorConfig, store: MonitorStore, operator: Operator
+) -> AsyncIterator[Mapping[str, Probe]]:
+    """The probes of what is always there. Hosts come and go: see `host_probes`."""
+
+    async def bus() -> str:
+        await rt.bus.end_offsets(_TOPICS)
+        return ""
+
+    async def kept() -> str:
+        await store.firing()
+        return ""
+
+    async def mesos() -> str:
+        await operator.nodes()
+        return ""
+
+    probes: dict[str, Probe] = {"bus": bus, "store": kept, "mesos": mesos}
+    for service, urls in rt.common.peers.items():
+        for url in urls.split(","):
+            probes[f"{service}@{urlsplit(url).netloc or url}"] = _answers(rt.peers, url, "/healthz")
+    if not config.endpoints:
+        yield probes
+        return
+    async with aiohttp.ClientSession() as session:
+        for name, url in config.endpoints.items():
+            probes[name] = _endpoint(session, url)
+        yield probes
+
+
+def host_probes(client: ServiceClient, nodes: Iterable[Node]) -> dict[str, Probe]:
+    """hostd of each host that is up: it says whether switch and engine answer."""
+    found = {}
+    for node in nodes:
+        url = node.attributes.get("hostd", "")
+        if url:
+            found[f"host@{node.hostname}"] = _answers(client, url, "/readyz")
+    return found
+
+
+def _answers(client: ServiceClient, url: str, path: str) -> Probe:
+    async def probe() -> str:
+        answer = await client.call(url.strip(), "GET", path, timeout_s=60.0)
+        if answer.status == 200:
+            return ""
+        said = answer.json() if answer.content_type == "application/json" else {}
+        return str(said.get("reason") or f"status {answer.status}")
+
+    return probe
+
+
+def _endpoint(session: aiohttp.ClientSession, url: str) -> Probe:
+    """`tcp://host:port` takes a connection; anything else answers a GET with less than 500."""
+    parts = urlsplit(url)
+
+    async def tcp() -> str:
+        _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        writer.close()
+        return ""
+
+    async def http() -> str:
+        async with session.get(url) as answer:
+            return "" if answer.status < 500 else f"status {answer.status}"
+
+    return tcp if parts.scheme == "tcp" else http

@@ -1,0 +1,103 @@
+"""Components that do not answer raise alerts; a time in which nobody watched is told, too."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from pydantic import ValidationError
+
+from libs.common.errors import Unavailable
+from libs.common.http import Response, reply
+from services.monitor.components import Watch, ask, host_probes
+from services.monitor.model import MonitorConfig, Node
+from tests.simulation.loop import World, virtual
+from tests.simulation.small import SmallWorld
+from tests.unit.monitor.test_service import NO_MASTER, Desk, within
+
+
+@dataclass
+class Hosts:
+    """A ServiceClient that knows hosts by their URL."""
+
+    answers: dict[str, Response]
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
+
+    async def call(self, service: str, method: str, path: str, **_: object) -> Response:
+        """See ServiceClient."""
+        self.asked.append((service, method, path))
+        if service not in self.answers:
+            raise Unavailable(f"{service} can't be reached")
+        return self.answers[service]
+
+
+def test_a_component_is_down_after_some_failures_in_a_row_and_well_at_once() -> None:
+    watch = Watch(misses=2)
+    said = [watch.judge("bus", reason) for reason in ("", "x", "x", "x", "", "x", "", "x", "x")]
+    assert said == [False, None, True, True, False, None, False, None, True]
+
+
+async def test_whatever_goes_wrong_with_a_probe_is_a_reason() -> None:
+    async def never() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    async def refused() -> str:
+        raise ConnectionRefusedError(111, "refused")
+
+    assert await ask(never, 0.01) == "no answer within 0.01 s"
+    assert "refused" in await ask(refused, 1.0)
+
+
+async def test_hosts_say_themselves_what_they_lack() -> None:
+    bad = reply({"reason": "no connection to Open vSwitch"}, 503)
+    client = Hosts({"http://h1:1": reply({"reason": ""}), "http://h2:1": bad})
+    nodes = [Node(f"a{n}", f"h{n}", attributes={"hostd": f"http://h{n}:1"}) for n in (1, 2, 3)]
+    probes = host_probes(client, [*nodes, Node("a4", "h4")])
+    reasons = {name: await ask(probe, 1.0) for name, probe in probes.items()}
+    assert reasons == {
+        "host@h1": "",
+        "host@h2": "no connection to Open vSwitch",
+        "host@h3": "http://h3:1 can't be reached",
+    }
+    assert client.asked[0] == ("http://h1:1", "GET", "/readyz")
+
+
+@pytest.mark.parametrize("url", ["registry:5000", "tcp://zookeeper", "ftp://x/", "http://"])
+def test_an_endpoint_that_is_none_is_refused_by_name(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"mine: .* is not http|mine: .* names no port"):
+        MonitorConfig(endpoints={"mine": url})
+
+
+@virtual
+async def test_a_time_in_which_nobody_watched_is_told_and_over(world: World) -> None:
+    desk = Desk(SmallWorld(world.loop))
+    first = desk.start()
+    await world.clock.sleep(20)
+    first.cancel()
+    await asyncio.wait([first])
+    second = desk.start()
+    await world.clock.sleep(60)
+    assert desk.mails.told == []  # a restart is no blindness
+    second.cancel()
+    await asyncio.wait([second])
+    await world.clock.sleep(45)
+    third = desk.start()
+    await within(world, 60, ("monitoring-blind", True), ("monitoring-blind", False), desk=desk)
+    third.cancel()
+
+
+@virtual
+async def test_a_master_that_is_away_for_a_moment_is_no_alert(world: World) -> None:
+    desk = Desk(SmallWorld(world.loop))
+    task = desk.start()
+    await world.clock.sleep(11)
+    desk.master.away = True
+    await world.clock.sleep(5)
+    desk.master.away = False
+    await world.clock.sleep(30)
+    assert desk.mails.told == []
+    desk.master.away = True
+    await within(world, 30, (NO_MASTER, True), desk=desk)
+    task.cancel()
