@@ -6,6 +6,9 @@ its writes (`Fence`). A lease of 0 seconds means that there is no other.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from libs.common.clock import Clock
@@ -26,6 +29,32 @@ class Candidate(Protocol):
 
 class LeaseLost(Fenced):
     """The store has been away for too long to go on leading; whether another leads, nobody knows."""
+
+
+DROP_S = 2.0
+
+
+@asynccontextmanager
+async def leadership(rt: Candidate, name: str, ttl_s: float) -> AsyncIterator[None]:
+    """Entered when this replica is the leader; whatever it did must have ended when it is left.
+
+    A leader that goes in good order gives its lease up, so that the next one need not wait for its end.
+    """
+    await wait_for_lease(rt, name, ttl_s)
+    try:
+        yield
+    finally:
+        if ttl_s > 0:
+            await drop_lease(rt.store, name, rt.instance)
+
+
+async def drop_lease(store: Store, name: str, holder: str) -> None:
+    """Give a lease up, if that can be done in a moment; it would end by itself."""
+    try:
+        async with asyncio.timeout(DROP_S):
+            await store.drop_lease(name, holder)
+    except (Unavailable, TimeoutError):
+        pass
 
 
 async def wait_for_lease(rt: Candidate, name: str, ttl_s: float) -> None:

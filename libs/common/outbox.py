@@ -15,11 +15,12 @@ from libs.common.bus.base import Bus
 from libs.common.clock import Clock
 from libs.common.errors import GantryError
 from libs.common.events.base import to_record
+from libs.common.leader import drop_lease
 from libs.common.store.base import Collection, Doc, Store
 from libs.common.telemetry import Log
 
 BATCH = 500
-LEASE_TTL_S = 10.0
+LEASE_TTL_S = 4.0  # two at work for a moment do no harm, a dead one at work for long does
 POLL_S = 2.0
 
 
@@ -54,7 +55,14 @@ class Relay:
         self._wake.set()
 
     async def run(self) -> None:
-        """Publish until cancelled."""
+        """Publish until cancelled; then another replica may go on at once."""
+        try:
+            await self._publish_for_ever()
+        finally:
+            if self._leased_until > 0:
+                await drop_lease(self._store, self._lease, self._holder)
+
+    async def _publish_for_ever(self) -> None:
         backoff = Backoff()
         failures = 0
         while True:

@@ -12,7 +12,7 @@ from libs.common.errors import Conflict, GantryError, Unavailable
 from libs.common.events import Envelope
 from libs.common.events import model as ev
 from libs.common.http import call_json
-from libs.common.leader import LeaseLost, hold_lease, wait_for_lease
+from libs.common.leader import LeaseLost, hold_lease, leadership
 from libs.common.runtime import Runtime
 from services.monitor import api, core
 from services.monitor.components import Watch, ask, host_probes, open_probes
@@ -244,9 +244,15 @@ async def run(
 ) -> None:
     """The service: wait for leadership, then watch. `notifier` None: mail, as configured."""
     config = rt.section(MonitorConfig)
-    await wait_for_lease(rt, "monitor", config.leader_lease_s)
-    store = await MonitorStore.open(rt.store)
     told = notifier or SmtpNotifier(config.smtp, rt.common.cluster)
+    async with leadership(rt, "monitor", config.leader_lease_s):
+        await _watch(rt, config, open_operator, told)
+
+
+async def _watch(
+    rt: Runtime, config: MonitorConfig, open_operator: OpenOperator, told: Notifier
+) -> None:
+    store = await MonitorStore.open(rt.store)
     async with open_operator(rt, config) as operator:
         monitor = Monitor(rt, config, store, operator, told)
         app = rt.http_app(api.routes(monitor))

@@ -18,7 +18,7 @@ from libs.common.consume import Handlers
 from libs.common.errors import Fenced, GantryError, Unavailable
 from libs.common.events import Envelope
 from libs.common.events import model as ev
-from libs.common.leader import hold_lease, wait_for_lease
+from libs.common.leader import hold_lease, leadership
 from libs.common.runtime import Runtime
 from libs.mesos import events as mesos
 from services.scheduler import api
@@ -267,7 +267,11 @@ class Scheduler:
 async def run(rt: Runtime, open_driver: OpenDriver = open_http_driver) -> None:
     """The service: wait for leadership, load, lead."""
     config = rt.section(SchedulerConfig)
-    await wait_for_lease(rt, "scheduler", config.leader_lease_s)
+    async with leadership(rt, "scheduler", config.leader_lease_s):
+        await _lead(rt, config, open_driver)
+
+
+async def _lead(rt: Runtime, config: SchedulerConfig, open_driver: OpenDriver) -> None:
     store = await SchedulerStore.open(rt.store)
     framework = await store.framework()
     if not framework.executor_command:
