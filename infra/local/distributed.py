@@ -141,7 +141,7 @@ class DistributedStack:
 
     async def _start_part(self, name: str, daemon: Daemon) -> None:
         async def start() -> None:
-            self._launch(name)
+            self.launch(name)
             await self._until(name, lambda: self._up(name), daemon)
 
         async def kill9() -> None:
@@ -156,7 +156,7 @@ class DistributedStack:
         self.parts[name] = Part(name, start, daemon.stop, kill9, pause, resume)
         await start()
 
-    def _launch(self, name: str) -> None:
+    def launch(self, name: str) -> None:
         """Start the process of that name, unless it runs."""
         if name == "mesos-master":
             self._launch_master()

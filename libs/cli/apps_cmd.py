@@ -69,7 +69,7 @@ def deploy(
     file = spec_file.read(what, context.settings.bu) if spec_file.is_file(what) else None
     app = file.app if file else context.settings.app(what)
     if dry_run:
-        _dry_run(context, app, file.spec if file else None, image)
+        _dry_run(context, app, file.spec if file else None, image, force)
         return
 
     async def ask(client: GantryClient) -> Accepted:
@@ -100,11 +100,13 @@ def changes(known: dict[str, Any], spec: AppSpec) -> dict[str, tuple[Any, Any]]:
     return {name: (before[name], after[name]) for name in after if before[name] != after[name]}
 
 
-def _dry_run(context: Context, app: str, spec: AppSpec | None, image: str | None) -> None:
+def _dry_run(
+    context: Context, app: str, spec: AppSpec | None, image: str | None, force: bool
+) -> None:
     printer = context.printer
 
     async def run(client: GantryClient) -> tuple[bool, dict[str, tuple[Any, Any]], Plan]:
-        plan = await client.plan(app, image=image, spec=spec)
+        plan = await client.plan(app, image=image, spec=spec, force=force)
         if spec is None:
             return False, {}, plan
         try:

@@ -17,10 +17,13 @@ from libs.client.transport import Transport
 from libs.common.clock import Clock, Ids, RngIds, SystemClock, system_rng
 from libs.common.errors import InvalidInput, TooMany, Unavailable
 from libs.common.http import Response
+from libs.common.problems import invalid
 from libs.common.serve import segment
 from libs.common.spec import NAME_PATTERN, AppSpec
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
 
 ENDED = frozenset({"succeeded", "failed", "rolled_back", "aborted", "superseded", "refused"})
 """States of a deployment that it does not leave."""
@@ -100,37 +103,46 @@ class GantryClient:
         self, app: str, *, image: str | None = None, force: bool = False, key: str = ""
     ) -> model.Accepted:
         """Release the app's spec as it stands. `key` is an Idempotency-Key of one's own."""
-        return await self._ask(app, "deploys", model.Release(image=image, force=force), key)
+        return await self._ask(app, "deploys", _body(model.Release, image=image, force=force), key)
 
     async def plan(
-        self, app: str, *, image: str | None = None, spec: AppSpec | None = None
+        self,
+        app: str,
+        *,
+        image: str | None = None,
+        spec: AppSpec | None = None,
+        force: bool = False,
     ) -> model.Plan:
         """What `deploy` would do with the spec as it stands, or once `spec` were put. Stores nothing.
 
         With `spec` the app need not exist yet.
         """
-        body = model.Release(image=image, dry_run=True, spec=spec)
+        body = _body(model.Release, image=image, dry_run=True, spec=spec, force=force)
         return _read(model.Plan, await self._post(f"{_app(app)}/deploys", body))
 
     async def scale(
         self, app: str, instances: int, *, force: bool = False, key: str = ""
     ) -> model.Accepted:
         """Change how many instances there shall be."""
-        return await self._ask(app, "scale", model.Scale(instances=instances, force=force), key)
+        return await self._ask(
+            app, "scale", _body(model.Scale, instances=instances, force=force), key
+        )
 
     async def rollback(
         self, app: str, release: int | None = None, *, force: bool = False, key: str = ""
     ) -> model.Accepted:
         """Go back to a release, or to the one before."""
-        return await self._ask(app, "rollback", model.Rollback(release=release, force=force), key)
+        return await self._ask(
+            app, "rollback", _body(model.Rollback, release=release, force=force), key
+        )
 
     async def restart(self, app: str, *, force: bool = False, key: str = "") -> model.Accepted:
         """Replace all instances by new ones of the same release."""
-        return await self._ask(app, "restart", model.Force(force=force), key)
+        return await self._ask(app, "restart", _body(model.Force, force=force), key)
 
     async def stop(self, app: str, *, force: bool = False, key: str = "") -> model.Accepted:
         """Stop all instances; the app stays."""
-        return await self._ask(app, "stop", model.Force(force=force), key)
+        return await self._ask(app, "stop", _body(model.Force, force=force), key)
 
     async def deployment(self, deployment: str) -> model.DeploymentView:
         """How a deployment goes."""
@@ -293,6 +305,14 @@ def _app(app: str) -> str:
             "app", f"{app!r} is not an app's name", f"bu/app, each {NAME_PATTERN}"
         )
     return f"/v1/apps/{segment(bu)}/{segment(name)}"
+
+
+def _body(kind: type[BodyT], **fields: Any) -> BodyT:
+    """What is sent. Raises InvalidInput naming the field, as the server would."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise invalid(error) from None
 
 
 def _read(kind: type[ModelT], response: Response) -> ModelT:

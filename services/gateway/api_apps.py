@@ -167,7 +167,7 @@ def _deploy_routes(gateway: Gateway) -> tuple[Route, ...]:
 
 async def _plan(gateway: Gateway, request: Request, body: Release) -> Response:
     content = body.model_dump(
-        mode="json", by_alias=True, include={"image", "spec"}, exclude_none=True
+        mode="json", by_alias=True, include={"image", "spec", "force"}, exclude_none=True
     )
     response = await gateway.peers.ask(
         actor_of(request),

@@ -1,11 +1,11 @@
-"""`make bench`: measure on this machine. `python -m tests.bench [bus|containers]… [--count N]`."""
+"""`make bench`: measure on this machine. `python -m tests.bench [bus|containers|services]… [--count N]`."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 
-from tests.bench import bus, containers
+from tests.bench import bus, containers, services
 from tests.bench.report import Report
 
 
@@ -17,13 +17,15 @@ async def main(parts: list[str], count: int) -> None:
             await bus.measure(report)
         if "containers" in parts:
             await containers.measure(report, count)
+        if "services" in parts:
+            await services.measure(report)
     finally:
         report.print()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["bus", "containers"])
+    parser.add_argument("parts", nargs="*", default=["bus", "containers", "services"])
     parser.add_argument("--count", type=int, default=containers.COUNT)
     given = parser.parse_args()
     asyncio.run(main(given.parts, given.count))

@@ -12,10 +12,11 @@ import pytest_asyncio
 
 from infra.demo.__main__ import finish, releases
 from infra.provision import OvsServer
+from tests.e2e.conftest import Cloud
 from tests.e2e.distributed import Distributed, distributed
 from tests.matrix.runner import Matrix
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(400)]
 SIZE = 4
 OUTAGE_S = 6.0
 CELLS = (
@@ -30,14 +31,14 @@ CELLS = (
 )
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="package")
 async def many(ovs: OvsServer) -> AsyncIterator[Distributed]:
     """Two replicas of each service."""
     async with distributed(ovs.data_dir, 2, SIZE) as cloud:
         yield cloud
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="package")
 async def matrix(many: Distributed) -> AsyncIterator[Matrix]:
     """Its app runs under load."""
     matrix = Matrix(many, size=SIZE, outage_s=OUTAGE_S)
@@ -53,6 +54,22 @@ async def whole_life(cloud: Distributed) -> None:
     await finish(story)
     assert sum(step.requests for step in story.steps) > 100
     assert sum(step.failed for step in story.steps) == 0
+
+
+async def test_two_clusters_on_one_machine_do_not_touch_each_other(
+    cloud: Cloud, many: Distributed
+) -> None:
+    """The same app on both; what one does, the other does not notice."""
+    many.story.size = SIZE
+    for story in (cloud.story, many.story):
+        await story.release("sample-web:v1")
+    mine, theirs = await cloud.story.instances(), await many.story.instances()
+    for story, instances in ((cloud.story, mine), (many.story, theirs)):
+        assert set(await story.containers()) == {each.container for each in instances}
+    await many.story.gantry("stop", "acme/web")
+    assert await many.story.containers() == {}
+    assert await cloud.story.healthy(len(mine), "the other cluster's stop") == mine
+    await cloud.story.gantry("stop", "acme/web")
 
 
 async def test_one_replica_of_each_service(ovs: OvsServer) -> None:

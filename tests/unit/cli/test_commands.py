@@ -75,6 +75,12 @@ def test_dry_run_shows_the_difference_and_changes_nothing(live: Live, file: str)
     assert len(live.world.deployer.heard) == 1
 
 
+def test_an_image_that_is_none_is_refused_by_name(live: Live, file: str) -> None:
+    for more in ([], ["--dry-run"]):
+        result = live.gantry("deploy", file, "--image", "Bad Image", *more)
+        assert (result.code, "image" in result.err) == (2, True)
+
+
 def test_dry_run_of_an_app_that_does_not_exist(live: Live, file: str) -> None:
     result = live.gantry("deploy", file, "--dry-run")
     assert result.code == 0, result.err

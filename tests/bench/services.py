@@ -1,0 +1,75 @@
+"""service_start_s, service_stop_s, service_rss_mib: the worst service of an idle cluster of many processes.
+
+A start is from the process' exec until /readyz says 200 (it leads, it reads, it writes); a stop from SIGTERM until the
+process is gone. Kafka and the MongoDB-wire server are real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from infra.local.distributed import SERVICES, DistributedStack
+from infra.local.layout import Layout
+from infra.local.processes import alive
+from infra.local.stack import answers
+from tests.bench.containers import rss_mib
+from tests.bench.report import Report
+
+ROUNDS = 3
+IDLE_S = 10.0
+PATIENCE_S = 60.0
+POLL_S = 0.01
+
+
+async def measure(report: Report) -> None:
+    """All services, one after the other."""
+    with tempfile.TemporaryDirectory(prefix="gb-", dir="/tmp") as directory:
+        cluster = f"bench-{directory[-4:].lower().replace('_', 'x')}"
+        stack = DistributedStack(Layout(cluster, Path(directory), cooldown_s=0))
+        try:
+            await stack.start()
+            await asyncio.sleep(IDLE_S)
+            memory = {each: rss_mib(stack.service(f"{each}-1").pid()) for each in SERVICES}
+            _worst(report, "service_rss_mib", memory, "MiB")
+            stops, starts = {}, {}
+            for service in SERVICES:
+                rounds = [await _restart(stack, f"{service}-1") for _ in range(ROUNDS)]
+                stops[service] = statistics.median(each[0] for each in rounds)
+                starts[service] = statistics.median(each[1] for each in rounds)
+            _worst(report, "service_stop_s", stops, "s")
+            _worst(report, "service_start_s", starts, "s")
+        finally:
+            await stack.destroy()
+
+
+def _worst(report: Report, key: str, values: dict[str, float], unit: str) -> None:
+    note = ", ".join(f"{name} {value:.2f}" for name, value in values.items())
+    report.add(key, max(values.values()), unit, note=note)
+
+
+async def _restart(stack: DistributedStack, name: str) -> tuple[float, float]:
+    """Seconds from SIGTERM until it is gone, and from its new start until it is ready."""
+    pid = stack.service(name).pid()
+    assert pid is not None
+    began = time.perf_counter()
+    os.kill(pid, signal.SIGTERM)
+    while alive(pid):
+        _within(began, f"{name} to stop")
+        await asyncio.sleep(POLL_S)
+    gone = time.perf_counter()
+    stack.launch(name)
+    while not await answers(f"{stack.url_of(name)}/readyz"):
+        _within(gone, f"{name} to be ready")
+        await asyncio.sleep(POLL_S)
+    return gone - began, time.perf_counter() - gone
+
+
+def _within(since: float, what: str) -> None:
+    if time.perf_counter() - since > PATIENCE_S:
+        raise TimeoutError(f"{PATIENCE_S:g} s are not enough for {what}")
