@@ -75,6 +75,8 @@ class Subscription:
 
     async def _step(self, consumer: Consumer) -> None:
         batch = await consumer.fetch(FETCH_RECORDS, FETCH_S)
+        if not batch:
+            return
         by_key: dict[tuple[str, str], list[Delivered]] = {}
         for each in batch:
             by_key.setdefault((each.record.topic, each.record.key), []).append(each)

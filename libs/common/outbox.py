@@ -18,6 +18,7 @@ from libs.common.events.base import to_record
 from libs.common.leader import drop_lease
 from libs.common.store.base import Collection, Doc, Store
 from libs.common.telemetry import Log
+from libs.common.waiting import set_or_due
 
 BATCH = 500
 LEASE_TTL_S = 4.0  # two at work for a moment do no harm, a dead one at work for long does
@@ -76,14 +77,7 @@ class Relay:
                 await self._clock.sleep(backoff.delay_s(failures, self._rng))
                 continue
             if not more:
-                await self._pause()
-
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(POLL_S):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+                await set_or_due(self._wake, POLL_S)
 
     async def _leased(self) -> bool:
         now = self._clock.now()

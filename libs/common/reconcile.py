@@ -16,6 +16,7 @@ from libs.common.backoff import Backoff
 from libs.common.clock import Clock
 from libs.common.errors import GantryError
 from libs.common.telemetry import Log
+from libs.common.waiting import set_or_due
 
 Reconcile = Callable[[str], Awaitable[float | None]]
 """Handles a key; returns the seconds after which to look at it again without being woken, or None."""
@@ -49,21 +50,24 @@ class ReconcileQueue:
         self._again: dict[str, None] = {}  # added while running
         self._later: list[tuple[float, str]] = []  # heap of (due, key)
         self._due: dict[str, float] = {}  # the earliest due time of each key in _later
+        self._answered: dict[str, float] = {}  # when the last round of a key said to look again
         self._failures: dict[str, int] = {}
         self._wake = asyncio.Event()
 
     def add(self, key: str, after_s: float = 0.0) -> None:
         """Have `key` handled, at once or after `after_s`; an earlier due time wins."""
         if after_s > 0:
-            due = self._clock.monotonic() + after_s
-            if due < self._due.get(key, float("inf")):
-                self._due[key] = due
-                heapq.heappush(self._later, (due, key))
+            self._add_later(key, self._clock.monotonic() + after_s)
         elif key in self._running:
             self._again[key] = None
         else:
             self._ready[key] = None
         self._wake.set()
+
+    def _add_later(self, key: str, due: float) -> None:
+        if due < self._due.get(key, float("inf")):
+            self._due[key] = due
+            heapq.heappush(self._later, (due, key))
 
     def __len__(self) -> int:
         """Keys waiting or being handled."""
@@ -88,11 +92,7 @@ class ReconcileQueue:
         timeout: float | None = None
         if self._later:
             timeout = max(0.0, self._later[0][0] - self._clock.monotonic())
-        try:
-            async with asyncio.timeout(timeout):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+        await set_or_due(self._wake, timeout)
 
     def _promote(self) -> None:
         now = self._clock.monotonic()
@@ -104,6 +104,8 @@ class ReconcileQueue:
 
     async def _handle(self, key: str) -> None:
         again_s: float | None = None
+        if self._due.get(key) == self._answered.pop(key, -1.0):
+            del self._due[key]  # this round's answer takes the place of the last one's
         try:
             again_s = await self._reconcile(key)
             self._failures.pop(key, None)
@@ -121,7 +123,9 @@ class ReconcileQueue:
                 self._ready[key] = None
             self._wake.set()
         if again_s is not None:
-            self.add(key, max(again_s, 0.001))
+            due = self._answered[key] = self._clock.monotonic() + max(again_s, 0.001)
+            self._add_later(key, due)
+            self._wake.set()
 
     async def _sweep(self, list_keys: ListKeys, sweep_s: float) -> None:
         failures = 0

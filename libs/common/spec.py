@@ -19,6 +19,7 @@ NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+PERCENT = re.compile(r"(0?\d{1,2}|100)%")
 IMAGE = re.compile(
     r"^(?P<registry>[a-z0-9.-]+(:\d+)?/)?(?P<path>[a-z0-9]+([._/-]+[a-z0-9]+)*)"
     r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?$"
@@ -85,7 +86,7 @@ class Strategy(Strict):
     @classmethod
     def _amount(cls, value: int | str) -> int | str:
         if isinstance(value, str):
-            if not re.fullmatch(r"\d{1,3}%", value) or int(value[:-1]) > 100:
+            if not PERCENT.fullmatch(value):
                 raise ValueError(
                     "must be a whole number, or a percentage such as '25%' up to '100%'"
                 )

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from libs.common.spec import HealthCheck
 from services.executor.model import CheckState, ProbeResult
 
+PASSED = CheckState(passed=True, ever=True)
+
 
 def judge(check: HealthCheck, state: CheckState, result: ProbeResult, age_s: float) -> CheckState:
     """The check's state after a probe. Failures before the first success count only after the grace."""
     if result.passed:
-        return CheckState(passed=True, ever=True)
+        return PASSED
     counted = state.ever or age_s >= check.grace_s
     return CheckState(
         failures=state.failures + 1 if counted else 0,

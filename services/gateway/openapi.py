@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import orjson
@@ -76,7 +77,12 @@ def _schemas(routes: Sequence[Route]) -> tuple[Mapping[Any, Json], Json]:
             wanted[(route.response, "serialization")] = None
     for _, model in _ALSO.values():
         wanted[(model, "serialization")] = None
-    refs, definitions = models_json_schema(list(wanted), by_alias=True, ref_template=REF)
+    return _schemas_of(tuple(wanted))
+
+
+@cache
+def _schemas_of(models: tuple[Model, ...]) -> tuple[Mapping[Any, Json], Json]:
+    refs, definitions = models_json_schema(models, by_alias=True, ref_template=REF)
     return refs, dict(sorted(definitions["$defs"].items()))
 
 

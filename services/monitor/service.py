@@ -14,6 +14,7 @@ from libs.common.events import model as ev
 from libs.common.http import call_json
 from libs.common.leader import LeaseLost, hold_lease, leadership
 from libs.common.runtime import Runtime
+from libs.common.waiting import set_or_due
 from services.monitor import api, core
 from services.monitor.components import Watch, ask, host_probes, open_probes
 from services.monitor.mesos import OpenOperator, Operator, open_http_operator
@@ -82,11 +83,7 @@ class Monitor:
                 failures += 1
                 wait_s = backoff.delay_s(failures, self._rt.rng)
                 self._log.warning("can't look at the hosts", error=str(error))
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._look.wait()
-            except TimeoutError:
-                pass
+            await set_or_due(self._look, wait_s)
 
     async def _compare(self) -> None:
         seen = await self._operator.nodes()

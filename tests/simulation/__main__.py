@@ -61,6 +61,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _run(seeds: Sequence[int], processes: int) -> Iterable[Result]:
     if processes < 2 or len(seeds) < 2:
+        settle()
         yield from map(simulate, seeds)
         return
     context = multiprocessing.get_context("spawn")

@@ -20,6 +20,8 @@ from tests.simulation.trace import Trace
 class Point(StrEnum):
     """Every fault that the simulation knows; a test asserts that each was hit."""
 
+    __hash__ = str.__hash__  # Enum's own is Python, and a draw looks its rate up
+
     STORE_DELAY = "store: a call is slow"
     STORE_FAILS = "store: a call fails"
     STORE_REPLY_LOST = "store: done, but the answer is lost"

@@ -36,6 +36,8 @@ async def check_end(
         spec = response.json()["spec"]
         if spec["env"].get("MARK") != mark:
             invariants.fail(f"{app}: the spec that was put last is lost: {spec['env']} not {mark}")
+    for doc in cloud.store.spoiled():
+        invariants.fail(f"{doc}: a reader changed what is stored")
     _desired_is_actual(cloud, invariants)
     _nothing_leaks(cloud, invariants)
     _balancer(cloud, invariants)

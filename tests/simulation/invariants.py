@@ -67,15 +67,16 @@ class Invariants:
 
     def after_step(self) -> None:
         """All that can be told from the state of the world."""
-        faults = self.cloud.faults
-        if self.cloud.loop.steps > MAX_STEPS:
-            self.fail(f"something spins: {MAX_STEPS} steps")
-        if faults.dirty:
-            faults.dirty = False
+        cloud = self.cloud
+        if cloud.faults.dirty:
+            cloud.faults.dirty = False
             self.checks += 1
             self._networks()
             self._containers()
-        self.cloud.check()
+        if cloud.loop.steps > MAX_STEPS:
+            self.fail(f"something spins: {MAX_STEPS} steps")
+        if cloud.failed:
+            cloud.check()
 
     def fail(self, what: str) -> None:
         """An invariant is violated."""
@@ -85,9 +86,11 @@ class Invariants:
 
     def _networks(self) -> None:
         seen: dict[tuple[int, str], str] = {}
+        owners = self.cloud.store.stored("ipam_addresses")
         for host in self.cloud.hosts:
-            attachments = host.kernel.attachments
-            for namespace, wire in host.kernel.wires.items():
+            kernel = host.kernel
+            attachments, namespaces = kernel.attachments, kernel.namespaces
+            for namespace, wire in kernel.wires.items():
                 attachment = attachments.get(namespace)
                 if attachment is None or attachment.address is None:
                     continue  # being taken down after its document went, or not ours
@@ -96,46 +99,45 @@ class Invariants:
                 if where in seen:
                     self.fail(f"{address.ip} is wired to {seen[where]} and {attachment.container}")
                 seen[where] = attachment.container
-                if namespace in host.kernel.namespaces:
-                    self._allocated(host, attachment.ipam_key, attachment.spec.network, address.ip)
+                if namespace in namespaces:
+                    stored = owners.get(f"{attachment.spec.network}/{address.ip}")
+                    owner = stored.body.get("attachment", "") if stored else ""
+                    if owner != attachment.ipam_key:
+                        self.fail(
+                            f"{address.ip} is wired to {attachment.ipam_key} on {host.name},"
+                            f" but ipam says {owner or 'free'}"
+                        )
                 assert wire.namespace == namespace
-
-    def _allocated(self, host: Host, key: str, network: str, ip: str) -> None:
-        body = self.cloud.store.body("ipam_addresses", f"{network}/{ip}")
-        owner = body.get("attachment", "") if body else ""
-        if owner != key:
-            self.fail(f"{ip} is wired to {key} on {host.name}, but ipam says {owner or 'free'}")
 
     # -- containers
 
     def _containers(self) -> None:
-        running: dict[str, list[tuple[int, FakeContainer]]] = defaultdict(list)
+        running: dict[str, list[FakeContainer]] = defaultdict(list)
         for host in self.cloud.hosts:
+            wires = host.kernel.wires
             inodes = {inode: name for name, inode in host.kernel.namespaces.items()}
             for each in host.docker.containers.values():
                 if each.running:
-                    labels = each.spec.labels
-                    generation = int(labels[LABEL_ATTEMPT].rpartition(".")[2])
-                    running[labels[LABEL_INSTANCE]].append((generation, each))
-                    self._in_its_network(host, each, inodes)
+                    running[each.spec.labels[LABEL_INSTANCE]].append(each)
+                    if inodes.get(each.netns_inode) not in wires:
+                        self._outside(host, each, inodes.get(each.netns_inode))
         for instance, found in running.items():
             if len(found) > 1:
-                self._only_one(instance, sorted(found, key=lambda pair: pair[0]))
+                self._only_one(instance, sorted(found, key=_generation))
 
-    def _in_its_network(self, host: Host, each: FakeContainer, inodes: Mapping[int, str]) -> None:
+    def _outside(self, host: Host, each: FakeContainer, namespace: str | None) -> None:
         if each.netns_inode == HOST_INODE:
             self.fail(f"{each.name} runs in the host's namespace")
-        namespace = inodes.get(each.netns_inode)
-        if namespace is None:
+        elif namespace is None:
             self.fail(f"{each.name} on {host.name} runs, but its namespace is gone")
-        elif namespace not in host.kernel.wires:
+        else:
             self.fail(f"{each.name} on {host.name} runs, but its network is not up")
 
-    def _only_one(self, instance: str, found: list[tuple[int, FakeContainer]]) -> None:
-        for _, older in found[:-1]:
+    def _only_one(self, instance: str, found: list[FakeContainer]) -> None:
+        for older in found[:-1]:
             attempt = older.spec.labels[LABEL_ATTEMPT]
             if attempt not in self.given_up:
-                names = [each.name for _, each in found]
+                names = [each.name for each in found]
                 self.fail(
                     f"{instance} runs {len(found)} times: {names}; {attempt} was not given up"
                 )
@@ -221,6 +223,10 @@ class Invariants:
             self._ended.add(what)
         elif what in self._ended:
             self.fail(f"{what} had ended and goes on")
+
+
+def _generation(container: FakeContainer) -> int:
+    return int(container.spec.labels[LABEL_ATTEMPT].rpartition(".")[2])
 
 
 def _counts(instance: Mapping[str, Any], rolling: bool) -> bool:

@@ -45,7 +45,7 @@ class Life:
 
     def paused_s(self) -> float:
         """For how long it is paused yet; 0 when it is not."""
-        return max(0.0, self.resume_at - self.loop.time())
+        return max(0.0, self.resume_at - self.loop.time()) if self.resume_at else 0.0
 
     async def go_on(self) -> None:
         """Wait for the end of a pause."""

@@ -1,7 +1,7 @@
 """A virtual-time event loop: hours pass in seconds, and a seed repeats them exactly.
 
-It is CPython's own `BaseEventLoop` over a selector that has nothing to select: asked to wait, it moves the clock to
-the next timer instead, and raises `NothingWillHappen` when there is none. Sockets, executors and other threads are
+It is CPython's own `BaseEventLoop` with a lean inner loop and nothing to wait for: when nothing is due it moves the
+clock to the next timer, and raises `NothingWillHappen` when there is none. Sockets, executors and other threads are
 refused. Tasks and futures hash by a per-loop counter, as `TaskGroup` and `asyncio.wait` keep them in sets; the
 garbage collector runs at fixed steps, since it may close async generators. Set PYTHONHASHSEED for equal traces in
 different processes.
@@ -14,10 +14,12 @@ import functools
 import gc
 import random
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
-from contextvars import Context
+from contextvars import Context, copy_context
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Any, NoReturn, TypeVar
 
 from libs.common.clock import RngIds
@@ -25,7 +27,10 @@ from libs.common.clock import RngIds
 T = TypeVar("T")
 
 EPOCH_S = 1_750_000_000.0  # what a VirtualClock shows when the loop starts
-_COLLECT_EVERY = 20_000  # steps between runs of the garbage collector
+_COLLECT_EVERY = 50_000  # steps between runs of the garbage collector
+_SCATTER = (
+    2_654_435_761  # Knuth's multiplicative hash: timers of one moment fire in scattered order
+)
 
 
 class NothingWillHappen(RuntimeError):
@@ -37,11 +42,13 @@ class RealWorld(RuntimeError):
 
 
 class _Future(asyncio.Future[Any]):
-    def __init__(self, *, loop: VirtualLoop) -> None:
-        self._serial = loop.next_serial()
-        super().__init__(loop=loop)
+    _serial = 0
 
     def __hash__(self) -> int:
+        if not self._serial:  # few futures are ever put into a set
+            loop = self.get_loop()
+            assert isinstance(loop, VirtualLoop)
+            self._serial = loop.next_serial()
         return self._serial
 
 
@@ -55,31 +62,51 @@ class _Task(asyncio.Task[Any]):
         return self._serial
 
 
-class _Selector:
-    """Stands where the loop expects a selector; waiting is moving the clock."""
+class _Timer:
+    """What asyncio calls a handle: a callback, due now or later. A cancelled one has none."""
 
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
+    __slots__ = ("_when", "args", "callback", "context")
 
-    def select(self, timeout: float | None) -> list[Any]:
-        """Let `timeout` seconds pass at once; None means for ever."""
-        self._loop.step(timeout)
-        return []
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: Context | None,
+    ) -> None:
+        self._when = when
+        self.callback: Callable[..., object] | None = callback
+        self.args = args
+        self.context = copy_context() if context is None else context
 
-    def close(self) -> None:
-        """Nothing to close."""
+    def cancel(self) -> None:
+        """See asyncio.Handle."""
+        self.callback = None
+        self.args = ()
+
+    def cancelled(self) -> bool:
+        """See asyncio.Handle."""
+        return self.callback is None
+
+    def when(self) -> float:
+        """See asyncio.TimerHandle."""
+        return self._when
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
     """An event loop whose time moves only when all that is due has been done."""
 
+    # BaseEventLoop's own, of which its stubs don't tell.
+    _closed: bool
+    _stopping: bool
+
     def __init__(self) -> None:
         super().__init__()
-        self._selector = _Selector(self)
-        self._clock_resolution = 1e-9
         self._virtual_now = 0.0
         self._serial = 0
         self._thread = threading.get_ident()
+        self._soon: deque[_Timer] = deque()
+        self._later: list[tuple[float, int, int, _Timer]] = []  # heap of (when, tie, serial, timer)
         self.steps = 0
         self.after_step: Callable[[], None] | None = None
         self.set_task_factory(_make_task)
@@ -89,7 +116,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._virtual_now
 
     def next_serial(self) -> int:
-        """A number that no task or future of this loop has yet."""
+        """A number that no task, future or timer of this loop has yet."""
         self._serial += 1
         return self._serial
 
@@ -97,29 +124,82 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """A future with a repeatable hash."""
         return _Future(loop=self)
 
-    def step(self, timeout: float | None) -> None:
-        """All callbacks that were due have run: check, then move the clock by `timeout`."""
-        self.steps += 1
-        if self.after_step is not None:
-            self.after_step()
-        if self.steps % _COLLECT_EVERY == 0:
-            gc.collect()
-        if timeout is None:
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> _Timer:
+        """In the next step, in the order of the calls."""
+        if self._closed:
+            raise RuntimeError("the loop is closed")
+        timer = _Timer(self._virtual_now, callback, args, context)
+        self._soon.append(timer)
+        return timer
+
+    def call_later(  # type: ignore[override]
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> _Timer:
+        """After `delay` seconds."""
+        return self.call_at(self._virtual_now + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> _Timer:
+        """At `when`. Those of one moment are called in no particular order, as ever in asyncio."""
+        if self._closed:
+            raise RuntimeError("the loop is closed")
+        timer = _Timer(when, callback, args, context)
+        self._serial = serial = self._serial + 1
+        heappush(self._later, (when, (serial * _SCATTER) & 0xFFFF_FFFF, serial, timer))
+        return timer
+
+    def _run_once(self) -> None:
+        """Steps until the loop is stopped. What is due has been done: check, move the clock, do what is due then."""
+        soon, later = self._soon, self._later
+        while True:
+            self.steps += 1
+            if self.after_step is not None:
+                self.after_step()
+            if self.steps % _COLLECT_EVERY == 0:
+                gc.collect()
+            if not soon and not self._stopping:
+                self._move_clock()
+            now = self._virtual_now
+            while later and later[0][0] <= now:
+                soon.append(heappop(later)[3])
+            for _ in range(len(soon)):  # what these add is for the next step
+                timer = soon.popleft()
+                callback = timer.callback
+                if callback is None:
+                    continue
+                try:
+                    timer.context.run(callback, *timer.args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    what = f"Exception in callback {callback!r}"
+                    self.call_exception_handler({"message": what, "exception": error})
+            if self._stopping:
+                return
+
+    def _move_clock(self) -> None:
+        later = self._later
+        while later and later[0][3].callback is None:
+            heappop(later)
+        if not later:
             waiting = sorted(task.get_name() for task in asyncio.all_tasks(self))
             raise NothingWillHappen(f"no timer is set; waiting: {', '.join(waiting)}")
-        if timeout > 0:
-            timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-            target = self._virtual_now + timeout
-            # The timer's own time, where rounding would stop just before it.
-            self._virtual_now = (
-                max(target, timers[0].when())
-                if timers and (timers[0].when() - target < 1e-6)
-                else target
-            )
+        self._virtual_now = max(self._virtual_now, later[0][0])
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    ) -> _Timer:
         """As call_soon, from this thread only (asyncio itself uses it to close async generators)."""
         if threading.get_ident() != self._thread:
             raise RealWorld("another thread called into the virtual loop")
@@ -141,9 +221,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
     async def create_server(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused."""
         raise RealWorld("create_server under virtual time")
-
-    def _process_events(self, event_list: list[Any]) -> None:
-        """The selector never has any."""
 
     def _write_to_self(self) -> None:
         """Nobody else could be waiting."""

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from libs.common.waiting import set_or_due
 from libs.mesos import recordio
 from libs.mesos.errors import CallTimeout, TransportError
 from libs.mesos.ports import ByteStream, Request, Response
@@ -57,10 +58,8 @@ class MesosNet:
             self._wake.clear()
             deadline = self.cluster.next_deadline()
             wait_s = None if deadline is None else max(0.0, deadline - self.now())
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._wake.wait()
-            except TimeoutError:
+            await set_or_due(self._wake, wait_s)
+            if deadline is not None and self.now() >= deadline:
                 self.cluster.tick(self.now())
 
     def poke(self) -> None:

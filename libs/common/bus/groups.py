@@ -50,12 +50,12 @@ class Group:
 
 def quiet(group: Group, partitions: Mapping[str, int], *, now: float, fetching: str) -> bool:
     """Would `settle` change nothing but when `fetching` polled? (`partitions`: those that it reads.)"""
-    return (
-        fetching in group.members
-        and fetching not in group.givers
-        and all(group.partitions.get(topic) == count for topic, count in partitions.items())
-        and not any(each.expired(now) for name, each in group.members.items() if name != fetching)
-    )
+    if fetching not in group.members or fetching in group.givers:
+        return False
+    for topic, count in partitions.items():
+        if group.partitions.get(topic) != count:
+            return False
+    return not any(each.expired(now) for name, each in group.members.items() if name != fetching)
 
 
 def settle(

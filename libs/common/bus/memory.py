@@ -63,6 +63,9 @@ class _Topic:
     retention_s: float | None
 
 
+_EMPTY = Group()
+
+
 @dataclass
 class _Log:
     """What all handles share."""
@@ -92,6 +95,9 @@ class _Log:
 
     def counts(self) -> dict[str, int]:
         return {name: len(topic.partitions) for name, topic in self.topics.items()}
+
+    def group(self, name: str) -> Group:
+        return self.groups.get(name, _EMPTY)
 
     def next_serial(self) -> int:
         self.serial += 1
@@ -184,9 +190,8 @@ class MemoryBus:
 
     def leave(self, group: str, members: Sequence[str]) -> None:
         """Take members out of a group and hand their partitions on."""
-        state = self.log.groups.get(group, Group())
         self.log.groups[group] = settle(
-            state, self.log.counts(), now=self._clock.monotonic(), leaving=members
+            self.log.group(group), self.log.counts(), now=self._clock.monotonic(), leaving=members
         )
         self.log.bell.ring()
 
@@ -273,13 +278,16 @@ class MemoryConsumer:
     def join(self) -> None:
         """Become a member (again), and take up what the group gives: nothing of ours is in hand now."""
         now = self._clock.monotonic()
-        before, counts = self._state(), self._log.counts()
-        mine = {topic: counts[topic] for topic in self._member.topics}
-        me = {self._name: replace(self._member, polled_at=now)}
-        if quiet(before, mine, now=now, fetching=self._name):
-            after = replace(before, members={**before.members, **me})
-        else:
+        before, topics = self._state(), self._log.topics
+        mine = {topic: len(topics[topic].partitions) for topic in self._member.topics}
+        after = before
+        if not quiet(before, mine, now=now, fetching=self._name):
+            me = {self._name: replace(self._member, polled_at=now)}
+            counts = self._log.counts()
             after = settle(before, counts, now=now, joining=me, fetching=self._name)
+        elif now - before.members[self._name].polled_at >= self._member.max_poll_s / 4:
+            me = {self._name: replace(self._member, polled_at=now)}
+            after = replace(before, members={**before.members, **me})
         self._log.groups[self._group] = after
         if after.generation != self._generation:
             self._take_up(before, after)
@@ -297,11 +305,12 @@ class MemoryConsumer:
         self._positions = kept | new
 
     def _state(self) -> Group:
-        return self._log.groups.get(self._group, Group())
+        return self._log.group(self._group)
 
     async def fetch(self, max_records: int, timeout_s: float) -> Sequence[Delivered]:
         """See Consumer."""
-        await asyncio.sleep(0)
+        if timeout_s <= 0 or self._unread():
+            await asyncio.sleep(0)  # else it yields where it waits for news
         self._bus.check_open()
         if self._bus.faults.draw(BusPoint.FETCH_FAILS, self._group) > 0:
             raise Unavailable("the bus can't be reached")
@@ -318,20 +327,21 @@ class MemoryConsumer:
             if batch:
                 self._strike_rebalance()
                 return batch
-            held_back = {place: at for place, at in self._held_back.items() if at > loop.time()}
-            self._held_back = {p: at for p, at in held_back.items() if p in self._positions}
-            wake_at = min([deadline, *self._held_back.values()])
-            if loop.time() >= deadline:
+            now = loop.time()
+            if now >= deadline:
                 return []
+            if self._held_back:
+                held_back = {place: at for place, at in self._held_back.items() if at > now}
+                self._held_back = {p: at for p, at in held_back.items() if p in self._positions}
+            wake = loop.call_at(min([deadline, *self._held_back.values()]), self._news.set)
             try:
-                async with asyncio.timeout_at(wake_at):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
+                await self._news.wait()
+            finally:
+                wake.cancel()
 
     def _take(self, max_records: int, now: float) -> list[Delivered]:
         batch: list[Delivered] = []
-        for place in list(self._positions):
+        for place in self._unread():
             room = max_records - len(batch)
             if room <= 0:
                 break
@@ -342,6 +352,14 @@ class MemoryConsumer:
                 del self._positions[place]
                 self._positions[place] = found[-1].offset + 1
         return batch
+
+    def _unread(self) -> list[TopicPartition]:
+        topics = self._log.topics
+        return [
+            (topic, number)
+            for (topic, number), at in self._positions.items()
+            if at < topics[topic].partitions[number].end
+        ]
 
     def _is_held_back(self, place: TopicPartition, now: float) -> bool:
         until = self._held_back.get(place)

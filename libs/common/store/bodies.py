@@ -43,6 +43,8 @@ def decode_body(raw: bytes | str) -> dict[str, Any]:
 
 def lookup(body: Body, path: str) -> Any:
     """The value at a dotted path, or MISSING. Paths go through objects only."""
+    if "." not in path:
+        return body.get(path, MISSING)
     value: Any = body
     for name in path.split("."):
         if not isinstance(value, Mapping) or name not in value:
@@ -113,8 +115,10 @@ def _meets(value: Any, where: Where) -> bool:
 
 def same(value: Any, wanted: Scalar | tuple[Scalar, ...]) -> bool:
     """EQ: null also stands for missing, and true is not 1."""
+    if type(value) is type(wanted):
+        return bool(value == wanted)
     if wanted is None:
-        return value is None or value is MISSING
+        return value is MISSING
     return _rank(value) == _rank(wanted) and value == wanted
 
 

@@ -121,16 +121,25 @@ class _Table:
         for path, ids in self.groups.items():
             ids.setdefault(_hashable(lookup(body, path)), {})[doc_id] = None
 
-    def candidates(self, where: Sequence[Where]) -> Iterable[str]:
-        """Ids that an index leaves for `where`; all when none helps."""
-        for each in where:
+    def matching(self, where: Sequence[Where]) -> list[str]:
+        """Ids of the documents that meet `where`, by an index where one helps."""
+        ids, rest = self._candidates(where)
+        return [i for i in ids if matches(self.docs[i].body, rest)] if rest else list(ids)
+
+    def _candidates(self, where: Sequence[Where]) -> tuple[Iterable[str], Sequence[Where]]:
+        """Ids that an index leaves, and the conditions that it does not answer; all when none helps."""
+        for at, each in enumerate(where):
             if each.field in self.groups and each.value is not None:
                 ids = self.groups[each.field]
                 if each.op is Op.EQ:
-                    return list(ids.get(_hashable(each.value), ()))
+                    found = ids.get(_hashable(each.value), {})
+                    # By its hash true is 1, and a list may look like a string.
+                    exact = isinstance(each.value, str) and each.value[:1] not in "[{"
+                    return found, (*where[:at], *where[at + 1 :]) if exact else where
                 if each.op is Op.IN and isinstance(each.value, tuple) and None not in each.value:
-                    return [i for value in each.value for i in ids.get(_hashable(value), ())]
-        return list(self.docs)
+                    found = {i: None for value in each.value for i in ids.get(_hashable(value), ())}
+                    return found, where
+        return self.docs, where
 
 
 def _hashable(value: Any) -> Any:
@@ -246,7 +255,7 @@ class MemoryCollection:
         """See Collection."""
         check_query(query)
         await self._store.call(f"{self._name}.find")
-        ids = self._matching(query.where)
+        ids = self._table.matching(query.where)
         ids.sort(reverse=query.descending)
         if query.order:
             docs = self._table.docs
@@ -260,13 +269,7 @@ class MemoryCollection:
     async def count(self, where: Sequence[Where] = ()) -> int:
         """See Collection."""
         await self._store.call(f"{self._name}.count")
-        return len(self._matching(where))
-
-    def _matching(self, where: Sequence[Where]) -> list[str]:
-        docs = self._table.docs
-        return [
-            i for i in dict.fromkeys(self._table.candidates(where)) if matches(docs[i].body, where)
-        ]
+        return len(self._table.matching(where))
 
     def _doc(self, doc_id: str) -> Doc | None:
         stored = self._table.docs.get(doc_id)

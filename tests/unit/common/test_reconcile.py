@@ -101,6 +101,40 @@ async def test_a_key_added_while_running_is_handled_once_more(world: World) -> N
 
 
 @virtual
+async def test_an_answer_takes_the_place_of_the_one_before(world: World) -> None:
+    times: list[float] = []
+
+    async def reconcile(key: str) -> float:
+        times.append(world.clock.monotonic())
+        return 5.0
+
+    async with running(world, reconcile) as queue:
+        queue.add("a")
+        await world.clock.sleep(3)
+        queue.add("a")  # whoever looks now need not look again at 5
+        await world.clock.sleep(11)
+    assert times == [0, 3, 8, 13]
+
+
+@virtual
+async def test_a_later_look_that_was_asked_for_is_kept(world: World) -> None:
+    times: list[float] = []
+
+    async def reconcile(key: str) -> float:
+        times.append(world.clock.monotonic())
+        return 50.0
+
+    async with running(world, reconcile) as queue:
+        queue.add("a")
+        await world.clock.sleep(1)
+        queue.add("a", 3.0)
+        await world.clock.sleep(1)
+        queue.add("a")
+        await world.clock.sleep(20)
+    assert times == [0, 2, 4]
+
+
+@virtual
 async def test_a_failure_comes_back_after_a_growing_pause(world: World) -> None:
     times: list[float] = []
     log = Lines()
