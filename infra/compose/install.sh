@@ -1,0 +1,21 @@
+#!/bin/sh
+# Puts Gantry where a host's executor runs it from: the code of this image and the OCI shim in
+# /opt/gantry, and /etc/gantry/executor.yaml. What runs goes on with what it has loaded; an
+# executor's worker that starts anew takes the new code. The host needs Debian 12's python3.
+#
+# usage: install.sh CLUSTER HOST [TARGET [SOURCE]]     (default: into /host, from /opt/gantry)
+set -eu
+
+cluster=${1:?} host=${2:?} target=${3:-/host} source=${4:-/opt/gantry}
+place=$target/opt/gantry
+
+mkdir -p "$target/opt" "$target/etc/gantry"
+rm -rf "$place.new"
+cp -a "$source" "$place.new"
+rm -rf "$place.old"
+[ ! -e "$place" ] || mv "$place" "$place.old" # kept: something may still load from it
+mv "$place.new" "$place"
+
+umask 077
+printf 'cluster: %s\nagent: %s\n' "$cluster" "$host" >"$target/etc/gantry/executor.yaml.new"
+mv "$target/etc/gantry/executor.yaml.new" "$target/etc/gantry/executor.yaml"

@@ -1,0 +1,345 @@
+"""The compose files as docker-compose reads them, and what must hold of them, as lists of complaints.
+
+Each check takes the resolved file, so that a test can also show that it would notice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import BaseModel
+
+from libs.common import config
+from libs.common.bus.kafka_url import parse_url
+from libs.common.errors import InvalidInput
+from libs.common.runtime import CommonConfig
+from services.__main__ import SECTIONS
+from services.hostd.settings import HostdConfig
+
+REPOSITORY = Path(__file__).parents[3]
+CONTROL_FILE = REPOSITORY / "docker-compose.yml"
+HOST_FILE = REPOSITORY / "infra/compose/host.yml"
+# Debian's, as `infra/host/setup.sh test` installs it. Without it these tests fail; they never skip.
+COMPOSE = "/usr/bin/docker-compose"
+CONTROL, HOST = "192.0.2.10", "192.0.2.20"
+VARIABLES = {
+    "CONTROL_ADDRESS": CONTROL,
+    "HOST_NAME": "host-1",
+    "HOST_ADDRESS": HOST,
+    "HOST_UPLINK": "eth1",
+    "HOST_RESOURCES": "cpus:14;mem:57344;disk:200000",
+    "HOST_ATTRIBUTES": "zone:a;class:thin",
+}
+MODELS: Mapping[str, type[BaseModel]] = {
+    **{name: model for name, model in SECTIONS.items() if name != "minimesos"},
+    "hostd": HostdConfig,
+}
+# Whom each one's code calls by name.
+CALLS = {
+    "gateway": {"deployer", "scheduler", "ipam", "monitor"},
+    "deployer": {"scheduler"},
+    "monitor": {"scheduler"},
+    "hostd": {"ipam"},
+}
+PRIVILEGED = {"hostd", "mesos-agent"}
+ONE_SHOT = {"install"}
+Parsed = dict[str, Any]
+
+
+def run_compose(
+    file: Path, *arguments: str, variables: Mapping[str, str] = VARIABLES
+) -> subprocess.CompletedProcess[str]:
+    """docker-compose on a file, with nothing but `variables` for it to fill in."""
+    assert Path(COMPOSE).exists(), f"{COMPOSE} is missing: run infra/host/setup.sh test"
+    environ = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **variables}
+    with NamedTemporaryFile() as nothing:  # in the place of a `.env` that may be there
+        command = [COMPOSE, "-f", str(file), "--env-file", nothing.name, *arguments]
+        return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+
+
+@cache
+def _resolved(file: Path) -> str:
+    done = run_compose(file, "config")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def resolved(file: Path) -> Parsed:
+    """The file with anchors and variables filled in; a copy of its own each time."""
+    parsed: Parsed = yaml.safe_load(_resolved(file))
+    return parsed
+
+
+def version() -> str:
+    """The project's version."""
+    project: str = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    return project
+
+
+def ours(parsed: Parsed) -> dict[str, Parsed]:
+    """The containers that run one of our services."""
+    image = f"gantry:{version()}"
+    services: dict[str, Parsed] = parsed["services"]
+    return {
+        name: each
+        for name, each in services.items()
+        if each["image"].partition(":")[0] == image.partition(":")[0] and name not in ONE_SHOT
+    }
+
+
+def service_of(name: str) -> str:
+    """Which service a container is a replica of: `deployer` for deployer-2."""
+    return re.sub(r"-\d+$", "", name)
+
+
+def addresses(parsed: Parsed, service: str) -> list[str]:
+    """The base URL of each replica of a service."""
+    found = []
+    for name, each in ours(parsed).items():
+        if service_of(name) == service:
+            listen = settings(name, each)[0].listen.get(service, ":0")
+            found.append(f"http://{name}:{port_of(listen)}")
+    return found
+
+
+def environment(service: Parsed) -> dict[str, str]:
+    """Its variables."""
+    return {name: str(value) for name, value in (service.get("environment") or {}).items()}
+
+
+def mounted(service: Parsed) -> dict[str, Path]:
+    """Paths inside, and what lies there outside."""
+    parts = [each.split(":") for each in service.get("volumes", ())]
+    return {inside: Path(outside) for outside, inside, *_ in parts if outside.startswith("/")}
+
+
+def settings(name: str, service: Parsed) -> tuple[CommonConfig, BaseModel]:
+    """Both sections, read as the process would read them. Raises InvalidInput, KeyError."""
+    words, name = iter(service["command"]), service_of(name)
+    module, file = next(words), None
+    assert module == f"services.{name}", f"{name} runs {module}"
+    for word in words:
+        assert word == "--config", word
+        file = mounted(service)[next(words)]
+    loaded = config.load(
+        {"common": CommonConfig, name: MODELS[name]}, file=file, environ=environment(service)
+    )
+    common = loaded["common"]
+    assert isinstance(common, CommonConfig)
+    return common, loaded[name]
+
+
+def port_of(address: str) -> int:
+    """The port of `host:port`."""
+    return int(address.rpartition(":")[2])
+
+
+def published(service: Parsed) -> dict[int, tuple[str, int]]:
+    """Published port → (address it is bound to, port inside)."""
+    found: dict[int, tuple[str, int]] = {}
+    for each in service.get("ports", ()):
+        outside, _, inside = each.removesuffix("/tcp").rpartition(":")
+        address, _, ports = outside.rpartition(":")
+        first, _, last = ports.partition("-")
+        for port in range(int(first), int(last or first) + 1):
+            found[port] = (address, int(inside))
+    return found
+
+
+# -- checks ----------------------------------------------------------------------------------------
+
+
+def wrong_settings(parsed: Parsed) -> Iterator[str]:
+    """Each service of ours exists and takes its configuration."""
+    for name, service in ours(parsed).items():
+        if not (REPOSITORY / "services" / service_of(name) / "__main__.py").exists():
+            yield f"{name}: there is no such service"
+            continue
+        try:
+            settings(name, service)
+        except (InvalidInput, KeyError, AssertionError) as error:
+            yield f"{name}: {error!r}"
+
+
+def wrong_servers(parsed: Parsed) -> Iterator[str]:
+    """Bus, store and masters are servers of the file, the same for all services."""
+    shared = set()
+    for name, service in ours(parsed).items():
+        common, section = settings(name, service)
+        shared.add((common.cluster, common.bus, common.store, common.secret_file))
+        bootstrap = parse_url(common.bus).bootstrap
+        store = urlsplit(common.store).netloc
+        for server in (*bootstrap, store, *getattr(section, "masters", ())):
+            host, _, port = server.rpartition(":")
+            wanted = {"kafka": 9092, "mongo": 27017, "mesos-master": 5050}.get(host)
+            if host not in parsed["services"] or int(port) != wanted:
+                yield f"{name}: no server {server}"
+    if len(shared) != 1:
+        yield f"services don't agree: {sorted(map(str, shared))}"
+
+
+def wrong_peers(parsed: Parsed) -> Iterator[str]:
+    """Whom a service calls is configured: each replica of it that there is, where it listens."""
+    for name, service in ours(parsed).items():
+        common, _ = settings(name, service)
+        if service_of(name) not in common.listen:
+            yield f"{name}: listens nowhere"
+            continue
+        for port, (_, inside) in published(service).items():
+            if inside != port_of(common.listen[service_of(name)]):
+                yield f"{name}: published port {port} leads to {inside}, where nobody listens"
+        for missing in CALLS.get(service_of(name), set()) - common.peers.keys():
+            yield f"{name}: calls {missing}, and has no address of it"
+        for peer, given in common.peers.items():
+            urls = [each.strip() for each in given.split(",")]
+            there = set(addresses(parsed, peer))
+            yield from (f"{name}: {each} is nobody of {peer}" for each in set(urls) - there)
+            yield from (f"{name}: does not know {each}" for each in there - set(urls))
+            if len(set(urls)) != len(urls):
+                yield f"{name}: a replica of {peer} twice"
+
+
+def wrong_health(parsed: Parsed) -> Iterator[str]:
+    """Health is asked where the process answers; a standby does so too."""
+    for name, service in ours(parsed).items():
+        common, section = settings(name, service)
+        where = getattr(section, "listen", "") or common.listen.get(service_of(name), "")
+        tool, url = service["healthcheck"]["test"][1:]
+        asked = urlsplit(url)
+        own = ("127.0.0.1", where.rpartition(":")[0])
+        if tool != "healthy" or asked.path != "/healthz" or asked.hostname not in own:
+            yield f"{name}: its health is not asked: {service['healthcheck']['test']}"
+        elif not where or asked.port != port_of(where):
+            yield f"{name}: health is asked at {asked.port}, and answered at {where!r}"
+
+
+def wrong_replicas(parsed: Parsed) -> Iterator[str]:
+    """Two of each of our services; of what leads, only with a lease. Each container has a name of its own."""
+    names = Counter(service_of(name) for name in ours(parsed))
+    for name, service in parsed["services"].items():
+        scale = (service.get("deploy") or {}).get("replicas", service.get("scale", 1))
+        if scale != 1:
+            yield f"{name}: {scale} under one name, which the others can't tell apart"
+    for name, service in ours(parsed).items():
+        common, section = settings(name, service)
+        if names[service_of(name)] < 2:
+            yield f"{name}: nobody takes over"
+        if getattr(section, "leader_lease_s", 1.0) <= 0:
+            yield f"{name}: {names[service_of(name)]} would lead at once"
+        if common.instance is not None:
+            yield f"{name}: replicas share the name {common.instance}"
+
+
+_SECRET_NAME = re.compile(r"secret|password|passwd|token|key|credential", re.IGNORECASE)
+
+
+def wrong_secrets(parsed: Parsed) -> Iterator[str]:
+    """No secret by value; each secret file that is named is mounted, each mounted one is defined and used."""
+    defined = set(parsed.get("secrets", {}))
+    used: set[str] = set()
+    for name, service in parsed["services"].items():
+        given = {}
+        for each in service.get("secrets", ()):
+            source = each["source"]
+            given[each.get("target") or f"/run/secrets/{source}"] = source
+            used.add(source)
+        for variable, value in environment(service).items():
+            if _SECRET_NAME.search(variable) and not value.startswith("/"):
+                yield f"{name}: {variable} has a secret's name and no file"
+            if re.search(r"://[^/\s@]+:[^/\s@]+@", value):
+                yield f"{name}: {variable} has a password in it"
+            if _SECRET_NAME.search(variable) and value not in given:
+                yield f"{name}: {variable}: {value} is not mounted"
+        if name in ours(parsed):
+            for section in settings(name, service):
+                for field, file in section:
+                    if field in _FILES and file is not None and str(file) not in given:
+                        yield f"{name}: {field}: {file} is not mounted"
+    for each in defined ^ used:
+        yield f"secret {each}: defined or used, not both"
+
+
+_FILES = ("secret_file", "credential_file", "host_key_file", "webhook_token_file")
+_PINNED = re.compile(r"[a-z0-9./_-]+:v?\d+\.\d+\.\d+[\w.-]*")
+
+
+def wrong_images(parsed: Parsed) -> Iterator[str]:
+    """Each image has a full version; ours is the project's."""
+    for name, service in parsed["services"].items():
+        image = service["image"]
+        if not _PINNED.fullmatch(image):
+            yield f"{name}: {image} is not pinned"
+        if image.startswith("gantry:") and image != f"gantry:{version()}":
+            yield f"{name}: {image}, the project is {version()}"
+
+
+def wrong_confinement(parsed: Parsed) -> Iterator[str]:
+    """Limits, health and log sizes for everything, and no more rights than it needs."""
+    for name, service in parsed["services"].items():
+        for limit in ("mem_limit", "cpus", "pids_limit"):
+            if not service.get(limit):
+                yield f"{name}: no {limit}"
+        if "max-size" not in service.get("logging", {}).get("options", {}):
+            yield f"{name}: its log grows for ever"
+        lasts = name not in ONE_SHOT
+        if lasts and service["restart"] != "unless-stopped":
+            yield f"{name}: is not restarted"
+        if lasts and service.get("healthcheck", {}).get("test", ["NONE"])[0] == "NONE":
+            yield f"{name}: no health check"
+        if service.get("privileged", False) != (name in PRIVILEGED):
+            yield f"{name}: privileged or not, against expectation"
+        if name not in PRIVILEGED:
+            if service.get("cap_drop") != ["ALL"] or service.get("cap_add"):
+                yield f"{name}: keeps capabilities"
+            if "no-new-privileges:true" not in service.get("security_opt", ()):
+                yield f"{name}: may gain privileges"
+        if service["image"].startswith("gantry:"):
+            root_needed = name in PRIVILEGED | ONE_SHOT
+            if service.get("user") != ("0:0" if root_needed else "10001:10001"):
+                yield f"{name}: runs as {service.get('user')}"
+            if not service.get("read_only"):
+                yield f"{name}: may write to its image"
+
+
+def wrong_exposure(parsed: Parsed) -> Iterator[str]:
+    """Published on one address only; events and state are not, and reach no other network."""
+    for name, service in parsed["services"].items():
+        for port, (address, _) in published(service).items():
+            if address in ("", "0.0.0.0"):
+                yield f"{name}: port {port} is open to everybody"
+        if name in ("kafka", "mongo"):
+            networks = parsed["networks"]
+            if service.get("ports") or any(
+                not (networks[each] or {}).get("internal") for each in service["networks"]
+            ):
+                yield f"{name}: can be reached from outside"
+        for file in mounted(service).values():
+            if REPOSITORY in file.parents and not file.exists():
+                yield f"{name}: {file} is not there"
+        for other in service.get("depends_on", ()):
+            if other not in parsed["services"]:
+                yield f"{name}: waits for {other}, which is not there"
+
+
+def complaints(parsed: Parsed, checks: Sequence[Any]) -> list[str]:
+    """All that is wrong. A file whose settings don't even parse is not looked at further."""
+    unreadable = list(wrong_settings(parsed))
+    if unreadable:
+        return unreadable
+    found: Iterable[list[str]] = (list(check(parsed)) for check in checks)
+    return [each for some in found for each in some]
+
+
+EVERYWHERE = (wrong_secrets, wrong_images, wrong_confinement, wrong_exposure, wrong_health)
+CONTROL_PLANE = (*EVERYWHERE, wrong_servers, wrong_peers, wrong_replicas)

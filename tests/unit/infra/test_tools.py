@@ -1,0 +1,97 @@
+"""The tools of the distributed form: secrets, the health check, calls of an operator."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from infra.compose import ask, credentials
+from libs.common.clock import SystemClock
+from libs.common.http import Access, HttpApp, Kind, Request, Response, Route, reply
+from libs.common.runtime import read_secret
+from libs.common.serve import serve
+from libs.common.tokens import TokenVerifier, derive_key
+from libs.mesos.credentials import read_credentials
+from tests.unit.infra.compose import REPOSITORY
+
+HEALTHY = REPOSITORY / "infra/compose/healthy"
+
+
+def test_secrets_are_made_once_and_for_their_readers_alone(tmp_path: Path) -> None:
+    credentials.main(["cluster", str(tmp_path)])
+    files = {each.name: each for each in tmp_path.iterdir()}
+    before = {name: file.read_text() for name, file in files.items()}
+    assert files.keys() == {"cluster_secret", "mesos_secret", "agent_secret", "mesos_credentials"}
+    assert {each.stat().st_mode & 0o777 for each in files.values()} == {0o400}
+    credentials.main(["cluster", str(tmp_path)])
+    assert {name: file.read_text() for name, file in files.items()} == before
+    assert len(read_secret(files["cluster_secret"])) == 32
+    known = json.loads(before["mesos_credentials"])["credentials"]
+    ours = read_credentials("scheduler", "gantry", files["mesos_secret"])
+    assert ours is not None
+    assert {"principal": ours.principal, "secret": ours.secret} in known
+
+
+def test_a_host_gets_what_is_its_own(tmp_path: Path) -> None:
+    cluster, out = tmp_path / "cluster", tmp_path / "host"
+    credentials.main(["cluster", str(cluster)])
+    credentials.main(["host", str(cluster), "host-1", str(out)])
+    secret = read_secret(cluster / "cluster_secret")
+    key = bytes.fromhex((out / "host_key").read_text().strip())
+    assert key == derive_key(secret, Kind.HOST, "host-1")
+    given = "".join(each.read_text() for each in out.iterdir())
+    assert secret.hex() not in given
+    assert (cluster / "mesos_secret").read_text().strip() not in given
+    agent = json.loads((out / "agent_credential").read_text())
+    master = json.loads((cluster / "mesos_credentials").read_text())["credentials"]
+    assert agent in master
+
+
+@asynccontextmanager
+async def _service(secret: bytes) -> AsyncIterator[str]:
+    async def who(request: Request) -> Response:
+        return reply({"who": request.principal.name})
+
+    async def healthz(_request: Request) -> Response:
+        return reply({})
+
+    routes = [
+        Route("GET", "/who", who, Access.SERVICE),
+        Route("GET", "/healthz", healthz, Access.PUBLIC),
+    ]
+    clock = SystemClock()
+    app = HttpApp(routes, TokenVerifier(secret, clock), monotonic=clock.monotonic)
+    async with serve(app, "127.0.0.1:0") as url:
+        yield url
+
+
+async def test_an_operator_asks_with_the_clusters_secret(tmp_path: Path) -> None:
+    credentials.main(["cluster", str(tmp_path)])
+    file = tmp_path / "cluster_secret"
+    async with _service(read_secret(file)) as url:
+        environ = {
+            "GANTRY_COMMON__SECRET_FILE": str(file),
+            "GANTRY_COMMON__PEERS": json.dumps({"scheduler": url}),
+            "GANTRY_DEPLOYER__SWEEP_S": "1",  # of the container's own service
+        }
+        for service in ("scheduler", url):
+            status, body = await ask.ask(environ, service, "GET", "/who")
+            assert (status, json.loads(body)) == (200, {"who": ask.NAME})
+
+
+async def _healthy(*words: str, asked: str = "") -> int:
+    process = await asyncio.create_subprocess_exec(
+        str(HEALTHY), *words, env={"HEALTH_URL": asked}, stderr=asyncio.subprocess.DEVNULL
+    )
+    return await process.wait()
+
+
+async def test_a_health_check_fails_unless_the_answer_is_200() -> None:
+    async with _service(b"s" * 32) as url:
+        assert await _healthy(f"{url}/healthz") == 0
+        assert await _healthy(f"{url}/who") == 1
+        assert await _healthy(asked=f"{url}/healthz") == 0
+    assert await _healthy(f"{url}/healthz") == 1
