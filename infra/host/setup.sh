@@ -5,7 +5,7 @@
 #
 # usage: setup.sh [host|test|browser]...        (default: host)
 #   host     Docker engine, Open vSwitch, HAProxy, C compiler, local image registry
-#   test     host, and Java, Maven and ZooKeeper for the integration tests' servers
+#   test     host, Java, Maven and ZooKeeper for the integration tests' servers, and docker-compose
 #   browser  Chromium, for the console's screenshots
 # exit: 0 all there; 1 failed; 2 wrong usage or not root.
 set -euo pipefail
@@ -19,7 +19,7 @@ readonly POLICY_FILE=/usr/sbin/policy-rc.d
 # command will do: a compiler or a JDK from elsewhere is left alone).
 readonly HOST_PACKAGES="docker.io runc openvswitch-switch haproxy gcc=gcc libc6-dev make=make
   iproute2 ethtool procps util-linux busybox-static docker-registry ca-certificates"
-readonly TEST_PACKAGES="default-jdk-headless=javac maven=mvn zookeeperd"
+readonly TEST_PACKAGES="default-jdk-headless=javac maven=mvn zookeeperd docker-compose"
 readonly BROWSER_PACKAGES="chromium=chromium"
 # Their packages would start a server on a well-known port at the next boot; Gantry runs its own.
 readonly PRIVATE_ONLY="docker-registry zookeeper haproxy"
