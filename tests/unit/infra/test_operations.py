@@ -1,0 +1,266 @@
+"""The operations guide's tables are what the code and the compose files say; its commands and settings exist."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+from typer.main import get_command
+
+from libs.cli.main import make_app
+from libs.common.bus.base import MAX_RECORD_BYTES
+from libs.common.bus.kafka import KafkaBus
+from libs.common.bus.kafka_url import KafkaSettings
+from libs.common.clock import SystemClock
+from libs.common.events import TOPICS, model
+from libs.common.runtime import RESTART_WINDOW_S, RESTARTS, CommonConfig
+from libs.common.store.base import CollectionSpec
+from services.executor.config import ExecutorConfig
+from services.monitor import core
+from tests.unit.infra import compose
+from tests.unit.infra.compose import CONTROL_FILE, HOST_FILE, MODELS, REPOSITORY
+
+GUIDE = (REPOSITORY / "docs/operations.md").read_text()
+EVENTS = {each.__name__: each.TOPIC for each in model.ALL}
+CONTROL_PLANE = sorted(MODELS.keys() - {"hostd"})
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the first table below a heading, without its head."""
+    below = re.split(rf"^#+ {re.escape(heading)}$", GUIDE, maxsplit=1, flags=re.MULTILINE)[1]
+    lines = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)
+    assert lines, heading
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines()]
+    return rows[2:]
+
+
+def names(cell: str) -> list[str]:
+    """The words in backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def parsed(service: str) -> Iterator[tuple[Path, ast.Module]]:
+    """A service's modules; "common" for what they share."""
+    place = "libs/common" if service == "common" else f"services/{service}"
+    for file in sorted((REPOSITORY / place).rglob("*.py")):
+        yield file, ast.parse(file.read_text())
+
+
+def test_topics() -> None:
+    documented = {
+        names(topic)[0]: (partitions, kept) for topic, partitions, kept in table("Topics")
+    }
+    assert documented == {
+        each.name: (
+            str(each.partitions),
+            "Kafka's" if each.retention_s is None else f"{each.retention_s:g} s",
+        )
+        for each in TOPICS
+    }
+    assert f"{MAX_RECORD_BYTES:,}" in GUIDE
+    broker = compose.environment(compose.resolved(CONTROL_FILE)["services"]["kafka"])
+    assert f"`KAFKA_LOG_RETENTION_HOURS`, {broker['KAFKA_LOG_RETENTION_HOURS']} in" in GUIDE
+    made = KafkaBus(KafkaSettings(("kafka:9092",)), SystemClock())._new_topic(TOPICS[0])
+    assert f"`max.message.bytes` of {int(made.topic_configs['max.message.bytes']):,}" in GUIDE
+
+
+def _handled(service: str) -> set[str]:
+    """Topics of the events that a service's handler tables name: `{ev.X: …}`."""
+    found: set[str] = set()
+    for _, tree in parsed(service):
+        for node in ast.walk(tree):
+            for key in node.keys if isinstance(node, ast.Dict) else ():
+                if isinstance(key, ast.Attribute) and key.attr in EVENTS:
+                    found.add(EVENTS[key.attr])
+    return found
+
+
+def _subscribes(service: str) -> int:
+    calls = [
+        node
+        for _, tree in parsed(service)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "subscription"
+    ]
+    # With a name of its own, a second group would have to be in the table, too.
+    assert all(len(each.args) == 1 and not each.keywords for each in calls), service
+    return len(calls)
+
+
+def test_consumer_groups() -> None:
+    documented = {
+        group: (set(names(reads)), names(dead)) for group, reads, dead in table("Consumer groups")
+    }
+    assert documented == {
+        service: (_handled(service), [f"dead.{service}"])
+        for service in CONTROL_PLANE
+        if _subscribes(service)
+    }
+
+
+def test_collections_and_indexes() -> None:
+    documented: dict[str, tuple[str, dict[str, bool]]] = {}
+    for collection, service, indexes, _ in table("Collections"):
+        found = re.findall(r"`(\w+)`( \(unique\))?", indexes)
+        documented[names(collection)[0]] = (service, {name: bool(only) for name, only in found})
+    stored: dict[str, tuple[str, dict[str, bool]]] = {}
+    for service in CONTROL_PLANE:
+        module = importlib.import_module(f"services.{service}.store")
+        for spec in vars(module).values():
+            if isinstance(spec, CollectionSpec):
+                stored[spec.name] = (service, {each.name: each.unique for each in spec.indexes})
+    assert documented == stored
+
+
+def test_collections_are_made_in_the_stores_only() -> None:
+    for service in CONTROL_PLANE:
+        for file, tree in parsed(service):
+            made = [
+                node
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == "CollectionSpec"
+            ]
+            assert not made or file.name == "store.py", file
+
+
+def test_sizes() -> None:
+    both = {
+        **compose.resolved(CONTROL_FILE)["services"],
+        **compose.resolved(HOST_FILE)["services"],
+    }
+    documented = {part: (memory, float(cpus)) for part, memory, cpus in table("Sizes")}
+    for name, each in both.items():
+        assert documented[compose.service_of(name)] == (each["mem_limit"], each["cpus"]), name
+    assert documented.keys() == {compose.service_of(name) for name in both}
+
+
+def test_ports() -> None:
+    documented = {who: int(port) for who, port, _ in table("Ports")}
+    control = compose.resolved(CONTROL_FILE)
+    for name, each in compose.ours(control).items():
+        common, _ = compose.settings(name, each)
+        service = compose.service_of(name)
+        assert documented[service] == compose.port_of(common.listen[service])
+    _, hostd = compose.settings("hostd", compose.resolved(HOST_FILE)["services"]["hostd"])
+    assert documented["hostd"] == compose.port_of(getattr(hostd, "listen", ""))
+    outside = {port for each in control["services"].values() for port in compose.published(each)}
+    told = {int(each) for each in re.findall(r"\b\d{4,5}\b", GUIDE)}
+    assert outside <= told
+
+
+def test_alerts() -> None:
+    rules = {core.APP_CRASHING, core.NODE_LOST, core.BREAKER_OPEN, core.COMPONENT_DOWN, core.BLIND}
+    constants = {
+        value for name, value in vars(core).items() if name.isupper() and isinstance(value, str)
+    }
+    assert rules == constants
+    assert all(re.search(rf"`{rule}[:`]", GUIDE) for rule in rules)
+
+
+def test_replicas() -> None:
+    documented = {service: replicas for service, replicas, _ in table("How many of each")}
+    assert documented.keys() == MODELS.keys()
+    for service, replicas in documented.items():
+        leads = "leader_lease_s" in MODELS[service].model_fields
+        expected = "one, and hot standbys" if leads else "any number"
+        assert replicas == ("one a host" if service == "hostd" else expected)
+
+
+def _metrics(service: str) -> Iterator[str]:
+    """Names as Prometheus sees them; the helpers of Telemetry itself have no literal name."""
+    kinds = {"counter", "gauge", "histogram", "Counter", "Histogram"}
+    for _, tree in parsed(service):
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            name = node.args[0]
+            if called in kinds and isinstance(name, ast.Constant) and isinstance(name.value, str):
+                total = "_total" if called.lower() == "counter" else ""
+                yield f"gantry_{name.value.removeprefix('gantry_').removesuffix('_total')}{total}"
+
+
+def test_metrics() -> None:
+    documented = {names(metric)[0]: of for metric, of, _ in table("Metrics")}
+    for service in (*CONTROL_PLANE, "hostd"):
+        theirs = {name for name, of in documented.items() if of == service}
+        assert theirs == set(_metrics(service)), service
+    shared = {name for name, of in documented.items() if of.startswith("all")}
+    assert shared == set(_metrics("common"))
+    assert len(documented) == len(table("Metrics"))
+
+
+NOT_SETTINGS = {each.name for each in TOPICS} | {
+    *(f"dead.{service}" for service in CONTROL_PLANE),
+    "host.yml",
+    "unique.x",
+}
+SETTINGS = sorted(set(re.findall(r"`([a-z]+\.[a-z_]+)`", GUIDE)) - NOT_SETTINGS)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_exist(setting: str) -> None:
+    section, _, field = setting.partition(".")
+    model_of: dict[str, type[BaseModel]] = {
+        **MODELS,
+        "common": CommonConfig,
+        "executor": ExecutorConfig,
+    }
+    assert field in model_of[section].model_fields
+
+
+def test_numbers_are_the_defaults() -> None:
+    for text, section, field, unit in (
+        (r"`scheduler.breaker_limit` \((\d+)\)", "scheduler", "breaker_limit", 1),
+        (
+            r"`scheduler.failover_timeout_s` \((\d+) days\)",
+            "scheduler",
+            "failover_timeout_s",
+            86_400,
+        ),
+        (r"`scheduler.adoption_deadline_s` \((\d+) s\)", "scheduler", "adoption_deadline_s", 1),
+        (r"`scheduler.unreachable_after_s` \((\d+) s\)", "scheduler", "unreachable_after_s", 1),
+        (r"`hostd.ipam_wait_s` \((\d+) s\)", "hostd", "ipam_wait_s", 1),
+        (r"`gateway.audit_s`, (\d+) days", "gateway", "audit_s", 86_400),
+        (r"\((\d+) exits nobody wanted", "monitor", "crash_count", 1),
+        (r"nobody wanted within (\d+) s", "monitor", "crash_window_s", 1),
+        (r"nobody watched\s+for more than (\d+) s", "monitor", "blind_after_s", 1),
+    ):
+        found = re.search(text, GUIDE)
+        assert found, text
+        assert int(found[1]) * unit == MODELS[section].model_fields[field].default
+    deadline_s = ExecutorConfig.model_fields["network_deadline_s"].default
+    assert f"`executor.network_deadline_s` ({deadline_s:g} s)" in GUIDE
+    assert f"more than {RESTARTS} failures in {RESTART_WINDOW_S / 60:g} minutes" in GUIDE
+    leases = {
+        getattr(compose.settings(name, each)[1], "leader_lease_s", None)
+        for name, each in compose.ours(compose.resolved(CONTROL_FILE)).items()
+    }
+    assert leases == {None, 15.0}
+    assert "(20 s with the compose files' 15)" in GUIDE
+
+
+def test_commands_of_the_cli_exist() -> None:
+    root = get_command(make_app())
+    for words in re.findall(r"`gantry ((?:[a-z]+ ?)+)", GUIDE):
+        command = root
+        for word in words.split():
+            children = getattr(command, "commands", None)
+            if children is None:
+                break
+            assert word in children, f"gantry {words}"
+            command = children[word]
+
+
+def test_files_exist() -> None:
+    for path in re.findall(r"\b((?:infra|docs|tests)/[\w./-]+\w)", GUIDE):
+        assert (REPOSITORY / path).exists(), path
