@@ -57,6 +57,7 @@ class Invariants:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
+        self._faults, self._loop, self._failed = cloud.faults, cloud.loop, cloud.failed
         self.checks = 0
         self.given_up: set[str] = set()  # attempts that the scheduler no longer counts on
         self._generations: dict[str, int] = {}
@@ -67,16 +68,15 @@ class Invariants:
 
     def after_step(self) -> None:
         """All that can be told from the state of the world."""
-        cloud = self.cloud
-        if cloud.faults.dirty:
-            cloud.faults.dirty = False
+        if self._faults.dirty:
+            self._faults.dirty = False
             self.checks += 1
             self._networks()
             self._containers()
-        if cloud.loop.steps > MAX_STEPS:
+        if self._loop.steps > MAX_STEPS:
             self.fail(f"something spins: {MAX_STEPS} steps")
-        if cloud.failed:
-            cloud.check()
+        if self._failed:
+            self.cloud.check()
 
     def fail(self, what: str) -> None:
         """An invariant is violated."""

@@ -65,13 +65,19 @@ class _TapCollection(MemoryCollection):
     def __init__(self, store: TapStore, name: str, table: Any, on_write: OnWrite) -> None:
         super().__init__(store, name, table)
         self._on_write = on_write
+        self._docs: dict[str, tuple[Any, Doc]] = {}  # what was handed out last, by id
 
     def _doc(self, doc_id: str) -> Doc | None:
         # The body as it is kept, not a copy: readers must not change it, and `spoiled` tells of one that did.
         stored = self._table.docs.get(doc_id)
         if stored is None:
             return None
-        return Doc(doc_id, stored.version, stored.body, stored.epoch, stored.outbox)
+        known = self._docs.get(doc_id)
+        if known is not None and known[0] is stored and known[1].outbox is stored.outbox:
+            return known[1]
+        doc = Doc(doc_id, stored.version, stored.body, stored.epoch, stored.outbox)
+        self._docs[doc_id] = (stored, doc)
+        return doc
 
     def _write(self, write: Write, raw: bytes, fence: Fence | None) -> WriteResult:
         stored = self._table.docs.get(write.id)

@@ -323,11 +323,11 @@ class MemoryConsumer:
             self._news.clear()
             self._bus.check_open()
             self.join()
-            batch = self._take(max_records, loop.time())
+            now, unread = loop.time(), self._unread()
+            batch = self._take(unread, max_records, now) if unread else []
             if batch:
                 self._strike_rebalance()
                 return batch
-            now = loop.time()
             if now >= deadline:
                 return []
             if self._held_back:
@@ -339,9 +339,11 @@ class MemoryConsumer:
             finally:
                 wake.cancel()
 
-    def _take(self, max_records: int, now: float) -> list[Delivered]:
+    def _take(
+        self, unread: Sequence[TopicPartition], max_records: int, now: float
+    ) -> list[Delivered]:
         batch: list[Delivered] = []
-        for place in self._unread():
+        for place in unread:
             room = max_records - len(batch)
             if room <= 0:
                 break
