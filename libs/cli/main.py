@@ -18,6 +18,7 @@ from rich.console import Console
 from libs.cli import (
     apps_cmd,
     cluster_cmd,
+    dead_cmd,
     exits,
     keys_cmd,
     local_cmd,
@@ -51,7 +52,7 @@ def make_app(extras: Sequence[Extra] = EXTRAS) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_global_options)
-    for module in (apps_cmd, rollout_cmd, observe_cmd, cluster_cmd, keys_cmd, local_cmd):
+    for module in (apps_cmd, rollout_cmd, observe_cmd, cluster_cmd, dead_cmd, keys_cmd, local_cmd):
         module.register(app)
     for extra in extras:
         extra(app)

@@ -11,7 +11,7 @@ import aiohttp
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from libs.client import model
+from libs.client import dead, model
 from libs.client.sse import Parser
 from libs.client.transport import Transport
 from libs.common.clock import Clock, Ids, RngIds, SystemClock, system_rng
@@ -214,6 +214,24 @@ class GantryClient:
         """A page of the audit trail, newest first."""
         return await self._get(model.Audit, "/v1/audit", {"limit": str(limit), "before": before})
 
+    # -- dead letters ----------------------------------------------------------------------------
+
+    async def dead_letters(self, group: str = "", *, limit: int = 100) -> dead.Dead:
+        """What consumer groups (or this one) could not handle, newest first."""
+        return await self._get(dead.Dead, "/v1/dead", {"group": group, "limit": str(limit)})
+
+    async def dead_letter(self, group: str, place: str) -> dead.DeadLetter:
+        """One dead letter with its value; `place` is partition:offset."""
+        return await self._get(dead.DeadLetter, f"{_dead(group)}/{segment(place)}")
+
+    async def replay(self, group: str, places: Sequence[str]) -> dead.Replayed:
+        """Publish dead letters again, each to the topic it came from."""
+        return await self._replay(group, dead.Replay(places=tuple(places)))
+
+    async def replay_all(self, group: str, after: str = "") -> dead.Replayed:
+        """A page of all that were not replayed yet; go on with the answer's `next` until that is empty."""
+        return await self._replay(group, dead.Replay(all=True, after=after))
+
     # -- streams ---------------------------------------------------------------------------------
 
     async def events(
@@ -293,6 +311,9 @@ class GantryClient:
     async def _ask(self, app: str, what: str, body: BaseModel, key: str) -> model.Accepted:
         return _read(model.Accepted, await self._post(f"{_app(app)}/{what}", body, key))
 
+    async def _replay(self, group: str, wanted: dead.Replay) -> dead.Replayed:
+        return _read(dead.Replayed, await self._post(f"{_dead(group)}/replay", wanted))
+
     async def _change(self, deployment: str, verb: str) -> model.DeploymentView:
         path = f"/v1/deployments/{segment(deployment)}/{verb}"
         return _read(model.DeploymentView, await self._post(path))
@@ -313,6 +334,10 @@ def _body(kind: type[BodyT], **fields: Any) -> BodyT:
         return kind.model_validate(fields)
     except ValidationError as error:
         raise invalid(error) from None
+
+
+def _dead(group: str) -> str:
+    return f"/v1/dead/{segment(group)}"
 
 
 def _read(kind: type[ModelT], response: Response) -> ModelT:

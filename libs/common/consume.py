@@ -14,16 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.common.backoff import Backoff
-from libs.common.bus.base import (
-    MAX_RECORD_BYTES,
-    Bus,
-    Consumer,
-    Delivered,
-    Record,
-    TopicPartition,
-    TopicSpec,
-)
+from libs.common.bus.base import Bus, Consumer, Delivered, TopicPartition, TopicSpec
 from libs.common.clock import Clock
+from libs.common.deadletters import bury, dead_topic
 from libs.common.errors import Fenced, GantryError, Poison, Unavailable
 from libs.common.events import EVENT_TYPES, Envelope, Event
 from libs.common.telemetry import Telemetry
@@ -35,7 +28,6 @@ Handlers = Mapping[type[Event], EventHandler]
 MAX_TRIES = 5
 FETCH_RECORDS = 500
 FETCH_S = 1.0
-_DEAD_ROOM_BYTES = 100_000  # for a dead letter's key and headers, those of the bus included
 
 
 @dataclass
@@ -71,7 +63,7 @@ class Subscription:
     @property
     def dead_topic(self) -> str:
         """Where this group's poison goes."""
-        return f"dead.{self.group}"
+        return dead_topic(self.group)
 
     async def _step(self, consumer: Consumer) -> None:
         batch = await consumer.fetch(FETCH_RECORDS, FETCH_S)
@@ -152,19 +144,7 @@ class Subscription:
         self.telemetry.log.error(
             "poison", group=self.group, topic=record.topic, key=record.key, reason=reason
         )
-        headers: Sequence[tuple[str, bytes]] = (
-            *record.headers,
-            ("gantry_dead_topic", record.topic.encode()),
-            ("gantry_dead_reason", reason[:2000].encode()),
-            ("gantry_dead_offset", f"{each.partition}:{each.offset}".encode()),
-        )
-        value = record.value
-        if (
-            len(value) > MAX_RECORD_BYTES - _DEAD_ROOM_BYTES
-        ):  # it grew: better cut than in the way for ever
-            value = value[: MAX_RECORD_BYTES - _DEAD_ROOM_BYTES]
-            headers = (*headers, ("gantry_dead_cut", str(len(record.value)).encode()))
-        await self.bus.publish([Record(self.dead_topic, record.key, value, tuple(headers))])
+        await self.bus.publish([bury(each, self.group, reason)])
 
 
 def _finished(

@@ -37,7 +37,7 @@ async def serve(app: Dispatcher, address: str) -> AsyncIterator[str]:
             reader.dismiss()
 
     server = web.Application(client_max_size=MAX_BODY_BYTES)
-    server.router.add_route("*", "/{tail:.*}", handle)
+    server.router.add_route("*", r"/{tail:[\s\S]*}", handle)
     server.on_shutdown.append(dismiss)
     runner = web.AppRunner(server, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()

@@ -116,3 +116,17 @@ class AuditEntry(BaseModel):
     before: dict[str, Any] | None = None
     after: dict[str, Any] | None = None
     request_id: str = ""
+
+
+class Replay(BaseModel):
+    """That a dead letter was published again: `places` of a log that was made anew are told apart by their time."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    group: str
+    place: str
+    topic: str
+    at: float
+    by: str
+    times: int = 1

@@ -11,6 +11,7 @@ import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from libs.client.dead import GROUP_PATTERN, PLACE_PATTERN
 from libs.client.model import AppView, Plan, Problem
 from libs.common.http import Access, Route
 from libs.common.problems import PROBLEM
@@ -31,7 +32,11 @@ _ALSO: Mapping[tuple[str, str], tuple[int, type[BaseModel]]] = {
 }
 _SAID: Mapping[int, str] = {200: "Done", 201: "Made", 202: "Accepted; Location tells how it goes"}
 _OPTIONAL_BODY = ("/deploys", "/rollback", "/restart", "/stop")
-_NAMED = ("bu", "app", "network")
+_PATTERNS: Mapping[str, str] = {
+    **dict.fromkeys(("bu", "app", "network"), NAME_PATTERN),
+    "group": GROUP_PATTERN,
+    "place": PLACE_PATTERN,
+}
 _STATES = ("firing", "resolved")
 
 
@@ -140,7 +145,7 @@ def _parameters(route: Route) -> list[Json]:
     found: list[Json] = []
     for name in re.findall(r"{(\w+)}", route.path):
         schema: Json = {"type": "string"}
-        schema |= {"pattern": NAME_PATTERN} if name in _NAMED else {"minLength": 1}
+        schema |= {"pattern": _PATTERNS[name]} if name in _PATTERNS else {"minLength": 1}
         found.append({"name": name, "in": "path", "required": True, "schema": schema})
     for name, text in route.query.items():
         found.append(

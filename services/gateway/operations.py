@@ -29,6 +29,8 @@ KEPT_HEADERS = ("etag", "location")
 
 Check = Callable[[], Awaitable[object]]
 Perform = Callable[[], Awaitable[Response]]
+Tell = Callable[[Response], dict[str, Any]]
+"""What the audit trail keeps of an answer."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,12 @@ class Operations:
         raise Unavailable(f"{app} is being deployed by too many at once")
 
     async def through(
-        self, request: Request, action: str, target: str, perform: Perform
+        self,
+        request: Request,
+        action: str,
+        target: str,
+        perform: Perform,
+        tell: Tell | None = None,
     ) -> Response:
         """Have the owner do it; the answer is kept for repetitions if the request has an Idempotency-Key."""
         asked, version = await self._begin(request, action, target)
@@ -106,7 +113,8 @@ class Operations:
                 name: response.headers[name] for name in KEPT_HEADERS if name in response.headers
             },
         )
-        audit = _audit(done, allowed=True, detail=f"answered {response.status}")
+        after = tell(response) if tell else None
+        audit = _audit(done, allowed=True, detail=f"answered {response.status}", after=after)
         with suppress(VersionConflict):  # we took so long that a repetition took over: it audits
             await self._save(done, Versioned(asked, version), (audit,))
         return _answer(done)
@@ -117,6 +125,11 @@ class Operations:
         failed = finish(asked, OperationState.FAILED)
         detail = f"{type(error).__name__}: {error}"[:500]
         await self._save(failed, None, (_audit(failed, allowed=False, detail=detail),))
+
+    async def noted(self, request: Request, action: str, target: str) -> None:
+        """Record that somebody was shown what not everybody may see."""
+        seen = finish(self._asked(request, action, target, anew=True), OperationState.DONE)
+        await self._save(seen, None, (_audit(seen, allowed=True, detail="shown"),))
 
     async def _begin(self, request: Request, action: str, target: str) -> tuple[Operation, int]:
         """A running operation and its version, or the finished one that this request repeats."""

@@ -17,6 +17,7 @@ from libs.common.http import Access, Handler, Request, Response, Route
 from libs.common.spec import NAME_PATTERN
 from libs.common.telemetry import Log
 from services.gateway.auth import Gate, Sessions
+from services.gateway.dead import DeadLetters
 from services.gateway.feed import Slots, Spawn
 from services.gateway.keys import KeyRing
 from services.gateway.model import GatewayConfig
@@ -39,6 +40,7 @@ class Gateway:
     log: Log
     repository: Repository
     operations: Operations
+    dead: DeadLetters
     keys: KeyRing
     gate: Gate
     sessions: Sessions

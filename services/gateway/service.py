@@ -12,6 +12,7 @@ from libs.common.runtime import Ready, Runtime
 from services.gateway.api import routes
 from services.gateway.auth import Gate, Sessions
 from services.gateway.core import bu_of_target
+from services.gateway.dead import DeadLetters
 from services.gateway.face import PublicFace
 from services.gateway.feed import Slots, Spawn
 from services.gateway.keyfile import DiskKeyFile, KeyFile
@@ -36,7 +37,7 @@ async def run_with(rt: Runtime, key_file: KeyFile) -> None:
     """The same, with the first admin key put elsewhere."""
     repository = await Repository.open(rt.store)
     await rt.bus.ensure_topics(TOPICS)
-    relay = rt.relay([repository.operations])
+    relay = rt.relay(repository.outboxes)
     operations = Operations(repository, relay, rt.clock, rt.ids)
     async with asyncio.TaskGroup() as group:
 
@@ -66,6 +67,7 @@ def assemble(rt: Runtime, repository: Repository, operations: Operations, spawn:
         log=rt.telemetry.log,
         repository=repository,
         operations=operations,
+        dead=DeadLetters(rt.bus, repository, operations.relay, rt.clock),
         keys=KeyRing(repository, operations, gate, rt.clock, rt.ids, rt.secret),
         gate=gate,
         sessions=Sessions(rt.secret, gate, rt.clock, config.session_s),

@@ -1,4 +1,4 @@
-"""The gateway's four collections behind typed methods."""
+"""The gateway's five collections behind typed methods."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from libs.common.store.base import (
     WriteResult,
     eq,
 )
-from services.gateway.model import ApiKey, AuditEntry, KeyId, Operation, Tenant
+from services.gateway.model import ApiKey, AuditEntry, KeyId, Operation, Replay, Tenant
 
 KEYS = CollectionSpec("gateway_keys", (Index("bu", ("bu",)),))
 TENANTS = CollectionSpec("gateway_tenants")
@@ -34,6 +34,7 @@ OPERATIONS = CollectionSpec(
     ),
 )
 AUDIT = CollectionSpec("gateway_audit", (Index("bu", ("bu",)), Index("time", ("time",))))
+REPLAYS = CollectionSpec("gateway_replays", (Index("at", ("at",)),))
 
 _WRITE_TRIES = 8
 
@@ -54,6 +55,12 @@ class Repository:
     tenants: Collection
     operations: Collection
     audit: Collection
+    replays: Collection
+
+    @property
+    def outboxes(self) -> tuple[Collection, ...]:
+        """The collections whose documents carry events."""
+        return (self.operations, self.replays)
 
     @classmethod
     async def open(cls, store: Store) -> Repository:
@@ -63,6 +70,7 @@ class Repository:
             await store.collection(TENANTS),
             await store.collection(OPERATIONS),
             await store.collection(AUDIT),
+            await store.collection(REPLAYS),
         )
 
     # -- keys and business units -----------------------------------------------------------------
@@ -154,6 +162,27 @@ class Repository:
         entries = [AuditEntry.model_validate({**doc.body, "id": doc.id}) for doc in page.docs]
         return entries, page.more
 
+    # -- replays of dead letters -----------------------------------------------------------------
+
+    async def replays_of(self, ids: Sequence[str]) -> dict[str, tuple[Replay, int]]:
+        """Those of the replays that there were, each with its document's version, by id."""
+        found = await self.replays.get_many(ids)
+        return {
+            doc.id: (Replay.model_validate({**doc.body, "id": doc.id}), doc.version)
+            for doc in found.values()
+        }
+
+    async def save_replays(
+        self, replays: Sequence[tuple[Replay, int, OutboxEvent]]
+    ) -> dict[str, bool]:
+        """Write each at the version given (0: the first), with the event to publish; which took effect, by id."""
+        writes = [
+            Write(replay.id, version, replay.model_dump(mode="json", exclude={"id"}), (event,))
+            for replay, version, event in replays
+        ]
+        results = await self.replays.replace_many(writes)
+        return {write.id: result.ok for write, result in zip(writes, results, strict=True)}
+
     # -- clean-up --------------------------------------------------------------------------------
 
     async def prune(self, operations_before: float, audit_before: float, limit: int = 500) -> int:
@@ -162,6 +191,7 @@ class Repository:
         for collection, field, before in (
             (self.operations, "started_at", operations_before),
             (self.audit, "time", audit_before),
+            (self.replays, "at", audit_before),
         ):
             old = Query((Where(field, Op.LT, before),), order=field, limit=limit)
             for doc in (await collection.find(old)).docs:

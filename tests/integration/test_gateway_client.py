@@ -268,3 +268,13 @@ async def test_a_stop_does_not_wait_for_readers(tmp_path: Path) -> None:
                 stopped_at = loop.time()
             assert loop.time() - stopped_at < 2.0
             reader.cancel()
+
+
+async def test_an_odd_name_in_a_path_is_not_found_like_any_other(
+    served: tuple[World, str],
+) -> None:
+    world, url = served
+    async with client(url, world.admin_key) as gantry:
+        for name in ("a\nb", "\x02\x0a", "é"):
+            with pytest.raises(NotFound):
+                await gantry.deployment(name)

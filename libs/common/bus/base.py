@@ -90,6 +90,10 @@ class Bus(Protocol):
         """
         ...
 
+    async def topics(self) -> list[str]:
+        """The names of the topics there are, in order; it makes none. Raises Unavailable."""
+        ...
+
     async def publish(self, records: Sequence[Record]) -> None:
         """Append all records, in order per key; returns when they are durable.
 

@@ -78,6 +78,17 @@ class KafkaBus:
             topic_configs=configs,
         )
 
+    async def topics(self) -> list[str]:
+        """See Bus. Kafka's own topics are left out."""
+        prefix = self._settings.prefix
+        async with self._admin("list topics") as admin:
+            names = await admin.list_topics()
+        return sorted(
+            name.removeprefix(prefix)
+            for name in names
+            if name.startswith(prefix) and not name.startswith("__")
+        )
+
     async def _settle_topics(self, admin: AIOKafkaAdminClient, names: list[str]) -> None:
         prefix = self._settings.prefix
         for attempt in range(_SETTLE_TRIES):

@@ -127,6 +127,11 @@ class MemoryBus:
             self.log.ensure(spec)
         self.log.bell.ring()
 
+    async def topics(self) -> list[str]:
+        """See Bus."""
+        self.check_open()
+        return sorted(self.log.topics)
+
     async def publish(self, records: Sequence[Record]) -> None:
         """See Bus."""
         check_records(records)

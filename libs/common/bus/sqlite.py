@@ -44,7 +44,7 @@ class SqliteBus:
         self.clock = clock
         self.directory = path.parent
         self.bell = Bell()
-        self.topics: log.Topics = {}
+        self.known_topics: log.Topics = {}
         self._path = path
         self._retention_s = retention_s
         self._partition_bytes = partition_bytes
@@ -70,7 +70,7 @@ class SqliteBus:
         bus.writer = await SqliteThread.open(bus._path, write=True)
         try:
             await bus.writer.run(log.make_schema)
-            bus.topics = await bus.writer.run(log.load_topics)
+            bus.known_topics = await bus.writer.run(log.load_topics)
             bus._lock = await asyncio.to_thread(ProcessLock, bus._path)
             bus.reader = await SqliteThread.open(bus._path, write=False, watch=watch)
         except BaseException:
@@ -80,15 +80,19 @@ class SqliteBus:
 
     async def ensure_topics(self, topics: Sequence[TopicSpec]) -> None:
         """See Bus."""
-        if all(spec.name in self.topics for spec in topics):
+        if all(spec.name in self.known_topics for spec in topics):
             return self.check_open()
-        self.topics = await self.writer.run(lambda connection: log.ensure(connection, topics))
+        self.known_topics = await self.writer.run(lambda connection: log.ensure(connection, topics))
         self.bell.ring()
+
+    async def topics(self) -> list[str]:
+        """See Bus."""
+        return sorted(await self.reader.run(log.load_topics))
 
     async def known(self, names: Iterable[str]) -> list[log.Topic]:
         """These topics, made if need be."""
         await self.ensure_topics([TopicSpec(name) for name in names])
-        return [self.topics[name] for name in sorted(set(names))]
+        return [self.known_topics[name] for name in sorted(set(names))]
 
     async def publish(self, records: Sequence[Record]) -> None:
         """See Bus."""
@@ -97,9 +101,9 @@ class SqliteBus:
         if not records:
             return
         names = {record.topic for record in records}
-        if not names <= self.topics.keys():
+        if not names <= self.known_topics.keys():
             await self.known(names)
-        topics, now = self.topics, self.clock.now()
+        topics, now = self.known_topics, self.clock.now()
         await self.writer.run(lambda connection: log.append(connection, topics, records, now))
         self.bell.ring(names)
         if now >= self._retain_at:
@@ -108,7 +112,7 @@ class SqliteBus:
 
     async def retain(self) -> None:
         """Drop what is older or more than the retention allows; a publish does it now and then."""
-        topics = tuple(self.topics.values())
+        topics = tuple(self.known_topics.values())
         more = await self.writer.run(
             lambda connection: log.retain(
                 connection,
@@ -123,7 +127,7 @@ class SqliteBus:
 
     async def truncate(self, place: TopicPartition, before: int) -> None:
         """Drop the records of a partition before an offset, as retention would."""
-        number = self.topics[place[0]].place(place[1])
+        number = self.known_topics[place[0]].place(place[1])
         await self.writer.run(lambda connection: log.truncate(connection, number, before))
 
     @asynccontextmanager
@@ -164,7 +168,7 @@ class SqliteBus:
 
     async def read_from(self, positions: Offsets, limit: int) -> list[Delivered]:
         """What is at and after the positions now."""
-        topics, wanted = self.topics, dict(positions)
+        topics, wanted = self.known_topics, dict(positions)
         return await self.reader.run(
             lambda connection: log.read_from(connection, topics, wanted, limit)
         )
@@ -238,7 +242,7 @@ class SqliteConsumer:
 
     async def _look(self, max_records: int) -> list[Delivered] | None:
         """What there is to read; None when the group has to be settled first."""
-        topics, positions = self._bus.topics, dict(self._positions)
+        topics, positions = self._bus.known_topics, dict(self._positions)
         now = self._bus.clock.monotonic()
         fresh = now - self._member.polled_at < self._member.max_poll_s / 4
         counts = {name: topics[name].partitions for name in self._member.topics}
@@ -260,7 +264,7 @@ class SqliteConsumer:
         """Become a member (again), and take up what the group gives: nothing of ours is in hand now."""
         now = self._bus.clock.monotonic()
         self._member = replace(self._member, polled_at=now)
-        topics, me = self._bus.topics, {self._name: self._member}
+        topics, me = self._bus.known_topics, {self._name: self._member}
         counts = {topic.name: topic.partitions for topic in topics.values()}
 
         def job(connection: sqlite3.Connection) -> tuple[bool, int, dict[TopicPartition, int]]:
@@ -284,7 +288,7 @@ class SqliteConsumer:
 
     async def leave(self) -> None:
         """Hand the partitions on."""
-        topics = self._bus.topics
+        topics = self._bus.known_topics
         counts = {topic.name: topic.partitions for topic in topics.values()}
         now = self._bus.clock.monotonic()
 
@@ -299,7 +303,7 @@ class SqliteConsumer:
 
     async def commit(self, offsets: Offsets) -> None:
         """See Consumer."""
-        topics, wanted = self._bus.topics, dict(offsets)
+        topics, wanted = self._bus.known_topics, dict(offsets)
 
         def job(connection: sqlite3.Connection) -> None:
             held = load_group(connection, self._group).held(self._name)

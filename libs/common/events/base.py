@@ -146,7 +146,9 @@ class EventTypes:
             # Models that refuse unknown fields of users (AppSpec's parts) must ignore those of newer producers.
             event = event_class.model_validate_json(record.value, extra="ignore")
         except ValidationError as error:
-            raise Poison(f"{envelope.type}: {error.errors(include_url=False)}") from error
+            # Without what was wrong itself: the reason is logged, and a spec's env may hold secrets.
+            found = error.errors(include_url=False, include_input=False, include_context=False)
+            raise Poison(f"{envelope.type}: {found}") from None
         if event.subject() != envelope.subject:
             raise Poison(f"ce_subject {envelope.subject!r} is not the event's {event.subject()!r}")
         return event, envelope

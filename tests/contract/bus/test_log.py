@@ -10,7 +10,17 @@ import pytest
 from libs.common.bus.base import MAX_RECORD_BYTES, Bus, Record, TopicSpec
 from libs.common.clock import SystemClock
 from libs.common.errors import InvalidInput, Unavailable
-from tests.contract.bus.helpers import FOUR, ONE, after, follow, numbered, silence, take, texts
+from tests.contract.bus.helpers import (
+    DEADLINE_S,
+    FOUR,
+    ONE,
+    after,
+    follow,
+    numbered,
+    silence,
+    take,
+    texts,
+)
 from tests.contract.bus.worlds import World
 
 
@@ -194,3 +204,13 @@ async def test_a_closed_bus_says_so(world: World) -> None:
         async with bus.consumer("g", ["things"]):
             pass
     await bus.close()
+
+
+async def test_the_topics_there_are_can_be_told_and_asking_makes_none(
+    bus: Bus, world: World
+) -> None:
+    assert await bus.topics() == []
+    await (await world.open()).ensure_topics([TopicSpec("things"), TopicSpec("dead.things")])
+    async with asyncio.timeout(DEADLINE_S):
+        while await bus.topics() != ["dead.things", "things"]:
+            await asyncio.sleep(0.02)

@@ -10,6 +10,7 @@ import pytest
 
 from libs.common.events import model as ev
 from tests.unit.cli.conftest import Live
+from tests.unit.gateway.test_dead import dead_letter
 
 FILE = "app: acme/web\nimage: registry.test/web:1\nnetwork: blue\ninstances: 3\n"
 
@@ -218,3 +219,43 @@ def test_events_follow_and_resume(live: Live) -> None:
     assert orjson.loads(rest.out.splitlines()[-1])["subject"] == "a2"
     shown = live.gantry("events", "-f", "--since", cursor, "--timeout", "0.5").out
     assert "node.lost  a2  hostname=h2" in shown
+
+
+def test_dead_letters_are_listed_shown_and_replayed(live: Live) -> None:
+    assert "no dead letters" in live.gantry("dead", "ls").err
+    live.do(live.world.bus.publish([dead_letter(), dead_letter(b"{}", group="scheduler")]))
+    live.do(live.world.bus.publish([dead_letter(bytes(850_000), group="ipam")]))
+    listed = live.gantry("dead", "ls", "--group", "deployer")
+    assert listed.code == 0 and "deploy.requested" in listed.out and "no such thing" in listed.out
+    letters = live.gantry("dead", "ls", "-o", "json").json()["letters"]
+    place = {each["group"]: each["place"] for each in letters}
+    shown = live.gantry("dead", "show", "deployer", place["deployer"])
+    assert "ce_sequence: 7" in shown.out and '"deployment":"dep-1"' in shown.out
+    done = live.gantry("dead", "replay", "deployer", place["deployer"])
+    assert done.code == 0 and f"deployer: 1 replayed: {place['deployer']}" in done.out
+    assert live.gantry("dead", "replay", "deployer", "--all", "-o", "json").json()["replayed"] == []
+    assert live.gantry("dead", "replay", "scheduler", "--all").out.startswith(
+        "scheduler: 1 replayed"
+    )
+    assert " by first-admin" in live.gantry("dead", "show", "deployer", place["deployer"]).out
+    cut = live.gantry("dead", "replay", "ipam", place["ipam"])
+    assert cut.code == 7 and "only 800000 of its 850000 bytes were kept" in cut.err
+    all_of_ipam = live.gantry("dead", "replay", "ipam", "--all")
+    assert "ipam: 0 replayed" in all_of_ipam.out and "left: only 800000" in all_of_ipam.err
+    audit = live.gantry("audit").out
+    assert "dead.replay" in audit and "dead.read" in audit
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (("replay", "deployer"), 2),
+        (("replay", "deployer", "0:0", "--all"), 2),
+        (("replay", "deployer", "nothing"), 2),
+        (("replay", "deployer", *(f"0:{n}" for n in range(101))), 2),
+        (("show", "deployer", "0:0"), 4),
+        (("ls", "--group", "nobody"), 4),
+    ],
+)
+def test_dead_letters_that_can_not_be_meant(live: Live, argv: tuple[str, ...], code: int) -> None:
+    assert live.gantry("dead", *argv).code == code
