@@ -245,7 +245,10 @@ async def open_shared(common: CommonConfig, settings: Settings) -> AsyncIterator
 
 
 async def open_bus(url: str, clock: Clock) -> Bus:
-    """The bus adapter of a URL: memory:, sqlite:///path or kafka://host:port[,host:port]."""
+    """The bus adapter of a URL: memory:, sqlite:///path or kafka://host:port[,host:port].
+
+    Raises InvalidInput for a wrong URL, and for a Kafka that refuses what it says.
+    """
     scheme = urlsplit(url).scheme
     if scheme == "memory":
         from libs.common.bus.memory import MemoryBus
@@ -257,7 +260,10 @@ async def open_bus(url: str, clock: Clock) -> Bus:
         return await SqliteBus.open(url.removeprefix("sqlite://"), clock)
     if scheme == "kafka":
         from libs.common.bus.kafka import KafkaBus
+        from libs.common.bus.kafka_doors import check_doors
+        from libs.common.bus.kafka_url import parse_url
 
+        await check_doors(parse_url(url))
         return await KafkaBus.open(url, clock)
     raise InvalidInput.of("common.bus", f"unknown scheme {scheme!r}", "memory, sqlite or kafka")
 
