@@ -119,8 +119,18 @@ async def provided(
 
 
 @asynccontextmanager
-async def kafka(directory: Path, *, keep: bool = False) -> AsyncIterator[Server]:
-    """A Kafka broker; topics must be created before use."""
+async def kafka(
+    directory: Path, *, keep: bool = False, secure: bool = False
+) -> AsyncIterator[Server]:
+    """A Kafka broker; topics must be created before use. One with SASL and TLS is always a process of this host."""
+
+    async def make(directory: Path) -> Server:
+        return await KafkaProvisioner(directory, secure=True).server()
+
+    if secure:
+        async with local("kafka", _absolute(directory), make, keep) as server:
+            yield server
+        return
     async with provided("kafka", directory, keep=keep) as server:
         yield server
 

@@ -24,6 +24,7 @@ from libs.cli import (
     local_cmd,
     observe_cmd,
     rollout_cmd,
+    secret_cmd,
     up,
 )
 from libs.cli.context import Context
@@ -37,6 +38,16 @@ Extra = Callable[[typer.Typer], None]
 
 EXTRAS: tuple[Extra, ...] = (up.register,)
 
+_COMMANDS = (
+    apps_cmd,
+    rollout_cmd,
+    observe_cmd,
+    cluster_cmd,
+    dead_cmd,
+    keys_cmd,
+    secret_cmd,
+    local_cmd,
+)
 _GLOBAL = ("-o", "--output", "--url", "--key-file", "--bu")
 _EPILOG = exits.HELP
 PIPE_WIDTH = 10_000  # what reads a pipe wants whole lines
@@ -52,7 +63,7 @@ def make_app(extras: Sequence[Extra] = EXTRAS) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_global_options)
-    for module in (apps_cmd, rollout_cmd, observe_cmd, cluster_cmd, dead_cmd, keys_cmd, local_cmd):
+    for module in _COMMANDS:
         module.register(app)
     for extra in extras:
         extra(app)

@@ -98,8 +98,11 @@ class PeerClient:
         return _response(answer, stream=_Chunks(service, answer))
 
     def _headers(self, given: Mapping[str, str] | None) -> dict[str, str]:
-        own = self._signer.headers() if self._signer is not None else {}
-        return {**own, **(given or {})}
+        sent = dict(given or {})
+        # Who is called with credentials of a narrower kind must not get ours beside them.
+        if self._signer is not None and "authorization" not in sent:
+            sent = {**self._signer.headers(), **sent}
+        return sent
 
     async def _ask(
         self,

@@ -7,9 +7,7 @@ asks which one it got. The simulation builds a `Runtime` of its own parts.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -38,6 +36,7 @@ from libs.common.http import (
     ServiceClient,
     reply,
 )
+from libs.common.keys import Secret, SecretFile, open_secret
 from libs.common.outbox import Relay
 from libs.common.peers import LocalServices, PeerClient
 from libs.common.reconcile import Reconcile, ReconcileQueue
@@ -46,7 +45,7 @@ from libs.common.spans import open_sinks
 from libs.common.spec import Name
 from libs.common.store.base import Collection, Store
 from libs.common.telemetry import SpanSink, Telemetry, make_log
-from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
+from libs.common.tokens import TokenSigner, TokenVerifier, party_keys
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -103,7 +102,7 @@ class Runtime:
     verify: Authenticator
     telemetry: Telemetry
     server: Server
-    secret: bytes = field(repr=False)
+    secret: Secret = field(repr=False)
 
     def section(self, model: type[SectionT]) -> SectionT:
         """This service's own section of the configuration."""
@@ -212,7 +211,7 @@ class Shared:
     clock: Clock
     rng: random.Random
     ids: Ids
-    secret: bytes = field(repr=False)
+    secret: Secret = field(repr=False)
     local: LocalServices = field(default_factory=LocalServices)
     sinks: tuple[SpanSink, ...] = ()
 
@@ -223,7 +222,7 @@ async def open_shared(common: CommonConfig, settings: Settings) -> AsyncIterator
     clock, rng = SystemClock(), system_rng()
     data_dir = common.data_dir
     await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True, mode=0o700)
-    secret = await asyncio.to_thread(read_secret, common.secret_file or data_dir / "cluster.secret")
+    secret = await asyncio.to_thread(open_secret, common.secret_file or data_dir / "cluster.secret")
     bus = await open_bus(common.bus or f"sqlite://{data_dir}/bus.db", clock)
     try:
         store = await open_store(common.store or f"sqlite://{data_dir}/store.db")
@@ -245,23 +244,11 @@ async def open_shared(common: CommonConfig, settings: Settings) -> AsyncIterator
         await bus.close()
 
 
-def read_secret(file: Path) -> bytes:
-    """The cluster's secret; made (32 random bytes, mode 0600) when there is none yet."""
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        secret = bytes.fromhex(file.read_text().strip())
-        if len(secret) < 32:
-            raise InvalidInput.of(str(file), "is too short", "at least 64 hex digits") from None
-        return secret
-    with os.fdopen(descriptor, "w") as out:
-        secret = secrets.token_bytes(32)
-        out.write(secret.hex() + "\n")
-    return secret
-
-
 async def open_bus(url: str, clock: Clock) -> Bus:
-    """The bus adapter of a URL: memory:, sqlite:///path or kafka://host:port[,host:port]."""
+    """The bus adapter of a URL: memory:, sqlite:///path or kafka://host:port[,host:port].
+
+    Raises InvalidInput for a wrong URL, and for a Kafka that refuses what it says.
+    """
     scheme = urlsplit(url).scheme
     if scheme == "memory":
         from libs.common.bus.memory import MemoryBus
@@ -273,7 +260,10 @@ async def open_bus(url: str, clock: Clock) -> Bus:
         return await SqliteBus.open(url.removeprefix("sqlite://"), clock)
     if scheme == "kafka":
         from libs.common.bus.kafka import KafkaBus
+        from libs.common.bus.kafka_doors import check_doors
+        from libs.common.bus.kafka_url import parse_url
 
+        await check_doors(parse_url(url))
         return await KafkaBus.open(url, clock)
     raise InvalidInput.of("common.bus", f"unknown scheme {scheme!r}", "memory, sqlite or kafka")
 
@@ -301,9 +291,8 @@ async def open_runtime(shared: Shared, service: str) -> AsyncIterator[Runtime]:
     """The runtime of one service over what the process shares."""
     common = shared.common
     log = make_log(service, level=common.log_level)
-    signer = TokenSigner(
-        Kind.SERVICE, service, derive_key(shared.secret, Kind.SERVICE, service), shared.clock
-    )
+    own_keys = party_keys(shared.secret, Kind.SERVICE, service)
+    signer = TokenSigner(Kind.SERVICE, service, own_keys, shared.clock)
     peers = PeerClient(signer, common.peers, shared.local)
     front = Front(service)
     async with AsyncExitStack() as stack:
@@ -369,7 +358,14 @@ async def supervise(shared: Shared, service: str, main: ServiceMain) -> None:
 
 
 async def run_services(shared: Shared, mains: Mapping[str, ServiceMain]) -> None:
-    """Run several services in this process until cancelled."""
+    """Run several services in this process until cancelled; a changed secret file is taken up meanwhile."""
     async with asyncio.TaskGroup() as group:
-        for service, main in mains.items():
+        running = [
             group.create_task(supervise(shared, service, main), name=service)
+            for service, main in mains.items()
+        ]
+        if isinstance(shared.secret, SecretFile):
+            log = make_log("secrets", level=shared.common.log_level)
+            watching = group.create_task(shared.secret.watch(shared.clock, log))
+            await asyncio.wait(running)
+            watching.cancel()

@@ -3,24 +3,29 @@
 A token is a compact JWS (HS256, joserfc) with iss, sub, iat and exp. Every party signs with a key of its own,
 derived from the cluster's secret by HMAC-SHA256 over `kind:name`; so a host that is broken into can sign as
 that host only. Verifying takes the cluster's secret, which control-plane services have and hosts don't.
+
+While a secret is being replaced (libs/common/keys.py) a party has several keys, and the peer may not know the newest
+yet: a call then carries a token under each, the newest in Authorization, the others in `x-gantry-tokens`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from joserfc import jwt
-from joserfc.errors import JoseError
+from joserfc import jws, jwt
+from joserfc.errors import BadSignatureError, JoseError
 from joserfc.jwk import OctKey
 
 from libs.common.clock import Clock
 from libs.common.errors import Unauthenticated
 from libs.common.http import ANONYMOUS, Kind, Principal, Role
+from libs.common.keys import MAX_SECRETS, DerivedKeys, Secret, keys_of
 
 LIFETIME_S = 60.0
 LEEWAY_S = 30.0
+MORE_TOKENS = "x-gantry-tokens"
 _CACHE_LIMIT = 4096
 
 
@@ -29,73 +34,121 @@ def derive_key(cluster_secret: bytes, kind: Kind, name: str) -> bytes:
     return hmac.new(cluster_secret, f"{kind}:{name}".encode(), hashlib.sha256).digest()
 
 
+def party_keys(secret: Secret, kind: Kind, name: str) -> DerivedKeys:
+    """The signing keys of one party, one a secret of the cluster."""
+    return DerivedKeys(secret, lambda each: derive_key(each, kind, name))
+
+
 class TokenSigner:
     """Makes the tokens of one party; a token is used again for half its life."""
 
-    def __init__(self, kind: Kind, name: str, key: bytes, clock: Clock) -> None:
+    def __init__(self, kind: Kind, name: str, key: Secret, clock: Clock) -> None:
         self._header = {"alg": "HS256", "kid": f"{kind}:{name}"}
         self._claims = {"iss": "gantry", "sub": f"{kind}:{name}"}
-        self._key = OctKey.import_key(key)
+        self._keys = keys_of(key)
         self._clock = clock
-        self._token = ""
+        self._signed_with: tuple[bytes, ...] = ()
+        self._tokens: tuple[str, ...] = ()
         self._renew_at = 0.0
 
     def token(self) -> str:
-        """A token that is good for at least half of LIFETIME_S."""
-        now = self._clock.now()
-        if not self._renew_at - LIFETIME_S / 2 <= now < self._renew_at:
-            claims = {**self._claims, "iat": int(now), "exp": int(now + LIFETIME_S)}
-            self._token = jwt.encode(self._header, claims, self._key)
-            self._renew_at = now + LIFETIME_S / 2
-        return self._token
+        """A token under the newest key that is good for at least half of LIFETIME_S."""
+        return self._all()[0]
 
     def headers(self) -> dict[str, str]:
-        """The Authorization header."""
-        return {"authorization": f"Bearer {self.token()}"}
+        """The Authorization header, and one more while there are several keys."""
+        newest, *others = self._all()
+        headers = {"authorization": f"Bearer {newest}"}
+        return {**headers, MORE_TOKENS: " ".join(others)} if others else headers
+
+    def _all(self) -> tuple[str, ...]:
+        now = self._clock.now()
+        keys = self._keys.current()
+        fresh = self._renew_at - LIFETIME_S / 2 <= now < self._renew_at
+        if not fresh or keys is not self._signed_with:
+            claims = {**self._claims, "iat": int(now), "exp": int(now + LIFETIME_S)}
+            self._tokens = tuple(
+                jwt.encode(self._header, claims, OctKey.import_key(each)) for each in keys
+            )
+            self._signed_with = keys
+            self._renew_at = now + LIFETIME_S / 2
+        return self._tokens
+
+
+def tokens_in(headers: Mapping[str, str]) -> list[str]:
+    """The tokens that a call carries, the newest first. Raises Unauthenticated for another scheme."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if not token:
+        return []
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("the Authorization scheme must be Bearer")
+    return [token.strip(), *headers.get(MORE_TOKENS, "").split()][:MAX_SECRETS]
+
+
+def first_good(tokens: Sequence[str], verify: Callable[[str], Principal]) -> Principal:
+    """The signer of the first token that is right; ANONYMOUS without any. Raises Unauthenticated, as the first does."""
+    refused: Unauthenticated | None = None
+    for token in tokens:
+        try:
+            return verify(token)
+        except Unauthenticated as error:
+            refused = refused or error
+    if refused is not None:
+        raise refused
+    return ANONYMOUS
+
+
+def claims_of(token: str, keys: Iterable[bytes]) -> Mapping[str, object]:
+    """What the token says, kid included, if one of the keys signed it. Raises JoseError, ValueError."""
+    refused: JoseError | None = None
+    for key in keys:
+        try:
+            decoded = jwt.decode(token, OctKey.import_key(key), algorithms=["HS256"])
+        except BadSignatureError as error:
+            refused = error
+            continue
+        return {**decoded.claims, "kid": decoded.header.get("kid")}
+    raise refused or ValueError("no keys")
 
 
 class TokenVerifier:
     """An `Authenticator` for the routes of services: tells which service or host signed."""
 
-    def __init__(self, cluster_secret: bytes, clock: Clock) -> None:
-        self._secret = cluster_secret
+    def __init__(self, cluster_secret: Secret, clock: Clock) -> None:
+        self._secrets = keys_of(cluster_secret)
         self._clock = clock
         self._known: dict[str, tuple[Principal, float]] = {}
+        self._known_by: tuple[bytes, ...] = ()
 
     async def __call__(self, headers: Mapping[str, str], query: Mapping[str, str]) -> Principal:
         """The signer. Raises Unauthenticated when the token is wrong or too old."""
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if not token:
-            return ANONYMOUS
-        if scheme.lower() != "bearer":
-            raise Unauthenticated("the Authorization scheme must be Bearer")
-        return self.verify(token)
+        return first_good(tokens_in(headers), self.verify)
 
     def verify(self, token: str) -> Principal:
         """The signer of `token`. Raises Unauthenticated."""
         now = self._clock.now()
-        principal, expires = self._known.get(token) or self._check(token)
+        secrets = self._secrets.current()
+        # What an older secret has proven must not outlive it.
+        if secrets is not self._known_by or len(self._known) >= _CACHE_LIMIT:
+            self._known.clear()
+            self._known_by = secrets
+        principal, expires = self._known.get(token) or _check(token, secrets)
         if now > expires + LEEWAY_S:
             raise Unauthenticated("the token has expired")
-        if len(self._known) >= _CACHE_LIMIT:
-            self._known.clear()
         self._known[token] = (principal, expires)
         return principal
 
-    def _check(self, token: str) -> tuple[Principal, float]:
-        try:
-            decoded = jwt.decode(token, self._key_of, algorithms=["HS256"])
-            subject, expires = str(decoded.claims["sub"]), float(decoded.claims["exp"])
-            if subject != decoded.header["kid"]:
-                raise Unauthenticated("the token was signed by somebody else")
-            kind, _, name = subject.partition(":")
-            return Principal(Kind(kind), name, "*", Role.ADMIN), expires
-        except (JoseError, ValueError, KeyError, TypeError):
-            raise Unauthenticated("the token is not valid") from None
 
-    def _key_of(self, signed: object) -> OctKey:
-        header: Mapping[str, object] = signed.headers()  # type: ignore[attr-defined]
+def _check(token: str, secrets: tuple[bytes, ...]) -> tuple[Principal, float]:
+    try:
+        header = jws.extract_compact(token.encode()).headers()
         kind, _, name = str(header.get("kid", "")).partition(":")
         if Kind(kind) not in (Kind.SERVICE, Kind.HOST):
             raise ValueError(kind)
-        return OctKey.import_key(derive_key(self._secret, Kind(kind), name))
+        claims = claims_of(token, (derive_key(each, Kind(kind), name) for each in secrets))
+        subject, expires = str(claims["sub"]), float(str(claims["exp"]))
+    except (JoseError, ValueError, KeyError, TypeError):
+        raise Unauthenticated("the token is not valid") from None
+    if subject != claims["kid"]:
+        raise Unauthenticated("the token was signed by somebody else")
+    return Principal(Kind(kind), name, "*", Role.ADMIN), expires

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import hmac
 from collections.abc import Mapping
 
 import orjson
@@ -13,6 +11,7 @@ import orjson
 from libs.common.clock import Clock
 from libs.common.errors import Unauthenticated
 from libs.common.http import ANONYMOUS, Authenticator, Principal
+from libs.common.keys import DerivedKeys, Macs, Secret
 from services.gateway.core import (
     Bucket,
     check_key,
@@ -95,8 +94,8 @@ class Gate:
 class Sessions:
     """Signed console sessions: the cookie names a key and an end; whether the key is still good is asked each time."""
 
-    def __init__(self, secret: bytes, gate: Gate, clock: Clock, life_s: float) -> None:
-        self._mac_key = derive(secret, "console-session")
+    def __init__(self, secret: Secret, gate: Gate, clock: Clock, life_s: float) -> None:
+        self._macs = Macs(DerivedKeys(secret, lambda each: derive(each, "console-session")))
         self._gate = gate
         self._clock = clock
         self.life_s = life_s
@@ -107,12 +106,12 @@ class Sessions:
         key_id, _ = split_key(api_key)
         claims = orjson.dumps([key_id, int(self._clock.now() + self.life_s)])
         body = base64.urlsafe_b64encode(claims).decode()
-        return f"{body}.{self._mac(body)}"
+        return f"{body}.{self._macs.prove(body)}"
 
     async def holder(self, cookie: str) -> tuple[KeyId, Principal]:
         """Whose session it is. Raises Unauthenticated when it is forged or over, or its key no longer good."""
         body, _, mac = cookie.partition(".")
-        if not hmac.compare_digest(self._mac(body).encode(), mac.encode()):
+        if not self._macs.proves(body, mac):
             raise Unauthenticated("the session is not valid")
         try:
             key_id, until = orjson.loads(base64.urlsafe_b64decode(body))
@@ -125,14 +124,11 @@ class Sessions:
 
     def form_token(self, cookie: str) -> str:
         """What a form of this session carries to prove that our page sent it."""
-        return self._mac(f"form:{cookie}")
+        return self._macs.prove(f"form:{cookie}")
 
     def is_form_token(self, cookie: str, token: str) -> bool:
         """Did a page of this session send the form?"""
-        return hmac.compare_digest(self.form_token(cookie).encode(), token.encode())
-
-    def _mac(self, text: str) -> str:
-        return hmac.new(self._mac_key, text.encode(), hashlib.sha256).hexdigest()
+        return self._macs.proves(f"form:{cookie}", token)
 
 
 def key_id_of(principal: Principal) -> KeyId:

@@ -7,6 +7,7 @@ from libs.common.actor import Actor
 from libs.common.clock import Clock, Ids
 from libs.common.errors import Conflict, NotFound, Unavailable
 from libs.common.http import Request, Response, reply
+from libs.common.keys import DerivedKeys, Secret
 from services.gateway.auth import Gate
 from services.gateway.core import FIRST_KEY, compose_key, derive, hash_secret, secret_of
 from services.gateway.keyfile import KeyFile
@@ -25,14 +26,14 @@ class KeyRing:
         gate: Gate,
         clock: Clock,
         ids: Ids,
-        cluster_secret: bytes,
+        cluster_secret: Secret,
     ) -> None:
         self._repository = repository
         self._operations = operations
         self._gate = gate
         self._clock = clock
         self._ids = ids
-        self._master = derive(cluster_secret, "api-keys")
+        self._masters = DerivedKeys(cluster_secret, lambda each: derive(each, "api-keys"))
 
     async def make_first(self, file: KeyFile) -> None:
         """Make the first admin key, good for all business units, if there is none yet, and write it to `file`.
@@ -41,7 +42,7 @@ class KeyRing:
         """
         if await self._repository.key(FIRST_KEY) is not None:
             return
-        secret = secret_of(self._master, FIRST_KEY)
+        secret = self._new_secret(FIRST_KEY)
         file.write_once(compose_key(FIRST_KEY, secret))
         first = ApiKey(
             id=FIRST_KEY,
@@ -67,7 +68,7 @@ class KeyRing:
                 bu=wanted.bu,
                 role=wanted.role,
                 label=wanted.label,
-                secret_hash=hash_secret(secret_of(self._master, key_id)),
+                secret_hash=hash_secret(self._new_secret(key_id)),
                 created_at=now,
                 created_by=request.principal.name,
                 expires_at=None if wanted.ttl_s is None else now + wanted.ttl_s,
@@ -80,9 +81,21 @@ class KeyRing:
             request, "key.create", f"{wanted.bu}/keys", perform
         )
         made = KeyView.model_validate_json(response.body)
-        text = compose_key(KeyId(made.id), secret_of(self._master, KeyId(made.id)))
+        text = compose_key(KeyId(made.id), await self._secret_again(KeyId(made.id)))
         content = KeyCreated(**made.model_dump(), key=text)
         return reply(content, response.status, {**response.headers, "cache-control": "no-store"})
+
+    def _new_secret(self, key_id: KeyId) -> str:
+        return secret_of(self._masters.current()[0], key_id)
+
+    async def _secret_again(self, key_id: KeyId) -> str:
+        """The secret of a key that is stored, which a secret of the cluster that is older by now may have made."""
+        key = await self._repository.key(key_id)
+        for master in self._masters.current():
+            secret = secret_of(master, key_id)
+            if key is not None and hash_secret(secret) == key.secret_hash:
+                return secret
+        raise Conflict(f"the key {key_id} can't be shown again: the cluster's secret was replaced")
 
     async def visible(self, actor: Actor) -> list[KeyView]:
         """The keys that an actor may see."""

@@ -12,7 +12,8 @@ from libs.common.actor import Actor
 from libs.common.clock import Clock
 from libs.common.errors import NotFound, Unavailable
 from libs.common.http import Kind, Response, ServiceClient, StreamClient, call_json, raise_problem
-from libs.common.tokens import TokenSigner, derive_key
+from libs.common.keys import Secret
+from libs.common.tokens import TokenSigner, party_keys
 from services.gateway.core import Part
 
 S = TypeVar("S")
@@ -29,7 +30,7 @@ class HostTokens:
     control plane. Signed so, it says to the host what only the control plane can say, and nothing to anybody else.
     """
 
-    def __init__(self, cluster_secret: bytes, clock: Clock) -> None:
+    def __init__(self, cluster_secret: Secret, clock: Clock) -> None:
         self._secret = cluster_secret
         self._clock = clock
         self._signers: dict[str, TokenSigner] = {}
@@ -40,7 +41,7 @@ class HostTokens:
         if signer is None:
             if len(self._signers) >= SIGNERS:
                 self._signers.clear()
-            key = derive_key(self._secret, Kind.HOST, host)
+            key = party_keys(self._secret, Kind.HOST, host)
             signer = self._signers[host] = TokenSigner(Kind.HOST, host, key, self._clock)
         return signer.headers()
 

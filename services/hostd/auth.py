@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import OctKey
 
 from libs.common.clock import Clock
 from libs.common.errors import Unauthenticated
-from libs.common.http import ANONYMOUS, Authenticator, Kind, Principal, Role
-from libs.common.tokens import LEEWAY_S
+from libs.common.http import Authenticator, Kind, Principal, Role
+from libs.common.keys import Secret, keys_of
+from libs.common.tokens import LEEWAY_S, claims_of, first_good, tokens_in
 
 
 class OwnKeyVerifier:
@@ -22,32 +21,29 @@ class OwnKeyVerifier:
     """
 
     def __init__(
-        self, host: str, key: bytes, clock: Clock, fallback: Authenticator | None = None
+        self, host: str, key: Secret, clock: Clock, fallback: Authenticator | None = None
     ) -> None:
         self._fallback = fallback
         self._subject = f"{Kind.HOST}:{host}"
-        self._key = OctKey.import_key(key)
+        self._keys = keys_of(key)
         self._clock = clock
 
     async def __call__(self, headers: Mapping[str, str], query: Mapping[str, str]) -> Principal:
         """The control plane. Raises Unauthenticated when the token is wrong or too old."""
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if not token:
-            return ANONYMOUS
         try:
-            return self._check(scheme, token)
+            return first_good(tokens_in(headers), self._check)
         except Unauthenticated:
             if self._fallback is None:
                 raise
             return await self._fallback(headers, query)
 
-    def _check(self, scheme: str, token: str) -> Principal:
+    def _check(self, token: str) -> Principal:
         try:
-            claims = jwt.decode(token, self._key, algorithms=["HS256"]).claims
-            subject, expires = claims["sub"], float(claims["exp"])
+            claims = claims_of(token, self._keys.current())
+            subject, expires = claims["sub"], float(str(claims["exp"]))
         except (JoseError, ValueError, KeyError, TypeError):
             raise Unauthenticated("the token is not valid") from None
-        if scheme.lower() != "bearer" or subject != self._subject:
+        if subject != self._subject:
             raise Unauthenticated("the token is not for this host")
         if self._clock.now() > expires + LEEWAY_S:
             raise Unauthenticated("the token has expired")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -20,12 +19,13 @@ from libs.common.http import (
     Route,
     reply,
 )
+from libs.common.keys import Keys, SecretFile, open_secret
 from libs.common.peers import PeerClient
-from libs.common.runtime import CommonConfig, read_secret
+from libs.common.runtime import CommonConfig
 from libs.common.serve import serve
 from libs.common.spans import open_sinks
 from libs.common.telemetry import Telemetry, make_log
-from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
+from libs.common.tokens import TokenSigner, TokenVerifier, party_keys
 from services.hostd.api import SocketAuthenticator, read_routes, socket_routes
 from services.hostd.auth import OwnKeyVerifier
 from services.hostd.docker import DockerEngine
@@ -41,21 +41,24 @@ from services.hostd.state import open_state
 
 async def run(common: CommonConfig, config: HostdConfig) -> None:
     """Serve until cancelled."""
-    async with open_service(common, config) as service, AsyncExitStack() as stack:
+    secret = open_keys(common, config)
+    async with open_service(common, config, secret) as service, AsyncExitStack() as stack:
         await stack.enter_async_context(service.running())
         socket = config.socket_path(common.cluster)
         local = make_app(service, socket_routes(service), SocketAuthenticator(config.host_name()))
         await stack.enter_async_context(serve(local, f"unix:{socket}"))
         if config.listen:
-            verifier = _verifier(common, config, service.clock)
+            verifier = make_verifier(config, secret, service.clock)
             remote = make_app(service, read_routes(service), verifier)
             await stack.enter_async_context(serve(remote, config.listen))
         service.telemetry.log.info("hostd is up", host=config.host_name(), socket=str(socket))
-        await asyncio.Event().wait()
+        await secret.watch(service.clock, service.telemetry.log)
 
 
 @asynccontextmanager
-async def open_service(common: CommonConfig, config: HostdConfig) -> AsyncIterator[HostdService]:
+async def open_service(
+    common: CommonConfig, config: HostdConfig, secret: SecretFile
+) -> AsyncIterator[HostdService]:
     """The service on its real adapters, not running yet; they are closed at the end."""
     cluster, host, owner = common.cluster, config.host_name(), config.owner(common.cluster)
     clock, rng = SystemClock(), system_rng()
@@ -70,7 +73,7 @@ async def open_service(common: CommonConfig, config: HostdConfig) -> AsyncIterat
         stack.callback(network.close)
         state = open_state(data_dir / "state.db")
         stack.callback(state.close)
-        signer = TokenSigner(Kind.HOST, host, _host_key(common, config), clock)
+        signer = TokenSigner(Kind.HOST, host, host_keys(config, secret), clock)
         peers = PeerClient(signer, common.peers)
         stack.push_async_callback(peers.close)
         engine = DockerEngine(cluster, config.docker)
@@ -147,19 +150,21 @@ def _standard_routes(service: HostdService) -> Sequence[Route]:
     )
 
 
-def _host_key(common: CommonConfig, config: HostdConfig) -> bytes:
-    """This host's own key; on a machine that has the cluster's secret it can be derived."""
+def open_keys(common: CommonConfig, config: HostdConfig) -> SecretFile:
+    """The file with this host's own keys; on a machine of the control plane, with the cluster's secrets."""
     if config.host_key_file is not None:
-        return bytes.fromhex(config.host_key_file.read_text().strip())
-    return derive_key(_cluster_secret(common), Kind.HOST, config.host_name())
+        return SecretFile(config.host_key_file)
+    return open_secret(common.secret_file or common.data_dir / "cluster.secret")
 
 
-def _cluster_secret(common: CommonConfig) -> bytes:
-    return read_secret(common.secret_file or common.data_dir / "cluster.secret")
+def host_keys(config: HostdConfig, secret: SecretFile) -> Keys:
+    """This host's own keys, derived where the file has the cluster's secrets."""
+    if config.host_key_file is not None:
+        return secret
+    return party_keys(secret, Kind.HOST, config.host_name())
 
 
-def _verifier(common: CommonConfig, config: HostdConfig, clock: Clock) -> Authenticator:
-    """Whoever knows this host's key; on a machine with the cluster's secret, services by their own, too."""
-    with_secret = config.host_key_file is None
-    services = TokenVerifier(_cluster_secret(common), clock) if with_secret else None
-    return OwnKeyVerifier(config.host_name(), _host_key(common, config), clock, services)
+def make_verifier(config: HostdConfig, secret: SecretFile, clock: Clock) -> Authenticator:
+    """Whoever knows this host's key; on a machine with the cluster's secrets, services by their own, too."""
+    services = TokenVerifier(secret, clock) if config.host_key_file is None else None
+    return OwnKeyVerifier(config.host_name(), host_keys(config, secret), clock, services)

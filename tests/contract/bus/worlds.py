@@ -165,7 +165,8 @@ _prefixes = itertools.count(1)
 
 def kafka_world_url(kafka_url: str) -> str:
     """The broker with names of one's own, and a session short enough to see a crash soon."""
-    return f"{kafka_url}?prefix=t{os.getpid()}-{next(_prefixes)}.&session_s=2"
+    joint = "&" if "?" in kafka_url else "?"
+    return f"{kafka_url}{joint}prefix=t{os.getpid()}-{next(_prefixes)}.&session_s=2"
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from libs.common.errors import Conflict, NotFound, TooMany
 from libs.common.http import Kind
 from libs.common.peers import PeerClient
 from libs.common.runtime import CommonConfig, open_runtime, open_shared
-from libs.common.tokens import TokenSigner, derive_key
+from libs.common.tokens import TokenSigner, party_keys
 from services.hostd.ipam import HttpIpam
 from services.hostd.model import Attachment, AttachmentId, AttachmentSpec, PendingRelease, Phase
 from services.hostd.ports import IpamPort
@@ -43,7 +43,7 @@ async def ipam(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         task = group.create_task(run(rt))
         while "ipam" not in shared.local.apps:
             await asyncio.sleep(0.01)
-        key = derive_key(shared.secret, Kind.HOST, "host-1")
+        key = party_keys(shared.secret, Kind.HOST, "host-1")
         signer = TokenSigner(Kind.HOST, "host-1", key, SystemClock())
         peers = PeerClient(signer, {}, shared.local)
         yield HttpIpam(peers, "host-1")

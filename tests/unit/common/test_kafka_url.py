@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -32,9 +33,31 @@ def test_everything() -> None:
     assert "p:w" not in repr(settings)
 
 
+def test_a_password_comes_from_a_file_and_may_be_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("first\n")
+    settings = parse_url(f"kafka://u@a:1?password_file={file}")
+    assert settings.connection()["sasl_plain_password"] == "first"
+    file.write_text("second\n")
+    assert settings.connection()["sasl_plain_password"] == "second"
+    file.unlink()  # it is being replaced
+    assert settings.connection()["sasl_plain_password"] == "first"
+    assert "first" not in repr(settings)
+
+
+def test_files_that_are_no_certificates_are_named(tmp_path: Path) -> None:
+    (tmp_path / "ca").write_text("nonsense")
+    for file in (tmp_path / "ca", tmp_path / "none"):
+        with pytest.raises(InvalidInput, match=str(file)):
+            parse_url(f"kafka://a:1?tls=1&cafile={file}").connection()
+
+
 @pytest.mark.parametrize(
     "url", ["kafka://", "kafka://host", "kafka://a:b", "kafka://u:secret@h", "kafka://a:1?tsl=1",
-            "kafka://a:1?replication=x", "kafka://a:1?session_s=-1"],
+            "kafka://a:1?replication=x", "kafka://a:1?session_s=-1", "kafka://u:secret@a:1?sasl=PLAIN",
+            "kafka://u:secret@a:1?sasl=GSSAPI", "kafka://:secret@a:1", "kafka://u@a:1", "kafka://a:1?sasl=PLAIN",
+            "kafka://u:secret@a:1?password_file=/dev/null", "kafka://u@a:1?password_file=/dev/null",
+            "kafka://u@a:1?password_file=/nonexistent", "kafka://a:1?cafile=/x"],
 )  # fmt: skip
 async def test_wrong_urls_are_refused_without_showing_the_password(url: str) -> None:
     with pytest.raises(InvalidInput) as raised:
