@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from libs.common import config
 from libs.common.clock import SystemClock
 from libs.common.http import Kind
+from libs.common.keys import read_secrets
 from libs.common.peers import PeerClient
-from libs.common.runtime import CommonConfig, read_secret
+from libs.common.runtime import CommonConfig
 from libs.common.tokens import TokenSigner, derive_key
 
 NAME = "operator"
@@ -29,7 +30,7 @@ async def ask(environ: Mapping[str, str], service: str, method: str, path: str) 
     own = {name: value for name, value in environ.items() if name.startswith("GANTRY_COMMON__")}
     common = config.load({"common": CommonConfig}, environ=own)["common"]
     assert isinstance(common, CommonConfig)
-    secret = read_secret(common.secret_file or common.data_dir / "cluster.secret")
+    secret, *_ = read_secrets(common.secret_file or common.data_dir / "cluster.secret")
     signer = TokenSigner(Kind.SERVICE, NAME, derive_key(secret, Kind.SERVICE, NAME), SystemClock())
     client = PeerClient(signer, common.peers)
     try:

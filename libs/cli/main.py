@@ -17,6 +17,7 @@ from rich.console import Console
 
 from libs.cli import (
     apps_cmd,
+    breaker_cmd,
     cluster_cmd,
     dead_cmd,
     exits,
@@ -43,6 +44,7 @@ _COMMANDS = (
     rollout_cmd,
     observe_cmd,
     cluster_cmd,
+    breaker_cmd,
     dead_cmd,
     keys_cmd,
     secret_cmd,

@@ -214,6 +214,14 @@ class GantryClient:
         """A page of the audit trail, newest first."""
         return await self._get(model.Audit, "/v1/audit", {"limit": str(limit), "before": before})
 
+    async def breaker(self) -> model.Breaker:
+        """Does the scheduler hold kills of unknown tasks back, and of which."""
+        return await self._get(model.Breaker, "/v1/breaker")
+
+    async def release_breaker(self) -> model.Breaker:
+        """Have the unknown tasks killed. Raises Conflict when none is held back."""
+        return _read(model.Breaker, await self._post("/v1/breaker/release", None))
+
     # -- dead letters ----------------------------------------------------------------------------
 
     async def dead_letters(self, group: str = "", *, limit: int = 100) -> dead.Dead:

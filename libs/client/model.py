@@ -217,6 +217,13 @@ class AlertView(View):
     labels: dict[str, str] = {}
 
 
+class Breaker(View):
+    """Tasks that nobody knows, which the scheduler holds back from being killed."""
+
+    open: bool
+    unknown_tasks: tuple[str, ...] = ()
+
+
 class Alerts(Partial):
     """Alerts, newest first."""
 

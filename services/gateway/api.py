@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from libs.common.http import Access, Request, Response, Route
 from services.gateway.api_apps import app_routes
+from services.gateway.api_breaker import breaker_routes
 from services.gateway.api_dead import dead_routes
 from services.gateway.api_keys import key_routes
 from services.gateway.api_streams import stream_routes
@@ -21,6 +22,7 @@ def public_routes(gateway: Gateway) -> tuple[Route, ...]:
         *app_routes(gateway),
         *view_routes(gateway),
         *stream_routes(gateway),
+        *breaker_routes(gateway),
         *key_routes(gateway),
         *dead_routes(gateway),
     )

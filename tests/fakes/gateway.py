@@ -22,7 +22,8 @@ from libs.common.store.base import Store
 from libs.common.store.memory import MemoryStore
 from services.gateway.model import GatewayConfig
 from services.gateway.service import KEY_FILE, run
-from tests.fakes.peers import FakeDeployer, FakeOthers, make_apps
+from tests.fakes.deployer import FakeDeployer
+from tests.fakes.peers import FakeOthers, make_apps
 
 SECRET = bytes(range(32))
 GENEROUS = GatewayConfig(rate_per_s=100_000.0, rate_burst=100_000.0)  # tests poll

@@ -259,3 +259,12 @@ def test_dead_letters_are_listed_shown_and_replayed(live: Live) -> None:
 )
 def test_dead_letters_that_can_not_be_meant(live: Live, argv: tuple[str, ...], code: int) -> None:
     assert live.gantry("dead", *argv).code == code
+
+
+def test_the_breaker_is_shown_and_released(live: Live) -> None:
+    assert "closed; 0 unknown tasks" in live.gantry("breaker", "show").out
+    assert live.gantry("breaker", "release").code != 0
+    live.world.others.unknown_tasks = ["acme-web-1.1"]
+    shown = live.gantry("breaker", "show")
+    assert "open; 1 unknown tasks" in shown.out and "acme-web-1.1" in shown.out
+    assert live.gantry("breaker", "release", "-o", "json").json()["open"] is False

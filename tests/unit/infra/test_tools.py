@@ -11,7 +11,7 @@ from pathlib import Path
 from infra.compose import ask, credentials
 from libs.common.clock import SystemClock
 from libs.common.http import Access, HttpApp, Kind, Request, Response, Route, reply
-from libs.common.runtime import read_secret
+from libs.common.keys import read_secrets
 from libs.common.serve import serve
 from libs.common.tokens import TokenVerifier, derive_key
 from libs.mesos.credentials import read_credentials
@@ -28,7 +28,7 @@ def test_secrets_are_made_once_and_for_their_readers_alone(tmp_path: Path) -> No
     assert {each.stat().st_mode & 0o777 for each in files.values()} == {0o400}
     credentials.main(["cluster", str(tmp_path)])
     assert {name: file.read_text() for name, file in files.items()} == before
-    assert len(read_secret(files["cluster_secret"])) == 32
+    assert len(read_secrets(files["cluster_secret"])[0]) == 32
     known = json.loads(before["mesos_credentials"])["credentials"]
     ours = read_credentials("scheduler", "gantry", files["mesos_secret"])
     assert ours is not None
@@ -39,7 +39,7 @@ def test_a_host_gets_what_is_its_own(tmp_path: Path) -> None:
     cluster, out = tmp_path / "cluster", tmp_path / "host"
     credentials.main(["cluster", str(cluster)])
     credentials.main(["host", str(cluster), "host-1", str(out)])
-    secret = read_secret(cluster / "cluster_secret")
+    secret = read_secrets(cluster / "cluster_secret")[0]
     key = bytes.fromhex((out / "host_key").read_text().strip())
     assert key == derive_key(secret, Kind.HOST, "host-1")
     given = "".join(each.read_text() for each in out.iterdir())
@@ -71,7 +71,7 @@ async def _service(secret: bytes) -> AsyncIterator[str]:
 async def test_an_operator_asks_with_the_clusters_secret(tmp_path: Path) -> None:
     credentials.main(["cluster", str(tmp_path)])
     file = tmp_path / "cluster_secret"
-    async with _service(read_secret(file)) as url:
+    async with _service(read_secrets(file)[0]) as url:
         environ = {
             "GANTRY_COMMON__SECRET_FILE": str(file),
             "GANTRY_COMMON__PEERS": json.dumps({"scheduler": url}),
