@@ -58,6 +58,16 @@ def quiet(group: Group, partitions: Mapping[str, int], *, now: float, fetching: 
     return not any(each.expired(now) for name, each in group.members.items() if name != fetching)
 
 
+def quiet_until(group: Group, *, fetching: str) -> float:
+    """Until when a quiet group stays so, if nobody changes it and `fetching` goes on polling."""
+    expiries = (
+        each.polled_at + each.max_poll_s * POLL_GRACE
+        for name, each in group.members.items()
+        if name != fetching
+    )
+    return min(expiries, default=float("inf"))
+
+
 def settle(
     group: Group,
     partitions: Mapping[str, int],

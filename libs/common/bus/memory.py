@@ -24,7 +24,7 @@ from libs.common.bus.base import (
     partition_of,
 )
 from libs.common.bus.faults import NO_FAULTS, BusFaults, BusPoint
-from libs.common.bus.groups import Group, Member, quiet, settle
+from libs.common.bus.groups import Group, Member, quiet, quiet_until, settle
 from libs.common.bus.waiting import Bell
 from libs.common.clock import Clock
 from libs.common.errors import Fenced, TimedOut, Unavailable
@@ -274,6 +274,7 @@ class MemoryConsumer:
         self._news = news
         self._positions: dict[TopicPartition, int] = {}
         self._generation = -1
+        self._calm: tuple[Group, float] = (_EMPTY, 0.0)  # nothing to do for this group until then
         self._held_back: dict[TopicPartition, float] = {}  # until, by the loop's time
 
     def assignment(self) -> frozenset[TopicPartition]:
@@ -282,17 +283,20 @@ class MemoryConsumer:
 
     def join(self) -> None:
         """Become a member (again), and take up what the group gives: nothing of ours is in hand now."""
-        now = self._clock.monotonic()
-        before, topics = self._state(), self._log.topics
+        now, before = self._clock.monotonic(), self._state()
+        if before is self._calm[0] and now < self._calm[1]:
+            return
+        topics, every_s = self._log.topics, self._member.max_poll_s / 4
         mine = {topic: len(topics[topic].partitions) for topic in self._member.topics}
-        after = before
-        if not quiet(before, mine, now=now, fetching=self._name):
-            me = {self._name: replace(self._member, polled_at=now)}
+        me, after = {self._name: replace(self._member, polled_at=now)}, before
+        if quiet(before, mine, now=now, fetching=self._name):
+            if now - before.members[self._name].polled_at >= every_s:
+                after = replace(before, members={**before.members, **me})
+            poll_by = after.members[self._name].polled_at + every_s
+            self._calm = (after, min(poll_by, quiet_until(after, fetching=self._name)))
+        else:
             counts = self._log.counts()
             after = settle(before, counts, now=now, joining=me, fetching=self._name)
-        elif now - before.members[self._name].polled_at >= self._member.max_poll_s / 4:
-            me = {self._name: replace(self._member, polled_at=now)}
-            after = replace(before, members={**before.members, **me})
         self._log.groups[self._group] = after
         if after.generation != self._generation:
             self._take_up(before, after)

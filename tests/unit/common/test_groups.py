@@ -8,7 +8,15 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.common.bus.groups import POLL_GRACE, Group, Member, balance, quiet, settle
+from libs.common.bus.groups import (
+    POLL_GRACE,
+    Group,
+    Member,
+    balance,
+    quiet,
+    quiet_until,
+    settle,
+)
 
 PARTITIONS = {"t": 8, "u": 3}
 BOTH = frozenset({"t", "u"})
@@ -120,3 +128,15 @@ def test_whatever_happens_nobody_is_robbed_and_all_ends_even(
         held = [len(last.held(name)) for name in last.members]
         assert max(held) - min(held) <= 1
         assert balance(last.members, PARTITIONS, last.owners) == last.owners
+
+
+def test_until_when_a_group_stays_quiet() -> None:
+    group = settle(Group(), PARTITIONS, now=0.0, joining={"a": member()}, fetching="a")
+    assert quiet_until(group, fetching="a") == float("inf")
+    group = settle(group, PARTITIONS, now=1.0, joining={"b": member(polled_at=1.0)}, fetching="b")
+    for fetching, other in (("a", 1.0), ("b", 0.0)):
+        until = quiet_until(group, fetching=fetching)
+        assert until == other + 10.0 * POLL_GRACE
+        others = [each for name, each in group.members.items() if name != fetching]
+        assert not any(each.expired(until) for each in others)
+        assert any(each.expired(until + 0.1) for each in others)
