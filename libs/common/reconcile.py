@@ -2,7 +2,8 @@
 
 A key that waits is queued once; one key is never handled by two workers at a time; a key added while it is
 being handled is handled once more. A failure brings the key back after a back-off, and a periodic sweep adds all
-keys there are, so that lost events cost latency and nothing else.
+keys there are, so that lost events cost latency and nothing else. What was woken goes before what is swept: thousands of
+idle keys must not stand in the way of the one that somebody waits for.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class ReconcileQueue:
         self._workers = workers
         self._backoff = backoff
         self._ready: dict[str, None] = {}  # an ordered set
+        self._swept: dict[str, None] = {}  # one that waits behind all of `_ready`
         self._running: dict[str, None] = {}
         self._again: dict[str, None] = {}  # added while running
         self._later: list[tuple[float, str]] = []  # heap of (due, key)
@@ -61,6 +63,7 @@ class ReconcileQueue:
         elif key in self._running:
             self._again[key] = None
         else:
+            self._swept.pop(key, None)
             self._ready[key] = None
         self._wake.set()
 
@@ -71,7 +74,7 @@ class ReconcileQueue:
 
     def __len__(self) -> int:
         """Keys waiting or being handled."""
-        return len(self._ready) + len(self._running) + len(self._again)
+        return len(self._ready) + len(self._swept) + len(self._running) + len(self._again)
 
     async def run(self, list_keys: ListKeys | None = None, sweep_s: float = 30.0) -> None:
         """Work until cancelled; sweep at the start and every `sweep_s` when `list_keys` is given."""
@@ -80,9 +83,9 @@ class ReconcileQueue:
                 group.create_task(self._sweep(list_keys, sweep_s), name=f"{self.name}-sweep")
             while True:
                 self._promote()
-                while self._ready and len(self._running) < self._workers:
-                    key = next(iter(self._ready))
-                    del self._ready[key]
+                while len(self._running) < self._workers and (lane := self._ready or self._swept):
+                    key = next(iter(lane))
+                    del lane[key]
                     self._running[key] = None
                     group.create_task(self._handle(key), name=f"{self.name}:{key}")
                 await self._wait()
@@ -132,7 +135,11 @@ class ReconcileQueue:
         while True:
             try:
                 for key in await list_keys():
-                    self.add(key)
+                    if key in self._running:
+                        self._again[key] = None
+                    elif key not in self._ready:
+                        self._swept[key] = None
+                self._wake.set()
                 failures = 0
                 await self._clock.sleep(sweep_s)
             except GantryError as error:

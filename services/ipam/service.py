@@ -123,7 +123,8 @@ class Ipam:
             self._frontier[name] = offset + 1
             return Address(name, network.address(offset), offset)
         for address in await self.store.free(name, self._rt.clock.now(), CANDIDATES):
-            if address.id not in self._in_flight:
+            # Whatever the store says: what is not free is nobody's to give.
+            if address.state is State.RELEASED and address.id not in self._in_flight:
                 self._in_flight.add(address.id)
                 return address
         return await self._skipped(network)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from infra.demo.story import APP
@@ -21,6 +22,7 @@ KINDS = ("stop", "kill9", "pause")
 DEADLINE_S = 240.0
 POLL_S = 0.25
 CALL_S = 15.0
+APPS = 5  # that the small writes go to
 ALERTS_S = 8.0
 _ALERTS = ["alert.raised"]
 T = TypeVar("T")
@@ -83,7 +85,7 @@ class Matrix:
         finally:
             writer.cancel()
         row.errors += await self._judge(ended, writer)
-        row.acknowledged = len(self._acknowledged)
+        row.acknowledged = self._acknowledged
         after = self._story.load_counts()
         row.requests = after["requests"] - before["requests"]
         row.failed = after["failed"] - before["failed"]
@@ -111,18 +113,24 @@ class Matrix:
         return accepted.deployment
 
     async def _write(self) -> None:
-        """Small writes all the time; those that are acknowledged must be there in the end."""
-        self._acknowledged: list[str] = []
-        spec = AppSpec.model_validate(self._story.spec("sample-web:v1", 0))
+        """Small writes all the time, the newest over the older; what was acknowledged last must be there in the end."""
+        self._acknowledged = 0
+        self._newest: dict[str, int] = {}
         for n in range(10_000):
-            app = f"acme/w{self._cells}-{n}"
+            app = f"acme/w{n % APPS}"
+            content = {**self._story.spec("sample-web:v1", 0), "env": {"N": str(self._mark(n))}}
             try:
                 async with asyncio.timeout(CALL_S):
-                    await self._client.put_app(app, spec)
-                self._acknowledged.append(app)
+                    await self._client.put_app(app, AppSpec.model_validate(content))
+                self._acknowledged += 1
+                self._newest[app] = self._mark(n)
             except (GantryError, TimeoutError):
                 pass
             await asyncio.sleep(1.0)
+
+    def _mark(self, n: int) -> int:
+        """Grows from write to write, over all cells."""
+        return self._cells * 10_000 + n
 
     # -- judging
 
@@ -155,11 +163,10 @@ class Matrix:
             await self._patiently(self._settled, deadline)
         except Exception as error:
             errors.append(f"{type(error).__name__}: {error}")
-        for app in self._acknowledged:
-            try:
-                await self._patiently(lambda app=app: self._client.app(app), deadline)  # type: ignore[misc]
-            except Exception as error:
-                errors.append(f"{app} was acknowledged and is not there: {error}")
+        for app, mark in self._newest.items():
+            view, _ = await self._patiently(partial(self._client.app, app), deadline)
+            if int(view.spec["env"]["N"]) < mark:
+                errors.append(f"write {mark} of {app} was acknowledged and is not there")
         return errors
 
     async def _settled(self) -> None:

@@ -45,7 +45,7 @@ from libs.common.store.base import (
     Write,
     WriteResult,
 )
-from libs.common.store.bodies import check_query, check_writes, decode_body, encode_body
+from libs.common.store.bodies import check_query, check_writes, decode_body, encode_body, matches
 from libs.common.store.mongo_documents import Document
 from libs.common.store.mongo_schema import prepare
 
@@ -61,6 +61,7 @@ _OPTIONS: Mapping[str, Any] = {
 }
 _DUPLICATE_KEY = 11000
 _RAISE_TRIES = 200
+_FIND_TRIES = 5
 _LEASE_TRIES = 5
 _OK = WriteResult(Outcome.OK)
 _CONFLICT = WriteResult(Outcome.CONFLICT)
@@ -230,11 +231,18 @@ class MongoCollection:
         """See Collection."""
         check_query(query)
         chosen, order = documents.page(query)
-        async with self._call("find"):
-            cursor = self._collection.find(chosen).sort(order).limit(query.limit + 1)
-            found = await cursor.to_list(None)
-        docs = tuple(documents.to_doc(each) for each in found[: query.limit])
-        return Page(docs, more=len(found) > query.limit)
+        docs: list[Doc] = []
+        more = False
+        for _ in range(_FIND_TRIES):
+            async with self._call("find"):
+                cursor = self._collection.find(chosen).sort(order).limit(query.limit + 1)
+                found = await cursor.to_list(None)
+            read = [documents.to_doc(each) for each in found[: query.limit]]
+            docs, more = [d for d in read if matches(d.body, query.where)], len(found) > query.limit
+            if len(docs) == len(read):
+                break
+            # The server chose by what was there a moment ago (mongo-java-server does): ask again.
+        return Page(tuple(docs), more)
 
     async def count(self, where: Sequence[Where] = ()) -> int:
         """See Collection."""

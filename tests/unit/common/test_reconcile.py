@@ -231,3 +231,25 @@ async def test_the_sweep_finds_what_no_event_told(world: World) -> None:
         await world.clock.sleep(35)
     assert [key for key, _ in handled] == ["a", "a", "b"]
     assert 30 < handled[-1][1] < 34  # two failed sweeps cost two pauses, not another round
+
+
+@virtual
+async def test_what_was_woken_goes_before_what_is_swept(world: World) -> None:
+    handled: list[str] = []
+
+    async def reconcile(key: str) -> None:
+        handled.append(key)
+        await world.clock.sleep(0.01)
+
+    async def keys() -> list[str]:
+        return [f"idle-{n}" for n in range(1000)]
+
+    async with running(world, reconcile, keys=keys) as queue:
+        await world.clock.sleep(0.5)
+        assert len(queue) > 800
+        queue.add("busy")
+        queue.add("idle-999")
+        await world.clock.sleep(0.03)
+        assert {"busy", "idle-999"} <= set(handled[-9:])
+        await world.clock.sleep(5)
+    assert len(handled) == 1001  # and nobody is forgotten, or handled twice
