@@ -2,8 +2,8 @@
 
 A key that waits is queued once; one key is never handled by two workers at a time; a key added while it is
 being handled is handled once more. A failure brings the key back after a back-off, and a periodic sweep adds all
-keys there are, so that lost events cost latency and nothing else. What was woken goes before what is swept: thousands of
-idle keys must not stand in the way of the one that somebody waits for.
+keys there are, so that lost events cost latency and nothing else. What was woken goes before what is swept: thousands
+of idle keys must not stand in the way of the one that somebody waits for.
 """
 
 from __future__ import annotations
