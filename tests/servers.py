@@ -9,24 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo.errors import OperationFailure
 
 from infra import provision
 from infra.provision import OvsServer, Server
+from infra.provision.sources import lent_url
+from libs.common.bus.kafka_url import parse_url
 
 REPOSITORY = Path(__file__).parent.parent
 T = TypeVar("T")
 S = TypeVar("S", bound=Server)
+
+MARK = f"t{secrets.token_hex(4)}"
+"""What names of this session begin with on servers that others may use too."""
 
 # Waits for the session's process to end, in good order or not, then removes what it left.
 _WATCH = 'while kill -0 "$1" 2>/dev/null; do sleep 1; done; [ -d "$2" ] || exit 0; \
@@ -47,16 +56,16 @@ class ServerPark:
         self._stack = AsyncExitStack()
 
     def start(self, kind: str, context: Callable[[Path], AbstractAsyncContextManager[S]]) -> S:
-        return self._run(self._stack.enter_async_context(context(self.root / kind)))
+        return self.run(self._stack.enter_async_context(context(self.root / kind)))
 
     def close(self) -> None:
         try:
-            self._run(self._stack.aclose())
+            self.run(self._stack.aclose())
         finally:
             self._thread.submit(self._runner.close).result()
             self._thread.shutdown()
 
-    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self._thread.submit(self._runner.run, coroutine).result()
 
 
@@ -88,9 +97,31 @@ def kafka_server(server_park: ServerPark) -> Server:
 
 
 @pytest.fixture(scope="session")
-def kafka_url(kafka_server: Server) -> str:
-    """`kafka://127.0.0.1:PORT`; topics are not made by themselves."""
-    return kafka_server.url
+def kafka_url(kafka_server: Server, server_park: ServerPark) -> Iterator[str]:
+    """`kafka://127.0.0.1:PORT`; topics are not made by themselves, and begin with MARK: a lent server is cleared."""
+    yield kafka_server.url
+    if lent_url("kafka"):
+        server_park.run(_forget_topics(kafka_server.url))
+
+
+async def _forget_topics(url: str) -> None:
+    admin = AIOKafkaAdminClient(**parse_url(url).connection())
+    await admin.start()
+    try:
+        ours = [name for name in await admin.list_topics() if name.startswith(MARK)]
+        for name in ours:
+            await admin.delete_topics([name])
+    finally:
+        await admin.close()
+
+
+@pytest.fixture(scope="session")
+def own_kafka(server_park: ServerPark, request: pytest.FixtureRequest) -> Server:
+    """A broker to be broken, which a lent one may not be."""
+    if lent_url("kafka") is None:
+        server: Server = request.getfixturevalue("kafka_server")
+        return server
+    return server_park.start("kafka-own", lambda directory: provision.kafka(directory, own=True))
 
 
 @pytest.fixture(scope="session")
@@ -99,9 +130,32 @@ def mongo_server(server_park: ServerPark) -> Server:
 
 
 @pytest.fixture(scope="session")
-def mongo_url(mongo_server: Server) -> str:
-    """`mongodb://127.0.0.1:PORT`; use a database of your own name."""
-    return mongo_server.url
+def mongo_url(mongo_server: Server, server_park: ServerPark) -> Iterator[str]:
+    """`mongodb://127.0.0.1:PORT`; databases begin with MARK: a lent server is cleared."""
+    yield mongo_server.url
+    if lent_url("mongo"):
+        server_park.run(_forget_databases(mongo_server.url))
+
+
+async def _forget_databases(url: str) -> None:
+    client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(url)
+    for name in await client.list_database_names():
+        if name.startswith(MARK):
+            # The MongoDB-wire server of this host drops it, and complains.
+            with suppress(OperationFailure):
+                await client.drop_database(name)
+    left = [name for name in await client.list_database_names() if name.startswith(MARK)]
+    client.close()
+    assert not left
+
+
+@pytest.fixture(scope="session")
+def own_mongo(server_park: ServerPark, request: pytest.FixtureRequest) -> Server:
+    """A database to be broken, which a lent one may not be."""
+    if lent_url("mongo") is None:
+        server: Server = request.getfixturevalue("mongo_server")
+        return server
+    return server_park.start("mongo-own", lambda directory: provision.mongo(directory, own=True))
 
 
 @pytest.fixture(scope="session")

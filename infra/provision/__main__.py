@@ -1,6 +1,6 @@
 """`python -m infra.provision start|stop|status KIND --dir D`: a server by hand; prints JSON.
 
-`reap --root R` ends and removes every server under R/<kind>: what is left of a run that died.
+`reap --root R` ends and removes every server under R/<kind> and R/<kind>-…: what is left of a run that died.
 """
 
 from __future__ import annotations
@@ -38,16 +38,18 @@ async def _act(verb: str, kind: str, directory: Path, purge: bool) -> int:
     return 0
 
 
+def _directories(root: Path, kind: str) -> list[Path]:
+    return [each for each in (root / kind, *sorted(root.glob(f"{kind}-*"))) if each.is_dir()]
+
+
 async def reap(root: Path) -> None:
     """Purges each server under the root, whatever happens to the others, and the root itself."""
     for kind, make in KINDS.items():
-        directory = root / kind
-        if not await asyncio.to_thread(directory.is_dir):
-            continue
-        try:
-            await (await make(directory)).control.purge()
-        except ProvisionError as error:
-            print(f"reap {directory}: {error}", file=sys.stderr)
+        for directory in await asyncio.to_thread(_directories, root, kind):
+            try:
+                await (await make(directory)).control.purge()
+            except ProvisionError as error:
+                print(f"reap {directory}: {error}", file=sys.stderr)
     await asyncio.to_thread(shutil.rmtree, root, True)
 
 

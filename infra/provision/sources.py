@@ -1,6 +1,7 @@
 """Where a server comes from, in this order:
 
-1. `GANTRY_TEST_<KIND>_URL` names one that runs already (KIND as in `KINDS`, upper case);
+1. `GANTRY_TEST_<KIND>_URL` names one that runs already (KIND as in `KINDS`, upper case), as do KAFKA_URL and
+   MONGODB_URL, with or without a scheme; who must break a server asks for one of its own;
 2. a container of the upstream image, by testcontainers, where an engine answers and has the image
    or can pull it (not for the engine and Open vSwitch; `GANTRY_TEST_CONTAINERS=0` forbids it);
 3. a process of this host, in the directory given.
@@ -60,14 +61,27 @@ KINDS: dict[str, Maker] = {
     "ovs": _ovs,
 }
 
+_PLAIN = {"kafka": ("KAFKA_URL", "kafka"), "mongo": ("MONGODB_URL", "mongodb")}
+
 
 def lent_url(kind: str) -> str | None:
     """The URL of a server that runs already, by environment variable."""
-    return os.environ.get(f"GANTRY_TEST_{kind.upper()}_URL")
+    url = os.environ.get(_variable(kind))
+    if not url:
+        return None
+    _, scheme = _PLAIN.get(kind, ("", ""))
+    return url if not scheme or "://" in url else f"{scheme}://{url}"
+
+
+def _variable(kind: str) -> str:
+    """The variable that names a server of the kind, or would."""
+    ours = f"GANTRY_TEST_{kind.upper()}_URL"
+    plain, _ = _PLAIN.get(kind, (ours, ""))
+    return ours if os.environ.get(ours) or not os.environ.get(plain) else plain
 
 
 def _lent(kind: str, url: str) -> Server:
-    control = ExternalControl(f"GANTRY_TEST_{kind.upper()}_URL")
+    control = ExternalControl(_variable(kind))
     if kind == "ovs":
         socket = Path(url.removeprefix("unix:"))
         return OvsServer(kind, url, socket.parent, control)
@@ -104,11 +118,17 @@ async def local(kind: str, directory: Path, make: Maker, keep: bool) -> AsyncIte
 
 @asynccontextmanager
 async def provided(
-    kind: str, directory: Path, *, keep: bool = False, make: Maker | None = None
+    kind: str,
+    directory: Path,
+    *,
+    keep: bool = False,
+    make: Maker | None = None,
+    own: bool = False,
 ) -> AsyncIterator[Server]:
-    """The server of a kind, from the first source that has it."""
+    """The server of a kind, from the first source that has it. `own`: never one that somebody lent."""
     directory = _absolute(directory)
-    if url := lent_url(kind):
+    url = None if own else lent_url(kind)
+    if url:
         yield _lent(kind, url)
     elif container := await containers.available(kind):
         async with containers.running(container, directory) as server:
@@ -120,7 +140,7 @@ async def provided(
 
 @asynccontextmanager
 async def kafka(
-    directory: Path, *, keep: bool = False, secure: bool = False
+    directory: Path, *, keep: bool = False, secure: bool = False, own: bool = False
 ) -> AsyncIterator[Server]:
     """A Kafka broker; topics must be created before use. One with SASL and TLS is always a process of this host."""
 
@@ -131,14 +151,14 @@ async def kafka(
         async with local("kafka", _absolute(directory), make, keep) as server:
             yield server
         return
-    async with provided("kafka", directory, keep=keep) as server:
+    async with provided("kafka", directory, keep=keep, own=own) as server:
         yield server
 
 
 @asynccontextmanager
-async def mongo(directory: Path, *, keep: bool = False) -> AsyncIterator[Server]:
+async def mongo(directory: Path, *, keep: bool = False, own: bool = False) -> AsyncIterator[Server]:
     """A MongoDB-wire server."""
-    async with provided("mongo", directory, keep=keep) as server:
+    async with provided("mongo", directory, keep=keep, own=own) as server:
         yield server
 
 

@@ -28,6 +28,7 @@ Handlers = Mapping[type[Event], EventHandler]
 MAX_TRIES = 5
 FETCH_RECORDS = 500
 FETCH_S = 1.0
+LAG_EVERY_S = 10.0
 
 
 @dataclass
@@ -44,7 +45,30 @@ class Subscription:
 
     async def run(self) -> None:
         """Consume until cancelled; comes back from every loss of the bus."""
-        topics = sorted({event.TOPIC for event in self.handlers})
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_lag())
+            await self._consume()
+
+    @property
+    def topics(self) -> list[str]:
+        """What it reads."""
+        return sorted({event.TOPIC for event in self.handlers})
+
+    async def _watch_lag(self) -> None:
+        """Beside the handlers, so that it is told of those that hang, too."""
+        while True:
+            await self.clock.sleep(LAG_EVERY_S)
+            try:
+                lag = await self.bus.lag(self.group, self.topics)
+            except (
+                Exception
+            ) as error:  # whatever it is: a figure must not cost the group its consumer
+                self.telemetry.log.info("lag unknown", group=self.group, error=str(error))
+                continue
+            self.telemetry.lagging(self.group, lag.values())
+
+    async def _consume(self) -> None:
+        topics = self.topics
         backoff = Backoff()
         failures = 0
         while True:

@@ -142,7 +142,9 @@ class Runtime:
 
     def _standard_routes(self, ready: Ready | None) -> Sequence[Route]:
         async def healthz(_request: Request) -> Response:
-            return reply({"service": self.service, "status": "alive"})
+            lags = self.telemetry.lags
+            lag = {"lag": sum(lags.values())} if lags else {}
+            return reply({"service": self.service, "status": "alive", **lag})
 
         async def readyz(_request: Request) -> Response:
             reason = await ready() if ready else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
@@ -132,6 +132,18 @@ class Telemetry:
             ("topic", "outcome"),
             registry=self.registry,
         )
+
+        self.lags: dict[str, int] = {}  # by consumer group
+        self._lag = self.gauge("consumer_lag", "Events a group has yet to handle", "group")
+        self._largest_lag = self.gauge(
+            "consumer_lag_largest", "The same of its partition that has most", "group"
+        )
+
+    def lagging(self, group: str, by_partition: Collection[int]) -> None:
+        """Say how far behind a consumer group is."""
+        self.lags[group] = sum(by_partition)
+        self._lag.labels(group).set(self.lags[group])
+        self._largest_lag.labels(group).set(max(by_partition, default=0))
 
     @contextmanager
     def span(self, name: str, traceparent: str = "", **attributes: Any) -> Iterator[trace.Span]:

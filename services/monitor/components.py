@@ -15,13 +15,14 @@ import aiohttp
 
 from libs.common.errors import GantryError
 from libs.common.events import model as ev
-from libs.common.http import ServiceClient
+from libs.common.http import Response, ServiceClient
 from libs.common.runtime import Runtime
 from services.monitor.mesos import Operator
 from services.monitor.model import MonitorConfig, Node
 from services.monitor.store import MonitorStore
 
 Probe = Callable[[], Awaitable[str]]
+CONSUMERS = ("gateway", "deployer", "scheduler", "monitor")
 _TOPICS = (ev.AlertRaised.TOPIC,)
 
 
@@ -81,6 +82,39 @@ async def open_probes(
         for name, url in config.endpoints.items():
             probes[name] = _endpoint(session, url)
         yield probes
+
+
+async def lags(client: ServiceClient, peers: Mapping[str, str], timeout_s: float) -> dict[str, int]:
+    """How many events each service is behind, by its replicas' own word; without those that don't say.
+
+    Without `peers`, the services of this process are asked.
+    """
+    found: dict[str, int] = {}
+
+    async def of(service: str, place: str) -> None:
+        try:
+            answer = await client.call(place, "GET", "/healthz", timeout_s=timeout_s)
+        except GantryError:
+            return  # that it doesn't answer is another alert
+        lag = _lag_of(answer)
+        if lag is not None:
+            found[service] = max(found.get(service, 0), lag)
+
+    places = {name: [url.strip() for url in urls.split(",")] for name, urls in peers.items()}
+    async with asyncio.TaskGroup() as group:
+        for service, urls in (places or {name: [name] for name in CONSUMERS}).items():
+            for url in urls:
+                group.create_task(of(service, url))
+    return found
+
+
+def _lag_of(answer: Response) -> int | None:
+    try:
+        said = answer.json() if answer.status == 200 else None
+    except ValueError:  # something else listens there
+        return None
+    lag = said.get("lag") if isinstance(said, dict) else None
+    return lag if isinstance(lag, int) else None
 
 
 def host_probes(client: ServiceClient, nodes: Iterable[Node]) -> dict[str, Probe]:

@@ -15,6 +15,7 @@ NODE_LOST = "node-lost"
 BREAKER_OPEN = "scheduler-breaker-open"
 COMPONENT_DOWN = "component-down"
 BLIND = "monitoring-blind"
+CONSUMER_LAG = "consumer-lag"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,11 @@ def _event(alert: Alert) -> dict[str, Any]:
 def component_alert(name: str) -> Alert:
     """The alert about a component that does not answer, before it ever fired."""
     return Alert(f"{COMPONENT_DOWN}:{name}", COMPONENT_DOWN, "critical", {"component": name})
+
+
+def lag_alert(service: str) -> Alert:
+    """The alert about a service that does not keep up with its events, before it ever fired."""
+    return Alert(f"{CONSUMER_LAG}:{service}", CONSUMER_LAG, "warning", {"service": service})
 
 
 def blind_alert() -> Alert:

@@ -50,6 +50,9 @@ class MonitorConfig(BaseModel):
     blind_after_s: float = Field(
         30.0, gt=0, description="a longer time without any monitor is an alert of its own"
     )
+    lag_limit: int = Field(10_000, ge=1, description="a service that is so many events behind, …")
+    lag_s: float = Field(20.0, gt=0, description="…asked so often…")
+    lag_probes: int = Field(3, ge=1, description="…and found so many times in a row, is an alert")
     endpoints: dict[str, str] = Field(
         {}, description="more components by name: http(s)://… or tcp://host:port"
     )

@@ -16,7 +16,7 @@ from libs.common.leader import LeaseLost, hold_lease, leadership
 from libs.common.runtime import Runtime
 from libs.common.waiting import set_or_due
 from services.monitor import api, core
-from services.monitor.components import Watch, ask, host_probes, open_probes
+from services.monitor.components import Watch, ask, host_probes, lags, open_probes
 from services.monitor.mesos import OpenOperator, Operator, open_http_operator
 from services.monitor.model import Alert, MonitorConfig, Node, NodeState
 from services.monitor.notify import Notifier, SmtpNotifier
@@ -61,6 +61,7 @@ class Monitor:
             group.create_task(self._follow())
             group.create_task(self._poll())
             group.create_task(self._watch_components())
+            group.create_task(self._watch_lag())
 
     # -- hosts
 
@@ -145,11 +146,26 @@ class Monitor:
                 await self._rt.clock.sleep(config.probe_s)
 
     async def _tell_component(self, name: str, down: bool, reason: str) -> None:
+        summary = f"{name} does not do its work: {reason}"
+        await self._tell_condition(core.component_alert(name), down, summary)
+
+    async def _tell_condition(self, fresh: Alert, holds: bool, summary: str) -> None:
         try:
-            summary = f"{name} does not do its work: {reason}"
-            await self._set_condition(core.component_alert(name), down, summary)
+            await self._set_condition(fresh, holds, summary)
         except (Unavailable, Conflict) as error:
-            self._log.warning("can't keep an alert", component=name, down=down, error=str(error))
+            self._log.warning("can't keep an alert", alert=fresh.id, holds=holds, error=str(error))
+
+    async def _watch_lag(self) -> None:
+        config = self.config
+        watch = Watch(config.lag_probes)
+        while True:
+            await self._rt.clock.sleep(config.lag_s)
+            found = await lags(self._rt.peers, self._rt.common.peers, config.probe_timeout_s)
+            for service, lag in sorted(found.items()):
+                summary = f"{service} is {lag} events behind; its limit is {config.lag_limit}"
+                behind = watch.judge(service, summary if lag > config.lag_limit else "")
+                if behind is not None:
+                    await self._tell_condition(core.lag_alert(service), behind, summary)
 
     async def _beat(self) -> None:
         """Somebody watches; that nobody did for long is worth an alert, which is over at once."""

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +21,13 @@ from motor.motor_asyncio import AsyncIOMotorClient
 
 from infra import provision
 from infra.images.archive import Entry, ImageConfig, image_archive, layer
-from infra.provision import OvsServer, Server, process
+from infra.provision import OvsServer, Server, process, sources
 from infra.provision.cache import cached
 from infra.provision.containers import ContainerControl
 from infra.provision.errors import NotOursError, NotReadyError
+from infra.provision.sources import KINDS, lent_url
+from tests.contract.store.worlds import mongo_database
+from tests.servers import MARK
 
 REPOSITORY = Path(__file__).parent.parent.parent
 SETUP = REPOSITORY / "infra" / "host" / "setup.sh"
@@ -59,41 +63,39 @@ async def _consume(address: str, topic: str, count: int) -> list[bytes]:
             return [(await consumer.getone()).value for _ in range(count)]
 
 
-async def test_kafka_keeps_what_it_acknowledged_over_kill9(kafka_server: Server) -> None:
+async def test_kafka_keeps_what_it_acknowledged_over_kill9(own_kafka: Server) -> None:
     topic = f"provisioner-{os.getpid()}"
-    await _create_topic(kafka_server.address, topic)
-    await _produce(kafka_server.address, topic, b"one", b"two")
-    first = kafka_server.pid
-    await kafka_server.kill9()
-    assert kafka_server.pid is None
-    await kafka_server.start()
-    assert kafka_server.pid not in (None, first)
-    await _produce(kafka_server.address, topic, b"three")
-    assert await _consume(kafka_server.address, topic, 3) == [b"one", b"two", b"three"]
+    await _create_topic(own_kafka.address, topic)
+    await _produce(own_kafka.address, topic, b"one", b"two")
+    first = own_kafka.pid
+    await own_kafka.kill9()
+    assert own_kafka.pid is None
+    await own_kafka.start()
+    assert own_kafka.pid not in (None, first)
+    await _produce(own_kafka.address, topic, b"three")
+    assert await _consume(own_kafka.address, topic, 3) == [b"one", b"two", b"three"]
 
 
-async def test_mongo_inserts_and_freezes_and_thaws(mongo_server: Server) -> None:
+async def test_mongo_inserts_and_freezes_and_thaws(own_mongo: Server) -> None:
     client: AsyncIOMotorClient[dict[str, object]] = AsyncIOMotorClient(
-        mongo_server.url, serverSelectionTimeoutMS=500, socketTimeoutMS=500
+        own_mongo.url, serverSelectionTimeoutMS=500, socketTimeoutMS=500
     )
     things = client[f"provisioner_{os.getpid()}"]["things"]
     await things.insert_one({"_id": "a", "n": 1})
-    await mongo_server.pause()
+    await own_mongo.pause()
     try:
         with pytest.raises(Exception, match="timed out"):
             await things.find_one({"_id": "a"})
     finally:
-        await mongo_server.resume()
+        await own_mongo.resume()
     assert await things.find_one({"_id": "a"}) == {"_id": "a", "n": 1}
     client.close()
 
 
 async def test_mongo_data_outlive_a_kill9_and_a_stop(tmp_path: Path) -> None:
-    async with provision.mongo(tmp_path / "mongo", keep=True) as server:
+    async with sources.local("mongo", tmp_path / "mongo", KINDS["mongo"], keep=True) as server:
         client: AsyncIOMotorClient[dict[str, object]] = AsyncIOMotorClient(server.url)
         await client.shop.things.insert_many([{"_id": n} for n in range(100)])
-        if server.pid is None:
-            pytest.skip("the server was lent; it can't be killed")
         await server.restart()
         await server.kill9()
         await server.start()
@@ -196,6 +198,42 @@ async def test_a_lent_server_is_used_and_left_alone(
             await lent.stop()
     assert not (tmp_path / "unused").exists()
     assert registry_server.pid is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "environ", "url"),
+    [
+        ("kafka", {"KAFKA_URL": "k1:9092,k2:9092"}, "kafka://k1:9092,k2:9092"),
+        ("kafka", {"KAFKA_URL": "kafka://u@k1:9093?tls=1"}, "kafka://u@k1:9093?tls=1"),
+        ("mongo", {"MONGODB_URL": "m1:27017"}, "mongodb://m1:27017"),
+        ("mongo", {"MONGODB_URL": "x", "GANTRY_TEST_MONGO_URL": "mongodb://m2"}, "mongodb://m2"),
+        ("registry", {"GANTRY_TEST_REGISTRY_URL": "http://r"}, "http://r"),
+        ("kafka", {"KAFKA_URL": ""}, None),
+        ("kafka", {"MONGODB_URL": "m1"}, None),
+    ],
+)
+def test_a_server_is_lent_by_either_name(
+    monkeypatch: pytest.MonkeyPatch, kind: str, environ: dict[str, str], url: str | None
+) -> None:
+    for name in ("KAFKA_URL", "MONGODB_URL", "GANTRY_TEST_KAFKA_URL", "GANTRY_TEST_MONGO_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert lent_url(kind) == url
+
+
+def test_a_test_has_a_database_of_its_own_on_whatever_server() -> None:
+    plain, login, source = (
+        mongo_database(url)
+        for url in (
+            "mongodb://m1,m2/?replicaSet=r",
+            "mongodb://u:p@m1/shop",
+            "mongodb://u:p@m1?authSource=a",
+        )
+    )
+    assert re.fullmatch(rf"mongodb://m1,m2/{MARK}_\d+\?replicaSet=r", plain)
+    assert re.fullmatch(rf"mongodb://u:p@m1/{MARK}_\d+\?authSource=shop", login)
+    assert re.fullmatch(rf"mongodb://u:p@m1/{MARK}_\d+\?authSource=a", source)
 
 
 async def test_what_is_cached_is_built_once_and_whole(

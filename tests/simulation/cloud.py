@@ -63,7 +63,7 @@ SETTINGS: Settings = {
         cooldown_s=30.0,
         leak_grace_s=60.0,
     ),
-    "monitor": MonitorConfig(masters=(MASTER,), node_poll_s=10.0, sweep_s=10.0),
+    "monitor": MonitorConfig(masters=(MASTER,), node_poll_s=10.0, sweep_s=10.0, lag_s=60.0),
 }
 
 

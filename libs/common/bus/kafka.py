@@ -46,7 +46,9 @@ class KafkaBus:
         self._partitions: dict[str, int] = {}
         self._producer: AIOKafkaProducer | None = None
         self._observer: AIOKafkaConsumer | None = None
+        self._lasting: AIOKafkaAdminClient | None = None
         self._connecting = asyncio.Lock()
+        self._asking = asyncio.Lock()
         self._closed = False
 
     @classmethod
@@ -108,13 +110,34 @@ class KafkaBus:
     async def _admin(self, what: str) -> AsyncIterator[AIOKafkaAdminClient]:
         self._check_open()
         async with guarded(what, START_S):
-            admin = AIOKafkaAdminClient(
-                **self._settings.connection(), request_timeout_ms=_REQUEST_MS
-            )
+            admin = self._new_admin()
             try:
                 await admin.start()
                 yield admin
             finally:
+                await admin.close()
+
+    def _new_admin(self) -> AIOKafkaAdminClient:
+        return AIOKafkaAdminClient(**self._settings.connection(), request_timeout_ms=_REQUEST_MS)
+
+    async def _committed(self, group: str) -> dict[KafkaPartition, int]:
+        """What a group has committed, by a client that stays connected: it is asked every few seconds."""
+        async with self._asking, guarded("committed offsets", CALL_S):
+            self._check_open()
+            try:
+                if self._lasting is None:
+                    self._lasting = self._new_admin()
+                    await self._lasting.start()
+                found = await self._lasting.list_consumer_group_offsets(group)
+            except BaseException:
+                await self._drop_lasting()
+                raise
+        return {place: each.offset for place, each in found.items()}
+
+    async def _drop_lasting(self) -> None:
+        admin, self._lasting = self._lasting, None
+        if admin is not None:
+            with suppress(KafkaError, OSError):
                 await admin.close()
 
     async def publish(self, records: Sequence[Record]) -> None:
@@ -254,13 +277,11 @@ class KafkaBus:
         async with guarded("lag", CALL_S):
             ends = await observer.end_offsets(list(places))
             starts = await observer.beginning_offsets(list(places))
-        async with self._admin("lag") as admin:
-            committed = await admin.list_consumer_group_offsets(self._settings.prefix + group)
-        lag = {}
-        for theirs, ours in places.items():
-            done = committed[theirs].offset if theirs in committed else -1
-            lag[ours] = ends[theirs] - max(done, starts[theirs])
-        return lag
+        committed = await self._committed(self._settings.prefix + group)
+        return {
+            ours: ends[theirs] - max(committed.get(theirs, -1), starts[theirs])
+            for theirs, ours in places.items()
+        }
 
     async def truncate(self, place: TopicPartition, before: int) -> None:
         """Drop the records of a partition before an offset, as retention would."""
@@ -275,6 +296,7 @@ class KafkaBus:
                 if client is not None:
                     await _stop(client)
             self._producer = self._observer = None
+        await self._drop_lasting()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -24,7 +24,7 @@ async def server() -> AsyncIterator[Server]:
     """A broker of this test's own, to be killed."""
     directory = Path(tempfile.mkdtemp(prefix="gantry-"))
     try:
-        async with provision.kafka(directory / "k") as started:
+        async with provision.kafka(directory / "k", own=True) as started:
             yield started
     finally:
         shutil.rmtree(directory, ignore_errors=True)

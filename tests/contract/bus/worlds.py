@@ -15,6 +15,7 @@ from typing import Protocol
 
 from aiokafka import AIOKafkaProducer
 
+from infra.provision.sources import lent_url
 from libs.common.bus.base import Bus, TopicPartition
 from libs.common.bus.faults import BusFaults, BusPoint
 from libs.common.bus.kafka import KafkaBus
@@ -22,6 +23,7 @@ from libs.common.bus.kafka_url import parse_url
 from libs.common.bus.memory import MemoryBus
 from libs.common.bus.sqlite import SqliteBus
 from libs.common.clock import SystemClock
+from tests.servers import MARK
 
 
 class World(Protocol):
@@ -166,7 +168,8 @@ _prefixes = itertools.count(1)
 def kafka_world_url(kafka_url: str) -> str:
     """The broker with names of one's own, and a session short enough to see a crash soon."""
     joint = "&" if "?" in kafka_url else "?"
-    return f"{kafka_url}{joint}prefix=t{os.getpid()}-{next(_prefixes)}.&session_s=2"
+    session_s = 6 if lent_url("kafka") else 2  # brokers take no less unless told, as ours are
+    return f"{kafka_url}{joint}prefix={MARK}-{next(_prefixes)}.&session_s={session_s}"
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ async def server() -> AsyncIterator[Server]:
     """A server of this test's own, to be stopped."""
     directory = Path(tempfile.mkdtemp(prefix="gantry-"))
     try:
-        async with provision.mongo(directory / "m") as started:
+        async with provision.mongo(directory / "m", own=True) as started:
             yield started
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from libs.common.runtime import open_store
 from libs.common.store.base import Store
 from libs.common.store.memory import MemoryStore
+from tests.servers import MARK
 
 
 class World:
@@ -33,8 +34,12 @@ _names = itertools.count(1)
 
 
 def mongo_database(mongo_url: str) -> str:
-    """The server with a database of one's own."""
-    return f"{mongo_url}/t{os.getpid()}_{next(_names)}"
+    """The server with a database of one's own; whoever logs in does so where the URL said."""
+    parts = urlsplit(mongo_url)
+    query = parts.query
+    if parts.username and "authSource=" not in query:
+        query = f"{query}&authSource={parts.path.strip('/') or 'admin'}".lstrip("&")
+    return urlunsplit(parts._replace(path=f"/{MARK}_{next(_names)}", query=query))
 
 
 @asynccontextmanager

@@ -267,3 +267,29 @@ def test_a_storm_loses_nothing_and_keeps_the_order_of_each_key() -> None:
     hit: set[BusPoint] = set().union(*(run(_storm, seed) for seed in range(10)))
     spared = {BusPoint.RETENTION, BusPoint.PUBLISH_CUT, BusPoint.PUBLISH_FAILS}
     assert hit == set(BusPoint) - spared
+
+
+@virtual
+async def test_how_far_a_group_is_behind_is_told_also_while_its_handler_hangs(world: World) -> None:
+    bus = MemoryBus(world.clock)
+    await bus.ensure_topics([TopicSpec("node.joined", partitions=1)])
+    await bus.publish([joined("stuck", n) for n in range(700)])
+    free = asyncio.Event()
+
+    async def handle(event: ev.NodeJoined, envelope: Envelope) -> None:
+        await free.wait()
+
+    made = subscription(world, bus.share(), {ev.NodeJoined: handle})
+    task = asyncio.create_task(made.run())
+    await world.clock.sleep(11)
+    assert made.telemetry.lags == {"g": 700}
+    assert b'gantry_consumer_lag{group="g"} 700.0' in made.telemetry.exposition()
+    free.set()
+    await world.clock.sleep(11)
+    assert made.telemetry.lags == {"g": 0}
+    assert b'gantry_consumer_lag_largest{group="g"} 0.0' in made.telemetry.exposition()
+    await made.bus.close()
+    await world.clock.sleep(60)  # the bus is away, and all that happens is that nobody knows better
+    assert not task.done() and made.telemetry.lags == {"g": 0}
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from libs.common.errors import Unavailable
 from libs.common.http import Response, reply
-from services.monitor.components import Watch, ask, host_probes
+from services.monitor.components import Watch, ask, host_probes, lags
 from services.monitor.model import MonitorConfig, Node
 from tests.simulation.loop import World, virtual
 from tests.simulation.small import SmallWorld
@@ -101,3 +101,46 @@ async def test_a_master_that_is_away_for_a_moment_is_no_alert(world: World) -> N
     desk.master.away = True
     await within(world, 30, (NO_MASTER, True), desk=desk)
     task.cancel()
+
+
+async def test_a_services_lag_is_that_of_its_replica_which_knows_of_most() -> None:
+    client = Hosts(
+        {
+            "http://d1": reply({"status": "alive", "lag": 7}),
+            "http://d2": reply({"status": "alive", "lag": 9}),
+            "http://g1": reply({"status": "alive"}),
+            "http://i1": reply({}, 503),
+            "http://i2": Response(200, b"<html>", content_type="text/html"),
+            "http://i3": reply([]),
+            "scheduler": reply({"lag": 3}),
+        }
+    )
+    peers = {
+        "deployer": "http://d1, http://d2,http://d3",
+        "gateway": "http://g1",
+        "ipam": "http://i1,http://i2,http://i3",
+    }
+    assert await lags(client, peers, 1.0) == {"deployer": 9}
+    assert await lags(client, {}, 1.0) == {"scheduler": 3}
+
+
+@virtual
+async def test_a_service_that_stays_behind_is_an_alert_until_it_has_caught_up(world: World) -> None:
+    desk = Desk(SmallWorld(world.loop))
+    behind = desk.small.runtime("deployer", "deployer-1")
+    alert = "consumer-lag:deployer"
+    async with behind.serve(behind.http_app([])):
+        task = desk.start()
+        await world.clock.sleep(70)
+        behind.telemetry.lagging("deployer", [10_000, 1])
+        await world.clock.sleep(39)
+        behind.telemetry.lagging("deployer", [9_999])  # it was a moment
+        await world.clock.sleep(70)
+        assert desk.mails.told == []
+        behind.telemetry.lagging("deployer", [10_000, 1])
+        await within(world, 70, (alert, True), desk=desk)
+        body = desk.small.store.body("monitor_alerts", alert)
+        assert body and body["summary"] == "deployer is 10001 events behind; its limit is 10000"
+        behind.telemetry.lagging("deployer", [0, 0])
+        await within(world, 30, (alert, True), (alert, False), desk=desk)
+        task.cancel()
