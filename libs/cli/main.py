@@ -22,6 +22,7 @@ from libs.cli import (
     keys_cmd,
     local_cmd,
     observe_cmd,
+    producer_cmd,
     rollout_cmd,
     secret_cmd,
     up,
@@ -43,6 +44,7 @@ _COMMANDS = (
     observe_cmd,
     cluster_cmd,
     keys_cmd,
+    producer_cmd,
     secret_cmd,
     local_cmd,
 )

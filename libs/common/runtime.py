@@ -39,6 +39,7 @@ from libs.common.http import (
 from libs.common.keys import Secret, SecretFile, open_secret
 from libs.common.outbox import Relay
 from libs.common.peers import LocalServices, PeerClient
+from libs.common.proofs import ServiceProofs
 from libs.common.reconcile import Reconcile, ReconcileQueue
 from libs.common.serve import serve
 from libs.common.spans import open_sinks
@@ -188,6 +189,7 @@ class Runtime:
             clock=self.clock,
             rng=self.rng,
             log=self.telemetry.log,
+            sign=ServiceProofs(self.secret).sign,
         )
 
     def subscription(self, handlers: Handlers, group: str = "") -> Subscription:
