@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.backoff import Backoff
 from libs.common.bus.base import Bus
@@ -64,8 +64,8 @@ class CommonConfig(BaseModel):
 
     cluster: Name = "gantry"
     data_dir: Path = Path("/var/lib/gantry")
-    bus: str = ""
-    store: str = ""
+    bus: str = Field("", repr=False)  # they may hold a password
+    store: str = Field("", repr=False)
     secret_file: Path | None = None
     listen: dict[str, str] = {}
     peers: dict[str, str] = {}

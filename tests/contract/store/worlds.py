@@ -34,7 +34,8 @@ _names = itertools.count(1)
 
 def mongo_database(mongo_url: str) -> str:
     """The server with a database of one's own."""
-    return f"{mongo_url}/t{os.getpid()}_{next(_names)}"
+    server, options, query = mongo_url.partition("?")
+    return f"{server.rstrip('/')}/t{os.getpid()}_{next(_names)}{options}{query}"
 
 
 @asynccontextmanager
