@@ -1,16 +1,43 @@
 import de.bwaldvogel.mongo.MongoServer;
 import de.bwaldvogel.mongo.backend.h2.H2Backend;
+import java.io.FileInputStream;
+import java.io.InputStream;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.security.KeyFactory;
+import java.security.PrivateKey;
+import java.security.cert.CertificateFactory;
+import java.security.cert.X509Certificate;
+import java.security.spec.PKCS8EncodedKeySpec;
+import java.util.Base64;
 import org.h2.mvstore.MVStore;
 
-/** A MongoDB-wire server on loopback over one H2 file. Arguments: file, port, commit interval in ms. */
+/**
+ * A MongoDB-wire server on loopback over one H2 file. Arguments: file, port, commit interval in ms; and for TLS the files
+ * with its certificate and its EC key (PKCS#8), both in PEM.
+ */
 public final class MongoMain {
-    public static void main(String[] args) {
+    public static void main(String[] args) throws Exception {
         MVStore store = new MVStore.Builder().fileName(args[0]).open();
         // H2 writes once a second by itself; mongod's journal is the model: see provisioner.py.
         store.setAutoCommitDelay(Integer.parseInt(args[2]));
         MongoServer server = new MongoServer(new H2Backend(store));
+        if (args.length > 3) {
+            server.enableSsl(key(args[4]), null, certificate(args[3]));
+        }
         server.bind("127.0.0.1", Integer.parseInt(args[1]));
         Runtime.getRuntime().addShutdownHook(new Thread(server::shutdownNow));
         System.out.println("ready " + server.getConnectionString());
+    }
+
+    private static X509Certificate certificate(String file) throws Exception {
+        try (InputStream in = new FileInputStream(file)) {
+            return (X509Certificate) CertificateFactory.getInstance("X.509").generateCertificate(in);
+        }
+    }
+
+    private static PrivateKey key(String file) throws Exception {
+        String pem = Files.readString(Path.of(file)).replaceAll("-----[A-Z ]+-----", "").replaceAll("\\s", "");
+        return KeyFactory.getInstance("EC").generatePrivate(new PKCS8EncodedKeySpec(Base64.getDecoder().decode(pem)));
     }
 }

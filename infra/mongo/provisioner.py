@@ -1,7 +1,8 @@
 """A MongoDB-wire server (mongo-java-server on an H2 file) for one directory.
 
 It speaks wire version 8. It has no transactions, change streams or pipeline updates, and ignores
-partialFilterExpression and $jsonSchema without a word: tests must not lean on those.
+partialFilterExpression and $jsonSchema without a word: tests must not lean on those. It speaks TLS, but
+knows no users: it lets everybody in.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 import pymongo
 from pymongo.errors import PyMongoError
 
+from infra.provision.certificates import make_certificates
 from infra.provision.java import JavaSpec, java_server, maven_libs, ports_of
 from infra.provision.server import Server
 
@@ -23,9 +25,12 @@ READY_S = 30
 
 @dataclass(frozen=True, slots=True)
 class MongoProvisioner:
-    """Makes the server of a directory: `await MongoProvisioner(directory).server()`."""
+    """Makes the server of a directory: `await MongoProvisioner(directory).server()`.
+
+    secure: TLS only; the URL names the file of the authority."""
 
     directory: Path
+    secure: bool = False
 
     async def server(self) -> Server:
         """The server, not started. Raises CommandError when its jars can't be had."""
@@ -40,10 +45,15 @@ class MongoProvisioner:
         async def answers() -> bool:
             return await mongo_answers(url)
 
+        tls: tuple[str, ...] = ()
+        if self.secure:
+            made = await make_certificates(self.directory)
+            tls = (str(made.certificate), str(made.key))
+            url = f"{url}/?tls=true&tlsCAFile={made.authority}"
         data = str(self.directory / "data.mv")
         spec = JavaSpec(
             classpath=f"{libs}/classes:{libs}/libs/*",
-            main=("MongoMain", data, str(port), str(COMMIT_INTERVAL_MS)),
+            main=("MongoMain", data, str(port), str(COMMIT_INTERVAL_MS), *tls),
             jvm_flags=("-Xmx256m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"),
             prepare=prepare,
             answers=answers,

@@ -47,16 +47,5 @@ async def make_certificates(directory: Path) -> Certificates:
     return made
 
 
-async def make_keystore(directory: Path, made: Certificates, password: str) -> Path:
-    """The server's key and certificate as PKCS#12, for Java."""
-    keystore = directory / "server.p12"
-    await _openssl(
-        directory,
-        *("pkcs12", "-export", "-inkey", made.key, "-in", made.certificate),
-        *("-passout", f"pass:{password}", "-out", keystore),
-    )
-    return keystore
-
-
 async def _openssl(directory: Path, *arguments: str | Path) -> None:
     await process.run(["openssl", *arguments], timeout_s=_TIMEOUT_S, cwd=directory)

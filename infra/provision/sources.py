@@ -156,8 +156,18 @@ async def kafka(
 
 
 @asynccontextmanager
-async def mongo(directory: Path, *, keep: bool = False, own: bool = False) -> AsyncIterator[Server]:
-    """A MongoDB-wire server."""
+async def mongo(
+    directory: Path, *, keep: bool = False, own: bool = False, secure: bool = False
+) -> AsyncIterator[Server]:
+    """A MongoDB-wire server. One with TLS is always a process of this host."""
+
+    async def make(directory: Path) -> Server:
+        return await MongoProvisioner(directory, secure=True).server()
+
+    if secure:
+        async with local("mongo", _absolute(directory), make, keep) as server:
+            yield server
+        return
     async with provided("mongo", directory, keep=keep, own=own) as server:
         yield server
 

@@ -24,6 +24,7 @@ from libs.cli import (
     keys_cmd,
     local_cmd,
     observe_cmd,
+    producer_cmd,
     rollout_cmd,
     secret_cmd,
     up,
@@ -47,6 +48,7 @@ _COMMANDS = (
     breaker_cmd,
     dead_cmd,
     keys_cmd,
+    producer_cmd,
     secret_cmd,
     local_cmd,
 )

@@ -206,6 +206,19 @@ class GantryClient:
         response = await self._transport.call("DELETE", f"/v1/keys/{segment(key_id)}")
         return _read(model.KeyView, response)
 
+    async def producer_keys(self) -> model.ProducerKeys:
+        """Public keys of producers."""
+        return await self._get(model.ProducerKeys, "/v1/producers")
+
+    async def add_producer_key(self, wanted: model.NewProducerKey) -> model.ProducerKeyView:
+        """Register a producer's public key."""
+        return _read(model.ProducerKeyView, await self._post("/v1/producers", wanted))
+
+    async def remove_producer_key(self, key_id: str) -> model.ProducerKeyView:
+        """Remove a producer's key."""
+        response = await self._transport.call("DELETE", f"/v1/producers/{segment(key_id)}")
+        return _read(model.ProducerKeyView, response)
+
     async def tenants(self) -> model.Tenants:
         """Business units that have keys."""
         return await self._get(model.Tenants, "/v1/tenants")

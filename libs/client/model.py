@@ -80,6 +80,14 @@ class NewKey(Strict):
     )
 
 
+class NewProducerKey(Strict):
+    """The body of `POST /v1/producers`."""
+
+    bu: str = Field(pattern=NAME_PATTERN, description="the business unit whose apps it deploys")
+    producer: str = Field(pattern=r"^[A-Za-z0-9._-]{1,60}$", description="who signs with it")
+    public_key: str = Field(max_length=1000, description="a public Ed25519 key in PEM")
+
+
 # -- what is answered ------------------------------------------------------------------------------
 
 
@@ -258,6 +266,23 @@ class KeyCreated(KeyView):
     """A new API key. `key` is shown here only; the gateway keeps a hash of it."""
 
     key: str
+
+
+class ProducerKeyView(View):
+    """A producer's public key; its signatures name `id` as their `kid`."""
+
+    id: str
+    bu: str
+    producer: str
+    public_key: str
+    created_at: float
+    created_by: str = ""
+
+
+class ProducerKeys(View):
+    """Producers' keys, oldest first."""
+
+    keys: tuple[ProducerKeyView, ...]
 
 
 class TenantView(View):

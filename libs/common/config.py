@@ -3,11 +3,13 @@
 A configuration is a set of sections, each a pydantic model with `extra="forbid"`. The file is YAML with a mapping a
 section; the environment has `GANTRY_<SECTION>__<FIELD>`; flags are `--<section>.<field>=<value>`. Values from the
 environment and flags are read as YAML, so lists and mappings can be given too. Secrets come from files only
-(`*_file` fields), never by value, so that they can't show up in a process list.
+(`*_file` fields), never by value, so that they can't show up in a process list; for the same reason a URL with a
+password in it is taken from the file only.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from libs.common.errors import FieldProblem, InvalidInput
 from libs.common.problems import invalid
 
 PREFIX = "GANTRY_"
+ENVIRONMENT, FLAGS = "the environment", "the flags"
+_SEEN_BY_OTHERS = (ENVIRONMENT, FLAGS)
+_WITH_PASSWORD = re.compile(r"[a-z+]+://[^/?#]*:[^/?#]*@")
 # Read by the CLI and the tests, not settings of a section.
 _NOT_SETTINGS = ("GANTRY_TEST_", "GANTRY_CACHE", "GANTRY_URL", "GANTRY_KEY", "GANTRY_CONFIG")
 
@@ -72,7 +77,7 @@ def _from_environ(raw: dict[str, dict[str, Any]], environ: Mapping[str, str]) ->
         section, found, field = name.removeprefix(PREFIX).lower().partition("__")
         if not found:
             raise InvalidInput.of(name, "is not a setting", f"{PREFIX}<SECTION>__<FIELD>")
-        _put(raw, section, field, _value(name, environ[name]), "the environment")
+        _put(raw, section, field, _value(name, environ[name]), ENVIRONMENT)
 
 
 def _from_flags(raw: dict[str, dict[str, Any]], flags: Sequence[str]) -> None:
@@ -81,7 +86,7 @@ def _from_flags(raw: dict[str, dict[str, Any]], flags: Sequence[str]) -> None:
         section, dotted, field = name.partition(".")
         if not flag.startswith("--") or not found or not dotted:
             raise InvalidInput.of(flag, "is not a setting", "--<section>.<field>=<value>")
-        _put(raw, section, field.replace("-", "_"), _value(flag, value), "the flags")
+        _put(raw, section, field.replace("-", "_"), _value(flag, value), FLAGS)
 
 
 def _value(name: str, text: str) -> Any:
@@ -95,5 +100,11 @@ def _put(raw: dict[str, dict[str, Any]], section: str, field: str, value: Any, w
     if section not in raw:
         raise InvalidInput.of(
             f"{section} (in {where})", "unknown section", f"one of {', '.join(sorted(raw))}"
+        )
+    if where in _SEEN_BY_OTHERS and isinstance(value, str) and _WITH_PASSWORD.match(value):
+        raise InvalidInput.of(
+            f"{section}.{field}",
+            f"a password in {where} can be read by others on this machine",
+            "user@host and a file with the password, or the configuration file",
         )
     raw[section][field] = value

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from libs.common.backoff import Backoff
-from libs.common.bus.base import Bus
+from libs.common.bus.base import Bus, Record
 from libs.common.clock import Clock
 from libs.common.errors import GantryError
 from libs.common.events.base import to_record
@@ -39,7 +39,9 @@ class Relay:
         clock: Clock,
         rng: random.Random,
         log: Log,
+        sign: Callable[[Record], Record] | None = None,
     ) -> None:
+        self._sign = sign or (lambda record: record)
         self._lease = f"relay:{name}"
         self._holder = holder
         self._store = store
@@ -98,5 +100,7 @@ class Relay:
         return more
 
     async def _publish(self, collection: Collection, docs: Sequence[Doc]) -> None:
-        await self._bus.publish([to_record(event) for doc in docs for event in doc.outbox])
+        # Signed now, not when sealed: then what waited here carries the secrets that are good today.
+        records = [self._sign(to_record(event)) for doc in docs for event in doc.outbox]
+        await self._bus.publish(records)
         await collection.mark_sent({doc.id: [event.id for event in doc.outbox] for doc in docs})

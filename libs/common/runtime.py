@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.backoff import Backoff
 from libs.common.bus.base import Bus
@@ -39,6 +39,7 @@ from libs.common.http import (
 from libs.common.keys import Secret, SecretFile, open_secret
 from libs.common.outbox import Relay
 from libs.common.peers import LocalServices, PeerClient
+from libs.common.proofs import ServiceProofs
 from libs.common.reconcile import Reconcile, ReconcileQueue
 from libs.common.serve import serve
 from libs.common.spans import open_sinks
@@ -63,8 +64,8 @@ class CommonConfig(BaseModel):
 
     cluster: Name = "gantry"
     data_dir: Path = Path("/var/lib/gantry")
-    bus: str = ""
-    store: str = ""
+    bus: str = Field("", repr=False)  # they may hold a password
+    store: str = Field("", repr=False)
     secret_file: Path | None = None
     listen: dict[str, str] = {}
     peers: dict[str, str] = {}
@@ -190,6 +191,7 @@ class Runtime:
             clock=self.clock,
             rng=self.rng,
             log=self.telemetry.log,
+            sign=ServiceProofs(self.secret).sign,
         )
 
     def subscription(self, handlers: Handlers, group: str = "") -> Subscription:

@@ -9,7 +9,7 @@ from libs.common.errors import Conflict
 from libs.common.events import Cause
 from libs.common.events.model import DeployAction, DeployRequested
 from libs.common.http import Role
-from libs.common.spec import AppSpec
+from libs.common.spec import IMAGE, AppSpec
 from services.deployer.core import (
     Decision,
     Snapshot,
@@ -71,6 +71,8 @@ def refuse(app: App | None, request: DeployRequested, facts: Facts) -> str:
             driver = app.spec.load_balancer.driver
             if driver != "none" and driver not in facts.balancers:
                 return f"load_balancer.driver: this cluster has no {driver} configured"
+            if request.image and not IMAGE.fullmatch(request.image):
+                return f"image: {request.image[:200]!r} is not an image reference"
         case DeployAction.SCALE:
             if request.instances is None or not 0 <= request.instances <= MAX_INSTANCES:
                 return f"instances: {request.instances} is not a number from 0 to {MAX_INSTANCES}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from libs.common.actor import Actor
+from libs.common.bus.base import Record
 from libs.common.clock import Clock
-from libs.common.errors import Conflict, NotFound, Unavailable
-from libs.common.events import Cause, Envelope, Event, seal
+from libs.common.errors import Conflict, Forbidden, NotFound, Unavailable
+from libs.common.events import Cause, Envelope, Event, seal, to_record
 from libs.common.events import model as ev
 from libs.common.http import Role
 from services.deployer import asks
@@ -16,8 +17,10 @@ from services.deployer.core import Decision
 from services.deployer.ledger import SOURCE, Ledger, cause_of
 from services.deployer.model import App, Deployment, Release
 from services.deployer.store import Repository
+from services.deployer.trust import Trust
 
 TRIES = 8
+NAME_CHARS = 200  # of a stranger's words, so much is passed on
 
 Control = Callable[[App, Deployment], Decision]
 
@@ -34,7 +37,8 @@ class Intake:
         kick: Callable[[], None],
         *,
         balancers: Collection[str],
-        trusted_sources: Collection[str],
+        trust: Trust,
+        publish: Callable[[Sequence[Record]], Awaitable[None]],
     ) -> None:
         self._repo = repo
         self._ledger = ledger
@@ -42,10 +46,19 @@ class Intake:
         self._wake = wake
         self._kick = kick
         self._balancers = frozenset(balancers)
-        self._trusted = frozenset(trusted_sources)
+        self._trust = trust
+        self._publish = publish
 
     async def on_deploy_requested(self, event: ev.DeployRequested, envelope: Envelope) -> None:
-        """Accept or refuse; either is an event, and a record that can be read under the deployment's id."""
+        """Accept or refuse; either is an event, and a record that can be read under the deployment's id.
+
+        Of a request that is not its true author's, or not the author's to make, only the audit trail hears.
+        """
+        try:
+            event = await self._trust.admit(event, envelope)
+        except Forbidden as error:
+            await self._turn_away(event, envelope, str(error))
+            return
         if await self._repo.deployment(event.deployment) is not None:
             self._wake(event.app)
             return
@@ -57,9 +70,7 @@ class Intake:
                 return
             app = kept.value if kept is not None else None
             facts = await self.facts(app, event)
-            reason = (
-                self._distrust(envelope) or asks.authorise(event) or asks.refuse(app, event, facts)
-            )
+            reason = asks.authorise(event) or asks.refuse(app, event, facts)
             if reason or kept is None:
                 await self._refuse(event, reason, cause)
                 return
@@ -70,11 +81,28 @@ class Intake:
                 return
         raise Unavailable(f"{event.app} is being changed all the time")
 
-    def _distrust(self, envelope: Envelope) -> str:
-        """Requests of other producers need a signature, which can't be checked yet: they are refused."""
-        if envelope.source in self._trusted:
-            return ""
-        return f"{envelope.source} may not ask for deployments: its requests are not signed"
+    async def _turn_away(self, event: ev.DeployRequested, envelope: Envelope, reason: str) -> None:
+        """Tell the audit trail. No record under the deployment's id, and no event of the app: both are its owner's."""
+        audit = ev.AuditRecorded(
+            actor=f"unproven:{event.actor}"[:NAME_CHARS],
+            action=f"deploy.{event.action}",
+            target=event.app[:NAME_CHARS],
+            allowed=False,
+            detail=f"{reason} (ce_source {envelope.source[:NAME_CHARS]})",
+            request_id=event.deployment[:NAME_CHARS],
+        )
+        now = self._clock.now()
+        # No document changes, so no outbox can carry it: it is published before the request's offset is committed.
+        about = f"{envelope.id} {event.deployment}"
+        sealed = seal(
+            [audit],
+            source=f"{SOURCE}/refusals",
+            sequence=1,
+            now=now,
+            cause=envelope.caused(),
+            aggregate=about,
+        )
+        await self._publish([to_record(each) for each in sealed])
 
     async def facts(self, app: App | None, event: ev.DeployRequested) -> Facts:
         """What a request is judged by: the releases it may name, and the load balancers there are."""

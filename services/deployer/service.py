@@ -14,6 +14,7 @@ from libs.common.consume import Handlers
 from libs.common.errors import GantryError, Unavailable
 from libs.common.events import Envelope
 from libs.common.events import model as ev
+from libs.common.producers import ProducerKeys
 from libs.common.runtime import Runtime
 from services.deployer import api, asks
 from services.deployer.carry import Carrier, Fleet
@@ -29,6 +30,7 @@ from services.deployer.observe import ObservedEvent
 from services.deployer.registry import ImageResolver
 from services.deployer.store import Kept, Repository
 from services.deployer.tending import Tending
+from services.deployer.trust import Trust
 
 # Events of a roll come in bursts; an app that waits this long decides once for all of them. A large app's rounds
 # cost more, so they wait for more: an app takes at most a fifth of the time, up to a bound that a person doesn't feel.
@@ -70,7 +72,8 @@ class Deployer:
             self._queue.add,
             kick,
             balancers=balancers,
-            trusted_sources=config.trusted_sources,
+            trust=Trust(rt.secret, config.trusted_sources, ProducerKeys(rt.peers, rt.clock)),
+            publish=rt.bus.publish,
         )
         self._seconds = rt.telemetry.histogram("deployer_reconcile_seconds", "One app's round")
         self._round_s: dict[str, float] = {}  # how long an app's last round took

@@ -9,6 +9,7 @@ from services.gateway.api_apps import app_routes
 from services.gateway.api_breaker import breaker_routes
 from services.gateway.api_dead import dead_routes
 from services.gateway.api_keys import key_routes
+from services.gateway.api_producers import inner_routes, producer_routes
 from services.gateway.api_streams import stream_routes
 from services.gateway.api_views import view_routes
 from services.gateway.console.pages import console_routes
@@ -25,11 +26,12 @@ def public_routes(gateway: Gateway) -> tuple[Route, ...]:
         *breaker_routes(gateway),
         *key_routes(gateway),
         *dead_routes(gateway),
+        *producer_routes(gateway),
     )
 
 
 def routes(gateway: Gateway) -> Sequence[Route]:
-    """The public API with its documentation, and the console."""
+    """The public API with its documentation, the console, and what other services ask."""
     public = public_routes(gateway)
     text = document_bytes(public)
 
@@ -40,4 +42,5 @@ def routes(gateway: Gateway) -> Sequence[Route]:
         *public,
         Route("GET", "/v1/openapi.json", openapi, Access.PUBLIC, "This API as OpenAPI 3.1"),
         *console_routes(gateway),
+        *inner_routes(gateway),
     )

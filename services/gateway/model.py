@@ -52,6 +52,19 @@ class ApiKey(BaseModel):
         return f"{self.label}#{self.id}" if self.label else f"key#{self.id}"
 
 
+class ProducerKey(BaseModel):
+    """A public key (PEM) that a producer of a business unit signs requests with."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    bu: str
+    producer: str
+    public_key: str
+    created_at: float
+    created_by: str = ""
+
+
 class Tenant(BaseModel):
     """A business unit."""
 

@@ -23,6 +23,7 @@ from services.gateway.keys import KeyRing
 from services.gateway.model import GatewayConfig
 from services.gateway.operations import Operations
 from services.gateway.peers import Peers
+from services.gateway.producers import Producers
 from services.gateway.store import Repository
 
 NAME = re.compile(NAME_PATTERN)
@@ -42,6 +43,7 @@ class Gateway:
     operations: Operations
     dead: DeadLetters
     keys: KeyRing
+    producers: Producers
     gate: Gate
     sessions: Sessions
     peers: Peers

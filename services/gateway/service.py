@@ -21,6 +21,7 @@ from services.gateway.model import AuditEntry, GatewayConfig
 from services.gateway.operations import Operations
 from services.gateway.parts import Gateway
 from services.gateway.peers import HostTokens, Peers
+from services.gateway.producers import Producers
 from services.gateway.store import Repository
 
 PRUNE_EVERY_S = 600.0
@@ -69,6 +70,7 @@ def assemble(rt: Runtime, repository: Repository, operations: Operations, spawn:
         operations=operations,
         dead=DeadLetters(rt.bus, repository, operations.relay, rt.clock),
         keys=KeyRing(repository, operations, gate, rt.clock, rt.ids, rt.secret),
+        producers=Producers(repository, operations, rt.clock, rt.ids),
         gate=gate,
         sessions=Sessions(rt.secret, gate, rt.clock, config.session_s),
         peers=Peers(rt.peers, config.peer_timeout_s, HostTokens(rt.secret, rt.clock)),

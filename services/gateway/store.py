@@ -21,7 +21,15 @@ from libs.common.store.base import (
     WriteResult,
     eq,
 )
-from services.gateway.model import ApiKey, AuditEntry, KeyId, Operation, Replay, Tenant
+from services.gateway.model import (
+    ApiKey,
+    AuditEntry,
+    KeyId,
+    Operation,
+    ProducerKey,
+    Replay,
+    Tenant,
+)
 
 KEYS = CollectionSpec("gateway_keys", (Index("bu", ("bu",)),))
 TENANTS = CollectionSpec("gateway_tenants")
@@ -33,6 +41,7 @@ OPERATIONS = CollectionSpec(
         Index("target", ("target", "started_at")),
     ),
 )
+PRODUCERS = CollectionSpec("gateway_producers", (Index("bu", ("bu",)),))
 AUDIT = CollectionSpec("gateway_audit", (Index("bu", ("bu",)), Index("time", ("time",))))
 REPLAYS = CollectionSpec("gateway_replays", (Index("at", ("at",)),))
 
@@ -56,6 +65,7 @@ class Repository:
     operations: Collection
     audit: Collection
     replays: Collection
+    producers: Collection
 
     @property
     def outboxes(self) -> tuple[Collection, ...]:
@@ -71,6 +81,7 @@ class Repository:
             await store.collection(OPERATIONS),
             await store.collection(AUDIT),
             await store.collection(REPLAYS),
+            await store.collection(PRODUCERS),
         )
 
     # -- keys and business units -----------------------------------------------------------------
@@ -112,6 +123,34 @@ class Repository:
         """All business units that have keys."""
         page = await self.tenants.find(Query(limit=1000))
         return [Tenant.model_validate(doc.body) for doc in page.docs]
+
+    # -- producers' keys -------------------------------------------------------------------------
+
+    async def producer_key(self, key_id: str) -> ProducerKey | None:
+        """The key, or None."""
+        doc = await self.producers.get(key_id)
+        return ProducerKey.model_validate({**doc.body, "id": doc.id}) if doc else None
+
+    async def list_producer_keys(self, bu: str) -> list[ProducerKey]:
+        """The keys of a business unit ("*": of all), oldest first."""
+        where = () if bu == "*" else (eq("bu", bu),)
+        page = await self.producers.find(Query(where, order="created_at", limit=1000))
+        return [ProducerKey.model_validate({**doc.body, "id": doc.id}) for doc in page.docs]
+
+    async def count_producer_keys(self, bu: str) -> int:
+        """How many keys a business unit has."""
+        return await self.producers.count((eq("bu", bu),))
+
+    async def add_producer_key(self, key: ProducerKey) -> bool:
+        """Save a new key; False when the id is taken."""
+        body = key.model_dump(mode="json", exclude={"id"})
+        return (await _write(self.producers, Write(key.id, 0, body))).ok
+
+    async def remove_producer_key(self, key_id: str) -> None:
+        """Delete the key; nothing when there is none."""
+        doc = await self.producers.get(key_id)
+        if doc is not None:
+            await self.producers.delete(key_id, doc.version)
 
     # -- operations ------------------------------------------------------------------------------
 

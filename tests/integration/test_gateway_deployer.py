@@ -6,6 +6,7 @@ The scheduler is played by a subscriber that starts and stops instances as they 
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,9 +22,10 @@ from libs.common.consume import Handlers
 from libs.common.errors import Conflict, NotFound, Stale
 from libs.common.events import Envelope, Event, seal, to_record
 from libs.common.events import model as ev
-from libs.common.runtime import open_runtime
+from libs.common.runtime import Shared, open_runtime
 from libs.common.serve import serve
 from libs.common.spec import AppSpec
+from libs.common.telemetry import Telemetry, make_log
 from services.deployer.model import DeployerConfig
 from services.deployer.service import run as run_deployer
 from services.gateway.console.view import Word, word_of
@@ -88,10 +90,23 @@ class PlayedScheduler:
         await self.bus.publish([to_record(each) for each in sealed])
 
 
+@dataclass
+class Parts:
+    """Both services, and what they stand on."""
+
+    client: GantryClient
+    scheduler: PlayedScheduler
+    shared: Shared
+    clock: ShiftedClock
+    log: io.StringIO  # of the deployer
+
+
 @asynccontextmanager
-async def both(data_dir: Path) -> AsyncIterator[tuple[GantryClient, PlayedScheduler]]:
-    clock = ShiftedClock()
+async def parts(data_dir: Path, bus: Bus | None = None) -> AsyncIterator[Parts]:
+    """Both services at work, on the memory bus unless another is given."""
+    clock, log = ShiftedClock(), io.StringIO()
     shared = make_shared(data_dir, GatewayConfig(), clock)
+    shared.bus = bus or shared.bus
     shared.settings["deployer"] = DeployerConfig(resolve_images=False)
     scheduler = PlayedScheduler(shared.bus, clock)
     handlers: Handlers = {
@@ -105,6 +120,7 @@ async def both(data_dir: Path) -> AsyncIterator[tuple[GantryClient, PlayedSchedu
         asyncio.TaskGroup() as group,
         serve(shared.local.apps["gateway"], "127.0.0.1:0") as url,
     ):
+        deployer.telemetry = Telemetry("deployer", make_log("deployer", stream=log))
         tasks = [
             group.create_task(run_deployer(deployer)),
             group.create_task(rt_scheduler.subscription(handlers).run()),
@@ -113,7 +129,7 @@ async def both(data_dir: Path) -> AsyncIterator[tuple[GantryClient, PlayedSchedu
         async with asyncio.timeout(60), GantryClient.open(url, key) as client:
             while "deployer" not in shared.local.apps:
                 await asyncio.sleep(0.005)
-            yield client, scheduler
+            yield Parts(client, scheduler, shared, clock, log)
         for task in tasks:
             task.cancel()
 
@@ -121,8 +137,8 @@ async def both(data_dir: Path) -> AsyncIterator[tuple[GantryClient, PlayedSchedu
 @pytest.fixture
 async def cloud(tmp_path: Path) -> AsyncIterator[tuple[GantryClient, PlayedScheduler]]:
     """Both services with a client."""
-    async with both(tmp_path) as made:
-        yield made
+    async with parts(tmp_path) as made:
+        yield made.client, made.scheduler
 
 
 async def test_an_apps_whole_life(cloud: tuple[GantryClient, PlayedScheduler]) -> None:

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 from rich.console import Console
@@ -31,14 +32,15 @@ async def main(parts: Sequence[str], kinds: Sequence[str], size: int, outage_s: 
     try:
         async with distributed(SHARED_OVS, 2, size) as cloud:
             matrix = Matrix(cloud, size=size, outage_s=outage_s)
-            await matrix.begin()
-            for part in parts:
-                for kind in kinds:
-                    row = await matrix.cell(part, kind)
-                    rows.append(row)
+            try:
+                await matrix.begin()
+                for part, kind in product(parts, kinds):
+                    rows.append(await matrix.cell(part, kind))
                     FILE.parent.mkdir(exist_ok=True)
                     FILE.write_text(json.dumps([asdict(each) for each in rows], indent=2) + "\n")
-                    CONSOLE.print(*describe(row), sep="  ")
+                    CONSOLE.print(*describe(rows[-1]), sep="  ")
+            finally:
+                await cloud.story.stop_load()
     finally:
         show(rows)
     return 1 if any(row.errors for row in rows) else 0

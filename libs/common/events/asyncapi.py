@@ -25,7 +25,7 @@ _HEADERS = {
 _OPTIONAL_HEADERS = {
     "ce_correlationid": "of the request that it all began with",
     "ce_causationid": "of the event that this one follows from",
-    "ce_signature": "detached JWS of a producer outside Gantry",
+    "gantry-signature": "on requests: who wrote it; docs/producers.md says how a producer outside Gantry makes it",
     "traceparent": "W3C trace context",
 }
 

@@ -2,6 +2,7 @@
 
 Headers: ce_id, ce_source, ce_type (`gantry.<topic>.v<version>`), ce_specversion, ce_subject, ce_time,
 ce_partitionkey, ce_sequence (the subject's version), ce_correlationid, ce_causationid, traceparent.
+Requests that others than Gantry's services may write carry a proof of their writer besides: libs/common/proofs.py.
 `ce_id` is a function of (aggregate, version, n): a handler that runs twice emits the same id.
 """
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from libs.common.bus.base import Record
 from libs.common.clock import deterministic_uuid
 from libs.common.errors import Poison
+from libs.common.proofs import SIGNATURE, Proof, claims_of
 from libs.common.store.base import OutboxEvent
 
 
@@ -61,7 +63,7 @@ class Envelope:
     time: float
     sequence: int
     cause: Cause = NO_CAUSE
-    signature: str = ""
+    proof: Proof | None = None
 
     def caused(self) -> Cause:
         """The cause to give to events that a handler of this one emits."""
@@ -136,7 +138,7 @@ class EventTypes:
     def open(self, record: Record) -> tuple[Event, Envelope]:
         """Validate a record. Raises Poison saying what is wrong with it."""
         headers = {name: value.decode(errors="replace") for name, value in record.headers}
-        envelope = _envelope(headers)
+        envelope = _envelope(headers, record.value)
         event_class = self.by_type.get(envelope.type)
         if event_class is None:
             raise Poison(f"unknown event type {envelope.type!r} on topic {record.topic!r}")
@@ -154,7 +156,8 @@ class EventTypes:
         return event, envelope
 
 
-def _envelope(headers: Mapping[str, str]) -> Envelope:
+def _envelope(headers: Mapping[str, str], value: bytes) -> Envelope:
+    signature = headers.get(SIGNATURE, "")
     try:
         return Envelope(
             id=headers["ce_id"],
@@ -168,7 +171,7 @@ def _envelope(headers: Mapping[str, str]) -> Envelope:
                 headers.get("ce_causationid", ""),
                 headers.get("traceparent", ""),
             ),
-            signature=headers.get("ce_signature", ""),
+            proof=Proof(signature, claims_of(headers, value)) if signature else None,
         )
     except KeyError as error:
         raise Poison(f"CloudEvents header {error.args[0]!r} is missing") from None

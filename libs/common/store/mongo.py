@@ -15,18 +15,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
 from pymongo import DeleteOne, InsertOne, UpdateOne
 from pymongo.errors import (
     BulkWriteError,
     DuplicateKeyError,
-    InvalidURI,
     NetworkTimeout,
+    OperationFailure,
     PyMongoError,
     WTimeoutError,
 )
@@ -48,6 +48,7 @@ from libs.common.store.base import (
 from libs.common.store.bodies import check_query, check_writes, decode_body, encode_body, matches
 from libs.common.store.mongo_documents import Document
 from libs.common.store.mongo_schema import prepare
+from libs.common.store.mongo_url import parse_url
 
 CALL_S = 30.0
 _OPTIONS: Mapping[str, Any] = {
@@ -60,6 +61,7 @@ _OPTIONS: Mapping[str, Any] = {
     "appname": "gantry",
 }
 _DUPLICATE_KEY = 11000
+_REFUSED = {13: "demands a user that may do this", 18: "refuses the user or its password"}
 _RAISE_TRIES = 200
 _FIND_TRIES = 5
 _LEASE_TRIES = 5
@@ -78,6 +80,14 @@ async def guarded(what: str) -> AsyncIterator[None]:
         raise TimedOut(f"mongodb: {what}: no answer within {CALL_S} s") from None
     except (NetworkTimeout, WTimeoutError) as error:
         raise TimedOut(f"mongodb: {what}: {error}") from error
+    except OperationFailure as error:
+        why = _REFUSED.get(error.code or 0)
+        said = (
+            f"the server {why}: {error.details.get('errmsg', '')}"
+            if why and error.details
+            else error
+        )
+        raise Unavailable(f"mongodb: {what}: {said}") from error
     except OverflowError as error:
         raise InvalidInput.of("body", f"a number is too large: {error}", "64 bits") from error
     except PyMongoError as error:
@@ -97,13 +107,17 @@ class MongoStore:
 
     @classmethod
     async def open(cls, url: str) -> MongoStore:
-        """Read the URL, mongodb://host[:port]/database[?options]; the first call connects."""
-        database = urlsplit(url).path.strip("/") or "gantry"
+        """Read the URL (see mongo_url.py; raises InvalidInput); the first call connects."""
+        settings = parse_url(url)
         try:
-            client: Any = AsyncIOMotorClient(url, **_OPTIONS)
-        except (InvalidURI, ValueError) as error:
-            raise InvalidInput.of("common.store", str(error), "mongodb://host:port/db") from error
-        return cls(client, database)
+            with warnings.catch_warnings():
+                # Of an option or a value that it doesn't know the driver only warns: `tls=yes` is no TLS.
+                warnings.simplefilter("error", UserWarning)
+                client: Any = AsyncIOMotorClient(settings.url, **settings.arguments(), **_OPTIONS)
+        except (PyMongoError, ValueError, OSError, UserWarning) as error:
+            said = settings.scrub(str(error))
+            raise InvalidInput.of("common.store", said, "mongodb://host:port/db") from None
+        return cls(client, settings.database)
 
     async def collection(self, spec: CollectionSpec) -> MongoCollection:
         """See Store. Raises Conflict when a new unique index doesn't fit what is stored."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from joserfc.jwk import OKPKey
 
 from libs.common.events import model as ev
 from tests.unit.cli.conftest import Live
@@ -268,3 +269,23 @@ def test_the_breaker_is_shown_and_released(live: Live) -> None:
     shown = live.gantry("breaker", "show")
     assert "open; 1 unknown tasks" in shown.out and "acme-web-1.1" in shown.out
     assert live.gantry("breaker", "release", "-o", "json").json()["open"] is False
+
+
+def test_producers_come_and_go(live: Live, tmp_path: Path) -> None:
+    key = OKPKey.generate_key("Ed25519")
+    public, private = tmp_path / "ci.pub", tmp_path / "ci.key"
+    public.write_bytes(key.as_pem(private=False))
+    private.write_bytes(key.as_pem(private=True))
+    added = live.gantry("producer", "add", "ci", str(public), "--bu", "acme")
+    assert added.code == 0 and added.out.startswith("pk-")
+    listed = live.gantry("producer", "ls", "-o", "json").json()["keys"]
+    assert [(each["id"], each["bu"], each["producer"]) for each in listed] == [
+        (added.out.strip(), "acme", "ci")
+    ]
+    assert live.gantry("producer", "rm", added.out.strip()).code == 0
+    assert "no producers" in live.gantry("producer", "ls").err
+    assert live.gantry("producer", "rm", added.out.strip()).code == 4
+    assert live.gantry("producer", "add", "ci", str(public)).code == 2
+    assert live.gantry("producer", "add", "ci", str(tmp_path / "none"), "--bu", "acme").code == 2
+    refused = live.gantry("producer", "add", "ci", str(private), "--bu", "acme")
+    assert refused.code == 2 and "is a private key" in refused.err

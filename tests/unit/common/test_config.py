@@ -120,3 +120,24 @@ def test_all_problems_are_told_at_once() -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="can't be read"):
         load(SECTIONS, file=tmp_path / "none.yaml")
+
+
+class Urls(BaseModel, extra="forbid"):
+    store: str = ""
+
+
+@pytest.mark.parametrize("url", ["mongodb://u:p@h/db", "kafka://u:p%40@a:1,b:2?x=1"])
+def test_a_password_is_taken_from_no_place_that_others_can_read(url: str, tmp_path: Path) -> None:
+    sections = {"places": Urls}
+    with pytest.raises(
+        InvalidInput, match=r"places\.store: a password in the environment"
+    ) as raised:
+        load(sections, environ={"GANTRY_PLACES__STORE": url})
+    assert url not in str(raised.value)
+    with pytest.raises(InvalidInput, match="a password in the flags"):
+        load(sections, flags=[f"--places.store={url}"])
+    file = tmp_path / "f.yaml"
+    file.write_text(f"places: {{store: '{url}'}}\n")
+    assert load(sections, file=file)["places"] == Urls(store=url)
+    good = "mongodb://u@h/db?passwordFile=/x&a=b:c@d"
+    assert load(sections, flags=[f"--places.store={good}"])["places"] == Urls(store=good)

@@ -38,7 +38,7 @@ def test_an_event_comes_back_with_its_envelope() -> None:
     event, envelope = EVENT_TYPES.open(to_record(entry))
     assert event == JOINED
     assert (envelope.source, envelope.subject, envelope.sequence) == ("/gantry/monitor", "a1", 3)
-    assert (envelope.time, envelope.cause, envelope.signature) == (1000.5, cause, "")
+    assert (envelope.time, envelope.cause, envelope.proof) == (1000.5, cause, None)
     assert envelope.caused() == Cause("corr", entry.id, cause.traceparent)
     assert replace(envelope, cause=Cause()).caused().correlation_id == entry.id
 

@@ -21,6 +21,7 @@ from libs.common.events import EVENT_TYPES, Event, seal, to_record
 from libs.common.events import model as ev
 from libs.common.events.model import DeployAction
 from libs.common.http import Dispatcher, Kind, Response, Role, reply
+from libs.common.proofs import ServiceProofs
 from libs.common.runtime import CommonConfig, Runtime
 from libs.common.store.memory import MemoryStore
 from libs.common.telemetry import Telemetry, make_log
@@ -184,7 +185,7 @@ class FakeScheduler:
 
 async def publish(bus: MemoryBus, event: Event, source: str, sequence: int, world: World) -> None:
     sealed = seal([event], source=source, sequence=sequence, now=world.clock.now())
-    await bus.publish([to_record(each) for each in sealed])
+    await bus.publish([ServiceProofs(SECRET).sign(to_record(each)) for each in sealed])
 
 
 @dataclass
