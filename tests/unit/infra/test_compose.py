@@ -232,7 +232,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Parsed], None]]] = {
         _env("mongo", "MONGO_INITDB_ROOT_PASSWORD", "hunter2"),
     ),
     "a password in a URL": (
-        "a password in it",
+        "a password in the environment can be read by others",
         _env("ipam-1", "GANTRY_COMMON__STORE", "mongodb://me:pass@mongo:27017/gantry"),
     ),
     "a secret that is not mounted": (
