@@ -20,6 +20,7 @@ from libs.common.deadletters import bury, dead_topic
 from libs.common.errors import Fenced, GantryError, Poison, Unavailable
 from libs.common.events import EVENT_TYPES, Envelope, Event
 from libs.common.telemetry import Telemetry
+from libs.common.waiting import is_being_cancelled, lasting
 
 # The table below is keyed by class, so a handler's parameter is the very class it is registered for.
 EventHandler = Callable[[Any, Envelope], Awaitable[None]]
@@ -46,7 +47,7 @@ class Subscription:
     async def run(self) -> None:
         """Consume until cancelled; comes back from every loss of the bus."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch_lag())
+            group.create_task(lasting(self._watch_lag()))
             await self._consume()
 
     @property
@@ -107,6 +108,11 @@ class Subscription:
                     handled.add((each.place, each.offset))
             except (Unavailable, Fenced) as error:
                 failures.append(error)
+            except asyncio.CancelledError:
+                if is_being_cancelled():
+                    raise
+                # Leaked out of a client: unhandled, so that it is handled again.
+                failures.append(Unavailable("a call was given up"))
 
         async with asyncio.TaskGroup() as group:
             for records in by_key.values():

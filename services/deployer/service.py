@@ -16,6 +16,7 @@ from libs.common.events import Envelope
 from libs.common.events import model as ev
 from libs.common.producers import ProducerKeys
 from libs.common.runtime import Runtime
+from libs.common.waiting import lasting
 from services.deployer import api, asks
 from services.deployer.carry import Carrier, Fleet
 from services.deployer.core import Decision, Snapshot, decide
@@ -100,11 +101,11 @@ class Deployer:
         """Work until cancelled."""
         list_keys, sweep_s = self._repo.app_ids, self._sweep_s
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.relay.run())
-            group.create_task(self._observations.run())
-            group.create_task(self._rt.subscription(self.handlers()).run())
-            group.create_task(self._queue.run(list_keys, sweep_s))
-            group.create_task(self._hook_queue.run(list_keys, sweep_s))
+            group.create_task(lasting(self.relay.run()))
+            group.create_task(lasting(self._observations.run()))
+            group.create_task(lasting(self._rt.subscription(self.handlers()).run()))
+            group.create_task(lasting(self._queue.run(list_keys, sweep_s)))
+            group.create_task(lasting(self._hook_queue.run(list_keys, sweep_s)))
 
     async def on_observed(self, event: ObservedEvent, envelope: Envelope) -> None:
         """Into the instance's document, with others of its batch."""

@@ -9,6 +9,7 @@ from libs.common.errors import GantryError
 from libs.common.events import TOPICS, Envelope
 from libs.common.events import model as ev
 from libs.common.runtime import Ready, Runtime
+from libs.common.waiting import lasting
 from services.gateway.api import routes
 from services.gateway.auth import Gate, Sessions
 from services.gateway.core import bu_of_target
@@ -51,8 +52,9 @@ async def run_with(rt: Runtime, key_file: KeyFile) -> None:
         pruning = rt.queue("prune", Pruner(gateway).prune, workers=1)
         inner = rt.http_app(routes(gateway), authenticate=gateway.gate, ready=_ready(repository))
         async with rt.serve(PublicFace(inner, rt.ids, rt.telemetry)):
-            group.create_task(relay.run(), name="relay")
-            group.create_task(rt.subscription({ev.AuditRecorded: trail.on_recorded}).run())
+            group.create_task(lasting(relay.run()), name="relay")
+            subscription = rt.subscription({ev.AuditRecorded: trail.on_recorded})
+            group.create_task(lasting(subscription.run()))
             await pruning.run(_once, PRUNE_EVERY_S)
 
 

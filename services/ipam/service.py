@@ -15,6 +15,7 @@ from libs.common.events import Event
 from libs.common.events import model as ev
 from libs.common.runtime import Runtime
 from libs.common.telemetry import current_traceparent
+from libs.common.waiting import lasting
 from services.ipam import api, core
 from services.ipam.model import Address, Claim, IpamConfig, Network, State, allocated
 from services.ipam.store import IpamStore
@@ -46,8 +47,8 @@ class Ipam:
     async def run(self) -> None:
         """Publish events and tidy up until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._relay.run())
-            group.create_task(self._forget())
+            group.create_task(lasting(self._relay.run()))
+            group.create_task(lasting(self._forget()))
 
     # -- allocation
 

@@ -14,7 +14,7 @@ from libs.common.events import model as ev
 from libs.common.http import call_json
 from libs.common.leader import LeaseLost, hold_lease, leadership
 from libs.common.runtime import Runtime
-from libs.common.waiting import set_or_due
+from libs.common.waiting import lasting, set_or_due
 from services.monitor import api, core
 from services.monitor.components import Watch, ask, host_probes, lags, open_probes
 from services.monitor.mesos import OpenOperator, Operator, open_http_operator
@@ -55,13 +55,13 @@ class Monitor:
     async def run(self) -> None:
         """Lead until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._relay.run())
-            group.create_task(self._rt.subscription(self._handlers()).run())
-            group.create_task(self._queue.run(self._unsettled, self.config.sweep_s))
-            group.create_task(self._follow())
-            group.create_task(self._poll())
-            group.create_task(self._watch_components())
-            group.create_task(self._watch_lag())
+            group.create_task(lasting(self._relay.run()))
+            group.create_task(lasting(self._rt.subscription(self._handlers()).run()))
+            group.create_task(lasting(self._queue.run(self._unsettled, self.config.sweep_s)))
+            group.create_task(lasting(self._follow()))
+            group.create_task(lasting(self._poll()))
+            group.create_task(lasting(self._watch_components()))
+            group.create_task(lasting(self._watch_lag()))
 
     # -- hosts
 
@@ -271,7 +271,7 @@ async def _watch(
         app = rt.http_app(api.routes(monitor))
         async with rt.serve(app), asyncio.TaskGroup() as group:
             group.create_task(_lead(rt, config, told))
-            group.create_task(monitor.run())
+            group.create_task(lasting(monitor.run()))
 
 
 async def _lead(rt: Runtime, config: MonitorConfig, notifier: Notifier) -> None:

@@ -20,6 +20,7 @@ from libs.common.events import Envelope
 from libs.common.events import model as ev
 from libs.common.leader import hold_lease, leadership
 from libs.common.runtime import Runtime
+from libs.common.waiting import lasting
 from libs.mesos import events as mesos
 from services.scheduler import api
 from services.scheduler.cluster import ENDED_REMEMBERED, Cluster, Draft
@@ -93,7 +94,7 @@ class Scheduler:
                 self._send(),
                 self._forget(),
             ):
-                group.create_task(work)
+                group.create_task(lasting(work))
 
     async def why_not_ready(self) -> str:
         """Why no instance can be placed or changed now; "" when all is well."""
@@ -285,7 +286,7 @@ async def _lead(rt: Runtime, config: SchedulerConfig, open_driver: OpenDriver) -
         app = rt.http_app(api.routes(scheduler), ready=scheduler.why_not_ready)
         async with rt.serve(app), asyncio.TaskGroup() as group:
             group.create_task(hold_lease(rt, "scheduler", config.leader_lease_s))
-            group.create_task(scheduler.run())
+            group.create_task(lasting(scheduler.run()))
 
 
 def _default_command(config: SchedulerConfig) -> str:

@@ -49,6 +49,7 @@ from libs.common.store.bodies import check_query, check_writes, decode_body, enc
 from libs.common.store.mongo_documents import Document
 from libs.common.store.mongo_schema import prepare
 from libs.common.store.mongo_url import parse_url
+from libs.common.waiting import is_being_cancelled
 
 CALL_S = 30.0
 _OPTIONS: Mapping[str, Any] = {
@@ -78,6 +79,10 @@ async def guarded(what: str) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise TimedOut(f"mongodb: {what}: no answer within {CALL_S} s") from None
+    except asyncio.CancelledError:
+        if is_being_cancelled():
+            raise
+        raise Unavailable(f"mongodb: {what}: the client gave it up") from None
     except (NetworkTimeout, WTimeoutError) as error:
         raise TimedOut(f"mongodb: {what}: {error}") from error
     except OperationFailure as error:

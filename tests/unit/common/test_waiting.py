@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
-from libs.common.waiting import set_or_due
+from libs.common.bus.kafka_errors import guarded
+from libs.common.errors import TimedOut, Unavailable
+from libs.common.waiting import lasting, set_or_due
 from tests.simulation.loop import World, virtual
 
 
@@ -37,3 +39,47 @@ async def test_a_cancellation_is_nobody_elses(world: World) -> None:
         await task
     await world.clock.sleep(10.0)
     assert not event.is_set()
+
+
+async def leaked() -> None:
+    """As a library does that cancels a future of its own."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+async def test_work_that_ends_by_itself_is_an_error_and_cancelled_work_is_not() -> None:
+    async def returns() -> None:
+        return
+
+    for work in (returns(), leaked()):
+        with pytest.raises(ExceptionGroup) as failed:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(lasting(work))
+        assert "has ended by itself" in str(failed.value.exceptions[0])
+    task = asyncio.create_task(lasting(asyncio.Event().wait()))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_what_a_client_cancels_for_itself_is_an_error_of_the_bus_and_a_time_out_still_one() -> (
+    None
+):
+    with pytest.raises(Unavailable, match="fetch: the client gave it up"):
+        async with guarded("fetch", 1.0):
+            await leaked()
+    with pytest.raises(TimedOut):
+        async with guarded("fetch", 0.01):
+            await asyncio.Event().wait()
+
+    async def call() -> None:
+        async with guarded("fetch", 1.0):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
