@@ -293,3 +293,21 @@ async def test_how_far_a_group_is_behind_is_told_also_while_its_handler_hangs(wo
     assert not task.done() and made.telemetry.lags == {"g": 0}
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+@virtual
+async def test_a_slow_handler_is_handed_a_batch_and_no_more(world: World) -> None:
+    bus = MemoryBus(world.clock)
+    await bus.publish([joined(f"a{n}", n) for n in range(2000)])
+    begun = 0
+
+    async def handle(event: ev.NodeJoined, envelope: Envelope) -> None:
+        nonlocal begun
+        begun += 1
+        await world.clock.sleep(45)
+
+    await consume(world, bus, handle, 40.0)
+    assert begun == 500 and await lag(bus) == 2000
+    begun = 0
+    await consume(world, bus, handle, 100.0)
+    assert begun == 1500 and await lag(bus) == 1000
