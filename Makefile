@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 50
 SEED_FROM ?= 1
 
-.PHONY: demo up down up-distributed down-distributed matrix test check unit bench sim host native lock docs clean help
+.PHONY: demo up down up-distributed down-distributed matrix test check unit bench sim host native docs clean help
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
