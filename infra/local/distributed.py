@@ -23,7 +23,7 @@ import aiohttp
 import yaml
 
 from infra.images.build import BuiltImage, build_images
-from infra.local import edge
+from infra.local import edge, front
 from infra.local.host import CONFIG_VARIABLE, Host
 from infra.local.layout import SHARED_OVS, Layout, choose_ports
 from infra.local.processes import Daemon, LocalError, end, run
@@ -314,14 +314,9 @@ class DistributedStack:
 
     def _start_front(self) -> None:
         """HAProxy before the gateways: people know one address."""
-        servers = [each for each in self.names if each.startswith("gateway-")]
-        lines = "\n".join(
-            f"    server {name} 127.0.0.1:{self.layout.ports[name]} check inter 500ms fall 2 rise 1"
-            for name in servers
-        )
+        gateways = {n: self.layout.ports[n] for n in self.names if n.startswith("gateway-")}
         config = self.layout.root / "front.cfg"
-        port = self.layout.ports["gateway"]
-        config.write_text(_FRONT.format(port=port, servers=lines))
+        config.write_text(front.render(self.layout.ports["gateway"], gateways))
         self._front.start(("haproxy", "-db", "-f", str(config)), self.layout.root)
 
     @property
@@ -383,24 +378,3 @@ def replicas_at(root: Path) -> int:
     except OSError:
         return 0
     return sum(name.startswith("gateway-") for name in ports)
-
-
-_FRONT = """\
-global
-    fd-hard-limit 20000
-defaults
-    mode http
-    timeout connect 2s
-    timeout client 1h
-    timeout server 1h
-    timeout check 2s
-    option redispatch 1
-    retries 3
-frontend gateway
-    bind 127.0.0.1:{port}
-    default_backend gateways
-backend gateways
-    balance roundrobin
-    option httpchk GET /readyz
-{servers}
-"""
