@@ -91,7 +91,9 @@ async def test_a_server_of_another_authority_is_not_trusted(
 async def test_without_tls_nobody_gets_in(server: Server, mongo_url: str) -> None:
     assert "connection closed" in await refusal(mongo_database(server.url.partition("/?")[0]))
     plain = f"{mongo_database(mongo_url)}?tls=true&tlsCAFile={server.data_dir}/ca.pem"
-    assert "SSL" in await refusal(plain)
+    # A server without TLS may close at once, or wait for more of what it takes for a message until we give up.
+    said = await refusal(plain)
+    assert "SSL" in said or "No servers found" in said
 
 
 async def test_who_is_not_let_in_is_told_why_and_shows_no_password(tmp_path: Path) -> None:
