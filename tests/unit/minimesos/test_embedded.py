@@ -56,12 +56,14 @@ async def test_a_second_start_finds_the_agents_again(tmp_path: Path) -> None:
     for _ in range(2):
         async with embedded(config(tmp_path), clock=SystemClock(), ids=ids()) as cluster:
             async with aiohttp.ClientSession() as session:
-                async with asyncio.timeout(10):
+                # An agent whose first registration is lost tries again after 1, 2, 4, … seconds.
+                async with asyncio.timeout(60):
                     while True:
                         async with session.get(cluster.master_url + "/slaves") as response:
                             slaves = (await response.json())["slaves"]
                         if len(slaves) == 2:
                             break
+                        await asyncio.sleep(0.02)
             seen.append({slave["id"] for slave in slaves})
     assert seen[0] == seen[1]
 
