@@ -28,7 +28,7 @@ from infra.local.host import CONFIG_VARIABLE, Host
 from infra.local.layout import SHARED_OVS, Layout, choose_ports
 from infra.local.processes import Daemon, LocalError, end, run
 from infra.local.stack import Say, answers, executors_of, remove_namespaces
-from infra.provision.scripts import ovs_server, registry_server
+from infra.provision.scripts import ovs_server
 from infra.provision.server import Server
 from infra.provision.sources import KINDS
 from services.hostd.core import owner_tag
@@ -52,9 +52,19 @@ class Part:
 
 
 class DistributedStack:
-    """One local cluster of many processes. `replicas` is how many of each service run."""
+    """One local cluster of many processes. `replicas` is how many of each service run.
 
-    def __init__(self, layout: Layout, *, replicas: int = 1, say: Say = lambda _text: None) -> None:
+    `lent` are servers by kind, as `infra.provision` gives them: they are used, and whoever lent them takes them away.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        replicas: int = 1,
+        lent: Mapping[str, Server] | None = None,
+        say: Say = lambda _text: None,
+    ) -> None:
         for directory, mode in (
             (layout.root, 0o700),
             (layout.root / "logs", 0o755),
@@ -62,6 +72,7 @@ class DistributedStack:
         ):
             directory.mkdir(parents=True, exist_ok=True, mode=mode)
         self._say = say
+        self._lent = lent or {}
         self.names = tuple(f"{service}-{n + 1}" for service in SERVICES for n in range(replicas))
         hosts = ("h1", "h2")
         ports = ("gateway", "mesos_master", *self.names)
@@ -109,8 +120,10 @@ class DistributedStack:
 
     async def _make_servers(self) -> None:
         root = self.layout.root
-        made = {kind: await KINDS[kind](root / kind) for kind in ("kafka", "mongo", "zookeeper")}
-        made["registry"] = registry_server(root / "registry")
+        made = dict(self._lent)
+        for kind in ("kafka", "mongo", "zookeeper", "registry"):
+            if kind not in made:
+                made[kind] = await KINDS[kind](root / kind)
         made["ovs"] = ovs_server(self.layout.ovs_dir)
         registry = made["registry"].url.removeprefix("http://")
         for host in self.hosts:
@@ -348,7 +361,7 @@ class DistributedStack:
             await run(*vsctl, "--if-exists", "del-br", host.bridge, check=False)
         await run("ip", "link", "del", self.hosts[0].uplinks[0], check=False)
         for name, server in self.servers.items():
-            if name != "ovs":
+            if name != "ovs" and name not in self._lent:
                 await server.control.resume()
                 await server.control.purge()
         shared = self.layout.ovs_dir == SHARED_OVS

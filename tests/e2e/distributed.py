@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ from typing import Any
 from infra.demo.story import Story
 from infra.local.distributed import DistributedStack
 from infra.local.layout import Layout
+from infra.provision.sources import provided
 from libs.client.api import GantryClient
 from tests.e2e.conftest import MailSink, mail_sink
 
 LOGS = Path("build/distributed-logs")
+LENT = ("kafka", "mongo", "zookeeper", "registry")
+"""Containers of the upstream images where those can be had, processes of this host elsewhere."""
 
 
 class SpreadStory(Story):
@@ -42,7 +45,20 @@ async def distributed(ovs_dir: Path, replicas: int, size: int) -> AsyncIterator[
     """Start one; everything is gone afterwards, its logs are kept in LOGS."""
     root = Path(tempfile.mkdtemp(prefix="gd-", dir="/tmp"))
     cluster = f"many-{root.name[-4:].lower().replace('_', 'x')}"
-    stack = DistributedStack(Layout(cluster, root, ovs_dir=ovs_dir), replicas=replicas)
+    async with AsyncExitStack() as servers:
+        aside = Path(servers.enter_context(tempfile.TemporaryDirectory(prefix="gs-", dir="/tmp")))
+        lent = {
+            kind: await servers.enter_async_context(provided(kind, aside / kind, own=True))
+            for kind in LENT
+        }
+        layout = Layout(cluster, root, ovs_dir=ovs_dir)
+        stack = DistributedStack(layout, replicas=replicas, lent=lent)
+        async with _running(stack, size) as running:
+            yield running
+
+
+@asynccontextmanager
+async def _running(stack: DistributedStack, size: int) -> AsyncIterator[Distributed]:
     with mail_sink() as (mail, smtp):
         try:
             await stack.start({"smtp": smtp, "crash_quiet_s": 5.0, "sweep_s": 1.0})
