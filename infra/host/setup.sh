@@ -7,6 +7,7 @@
 #   host     Docker engine, Open vSwitch, HAProxy, C compiler, local image registry
 #   test     host, Java, Maven and ZooKeeper for the integration tests' servers, and docker-compose
 #   browser  Chromium, for the console's screenshots
+#   images   test, and debootstrap for images that are built without any registry
 # exit: 0 all there; 1 failed; 2 wrong usage or not root.
 set -euo pipefail
 
@@ -21,13 +22,14 @@ readonly HOST_PACKAGES="docker.io runc openvswitch-switch haproxy gcc=gcc libc6-
   iproute2 ethtool procps util-linux busybox-static docker-registry ca-certificates"
 readonly TEST_PACKAGES="default-jdk-headless=javac maven=mvn zookeeperd docker-compose"
 readonly BROWSER_PACKAGES="chromium=chromium"
+readonly IMAGES_PACKAGES="debootstrap"
 # Their packages would start a server on a well-known port at the next boot; Gantry runs its own.
 readonly PRIVATE_ONLY="docker-registry zookeeper haproxy"
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { local code=$1; shift; say "$*"; exit "$code"; }
 
-usage() { sed -n '2,10p' "$0" | sed 's/^# \{0,1\}//'; }
+usage() { sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'; }
 
 wanted_packages() {
   local profile
@@ -36,6 +38,7 @@ wanted_packages() {
       host) echo "$HOST_PACKAGES" ;;
       test) echo "$HOST_PACKAGES $TEST_PACKAGES" ;;
       browser) echo "$BROWSER_PACKAGES" ;;
+      images) echo "$HOST_PACKAGES $TEST_PACKAGES $IMAGES_PACKAGES" ;;
       -h | --help) usage; exit 0 ;;
       *) usage >&2; die 2 "no such profile: $profile" ;;
     esac

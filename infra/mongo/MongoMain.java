@@ -13,8 +13,8 @@ import java.util.Base64;
 import org.h2.mvstore.MVStore;
 
 /**
- * A MongoDB-wire server on loopback over one H2 file. Arguments: file, port, commit interval in ms; and for TLS the files
- * with its certificate and its EC key (PKCS#8), both in PEM.
+ * A MongoDB-wire server over one H2 file, on loopback or where the property `bind` says. Arguments: file, port, commit
+ * interval in ms; and for TLS the files with its certificate and its EC key (PKCS#8), both in PEM.
  */
 public final class MongoMain {
     public static void main(String[] args) throws Exception {
@@ -25,7 +25,7 @@ public final class MongoMain {
         if (args.length > 3) {
             server.enableSsl(key(args[4]), null, certificate(args[3]));
         }
-        server.bind("127.0.0.1", Integer.parseInt(args[1]));
+        server.bind(System.getProperty("bind", "127.0.0.1"), Integer.parseInt(args[1]));
         Runtime.getRuntime().addShutdownHook(new Thread(server::shutdownNow));
         System.out.println("ready " + server.getConnectionString());
     }
