@@ -41,7 +41,10 @@ class Gate:
         self._buckets: dict[str, Bucket] = {}
 
     async def __call__(self, headers: Mapping[str, str], query: Mapping[str, str]) -> Principal:
-        """An `Authenticator`: API keys, and service tokens for /metrics. Raises Unauthenticated, TooMany."""
+        """An `Authenticator`: API keys; and tokens, for what is no part of the public API.
+
+        Raises Unauthenticated, TooMany.
+        """
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and not token.strip().startswith("gk_"):
             return await self._verify(headers, query)

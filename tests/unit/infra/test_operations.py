@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
@@ -198,6 +199,17 @@ def test_metrics() -> None:
     shared = {name for name, of in documented.items() if of.startswith("all")}
     assert shared == set(_metrics("common"))
     assert len(documented) == len(table("Metrics"))
+
+
+def test_the_scrape_configuration_names_every_replica() -> None:
+    example = yaml.safe_load((REPOSITORY / "docs/examples/prometheus.yml").read_text())
+    services, host = example["scrape_configs"]
+    told = {f"http://{each}" for job in services["static_configs"] for each in job["targets"]}
+    control = compose.resolved(CONTROL_FILE)
+    assert told == {url for name in CONTROL_PLANE for url in compose.addresses(control, name)}
+    assert host["static_configs"] == [{"targets": [f"{compose.HOST}:8085"]}]
+    for job in (services, host):
+        assert job["authorization"]["credentials_file"].startswith("/etc/prometheus/")
 
 
 NOT_SETTINGS = {each.name for each in TOPICS} | {
