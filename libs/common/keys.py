@@ -212,8 +212,8 @@ def text_of(secrets: Iterable[bytes]) -> str:
     return "".join(f"{each.hex()}\n" for each in secrets)
 
 
-def write_private(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace a file in one step; owner and mode stay, a new file is the owner's alone. Raises OSError."""
+def write_private(path: Path, text: str, mode: int = 0o600, uid: int | None = None) -> None:
+    """Replace a file in one step; owner and mode stay; a new one has `mode` and is ours, or `uid`'s. Raises OSError."""
     beside = path.with_name(f".{path.name}.new")
     beside.unlink(missing_ok=True)
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -223,6 +223,8 @@ def write_private(path: Path, text: str, mode: int = 0o600) -> None:
             os.fchmod(descriptor, before.st_mode & 0o777)
             if os.geteuid() == 0:
                 os.fchown(descriptor, before.st_uid, before.st_gid)
+        elif uid is not None:
+            os.fchown(descriptor, uid, uid)
         out.write(text)
         out.flush()
         os.fsync(descriptor)

@@ -23,6 +23,7 @@ from joserfc.jwk import OctKey
 
 from libs.common.clock import Clock
 from libs.common.errors import Unauthenticated
+from libs.common.generations import Generations
 from libs.common.http import ANONYMOUS, Kind, Principal, Role
 from libs.common.keys import MAX_SECRETS, DerivedKeys, Secret, keys_of
 
@@ -49,12 +50,12 @@ def scraper_token(secret: bytes, name: str, now: float, until: float) -> str:
 
 def scraper_of(token: str, secrets: Iterable[bytes]) -> tuple[Principal, float]:
     """Who scrapes with a token that one of the secrets made, and until when. Raises Unauthenticated."""
-    return _check(token, tuple(secrets), frozenset({Kind.SCRAPER}))
+    return _check(token, tuple(secrets), {}, frozenset({Kind.SCRAPER}))
 
 
-def party_keys(secret: Secret, kind: Kind, name: str) -> DerivedKeys:
+def party_keys(secret: Secret, kind: Kind, name: str, generation: int = 0) -> DerivedKeys:
     """The signing keys of one party, one a secret of the cluster."""
-    return DerivedKeys(secret, lambda each: derive_key(each, kind, name))
+    return DerivedKeys(secret, lambda each: derive_key(each, kind, name, generation))
 
 
 class TokenSigner:
@@ -132,11 +133,14 @@ def claims_of(token: str, keys: Iterable[bytes]) -> Mapping[str, object]:
 class TokenVerifier:
     """An `Authenticator` for the routes of services: tells which service or host signed, or who scrapes."""
 
-    def __init__(self, cluster_secret: Secret, clock: Clock) -> None:
+    def __init__(
+        self, cluster_secret: Secret, clock: Clock, generations: Generations | None = None
+    ) -> None:
         self._secrets = keys_of(cluster_secret)
         self._clock = clock
+        self._generations = generations or Generations()
         self._known: dict[str, tuple[Principal, float]] = {}
-        self._known_by: tuple[bytes, ...] = ()
+        self._known_by: tuple[tuple[bytes, ...], Mapping[str, int]] = ((), {})
 
     async def __call__(self, headers: Mapping[str, str], query: Mapping[str, str]) -> Principal:
         """The signer. Raises Unauthenticated when the token is wrong or too old."""
@@ -145,12 +149,14 @@ class TokenVerifier:
     def verify(self, token: str) -> Principal:
         """The signer of `token`. Raises Unauthenticated."""
         now = self._clock.now()
-        secrets = self._secrets.current()
-        # What an older secret has proven must not outlive it.
-        if secrets is not self._known_by or len(self._known) >= _CACHE_LIMIT:
+        secrets, generations = self._secrets.current(), self._generations.current()
+        by_secrets, by_generations = self._known_by
+        # What an older secret, or a key of a host since removed, has proven must not outlive it.
+        same = secrets is by_secrets and generations is by_generations
+        if not same or len(self._known) >= _CACHE_LIMIT:
             self._known.clear()
-            self._known_by = secrets
-        principal, expires = self._known.get(token) or _check(token, secrets)
+            self._known_by = secrets, generations
+        principal, expires = self._known.get(token) or _check(token, secrets, generations)
         if now > expires + LEEWAY_S:
             raise Unauthenticated("the token has expired")
         self._known[token] = (principal, expires)
@@ -161,7 +167,10 @@ _SIGNERS = frozenset({Kind.SERVICE, Kind.HOST, Kind.SCRAPER})
 
 
 def _check(
-    token: str, secrets: tuple[bytes, ...], kinds: frozenset[Kind] = _SIGNERS
+    token: str,
+    secrets: tuple[bytes, ...],
+    generations: Mapping[str, int],
+    kinds: frozenset[Kind] = _SIGNERS,
 ) -> tuple[Principal, float]:
     try:
         header = jws.extract_compact(token.encode()).headers()
@@ -169,7 +178,9 @@ def _check(
         kind = Kind(word)
         if kind not in kinds:
             raise ValueError(kind)
-        claims = claims_of(token, (derive_key(each, kind, name) for each in secrets))
+        generation = generations.get(name, 0) if kind is Kind.HOST else 0
+        keys = (derive_key(each, kind, name, generation) for each in secrets)
+        claims = claims_of(token, keys)
         subject, expires = str(claims["sub"]), float(str(claims["exp"]))
     except (JoseError, ValueError, KeyError, TypeError):
         raise Unauthenticated("the token is not valid") from None

@@ -49,7 +49,11 @@ SERVICES = ("gateway", "deployer", "scheduler", "ipam", "monitor", "hostd")
 HOST = "host-1"
 
 PUBLIC = {("GET", "/healthz"), ("GET", "/readyz")}
-GATEWAYS_OWN = {  # pages and forms of the console, which ask for the session themselves; tested below
+GATEWAYS_OWN = {
+    # What hosts prove by the body that they send: tests/unit/gateway/test_hosts.py.
+    ("POST", "/v1/hosts/enrol"),
+    ("POST", "/v1/hosts/renew"),
+    # Pages and forms of the console, which ask for the session themselves; tested below.
     ("GET", "/v1/openapi.json"),
     ("GET", "/"),
     ("GET", "/login"),

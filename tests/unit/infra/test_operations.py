@@ -22,6 +22,7 @@ from libs.common.events import TOPICS, model
 from libs.common.runtime import RESTART_WINDOW_S, RESTARTS, CommonConfig
 from libs.common.store.base import CollectionSpec
 from services.executor.config import ExecutorConfig
+from services.ipam.hosts import ASK_EVERY_S
 from services.monitor import core
 from tests.unit.infra import compose
 from tests.unit.infra.compose import CONTROL_FILE, HOST_FILE, MODELS, REPOSITORY
@@ -254,6 +255,7 @@ def test_numbers_are_the_defaults() -> None:
     deadline_s = ExecutorConfig.model_fields["network_deadline_s"].default
     assert f"`executor.network_deadline_s` ({deadline_s:g} s)" in GUIDE
     assert f"more than {RESTARTS} failures in {RESTART_WINDOW_S / 60:g} minutes" in GUIDE
+    assert f"within {ASK_EVERY_S:g} s at ipam" in GUIDE
     leases = {
         getattr(compose.settings(name, each)[1], "leader_lease_s", None)
         for name, each in compose.ours(compose.resolved(CONTROL_FILE)).items()
