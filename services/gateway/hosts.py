@@ -53,7 +53,7 @@ TOKENS_SHOWN = 1000
 SKEW_S = (
     300.0  # how old a claim to renew may be: longer than clocks differ, short for who repeats it
 )
-REFUSALS_PER_S, REFUSALS_AT_ONCE = 1.0, 30.0
+CALLS_PER_S, CALLS_AT_ONCE = 1.0, 30.0  # of one token or host; of all wrong proofs together
 REFUSED = "not let in: the token or key is not good for this host"
 
 
@@ -305,7 +305,7 @@ class Hosts:
             raise Unavailable(f"the agents' credential can't be read: {kind}") from None
 
     def _count(self, name: str) -> None:
-        self._gate.count(name, REFUSALS_PER_S, REFUSALS_AT_ONCE)
+        self._gate.count(name, CALLS_PER_S, CALLS_AT_ONCE)
 
     async def _refuse(self, request: Request, action: str, host: str, reason: str) -> NoReturn:
         await self.operations.refused(request, action, target_of(host), Refused(reason))

@@ -17,7 +17,7 @@ from libs.common.http import Kind, Response
 from libs.common.sealing import Claim, Sealed, Unsealable, new_key, prove, unseal
 from libs.common.tokens import TokenSigner, derive_key
 from services.gateway.core import hash_secret
-from services.gateway.hosts import REFUSALS_AT_ONCE, REFUSED
+from services.gateway.hosts import CALLS_AT_ONCE, REFUSED
 from services.gateway.store import Repository
 from tests.fakes.gateway import GENEROUS, SECRET, World, gateway_world
 from tests.unit.gateway.test_access import audit_of
@@ -300,7 +300,7 @@ async def test_a_wrong_wish_is_refused(world: World, body: dict[str, Any]) -> No
 
 async def test_guessing_is_slowed_down_and_keeps_no_host_out(world: World) -> None:
     text, machine = await token(world), Machine()
-    guesses = [await machine.enrol(world, NOBODYS) for _ in range(int(REFUSALS_AT_ONCE) + 5)]
+    guesses = [await machine.enrol(world, NOBODYS) for _ in range(int(CALLS_AT_ONCE) + 5)]
     assert {each.status for each in guesses} == {401, 429}
     assert [each.status for each in guesses].count(429) >= 4
     assert (await machine.enrol(world, text)).status == 200
