@@ -50,9 +50,8 @@ from services.gateway.store import Repository
 
 WRITE_TRIES = 40
 TOKENS_SHOWN = 1000
-SKEW_S = (
-    300.0  # how old a claim to renew may be: longer than clocks differ, short for who repeats it
-)
+# How old a claim to renew may be: older than clocks differ, too young for who repeats it later.
+SKEW_S = 300.0
 CALLS_PER_S, CALLS_AT_ONCE = 1.0, 30.0  # of one token or host; of all wrong proofs together
 REFUSED = "not let in: the token or key is not good for this host"
 

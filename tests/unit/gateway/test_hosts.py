@@ -327,7 +327,7 @@ async def test_the_agents_credential_goes_along_and_without_it_nothing_is_used_u
 
 
 async def test_calls_to_a_host_are_signed_with_its_key_of_today(world: World) -> None:
-    (await world.call("DELETE", f"/v1/hosts/{HOST}?force=true"))
+    await world.call("DELETE", f"/v1/hosts/{HOST}?force=true")
     await world.put_app()
     done = await world.deployed("/v1/apps/acme/web/deploys")
     assert done["state"] == "succeeded"

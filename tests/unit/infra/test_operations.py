@@ -13,7 +13,9 @@ import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
+from libs.cli.host_cmd import SECRETS
 from libs.cli.main import make_app
+from libs.client.hostfiles import HostFiles
 from libs.common.bus.base import MAX_RECORD_BYTES
 from libs.common.bus.kafka import KafkaBus
 from libs.common.bus.kafka_url import KafkaSettings
@@ -274,6 +276,23 @@ def test_commands_of_the_cli_exist() -> None:
                 break
             assert word in children, f"gantry {words}"
             command = children[word]
+
+
+def test_a_host_enrols_as_the_guide_says() -> None:
+    found = re.search(r"`docker run (.+?) gantry:(\S+) (\S+) host enrol ([^`]+)`", GUIDE)
+    assert found
+    docker, image, module, options = found.groups()
+    assert image == compose.version() and (REPOSITORY / f"{module.replace('.', '/')}.py").exists()
+    assert "-i" in docker.split() and "--user 0:0" in docker
+    root = get_command(make_app())
+    command = root.commands["host"].commands["enrol"]  # type: ignore[attr-defined]
+    known = {name for each in (*command.params, *root.params) for name in each.opts}
+    assert set(re.findall(r"--[a-z-]+", options)) <= known
+    # It writes what host.yml mounts: by default, from where the guide mounts it into the container.
+    files = HostFiles(SECRETS)
+    written = {files.host_key, files.agent_credential, files.agent_http_credentials}
+    mounted = {Path(each["file"]) for each in compose.resolved(HOST_FILE)["secrets"].values()}
+    assert written == mounted and f"-v {SECRETS}:{SECRETS}" in docker
 
 
 def test_files_exist() -> None:
