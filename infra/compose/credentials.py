@@ -1,46 +1,36 @@
 """Makes the secret files of docker-compose.yml and infra/compose/host.yml.
 
     python -m infra.compose.credentials cluster DIR          once, where the control plane runs
-    python -m infra.compose.credentials host DIR NAME OUT    there, for each host; OUT goes to that host
+    python -m infra.compose.credentials host DIR NAME OUT    there, for a host that can't enrol; OUT goes to that host
 
-A file that is there stays as it is. Each belongs to who reads it: the services (user 10001) or root. A host gets a
-key that is good for itself only, never the cluster's secret.
+A file of the cluster that is there stays as it is. Each belongs to who reads it: the services (user 10001) or root.
+A host gets a key that is good for itself only, never the cluster's secret; `gantry host enrol` has it do so by itself.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from libs.client.hostfiles import MODE, HostFiles, fresh, mesos_credential, mesos_credentials
+from libs.client.hosts import AgentCredential
+from libs.common.errors import InvalidInput
 from libs.common.http import Kind
+from libs.common.keys import read_secrets, write_private
 from libs.common.tokens import derive_key
 
 SERVICES_UID = 10001
 ROOT_UID = 0
-SECRET_BYTES = 32
 FRAMEWORK, AGENT = "gantry", "agent"  # principals, as mesos-acls.json knows them
 
 
 def put(file: Path, content: str, uid: int) -> None:
     """Write the file for its reader alone, unless there is one. Raises OSError."""
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
-    except FileExistsError:
-        return
-    with os.fdopen(descriptor, "w") as out:
-        out.write(content + "\n")
-        if os.geteuid() == ROOT_UID:
-            os.fchown(out.fileno(), uid, uid)
-
-
-def fresh() -> str:
-    """A new secret in hex."""
-    return secrets.token_bytes(SECRET_BYTES).hex()
+    if not file.exists():
+        write_private(file, content + "\n", MODE, uid if os.geteuid() == ROOT_UID else None)
 
 
 def make_cluster(directory: Path) -> None:
@@ -49,25 +39,20 @@ def make_cluster(directory: Path) -> None:
     put(directory / "cluster_secret", fresh(), SERVICES_UID)
     put(directory / "mesos_secret", fresh(), SERVICES_UID)
     put(directory / "agent_secret", fresh(), ROOT_UID)
-    known = {FRAMEWORK: _read(directory / "mesos_secret"), AGENT: _read(directory / "agent_secret")}
-    put(directory / "mesos_credentials", credentials(known), ROOT_UID)
+    agent = _read(directory / "agent_secret")
+    known = {FRAMEWORK: _read(directory / "mesos_secret"), AGENT: agent}
+    put(directory / "mesos_credentials", mesos_credentials(known), ROOT_UID)
+    # What the gateways give to hosts that enrol.
+    put(directory / "agent_credential", mesos_credential(AGENT, agent), SERVICES_UID)
 
 
 def make_host(cluster: Path, host: str, out: Path) -> None:
-    """A host's files, made of the cluster's. Raises FileNotFoundError before those are there."""
-    agent = {"principal": AGENT, "secret": _read(cluster / "agent_secret")}
-    key = derive_key(bytes.fromhex(_read(cluster / "cluster_secret")), Kind.HOST, host)
-    out.mkdir(parents=True, exist_ok=True, mode=0o700)
-    put(out / "host_key", key.hex(), ROOT_UID)
-    put(out / "agent_credential", json.dumps(agent), ROOT_UID)
-    # For people who must call the agent's own API; known on this host only.
-    put(out / "agent_http_credentials", credentials({"operator": fresh()}), ROOT_UID)
-
-
-def credentials(secret_of: Mapping[str, str]) -> str:
-    """Mesos' credentials file."""
-    entries = [{"principal": name, "secret": secret} for name, secret in secret_of.items()]
-    return json.dumps({"credentials": entries})
+    """A host's files, made of the cluster's. Raises FileNotFoundError before those are there, InvalidInput."""
+    agent = AgentCredential(principal=AGENT, secret=_read(cluster / "agent_secret"))
+    secrets = read_secrets(cluster / "cluster_secret")
+    files = HostFiles(out)
+    files.make_directory()
+    files.put(tuple(derive_key(each, Kind.HOST, host) for each in secrets), agent)
 
 
 def _read(file: Path) -> str:
@@ -90,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
             make_cluster(given.directory)
         else:
             make_host(given.directory, given.name, given.out)
-    except OSError as error:
+    except (OSError, InvalidInput) as error:
         sys.exit(f"credentials: {error}")
 
 

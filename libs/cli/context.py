@@ -23,11 +23,12 @@ class Context:
     settings: Settings
     printer: Printer
 
-    def ask(self, what: Callable[[GantryClient], Awaitable[T]]) -> T:
-        """Run `what` with a client of its own."""
+    def ask(self, what: Callable[[GantryClient], Awaitable[T]], *, key: str | None = None) -> T:
+        """Run `what` with a client of its own, by default with the key of the settings."""
+        used = self.settings.key if key is None else key
 
         async def with_client() -> T:
-            async with GantryClient.open(self.settings.url, self.settings.key) as client:
+            async with GantryClient.open(self.settings.url, used) as client:
                 return await what(client)
 
         return asyncio.run(with_client())

@@ -21,6 +21,7 @@ from libs.cli import (
     cluster_cmd,
     dead_cmd,
     exits,
+    host_cmd,
     keys_cmd,
     local_cmd,
     observe_cmd,
@@ -49,6 +50,7 @@ _COMMANDS = (
     dead_cmd,
     keys_cmd,
     producer_cmd,
+    host_cmd,
     secret_cmd,
     local_cmd,
 )

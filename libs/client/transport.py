@@ -11,13 +11,17 @@ import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import aiohttp
+from pydantic import BaseModel, ValidationError
 
 from libs.common.backoff import Backoff
 from libs.common.clock import Clock, Ids
 from libs.common.errors import Conflict, GantryError, InvalidInput, TimedOut, TooMany, Unavailable
 from libs.common.http import Response, raise_problem
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 REPEATABLE = frozenset({"GET", "DELETE", "POST"})
 LONGEST_PAUSE_S = 10.0
@@ -153,6 +157,16 @@ def _response(answer: aiohttp.ClientResponse, body: bytes) -> Response:
 
 def _say(error: Exception) -> str:
     return str(error) or type(error).__name__
+
+
+def read(kind: type[ModelT], response: Response) -> ModelT:
+    """The answer's body. Raises Unavailable for what is none."""
+    try:
+        return kind.model_validate_json(response.body)
+    except ValidationError as error:
+        raise Unavailable(
+            f"the answer is no {kind.__name__}: {error.error_count()} faults"
+        ) from None
 
 
 def check(response: Response) -> None:

@@ -40,6 +40,7 @@ class Kind(StrEnum):
     SERVICE = "service"
     HOST = "host"
     KEY = "key"
+    SCRAPER = "scraper"  # reads metrics, and nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +120,11 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Access(StrEnum):
     """Who may call a route at all; finer rules are the handler's."""
 
-    PUBLIC = "public"  # health and documentation only
+    PUBLIC = "public"  # health, documentation, and what asks for another proof itself
     SERVICE = "service"  # the control plane's own services
     HOST = "host"  # services, and hostd or executor on behalf of their own host
     KEY = "key"  # holders of an API key (the gateway's routes)
+    METRICS = "metrics"  # services, and who scrapes metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ _ALLOWED: Mapping[Access, frozenset[Kind]] = {
     Access.SERVICE: frozenset({Kind.SERVICE}),
     Access.HOST: frozenset({Kind.SERVICE, Kind.HOST}),
     Access.KEY: frozenset({Kind.KEY}),
+    Access.METRICS: frozenset({Kind.SERVICE, Kind.SCRAPER}),
 }
 
 

@@ -201,19 +201,31 @@ def retire_secret(path: Path) -> tuple[bytes, ...]:
 
 
 def write_secrets(path: Path, keys: Iterable[bytes]) -> tuple[bytes, ...]:
-    """Replace the file in one step; owner and mode stay, a new file is the owner's alone."""
+    """Replace the file's secrets; see `write_private`."""
     kept = tuple(keys)
+    write_private(path, text_of(kept))
+    return kept
+
+
+def text_of(secrets: Iterable[bytes]) -> str:
+    """What a file of secrets holds."""
+    return "".join(f"{each.hex()}\n" for each in secrets)
+
+
+def write_private(path: Path, text: str, mode: int = 0o600, uid: int | None = None) -> None:
+    """Replace a file in one step; owner and mode stay; a new one has `mode` and is ours, or `uid`'s. Raises OSError."""
     beside = path.with_name(f".{path.name}.new")
     beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "w") as out:
         if path.exists():
             before = path.stat()
             os.fchmod(descriptor, before.st_mode & 0o777)
             if os.geteuid() == 0:
                 os.fchown(descriptor, before.st_uid, before.st_gid)
-        out.writelines(f"{each.hex()}\n" for each in kept)
+        elif uid is not None:
+            os.fchown(descriptor, uid, uid)
+        out.write(text)
         out.flush()
         os.fsync(descriptor)
     beside.replace(path)
-    return kept

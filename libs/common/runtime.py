@@ -161,7 +161,12 @@ class Runtime:
             Route("GET", "/healthz", healthz, Access.PUBLIC, "Is the process alive"),
             Route("GET", "/readyz", readyz, Access.PUBLIC, "Can it do its work"),
             Route(
-                "GET", "/metrics", metrics, Access.HOST, "Prometheus metrics", produces="text/plain"
+                "GET",
+                "/metrics",
+                metrics,
+                Access.METRICS,
+                "Prometheus metrics",
+                produces="text/plain",
             ),
         )
 

@@ -4,6 +4,9 @@ A token is a compact JWS (HS256, joserfc) with iss, sub, iat and exp. Every part
 derived from the cluster's secret by HMAC-SHA256 over `kind:name`; so a host that is broken into can sign as
 that host only. Verifying takes the cluster's secret, which control-plane services have and hosts don't.
 
+Who scrapes metrics can't sign each call: it has one token that is good until a date, of the kind `scraper`, signed
+with a key of the cluster's secret (good at every service) or of a host's own key (good at that host's hostd).
+
 While a secret is being replaced (libs/common/keys.py) a party has several keys, and the peer may not know the newest
 yet: a call then carries a token under each, the newest in Authorization, the others in `x-gantry-tokens`.
 """
@@ -20,6 +23,7 @@ from joserfc.jwk import OctKey
 
 from libs.common.clock import Clock
 from libs.common.errors import Unauthenticated
+from libs.common.generations import Generations
 from libs.common.http import ANONYMOUS, Kind, Principal, Role
 from libs.common.keys import MAX_SECRETS, DerivedKeys, Secret, keys_of
 
@@ -29,14 +33,29 @@ MORE_TOKENS = "x-gantry-tokens"
 _CACHE_LIMIT = 4096
 
 
-def derive_key(cluster_secret: bytes, kind: Kind, name: str) -> bytes:
-    """The signing key of one party, 32 bytes."""
-    return hmac.new(cluster_secret, f"{kind}:{name}".encode(), hashlib.sha256).digest()
+def derive_key(cluster_secret: bytes, kind: Kind, name: str, generation: int = 0) -> bytes:
+    """The signing key of one party, 32 bytes. A host that was removed gets the next generation when it comes back."""
+    # No kind has a slash in it, so no name can pass for another's generation.
+    of = f"{kind}/{generation}" if generation else f"{kind}"
+    return hmac.new(cluster_secret, f"{of}:{name}".encode(), hashlib.sha256).digest()
 
 
-def party_keys(secret: Secret, kind: Kind, name: str) -> DerivedKeys:
+def scraper_token(secret: bytes, name: str, now: float, until: float) -> str:
+    """A token that reads metrics until a time (Unix seconds); `secret` is the cluster's or a host's own key."""
+    who = f"{Kind.SCRAPER}:{name}"
+    claims = {"iss": "gantry", "sub": who, "iat": int(now), "exp": int(until)}
+    key = OctKey.import_key(derive_key(secret, Kind.SCRAPER, name))
+    return jwt.encode({"alg": "HS256", "kid": who}, claims, key)
+
+
+def scraper_of(token: str, secrets: Iterable[bytes]) -> tuple[Principal, float]:
+    """Who scrapes with a token that one of the secrets made, and until when. Raises Unauthenticated."""
+    return _check(token, tuple(secrets), {}, frozenset({Kind.SCRAPER}))
+
+
+def party_keys(secret: Secret, kind: Kind, name: str, generation: int = 0) -> DerivedKeys:
     """The signing keys of one party, one a secret of the cluster."""
-    return DerivedKeys(secret, lambda each: derive_key(each, kind, name))
+    return DerivedKeys(secret, lambda each: derive_key(each, kind, name, generation))
 
 
 class TokenSigner:
@@ -112,13 +131,16 @@ def claims_of(token: str, keys: Iterable[bytes]) -> Mapping[str, object]:
 
 
 class TokenVerifier:
-    """An `Authenticator` for the routes of services: tells which service or host signed."""
+    """An `Authenticator` for the routes of services: tells which service or host signed, or who scrapes."""
 
-    def __init__(self, cluster_secret: Secret, clock: Clock) -> None:
+    def __init__(
+        self, cluster_secret: Secret, clock: Clock, generations: Generations | None = None
+    ) -> None:
         self._secrets = keys_of(cluster_secret)
         self._clock = clock
+        self._generations = generations or Generations()
         self._known: dict[str, tuple[Principal, float]] = {}
-        self._known_by: tuple[bytes, ...] = ()
+        self._known_by: tuple[tuple[bytes, ...], Mapping[str, int]] = ((), {})
 
     async def __call__(self, headers: Mapping[str, str], query: Mapping[str, str]) -> Principal:
         """The signer. Raises Unauthenticated when the token is wrong or too old."""
@@ -127,28 +149,43 @@ class TokenVerifier:
     def verify(self, token: str) -> Principal:
         """The signer of `token`. Raises Unauthenticated."""
         now = self._clock.now()
-        secrets = self._secrets.current()
-        # What an older secret has proven must not outlive it.
-        if secrets is not self._known_by or len(self._known) >= _CACHE_LIMIT:
+        secrets, generations = self._secrets.current(), self._generations.current()
+        by_secrets, by_generations = self._known_by
+        # What an older secret, or a key of a host since removed, has proven must not outlive it.
+        same = secrets is by_secrets and generations is by_generations
+        if not same or len(self._known) >= _CACHE_LIMIT:
             self._known.clear()
-            self._known_by = secrets
-        principal, expires = self._known.get(token) or _check(token, secrets)
+            self._known_by = secrets, generations
+        principal, expires = self._known.get(token) or _check(token, secrets, generations)
         if now > expires + LEEWAY_S:
             raise Unauthenticated("the token has expired")
         self._known[token] = (principal, expires)
         return principal
 
 
-def _check(token: str, secrets: tuple[bytes, ...]) -> tuple[Principal, float]:
+_SIGNERS = frozenset({Kind.SERVICE, Kind.HOST, Kind.SCRAPER})
+
+
+def _check(
+    token: str,
+    secrets: tuple[bytes, ...],
+    generations: Mapping[str, int],
+    kinds: frozenset[Kind] = _SIGNERS,
+) -> tuple[Principal, float]:
     try:
         header = jws.extract_compact(token.encode()).headers()
-        kind, _, name = str(header.get("kid", "")).partition(":")
-        if Kind(kind) not in (Kind.SERVICE, Kind.HOST):
+        word, _, name = str(header.get("kid", "")).partition(":")
+        kind = Kind(word)
+        if kind not in kinds:
             raise ValueError(kind)
-        claims = claims_of(token, (derive_key(each, Kind(kind), name) for each in secrets))
+        generation = generations.get(name, 0) if kind is Kind.HOST else 0
+        keys = (derive_key(each, kind, name, generation) for each in secrets)
+        claims = claims_of(token, keys)
         subject, expires = str(claims["sub"]), float(str(claims["exp"]))
     except (JoseError, ValueError, KeyError, TypeError):
         raise Unauthenticated("the token is not valid") from None
     if subject != claims["kid"]:
         raise Unauthenticated("the token was signed by somebody else")
-    return Principal(Kind(kind), name, "*", Role.ADMIN), expires
+    if kind is Kind.SCRAPER:
+        return Principal(kind, name), expires
+    return Principal(kind, name, "*", Role.ADMIN), expires

@@ -8,6 +8,7 @@ from libs.common.http import Access, Request, Response, Route
 from services.gateway.api_apps import app_routes
 from services.gateway.api_breaker import breaker_routes
 from services.gateway.api_dead import dead_routes
+from services.gateway.api_hosts import host_routes, inner_host_routes
 from services.gateway.api_keys import key_routes
 from services.gateway.api_producers import inner_routes, producer_routes
 from services.gateway.api_streams import stream_routes
@@ -27,6 +28,7 @@ def public_routes(gateway: Gateway) -> tuple[Route, ...]:
         *key_routes(gateway),
         *dead_routes(gateway),
         *producer_routes(gateway),
+        *host_routes(gateway),
     )
 
 
@@ -43,4 +45,5 @@ def routes(gateway: Gateway) -> Sequence[Route]:
         Route("GET", "/v1/openapi.json", openapi, Access.PUBLIC, "This API as OpenAPI 3.1"),
         *console_routes(gateway),
         *inner_routes(gateway),
+        *inner_host_routes(gateway),
     )

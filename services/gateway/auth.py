@@ -41,7 +41,10 @@ class Gate:
         self._buckets: dict[str, Bucket] = {}
 
     async def __call__(self, headers: Mapping[str, str], query: Mapping[str, str]) -> Principal:
-        """An `Authenticator`: API keys, and service tokens for /metrics. Raises Unauthenticated, TooMany."""
+        """An `Authenticator`: API keys; and tokens, for what is no part of the public API.
+
+        Raises Unauthenticated, TooMany.
+        """
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and not token.strip().startswith("gk_"):
             return await self._verify(headers, query)
@@ -65,15 +68,15 @@ class Gate:
             raise Unauthenticated("the API key is not known")
         return principal_of(key, self._clock.now())
 
-    def count(self, name: str) -> None:
-        """Count a call of `name` against its rate. Raises TooMany."""
+    def count(self, name: str, rate_per_s: float = 0.0, burst: float = 0.0) -> None:
+        """Count a call of `name` against its rate; by default that of an API key. Raises TooMany."""
         now = self._clock.monotonic()
-        burst = self._config.rate_burst
+        burst = burst or self._config.rate_burst
         bucket = self._buckets.pop(name, Bucket(burst, now))
         if len(self._buckets) >= CACHE_LIMIT:
             del self._buckets[next(iter(self._buckets))]  # the one used longest ago
         self._buckets[name] = bucket
-        self._buckets[name] = take(bucket, now, self._config.rate_per_s, burst)
+        self._buckets[name] = take(bucket, now, rate_per_s or self._config.rate_per_s, burst)
 
     def forget(self, key_id: KeyId) -> None:
         """Have the key read again at its next use."""

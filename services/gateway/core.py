@@ -18,7 +18,15 @@ from libs.common.errors import Conflict, InvalidInput, TooMany, Unauthenticated
 from libs.common.events import Event
 from libs.common.events import model as ev
 from libs.common.http import Kind, Principal, Role
-from services.gateway.model import TRANSITIONS, ApiKey, KeyId, Operation, OperationState
+from services.gateway.model import (
+    TRANSITIONS,
+    ApiKey,
+    Host,
+    HostToken,
+    KeyId,
+    Operation,
+    OperationState,
+)
 
 # -- API keys --------------------------------------------------------------------------------------
 
@@ -32,8 +40,8 @@ def derive(secret: bytes, purpose: str) -> bytes:
     return hmac.new(secret, f"gateway/{purpose}".encode(), hashlib.sha256).digest()
 
 
-def secret_of(master: bytes, key_id: KeyId) -> str:
-    """The secret part of a key, 256 bits in base 32.
+def secret_of(master: bytes, key_id: str) -> str:
+    """The secret part of a key (or of a host's token), 256 bits in base 32.
 
     Derived, not drawn: so the same request repeated gets the same key without a stored secret, and replicas that
     start together agree on the first key. Who knows `master` can sign as any service anyway.
@@ -76,6 +84,47 @@ def principal_of(key: ApiKey, now: float) -> Principal:
     if key.expires_at is not None and now >= key.expires_at:
         raise Unauthenticated(f"the API key gk_{key.id} has expired")
     return Principal(Kind.KEY, key.actor, key.bu, key.role)
+
+
+# -- hosts -----------------------------------------------------------------------------------------
+
+
+def token_state(token: HostToken, generation: int, now: float) -> str:
+    """open, used, revoked, void or expired; `generation` is that of the host's key today."""
+    if token.used_by:
+        return "used"
+    if token.revoked_at is not None:
+        return "revoked"
+    if token.generation != generation:
+        return "void"
+    return "expired" if now >= token.expires_at else "open"
+
+
+def why_not_enrol(
+    token: HostToken | None, host: str, public_key: str, generation: int, now: float
+) -> str:
+    """Why a proven claim is refused, for the audit trail; "" when it is good.
+
+    Who won the token may ask again until it ends: the answer may have been lost on its way.
+    """
+    if token is None:
+        return "the token is not known"
+    if token.host != host:
+        return f"the token is for {token.host}"
+    state = token_state(token, generation, now)
+    if state != "used":
+        return "" if state == "open" else f"the token is {state}"
+    if token.used_by != public_key:
+        return "the token was used by another key pair"
+    again = token_state(token.model_copy(update={"used_by": ""}), generation, now)
+    return "" if again == "open" else f"the token was used, and is {again} by now"
+
+
+def host_state(host: Host) -> str:
+    """removed, enrolled, or renewed: one whose key was made by hand has never enrolled."""
+    if host.removed_at is not None:
+        return "removed"
+    return "enrolled" if host.enrolled_at is not None else "renewed"
 
 
 # -- rate limit: a token bucket per key ------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, NewType
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +29,9 @@ class GatewayConfig(BaseModel):
     max_streams: int = Field(500, ge=1, description="event and log streams at once")
     max_streams_per_key: int = Field(50, ge=1)
     session_s: float = Field(12 * 3600.0, ge=60, description="life of a console session")
+    agent_credential_file: Path | None = Field(
+        None, description="the Mesos agents' credential, for hosts that enrol"
+    )
     secure_cookie: bool = Field(False, description="set it when TLS ends in front of the gateway")
 
 
@@ -63,6 +67,38 @@ class ProducerKey(BaseModel):
     public_key: str
     created_at: float
     created_by: str = ""
+
+
+class HostToken(BaseModel):
+    """A one-time token as it is stored: only the hash of its secret. `used_by` is the public key that won it.
+
+    It is for the host's key of one generation: a removal of the host voids it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    host: str
+    generation: int
+    secret_hash: str
+    created_at: float
+    created_by: str = ""
+    expires_at: float
+    revoked_at: float | None = None
+    used_by: str = ""
+    used_at: float | None = None
+
+
+class Host(BaseModel):
+    """A host that has enrolled, renewed its key, or was removed; each removal begins another generation of its key."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    host: str
+    generation: int = 0
+    enrolled_at: float | None = None
+    renewed_at: float | None = None
+    removed_at: float | None = None
 
 
 class Tenant(BaseModel):

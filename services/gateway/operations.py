@@ -131,6 +131,13 @@ class Operations:
         seen = finish(self._asked(request, action, target, anew=True), OperationState.DONE)
         await self._save(seen, None, (_audit(seen, allowed=True, detail="shown"),))
 
+    def line(
+        self, request: Request, action: str, target: str, detail: str
+    ) -> tuple[OutboxEvent, ...]:
+        """The audit line of a change, to be written with that change's own document."""
+        done = finish(self._asked(request, action, target, anew=True), OperationState.DONE)
+        return self._seal(done, (_audit(done, allowed=True, detail=detail),))
+
     async def _begin(self, request: Request, action: str, target: str) -> tuple[Operation, int]:
         """A running operation and its version, or the finished one that this request repeats."""
         for _ in range(WRITE_TRIES):

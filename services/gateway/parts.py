@@ -12,13 +12,14 @@ from pydantic import BaseModel
 from libs.common.actor import Actor
 from libs.common.bus.base import Bus
 from libs.common.clock import Clock
-from libs.common.errors import GantryError, InvalidInput, NotFound, Refused
+from libs.common.errors import Forbidden, GantryError, InvalidInput, NotFound, Refused
 from libs.common.http import Access, Handler, Request, Response, Route
 from libs.common.spec import NAME_PATTERN
 from libs.common.telemetry import Log
 from services.gateway.auth import Gate, Sessions
 from services.gateway.dead import DeadLetters
 from services.gateway.feed import Slots, Spawn
+from services.gateway.hosts import Hosts
 from services.gateway.keys import KeyRing
 from services.gateway.model import GatewayConfig
 from services.gateway.operations import Operations
@@ -44,6 +45,7 @@ class Gateway:
     dead: DeadLetters
     keys: KeyRing
     producers: Producers
+    hosts: Hosts
     gate: Gate
     sessions: Sessions
     peers: Peers
@@ -54,6 +56,12 @@ class Gateway:
 def actor_of(request: Request) -> Actor:
     """Who asks."""
     return Actor.of_principal(request.principal)
+
+
+def require_all(request: Request) -> None:
+    """Raises Forbidden unless the asker's key is for all business units: what it asks for concerns them all."""
+    if request.principal.bu != "*":
+        raise Forbidden("this is for all business units: use an admin key for '*'")
 
 
 def app_of(request: Request) -> str:
@@ -152,7 +160,7 @@ WHOLE = {
     "tail": Whole(0, 10_000, 100),
     "since": Whole(0, 10**12 - 1, 0),
 }
-FLAGS = frozenset({"follow"})
+FLAGS = frozenset({"follow", "force"})
 
 
 def whole(request: Request, name: str) -> int:

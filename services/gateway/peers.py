@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from libs.common.actor import Actor
 from libs.common.clock import Clock
-from libs.common.errors import NotFound, Unavailable
+from libs.common.errors import NotFound, Unauthenticated, Unavailable
 from libs.common.http import Kind, Response, ServiceClient, StreamClient, call_json, raise_problem
 from libs.common.keys import Secret
 from libs.common.tokens import TokenSigner, party_keys
@@ -23,6 +23,15 @@ SIGNERS = 10_000
 DEPLOYER, SCHEDULER, IPAM, MONITOR = "deployer", "scheduler", "ipam", "monitor"
 
 
+GenerationOf = Callable[[str], Awaitable[int]]
+"""The generation of a host's key; see hosts.py."""
+
+
+async def never_removed(_host: str) -> int:
+    """The generation of a host that was never removed."""
+    return 0
+
+
 class HostTokens:
     """Tokens for calls to hosts, each signed with that host's own key.
 
@@ -30,19 +39,24 @@ class HostTokens:
     control plane. Signed so, it says to the host what only the control plane can say, and nothing to anybody else.
     """
 
-    def __init__(self, cluster_secret: Secret, clock: Clock) -> None:
+    def __init__(
+        self, cluster_secret: Secret, clock: Clock, generation_of: GenerationOf = never_removed
+    ) -> None:
         self._secret = cluster_secret
         self._clock = clock
-        self._signers: dict[str, TokenSigner] = {}
+        self._generation_of = generation_of
+        self._signers: dict[tuple[str, int], TokenSigner] = {}
 
-    def headers(self, host: str) -> dict[str, str]:
-        """The Authorization header for `host`."""
-        signer = self._signers.get(host)
+    async def headers(self, host: str) -> dict[str, str]:
+        """The Authorization header for `host`. Raises Unavailable."""
+        generation = await self._generation_of(host)
+        signer = self._signers.get((host, generation))
         if signer is None:
             if len(self._signers) >= SIGNERS:
                 self._signers.clear()
-            key = party_keys(self._secret, Kind.HOST, host)
-            signer = self._signers[host] = TokenSigner(Kind.HOST, host, key, self._clock)
+            key = party_keys(self._secret, Kind.HOST, host, generation)
+            signer = TokenSigner(Kind.HOST, host, key, self._clock)
+            self._signers[host, generation] = signer
         return signer.headers()
 
 
@@ -107,12 +121,16 @@ class Peers:
         """An answer that streams, of hostd on `host`. Raises what its problem stands for, Unavailable."""
         if not isinstance(self.client, StreamClient):
             raise Unavailable("this runtime carries no streams")
-        headers = {**actor.headers(), **self.host_tokens.headers(host)}
+        headers = {**actor.headers(), **(await self.host_tokens.headers(host))}
         response = await self.client.open(url, path, headers=headers, timeout_s=self.timeout_s)
         if response.status >= 400 and response.stream is not None:
             body = b"".join([chunk async for chunk in response.stream])
             response = Response(response.status, body, response.headers, response.content_type)
-        raise_problem(f"hostd on {host}", response)
+        try:
+            raise_problem(f"hostd on {host}", response)
+        except Unauthenticated as error:  # not the asker's fault
+            why = f"hostd on {host} does not know the gateway's token ({error}): was it removed?"
+            raise Unavailable(why) from None
         return response
 
 

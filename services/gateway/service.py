@@ -16,6 +16,7 @@ from services.gateway.core import bu_of_target
 from services.gateway.dead import DeadLetters
 from services.gateway.face import PublicFace
 from services.gateway.feed import Slots, Spawn
+from services.gateway.hosts import Hosts
 from services.gateway.keyfile import DiskKeyFile, KeyFile
 from services.gateway.keys import KeyRing
 from services.gateway.model import AuditEntry, GatewayConfig
@@ -60,7 +61,13 @@ async def run_with(rt: Runtime, key_file: KeyFile) -> None:
 
 def assemble(rt: Runtime, repository: Repository, operations: Operations, spawn: Spawn) -> Gateway:
     """The parts of a gateway."""
+
+    async def generation_of(host: str) -> int:
+        known, _ = await repository.host(host)
+        return known.generation
+
     config = rt.section(GatewayConfig)
+    file = config.agent_credential_file
     gate = Gate(repository, rt.verify, config, rt.clock)
     return Gateway(
         cluster=rt.common.cluster,
@@ -73,9 +80,12 @@ def assemble(rt: Runtime, repository: Repository, operations: Operations, spawn:
         dead=DeadLetters(rt.bus, repository, operations.relay, rt.clock),
         keys=KeyRing(repository, operations, gate, rt.clock, rt.ids, rt.secret),
         producers=Producers(repository, operations, rt.clock, rt.ids),
+        hosts=Hosts(repository, operations, gate, rt.clock, rt.ids, rt.secret, file),
         gate=gate,
         sessions=Sessions(rt.secret, gate, rt.clock, config.session_s),
-        peers=Peers(rt.peers, config.peer_timeout_s, HostTokens(rt.secret, rt.clock)),
+        peers=Peers(
+            rt.peers, config.peer_timeout_s, HostTokens(rt.secret, rt.clock, generation_of)
+        ),
         slots=Slots(config.max_streams, config.max_streams_per_key),
         spawn=spawn,
     )

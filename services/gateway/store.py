@@ -1,4 +1,4 @@
-"""The gateway's five collections behind typed methods."""
+"""The gateway's collections behind typed methods."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from libs.common.errors import Unavailable
 from libs.common.store.base import (
     Collection,
     CollectionSpec,
+    Doc,
     Index,
     Op,
     OutboxEvent,
@@ -24,6 +25,8 @@ from libs.common.store.base import (
 from services.gateway.model import (
     ApiKey,
     AuditEntry,
+    Host,
+    HostToken,
     KeyId,
     Operation,
     ProducerKey,
@@ -42,6 +45,11 @@ OPERATIONS = CollectionSpec(
     ),
 )
 PRODUCERS = CollectionSpec("gateway_producers", (Index("bu", ("bu",)),))
+HOSTS = CollectionSpec("gateway_hosts", (Index("generation", ("generation",)),))
+HOST_TOKENS = CollectionSpec(
+    "gateway_host_tokens",
+    (Index("created_at", ("created_at",)), Index("expires_at", ("expires_at",))),
+)
 AUDIT = CollectionSpec("gateway_audit", (Index("bu", ("bu",)), Index("time", ("time",))))
 REPLAYS = CollectionSpec("gateway_replays", (Index("at", ("at",)),))
 
@@ -66,11 +74,13 @@ class Repository:
     audit: Collection
     replays: Collection
     producers: Collection
+    hosts: Collection
+    host_tokens: Collection
 
     @property
     def outboxes(self) -> tuple[Collection, ...]:
         """The collections whose documents carry events."""
-        return (self.operations, self.replays)
+        return (self.operations, self.replays, self.hosts, self.host_tokens)
 
     @classmethod
     async def open(cls, store: Store) -> Repository:
@@ -82,6 +92,8 @@ class Repository:
             await store.collection(AUDIT),
             await store.collection(REPLAYS),
             await store.collection(PRODUCERS),
+            await store.collection(HOSTS),
+            await store.collection(HOST_TOKENS),
         )
 
     # -- keys and business units -----------------------------------------------------------------
@@ -151,6 +163,49 @@ class Repository:
         doc = await self.producers.get(key_id)
         if doc is not None:
             await self.producers.delete(key_id, doc.version)
+
+    # -- hosts -----------------------------------------------------------------------------------
+
+    async def host(self, name: str) -> tuple[Host, int]:
+        """The host and its document's version; one that nobody has heard of is at version 0."""
+        doc = await self.hosts.get(name)
+        if doc is None:
+            return Host(host=name), 0
+        return Host.model_validate({**doc.body, "host": doc.id}), doc.version
+
+    async def save_host(self, host: Host, version: int, events: Sequence[OutboxEvent] = ()) -> None:
+        """Replace the host at `version` (0: insert). Raises VersionConflict when somebody else was first."""
+        body = host.model_dump(mode="json", exclude={"host"})
+        if not (await _write(self.hosts, Write(host.host, version, body, tuple(events)))).ok:
+            raise VersionConflict(host.host)
+
+    async def list_hosts(self) -> list[Host]:
+        """All that have enrolled, renewed or were removed, by name."""
+        docs = await _all(self.hosts)
+        return [Host.model_validate({**doc.body, "host": doc.id}) for doc in docs]
+
+    async def generations(self) -> dict[str, int]:
+        """The generation of the keys of all hosts that were ever removed."""
+        docs = await _all(self.hosts, (Where("generation", Op.GT, 0),))
+        return {doc.id: int(doc.body["generation"]) for doc in docs}
+
+    async def host_token(self, token_id: str) -> tuple[HostToken, int] | None:
+        """The token and its document's version, or None."""
+        doc = await self.host_tokens.get(token_id)
+        return (_host_token(doc), doc.version) if doc else None
+
+    async def list_host_tokens(self, limit: int) -> list[HostToken]:
+        """The newest tokens."""
+        query = Query(order="created_at", descending=True, limit=limit)
+        return [_host_token(doc) for doc in (await self.host_tokens.find(query)).docs]
+
+    async def save_host_token(
+        self, token: HostToken, version: int, events: Sequence[OutboxEvent] = ()
+    ) -> None:
+        """Replace the token at `version` (0: insert). Raises VersionConflict when somebody else was first."""
+        body = token.model_dump(mode="json", exclude={"id"})
+        if not (await _write(self.host_tokens, Write(token.id, version, body, tuple(events)))).ok:
+            raise VersionConflict(token.id)
 
     # -- operations ------------------------------------------------------------------------------
 
@@ -229,6 +284,7 @@ class Repository:
         gone = 0
         for collection, field, before in (
             (self.operations, "started_at", operations_before),
+            (self.host_tokens, "expires_at", operations_before),
             (self.audit, "time", audit_before),
             (self.replays, "at", audit_before),
         ):
@@ -240,6 +296,20 @@ class Repository:
 
 def _operation(doc_id: str, body: object) -> Operation:
     return Operation.model_validate({**body, "id": doc_id})  # type: ignore[dict-item]
+
+
+def _host_token(doc: Doc) -> HostToken:
+    return HostToken.model_validate({**doc.body, "id": doc.id})
+
+
+async def _all(collection: Collection, where: tuple[Where, ...] = ()) -> list[Doc]:
+    found: list[Doc] = []
+    page = await collection.find(Query(where))
+    found.extend(page.docs)
+    while page.more:
+        page = await collection.find(Query(where, after=found[-1].id))
+        found.extend(page.docs)
+    return found
 
 
 async def _write(collection: Collection, write: Write) -> WriteResult:

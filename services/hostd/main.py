@@ -45,7 +45,8 @@ async def run(common: CommonConfig, config: HostdConfig) -> None:
     async with open_service(common, config, secret) as service, AsyncExitStack() as stack:
         await stack.enter_async_context(service.running())
         socket = config.socket_path(common.cluster)
-        local = make_app(service, socket_routes(service), SocketAuthenticator(config.host_name()))
+        authenticate = SocketAuthenticator(config.host_name())
+        local = make_app(service, socket_routes(service), authenticate, metrics=Access.HOST)
         await stack.enter_async_context(serve(local, f"unix:{socket}"))
         if config.listen:
             verifier = make_verifier(config, secret, service.clock)
@@ -106,9 +107,12 @@ def _only_one(data_dir: Path) -> Iterator[None]:
 
 
 def make_app(
-    service: HostdService, routes: Sequence[Route], authenticate: Authenticator
+    service: HostdService,
+    routes: Sequence[Route],
+    authenticate: Authenticator,
+    metrics: Access = Access.METRICS,
 ) -> HttpApp:
-    """Routes with /healthz, /readyz and /metrics, measured."""
+    """Routes with /healthz, /readyz and, for whom `metrics` says, /metrics; measured."""
     telemetry = service.telemetry
 
     def observe(route: Route | None, request: Request, status: int, took_s: float) -> None:
@@ -121,7 +125,7 @@ def make_app(
         )
 
     return HttpApp(
-        [*routes, *_standard_routes(service)],
+        [*routes, *_standard_routes(service, metrics)],
         authenticate,
         monotonic=service.clock.monotonic,
         observe=observe,
@@ -129,7 +133,7 @@ def make_app(
     )
 
 
-def _standard_routes(service: HostdService) -> Sequence[Route]:
+def _standard_routes(service: HostdService, access: Access) -> Sequence[Route]:
     async def healthz(_request: Request) -> Response:
         return reply({"service": "hostd", "status": "alive"})
 
@@ -146,7 +150,7 @@ def _standard_routes(service: HostdService) -> Sequence[Route]:
     return (
         Route("GET", "/healthz", healthz, Access.PUBLIC, "Is the process alive"),
         Route("GET", "/readyz", readyz, Access.PUBLIC, "Can it do its work"),
-        Route("GET", "/metrics", metrics, Access.HOST, "Metrics", produces="text/plain"),
+        Route("GET", "/metrics", metrics, access, "Metrics", produces="text/plain"),
     )
 
 

@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from libs.common.errors import Conflict, NotFound, Refused, TooMany, Unavailable
 from libs.common.events import Event
 from libs.common.events import model as ev
+from libs.common.generations import Generations
 from libs.common.runtime import Runtime
 from libs.common.telemetry import current_traceparent
+from libs.common.tokens import TokenVerifier
 from libs.common.waiting import lasting
 from services.ipam import api, core
+from services.ipam.hosts import ASK_EVERY_S, Hosts, all_hosts
 from services.ipam.model import Address, Claim, IpamConfig, Network, State, allocated
 from services.ipam.store import IpamStore
 
@@ -249,7 +252,14 @@ def _own(held: Address, claim: Claim) -> Address:
 async def run(rt: Runtime) -> None:
     """The service."""
     config = rt.section(IpamConfig)
-    ipam = Ipam(rt, config, await IpamStore.open(rt.store))
-    app = rt.http_app(api.routes(ipam, rt.clock))
-    async with rt.serve(app):
-        await ipam.run()
+    store = await IpamStore.open(rt.store)
+    ipam = Ipam(rt, config, store)
+    generations = Generations()
+    hosts = Hosts(rt.peers, store, generations)
+    await hosts.recall()
+    verify = TokenVerifier(rt.secret, rt.clock, generations)
+    asking = rt.queue("hosts", hosts.ask, workers=1)
+    app = rt.http_app(api.routes(ipam, rt.clock), authenticate=verify)
+    async with rt.serve(app), asyncio.TaskGroup() as group:
+        group.create_task(ipam.run())
+        group.create_task(asking.run(all_hosts, ASK_EVERY_S))

@@ -8,7 +8,7 @@ from random import Random
 
 from libs.common.clock import Clock, RngIds
 from libs.common.errors import Unavailable
-from libs.common.http import HttpApp, Response
+from libs.common.http import Access, HttpApp, Response
 from libs.common.telemetry import Telemetry, make_log
 from services.hostd.api import SocketAuthenticator, socket_routes
 from services.hostd.main import make_app
@@ -24,8 +24,9 @@ class HostdClient:
     def __init__(self, service: HostdService) -> None:
         self.service = service
         self.down = False
+        authenticate = SocketAuthenticator(service.settings.host_name())
         self._app: HttpApp = make_app(
-            service, socket_routes(service), SocketAuthenticator(service.settings.host_name())
+            service, socket_routes(service), authenticate, metrics=Access.HOST
         )
 
     async def call(

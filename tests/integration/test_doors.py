@@ -21,7 +21,7 @@ from libs.common.http import Access, Front, HttpApp, Kind, Route
 from libs.common.keys import SecretFile, keys_of, write_secrets
 from libs.common.runtime import CommonConfig, Runtime, open_runtime, open_shared
 from libs.common.serve import serve
-from libs.common.tokens import TokenSigner, derive_key
+from libs.common.tokens import TokenSigner, derive_key, scraper_token
 from services.deployer.api import routes as deployer_routes
 from services.deployer.desk import Desk
 from services.gateway.api import routes as gateway_routes
@@ -49,7 +49,11 @@ SERVICES = ("gateway", "deployer", "scheduler", "ipam", "monitor", "hostd")
 HOST = "host-1"
 
 PUBLIC = {("GET", "/healthz"), ("GET", "/readyz")}
-GATEWAYS_OWN = {  # pages and forms of the console, which ask for the session themselves; tested below
+GATEWAYS_OWN = {
+    # What hosts prove by the body that they send: tests/unit/gateway/test_hosts.py.
+    ("POST", "/v1/hosts/enrol"),
+    ("POST", "/v1/hosts/renew"),
+    # Pages and forms of the console, which ask for the session themselves; tested below.
     ("GET", "/v1/openapi.json"),
     ("GET", "/"),
     ("GET", "/login"),
@@ -189,8 +193,36 @@ async def test_tokens_of_the_wrong_kind_open_nothing(door: Door) -> None:
         assert await knock(door, foreign, by_access[access]) == all_with(403, by_access[access])
     service = door.token(Kind.SERVICE, "deployer")
     assert await knock(door, service, by_access[Access.KEY]) == all_with(403, by_access[Access.KEY])
-    if door.service != "ipam":  # elsewhere, hosts may read metrics and nothing else
-        assert [route.path for route in by_access[Access.HOST]] == ["/metrics"]
+    if door.service != "ipam":  # nobody else listens to hosts
+        assert by_access[Access.HOST] == []
+    assert [route.path for route in by_access[Access.METRICS]] == ["/metrics"]
+    refused = await knock(door, foreign, by_access[Access.METRICS])
+    # A hostd knows its own host's key only; the others know the host, and don't let it.
+    assert refused == all_with(403, by_access[Access.METRICS])
+
+
+def scraping(door: Door, secret: bytes, life_s: float = 60.0) -> Headers:
+    """The header of who scrapes."""
+    now = door.clock.now()
+    return {"authorization": f"Bearer {scraper_token(secret, 'prometheus', now, now + life_s)}"}
+
+
+async def test_a_scrapers_token_reads_metrics_and_opens_nothing_else(door: Door) -> None:
+    metrics = [route for route in door.closed() if route.path == "/metrics"]
+    others = [route for route in door.closed() if route.path != "/metrics"]
+    good = scraping(door, door.secret)
+    assert len(others) >= 3
+    assert await knock(door, good, metrics) == all_with(200, metrics)
+    assert await knock(door, good, others) == all_with(403, others)
+    name = {"x-gantry-actor": "ann", "x-gantry-bu": "*", "x-gantry-role": "admin"}
+    assert await knock(door, {**good, **name}, others) == all_with(403, others)
+    foreign = derive_key(door.secret, Kind.HOST, "host-2")
+    for bad in (
+        scraping(door, door.secret, -3600.0),
+        scraping(door, b"x" * 32),
+        scraping(door, foreign),
+    ):
+        assert await knock(door, bad, door.closed()) == all_with(401, door.closed())
 
 
 async def test_a_hostd_with_its_own_key_only_knows_nobody_else(tmp_path: Path) -> None:
@@ -208,14 +240,23 @@ async def test_a_hostd_with_its_own_key_only_knows_nobody_else(tmp_path: Path) -
         async with serve(app, "127.0.0.1:0") as url:
             door = Door("hostd", app, url, cluster, clock)
             closed = door.closed()
+            another = derive_key(cluster, Kind.HOST, "host-2")
             for headers in (
                 door.token(Kind.HOST, "host-2"),
                 door.token(Kind.SERVICE, "gateway"),
                 door.token(Kind.HOST, HOST, b"x" * 32),
+                scraping(door, another),
             ):
                 assert await knock(door, headers, closed) == all_with(401, closed)
             own = await knock(door, door.token(Kind.HOST, HOST), closed)
             assert own["GET /v1/attachments"] == own["GET /metrics"] == 200
+            # Who scrapes hosts has a token for each: the cluster's is not known here.
+            assert await knock(door, scraping(door, cluster), closed) == all_with(401, closed)
+            key = derive_key(cluster, Kind.HOST, HOST)
+            assert await knock(door, scraping(door, key, -3600.0), closed) == all_with(401, closed)
+            scraped = await knock(door, scraping(door, key), closed)
+            assert scraped.pop("GET /metrics") == 200
+            assert set(scraped.values()) == {403}
 
 
 async def test_a_host_speaks_for_itself_only(tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ async def test_the_old_host_key_opens_nothing_after_its_removal(tmp_path: Path) 
 
         async def asked() -> int:
             target = f"{url}/v1/attachments"
-            async with session.get(target, headers=tokens.headers(HOST)) as answer:
+            async with session.get(target, headers=await tokens.headers(HOST)) as answer:
                 return answer.status
 
         assert await asked() == 200
@@ -254,4 +254,4 @@ async def test_the_old_host_key_opens_nothing_after_its_removal(tmp_path: Path) 
         assert [secret.look(), secret.look()] == [False, True]
         assert await asked() == 401
     verify = TokenVerifier(new, clock)
-    assert (await verify(HostTokens(new, clock).headers(HOST), {})).name == HOST
+    assert (await verify(await HostTokens(new, clock).headers(HOST), {})).name == HOST

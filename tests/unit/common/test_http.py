@@ -28,6 +28,7 @@ PRINCIPALS = {
     "service": Principal(Kind.SERVICE, "deployer", "*"),
     "host": Principal(Kind.HOST, "h1"),
     "key": Principal(Kind.KEY, "k1", "shop"),
+    "scraper": Principal(Kind.SCRAPER, "prometheus"),
 }
 
 
@@ -79,10 +80,7 @@ class Seen:
 
 def make_app(seen: Seen | None = None) -> HttpApp:
     """Routes of every access."""
-    routes = [
-        Route("GET", f"/{access}/{{name}}", echo, access)
-        for access in (Access.PUBLIC, Access.SERVICE, Access.HOST, Access.KEY)
-    ]
+    routes = [Route("GET", f"/{access}/{{name}}", echo, access) for access in Access]
     routes += [
         Route("GET", "/files/{rest:path}", echo, Access.PUBLIC),
         Route("PUT", "/body", parse, Access.PUBLIC),
@@ -131,13 +129,14 @@ async def test_paths_queries_and_principals_reach_the_handler() -> None:
 @pytest.mark.parametrize(
     ("access", "allowed"),
     [
-        ("public", {"", "service", "host", "key"}),
+        ("public", {"", "service", "host", "key", "scraper"}),
         ("service", {"service"}),
         ("host", {"service", "host"}),
         ("key", {"key"}),
+        ("metrics", {"service", "scraper"}),
     ],
 )
-@pytest.mark.parametrize("token", ["", "service", "host", "key"])
+@pytest.mark.parametrize("token", ["", *PRINCIPALS])
 async def test_who_may_call_what(access: str, allowed: set[str], token: str) -> None:
     answer = await call("GET", f"/{access}/x", token)
     if token in allowed:

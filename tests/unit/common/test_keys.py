@@ -13,7 +13,7 @@ import pytest
 from libs.cli.main import Streams, run
 from libs.common.clock import SystemClock
 from libs.common.errors import InvalidInput, Unauthenticated
-from libs.common.http import ANONYMOUS, Kind
+from libs.common.http import ANONYMOUS, Kind, Principal
 from libs.common.keys import (
     MAX_SECRETS,
     DerivedKeys,
@@ -28,7 +28,14 @@ from libs.common.keys import (
     write_secrets,
 )
 from libs.common.telemetry import make_log
-from libs.common.tokens import MORE_TOKENS, TokenSigner, TokenVerifier, derive_key, party_keys
+from libs.common.tokens import (
+    MORE_TOKENS,
+    TokenSigner,
+    TokenVerifier,
+    derive_key,
+    party_keys,
+    scraper_of,
+)
 from services.hostd.auth import OwnKeyVerifier
 from tests.unit.common.test_tokens import make_clock
 
@@ -160,6 +167,28 @@ def test_the_command_shows_fingerprints_and_never_a_secret(tmp_path: Path) -> No
     assert gantry("secret", "retire", str(path))[0] == 2
     code, said = gantry("secret", "ls", str(tmp_path / "none"))
     assert code == 2 and "No such file" in said
+
+
+def test_the_command_writes_a_scrapers_token(tmp_path: Path) -> None:
+    path, token = tmp_path / "cluster.secret", tmp_path / "gantry.token"
+    first, *_ = prepend_secret(path)
+    clock = SystemClock()
+    code, said = gantry("secret", "scraper-token", str(path), "prometheus", str(token))
+    text = token.read_text().strip()
+    assert code == 0 and text not in said and token.stat().st_mode & 0o777 == 0o600
+    assert TokenVerifier(first, clock).verify(text) == Principal(Kind.SCRAPER, "prometheus")
+    _, until = scraper_of(text, [first])
+    assert until - clock.now() == pytest.approx(90 * 86_400, abs=120)
+    host = ("--host", "host-1", "--generation", "2", "--days", "1")
+    assert gantry("secret", "scraper-token", str(path), "p", str(token), *host)[0] == 0
+    key = derive_key(first, Kind.HOST, "host-1", 2)
+    assert scraper_of(token.read_text().strip(), [key])[0].name == "p"
+    with pytest.raises(Unauthenticated):
+        TokenVerifier(first, clock).verify(token.read_text().strip())
+    for wrong in (("a b",), ("p", "--days", "0"), ("p", "--days", "1000")):
+        assert (
+            gantry("secret", "scraper-token", str(path), wrong[0], str(token), *wrong[1:])[0] == 2
+        )
 
 
 # -- what is derived -------------------------------------------------------------------------------

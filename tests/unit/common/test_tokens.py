@@ -10,6 +10,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from libs.common.errors import Unauthenticated
+from libs.common.generations import Generations
 from libs.common.http import ANONYMOUS, Kind
 from libs.common.tokens import LEEWAY_S, LIFETIME_S, TokenSigner, TokenVerifier, derive_key
 from tests.simulation.loop import VirtualClock, VirtualLoop, World, virtual
@@ -69,6 +70,28 @@ def test_a_host_cannot_sign_as_anybody_else(kind: Kind, name: str) -> None:
     forged = jwt.encode({"alg": "HS256", "kid": "host:h1"}, claims, OctKey.import_key(key))
     with pytest.raises(Unauthenticated, match="somebody else"):
         verifier.verify(forged)
+
+
+def test_a_removed_hosts_token_is_forgotten_and_its_next_key_taken() -> None:
+    clock, generations = make_clock(), Generations()
+    verifier = TokenVerifier(SECRET, clock, generations)
+    old, other = [signer(Kind.HOST, host, clock).token() for host in ("h1", "h2")]
+    keys = [derive_key(SECRET, Kind.HOST, "h1", generation) for generation in range(3)]
+    assert len({*keys, derive_key(SECRET, Kind.HOST, "h1/1"), SECRET}) == 5
+    first, new, newer = [TokenSigner(Kind.HOST, "h1", key, clock).token() for key in keys]
+    assert verifier.verify(old).name == verifier.verify(first).name == "h1"
+    with pytest.raises(Unauthenticated):
+        verifier.verify(new)  # a generation that the gateway has not begun
+    generations.learn({"h1": 1})
+    for refused in (old, newer):
+        with pytest.raises(Unauthenticated):
+            verifier.verify(refused)
+    assert verifier.verify(new).name == "h1" and verifier.verify(other).name == "h2"
+    generations.learn({"h1": 0, "h2": 0})
+    assert verifier.verify(new).name == "h1"
+    service = TokenVerifier(SECRET, clock, generations)
+    generations.learn({"ipam": 7})  # a host of that name is not the service
+    assert service.verify(signer(Kind.SERVICE, "ipam", clock).token()).kind is Kind.SERVICE
 
 
 def _b64(content: object) -> str:

@@ -12,7 +12,7 @@ from libs.common.events import TOPICS, Event
 from libs.common.events import model as ev
 from libs.common.http import Role
 from services.gateway import core
-from services.gateway.model import TRANSITIONS, ApiKey, KeyId, Operation, OperationId
+from services.gateway.model import TRANSITIONS, ApiKey, HostToken, KeyId, Operation, OperationId
 from services.gateway.model import OperationState as S
 
 MASTER = bytes(32)
@@ -191,3 +191,35 @@ def test_about_an_app_means_its_instances_too() -> None:
     event = MINE[1]
     assert core.about(event, "") and core.about(event, "i") and core.about(event, "acme/web")
     assert not core.about(event, "acme/api")
+
+
+# -- hosts -----------------------------------------------------------------------------------------
+
+HOST_TOKENS = st.builds(
+    HostToken,
+    id=st.just("t1"),
+    host=st.sampled_from(["h1", "h2"]),
+    generation=st.integers(0, 2),
+    secret_hash=st.just(""),
+    created_at=st.just(0.0),
+    expires_at=st.sampled_from([50.0, 100.0, 150.0]),
+    revoked_at=st.none() | st.just(10.0),
+    used_by=st.sampled_from(["", "mine", "theirs"]),
+)
+
+
+@given(st.none() | HOST_TOKENS, st.sampled_from(["h1", "h2"]), st.integers(0, 2))
+def test_a_token_opens_for_its_host_its_generation_its_time_and_one_key_pair(
+    token: HostToken | None, host: str, generation: int
+) -> None:
+    good = (
+        token is not None
+        and token.host == host
+        and token.generation == generation
+        and token.expires_at > 100.0
+        and token.revoked_at is None
+        and token.used_by in ("", "mine")
+    )
+    reason = core.why_not_enrol(token, host, "mine", generation, 100.0)
+    assert (reason == "") == good
+    assert "mine" not in reason and "theirs" not in reason

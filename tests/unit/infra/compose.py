@@ -48,7 +48,8 @@ MODELS: Mapping[str, type[BaseModel]] = {
 # Whom each one's code calls by name.
 CALLS = {
     "gateway": {"deployer", "scheduler", "ipam", "monitor"},
-    "deployer": {"scheduler"},
+    "deployer": {"scheduler", "gateway"},
+    "ipam": {"gateway"},
     "monitor": {"scheduler"},
     "hostd": {"ipam"},
 }
@@ -270,7 +271,14 @@ def wrong_secrets(parsed: Parsed) -> Iterator[str]:
         yield f"secret {each}: defined or used, not both"
 
 
-_FILES = ("secret_file", "credential_file", "host_key_file", "webhook_token_file")
+_FILES = (
+    "secret_file",
+    "credential_file",
+    "agent_credential_file",
+    "host_key_file",
+    "webhook_token_file",
+    "webhook_signing_key_file",
+)
 _PINNED = re.compile(r"[a-z0-9./_-]+:v?\d+\.\d+\.\d+[\w.-]*")
 
 

@@ -239,6 +239,10 @@ MISTAKES: dict[str, tuple[str, Callable[[Parsed], None]]] = {
         "mesos_secret is not mounted",
         _put("scheduler-1", "secrets", value=[]),
     ),
+    "an agents' credential that is not mounted": (
+        "agent_credential is not mounted",
+        _put("gateway-1", "secrets", value=[{"source": "cluster_secret"}]),
+    ),
     "another database": (
         "don't agree",
         _env("ipam-1", "GANTRY_COMMON__STORE", "mongodb://mongo:27017/other"),

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
+from libs.cli.host_cmd import SECRETS
 from libs.cli.main import make_app
+from libs.client.hostfiles import HostFiles
 from libs.common.bus.base import MAX_RECORD_BYTES
 from libs.common.bus.kafka import KafkaBus
 from libs.common.bus.kafka_url import KafkaSettings
@@ -21,6 +24,7 @@ from libs.common.events import TOPICS, model
 from libs.common.runtime import RESTART_WINDOW_S, RESTARTS, CommonConfig
 from libs.common.store.base import CollectionSpec
 from services.executor.config import ExecutorConfig
+from services.ipam.hosts import ASK_EVERY_S
 from services.monitor import core
 from tests.unit.infra import compose
 from tests.unit.infra.compose import CONTROL_FILE, HOST_FILE, MODELS, REPOSITORY
@@ -200,6 +204,17 @@ def test_metrics() -> None:
     assert len(documented) == len(table("Metrics"))
 
 
+def test_the_scrape_configuration_names_every_replica() -> None:
+    example = yaml.safe_load((REPOSITORY / "docs/examples/prometheus.yml").read_text())
+    services, host = example["scrape_configs"]
+    told = {f"http://{each}" for job in services["static_configs"] for each in job["targets"]}
+    control = compose.resolved(CONTROL_FILE)
+    assert told == {url for name in CONTROL_PLANE for url in compose.addresses(control, name)}
+    assert host["static_configs"] == [{"targets": [f"{compose.HOST}:8085"]}]
+    for job in (services, host):
+        assert job["authorization"]["credentials_file"].startswith("/etc/prometheus/")
+
+
 NOT_SETTINGS = {each.name for each in TOPICS} | {
     *(f"dead.{service}" for service in CONTROL_PLANE),
     "host.yml",
@@ -242,6 +257,7 @@ def test_numbers_are_the_defaults() -> None:
     deadline_s = ExecutorConfig.model_fields["network_deadline_s"].default
     assert f"`executor.network_deadline_s` ({deadline_s:g} s)" in GUIDE
     assert f"more than {RESTARTS} failures in {RESTART_WINDOW_S / 60:g} minutes" in GUIDE
+    assert f"within {ASK_EVERY_S:g} s at ipam" in GUIDE
     leases = {
         getattr(compose.settings(name, each)[1], "leader_lease_s", None)
         for name, each in compose.ours(compose.resolved(CONTROL_FILE)).items()
@@ -260,6 +276,23 @@ def test_commands_of_the_cli_exist() -> None:
                 break
             assert word in children, f"gantry {words}"
             command = children[word]
+
+
+def test_a_host_enrols_as_the_guide_says() -> None:
+    found = re.search(r"`docker run (.+?) gantry:(\S+) (\S+) host enrol ([^`]+)`", GUIDE)
+    assert found
+    docker, image, module, options = found.groups()
+    assert image == compose.version() and (REPOSITORY / f"{module.replace('.', '/')}.py").exists()
+    assert "-i" in docker.split() and "--user 0:0" in docker
+    root = get_command(make_app())
+    command = root.commands["host"].commands["enrol"]  # type: ignore[attr-defined]
+    known = {name for each in (*command.params, *root.params) for name in each.opts}
+    assert set(re.findall(r"--[a-z-]+", options)) <= known
+    # It writes what host.yml mounts: by default, from where the guide mounts it into the container.
+    files = HostFiles(SECRETS)
+    written = {files.host_key, files.agent_credential, files.agent_http_credentials}
+    mounted = {Path(each["file"]) for each in compose.resolved(HOST_FILE)["secrets"].values()}
+    assert written == mounted and f"-v {SECRETS}:{SECRETS}" in docker
 
 
 def test_files_exist() -> None:

@@ -24,7 +24,9 @@ def test_secrets_are_made_once_and_for_their_readers_alone(tmp_path: Path) -> No
     credentials.main(["cluster", str(tmp_path)])
     files = {each.name: each for each in tmp_path.iterdir()}
     before = {name: file.read_text() for name, file in files.items()}
-    assert files.keys() == {"cluster_secret", "mesos_secret", "agent_secret", "mesos_credentials"}
+    assert files.keys() == {
+        "cluster_secret", "mesos_secret", "agent_secret", "mesos_credentials", "agent_credential"
+    }  # fmt: skip
     assert {each.stat().st_mode & 0o777 for each in files.values()} == {0o400}
     credentials.main(["cluster", str(tmp_path)])
     assert {name: file.read_text() for name, file in files.items()} == before
@@ -33,6 +35,7 @@ def test_secrets_are_made_once_and_for_their_readers_alone(tmp_path: Path) -> No
     ours = read_credentials("scheduler", "gantry", files["mesos_secret"])
     assert ours is not None
     assert {"principal": ours.principal, "secret": ours.secret} in known
+    assert json.loads(before["agent_credential"]) in known
 
 
 def test_a_host_gets_what_is_its_own(tmp_path: Path) -> None:
