@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from libs.client.api import GantryClient
 REPOSITORY = Path(__file__).parents[2]
 SECRETS = Path("/etc/gantry/secrets")
 CONTROL, HOST = "10.98.0.1", "10.98.0.2"
+HOST_NAME = "host-1"
 ENVIRONMENT = {
     "CONTROL_ADDRESS": CONTROL,
-    "HOST_NAME": "host-1",
+    "HOST_NAME": HOST_NAME,
     "HOST_ADDRESS": HOST,
     "HOST_UPLINK": "trunk0",
     "HOST_RESOURCES": "cpus:8;mem:8192;disk:20000",
@@ -133,14 +135,15 @@ async def control_plane() -> str:
     return run(*CONTROL_PLANE, *show).strip()
 
 
-async def host(engine: subprocess.Popen[bytes], client: GantryClient) -> subprocess.Popen[bytes]:
+async def host(
+    engine: subprocess.Popen[bytes], client: GantryClient, key_file: Path
+) -> subprocess.Popen[bytes]:
     """Set a host up; returns its engine, which was restarted on the way."""
-    made = SECRETS.parent / "made"
-    make = (sys.executable, "-m", "infra.compose.credentials", "host")
-    run(*make, str(SECRETS), "host-1", str(made))
-    for file in made.iterdir():
-        (SECRETS / file.name).write_bytes(file.read_bytes())
-        (SECRETS / file.name).chmod(0o400)
+    token = gantry(key_file, "host", "token", HOST_NAME).split()[-1]
+    mounted = ("--volume", f"{SECRETS}:{SECRETS}", "--network", "host", "--user", "0:0")
+    enrol = ("libs.cli.main", "host", "enrol", "--name", HOST_NAME, "--url", GATEWAY)
+    run("docker", "run", "--rm", "-i", *mounted, "gantry:0.1.0", *enrol, fed=f"{token}\n")
+    say("the host has enrolled")
     run(*ON_HOST, "up", "install", timeout_s=READY_S)
     await end([engine.pid])
     engine.wait()
@@ -148,17 +151,23 @@ async def host(engine: subprocess.Popen[bytes], client: GantryClient) -> subproc
     run(*ON_HOST, "up", "-d", timeout_s=READY_S)
     await all_healthy("gantry-host", 2)
     await until("the host among the nodes", lambda: joined(client))
-    say("a host has joined")
+    say("the host has joined")
     return engine
+
+
+def gantry(key_file: Path, *arguments: str) -> str:
+    """The CLI, on the control machine."""
+    settings = (f"GANTRY_URL={GATEWAY}", f"GANTRY_KEY_FILE={key_file}")
+    return run("env", *settings, str(Path(sys.executable).with_name("gantry")), *arguments)
 
 
 async def joined(client: GantryClient) -> bool:
     """Is the host there for placement."""
     nodes = (await client.nodes()).nodes
-    return any(each.hostname == "host-1" and each.state == "up" for each in nodes)
+    return any(each.hostname == HOST_NAME and each.state == "up" for each in nodes)
 
 
-async def until(what: str, holds: Any) -> None:
+async def until(what: str, holds: Callable[[], Awaitable[bool]]) -> None:
     """Wait for a condition. Raises TrialFailed."""
     deadline = time.monotonic() + CALL_S
     while not await holds():
@@ -196,9 +205,7 @@ async def release(client: GantryClient, key_file: Path, version: str, reference:
     """`gantry deploy`, and every instance answers with that version."""
     spec = SECRETS.parent / "web.json"
     spec.write_text(json.dumps(app(reference)))
-    settings = (f"GANTRY_URL={GATEWAY}", f"GANTRY_KEY_FILE={key_file}")
-    gantry = str(Path(sys.executable).with_name("gantry"))
-    say(run("env", *settings, gantry, "deploy", str(spec)).splitlines()[-1])
+    say(gantry(key_file, "deploy", str(spec)).splitlines()[-1])
     addresses = [each.address for each in (await client.instances(APP)).instances if each.healthy]
     ask = (sys.executable, "-m", "infra.demo.ask", str(PORT), *addresses)
     answers = json.loads(run(*ask))
@@ -241,7 +248,7 @@ async def main() -> None:
         key_file = SECRETS.parent / "admin.key"
         key_file.write_text(key)
         async with GantryClient.open(GATEWAY, key) as client:
-            engine = await host(engine, client)
+            engine = await host(engine, client, key_file)
             await an_app(client, key_file)
         say(f"the scheduler says {status()}")
         run(*ON_HOST, "down", "-v", timeout_s=READY_S)
