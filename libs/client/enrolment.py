@@ -1,4 +1,4 @@
-"""A host enrols with a one-time token, and renews its key: what runs on the host (protocol: libs/common/sealing.py).
+"""A host enrols with a one-time token, and renews its key: what runs on the host (protocol: libs/common/claims.py).
 
 The key pair of an enrolment is on disk before the gateway hears of it, and stays until the secrets are: whenever this
 is cut off, the same token presented once more gets the same answer, for the token is bound to that key pair.
@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from libs.client.hostfiles import HostFiles
 from libs.client.hosts import TOKEN, Enrol, HostSecrets, Renew, SealedSecrets, decode, encode
 from libs.client.hosts_api import HostCalls
+from libs.common.claims import Claim, Sealed, Unsealable, new_key, prove, unseal
 from libs.common.clock import Clock
 from libs.common.errors import InvalidInput, Unauthenticated, Unavailable
 from libs.common.keys import read_secrets
 from libs.common.problems import invalid
-from libs.common.sealing import Claim, Sealed, Unsealable, new_key, prove, unseal
 
 NOTE = "enrolment"
 

@@ -47,7 +47,7 @@ class NewHostToken(Strict):
 
 
 class Enrol(Strict):
-    """The body of `POST /v1/hosts/enrol`: a claim as libs/common/sealing.py makes it, without the token's secret."""
+    """The body of `POST /v1/hosts/enrol`: a claim as libs/common/claims.py makes it, without the token's secret."""
 
     token: str = Field(pattern=r"^[0-9a-z]{4,20}$", description="the token's id")
     host: HostName

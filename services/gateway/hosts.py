@@ -1,4 +1,4 @@
-"""Hosts: one-time tokens, enrolment, renewal of keys, removal. What is sent how: libs/common/sealing.py.
+"""Hosts: one-time tokens, enrolment, renewal of keys, removal. What is sent how: libs/common/claims.py.
 
 A host's key is derived from the cluster's secret, so nothing of it is stored but its generation. A removal begins the
 next one; what the host had, its tokens included, is good for nothing from then on.
@@ -28,11 +28,11 @@ from libs.client.hosts import (
     encode,
 )
 from libs.client.hosts import Hosts as HostsView
+from libs.common.claims import Claim, Sealer, prover
 from libs.common.clock import Clock, Ids
 from libs.common.errors import Conflict, NotFound, Refused, Unauthenticated, Unavailable
 from libs.common.http import Kind, Principal, Request, Response, reply
 from libs.common.keys import DerivedKeys, Secret, keys_of
-from libs.common.sealing import Claim, Sealer, prover
 from libs.common.store.base import VersionConflict
 from libs.common.tokens import derive_key
 from services.gateway.auth import Gate

@@ -13,8 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from libs.client.hosts import HostSecrets, decode, encode
+from libs.common.claims import Claim, Sealed, Unsealable, new_key, prove, unseal
 from libs.common.http import Kind, Response
-from libs.common.sealing import Claim, Sealed, Unsealable, new_key, prove, unseal
 from libs.common.tokens import TokenSigner, derive_key
 from services.gateway.core import hash_secret
 from services.gateway.hosts import CALLS_AT_ONCE, REFUSED

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libs.common.sealing import Claim, Sealed, Sealer, Unsealable, new_key, prove, prover, unseal
+from libs.common.claims import Claim, Sealed, Sealer, Unsealable, new_key, prove, prover, unseal
 
 SECRET, OTHER = b"s" * 52, b"t" * 52
 CONTENT = b'{"host_keys": ["00"]}'
