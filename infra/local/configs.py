@@ -42,6 +42,7 @@ def control_plane(layout: Layout, monitor: Mapping[str, Any]) -> dict[str, Any]:
             "listen": {
                 "gateway": f"127.0.0.1:{ports['gateway']}",
                 "ipam": f"127.0.0.1:{ports['ipam']}",
+                "deployer": f"127.0.0.1:{ports['deployer']}",
             },
         },
         "minimesos": {
@@ -83,7 +84,9 @@ def hostd(layout: Layout) -> dict[str, Any]:
         "common": {
             "cluster": layout.cluster,
             "data_dir": str(layout.data),
-            "peers": {"ipam": f"http://127.0.0.1:{layout.ports['ipam']}"},
+            "peers": {
+                name: f"http://127.0.0.1:{layout.ports[name]}" for name in ("ipam", "deployer")
+            },
             **_traced(layout),
         },
         "hostd": {

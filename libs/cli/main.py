@@ -28,6 +28,7 @@ from libs.cli import (
     rollout_cmd,
     secret_cmd,
     up,
+    vault_cmd,
 )
 from libs.cli.context import Context
 from libs.cli.exits import Exit, exit_of
@@ -50,6 +51,7 @@ _COMMANDS = (
     keys_cmd,
     producer_cmd,
     secret_cmd,
+    vault_cmd,
     local_cmd,
 )
 _GLOBAL = ("-o", "--output", "--url", "--key-file", "--bu")

@@ -13,15 +13,14 @@ from pydantic import BaseModel, ValidationError
 
 from libs.client import dead, model
 from libs.client.sse import Parser
-from libs.client.transport import Transport
+from libs.client.transport import ModelT, Transport, read
+from libs.client.vault import VaultClient
 from libs.common.clock import Clock, Ids, RngIds, SystemClock, system_rng
 from libs.common.errors import InvalidInput, TooMany, Unavailable
 from libs.common.http import Response
 from libs.common.problems import invalid
 from libs.common.serve import segment
 from libs.common.spec import NAME_PATTERN, AppSpec
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -38,6 +37,7 @@ class GantryClient:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self.vault = VaultClient(transport)
 
     @classmethod
     @asynccontextmanager
@@ -76,7 +76,7 @@ class GantryClient:
     async def app(self, app: str) -> tuple[model.AppView, str]:
         """The app and the ETag of its spec."""
         response = await self._transport.call("GET", _app(app))
-        return _read(model.AppView, response), response.headers.get("etag", "")
+        return read(model.AppView, response), response.headers.get("etag", "")
 
     async def put_app(
         self, app: str, spec: AppSpec | Mapping[str, Any], *, if_match: str = ""
@@ -87,7 +87,7 @@ class GantryClient:
         response = await self._transport.call(
             "PUT", _app(app), body=orjson.dumps(content), headers=headers
         )
-        return _read(model.AppView, response), response.headers.get("etag", "")
+        return read(model.AppView, response), response.headers.get("etag", "")
 
     async def releases(self, app: str) -> model.Releases:
         """The app's releases, newest first."""
@@ -118,7 +118,7 @@ class GantryClient:
         With `spec` the app need not exist yet.
         """
         body = _body(model.Release, image=image, dry_run=True, spec=spec, force=force)
-        return _read(model.Plan, await self._post(f"{_app(app)}/deploys", body))
+        return read(model.Plan, await self._post(f"{_app(app)}/deploys", body))
 
     async def scale(
         self, app: str, instances: int, *, force: bool = False, key: str = ""
@@ -199,12 +199,12 @@ class GantryClient:
 
     async def create_key(self, wanted: model.NewKey) -> model.KeyCreated:
         """Make an API key; the answer alone shows it."""
-        return _read(model.KeyCreated, await self._post("/v1/keys", wanted))
+        return read(model.KeyCreated, await self._post("/v1/keys", wanted))
 
     async def revoke_key(self, key_id: str) -> model.KeyView:
         """Revoke an API key."""
         response = await self._transport.call("DELETE", f"/v1/keys/{segment(key_id)}")
-        return _read(model.KeyView, response)
+        return read(model.KeyView, response)
 
     async def producer_keys(self) -> model.ProducerKeys:
         """Public keys of producers."""
@@ -212,12 +212,12 @@ class GantryClient:
 
     async def add_producer_key(self, wanted: model.NewProducerKey) -> model.ProducerKeyView:
         """Register a producer's public key."""
-        return _read(model.ProducerKeyView, await self._post("/v1/producers", wanted))
+        return read(model.ProducerKeyView, await self._post("/v1/producers", wanted))
 
     async def remove_producer_key(self, key_id: str) -> model.ProducerKeyView:
         """Remove a producer's key."""
         response = await self._transport.call("DELETE", f"/v1/producers/{segment(key_id)}")
-        return _read(model.ProducerKeyView, response)
+        return read(model.ProducerKeyView, response)
 
     async def tenants(self) -> model.Tenants:
         """Business units that have keys."""
@@ -233,7 +233,7 @@ class GantryClient:
 
     async def release_breaker(self) -> model.Breaker:
         """Have the unknown tasks killed. Raises Conflict when none is held back."""
-        return _read(model.Breaker, await self._post("/v1/breaker/release", None))
+        return read(model.Breaker, await self._post("/v1/breaker/release", None))
 
     # -- dead letters ----------------------------------------------------------------------------
 
@@ -319,7 +319,7 @@ class GantryClient:
         self, kind: type[ModelT], path: str, query: Mapping[str, str] | None = None
     ) -> ModelT:
         kept = {name: value for name, value in (query or {}).items() if value}
-        return _read(kind, await self._transport.call("GET", path, query=kept))
+        return read(kind, await self._transport.call("GET", path, query=kept))
 
     async def _post(self, path: str, body: BaseModel | None = None, key: str = "") -> Response:
         # What is None is left out: an older server refuses fields that it does not know.
@@ -330,14 +330,14 @@ class GantryClient:
         return await self._transport.call("POST", path, body=content, headers=headers)
 
     async def _ask(self, app: str, what: str, body: BaseModel, key: str) -> model.Accepted:
-        return _read(model.Accepted, await self._post(f"{_app(app)}/{what}", body, key))
+        return read(model.Accepted, await self._post(f"{_app(app)}/{what}", body, key))
 
     async def _replay(self, group: str, wanted: dead.Replay) -> dead.Replayed:
-        return _read(dead.Replayed, await self._post(f"{_dead(group)}/replay", wanted))
+        return read(dead.Replayed, await self._post(f"{_dead(group)}/replay", wanted))
 
     async def _change(self, deployment: str, verb: str) -> model.DeploymentView:
         path = f"/v1/deployments/{segment(deployment)}/{verb}"
-        return _read(model.DeploymentView, await self._post(path))
+        return read(model.DeploymentView, await self._post(path))
 
 
 def _app(app: str) -> str:
@@ -359,15 +359,6 @@ def _body(kind: type[BodyT], **fields: Any) -> BodyT:
 
 def _dead(group: str) -> str:
     return f"/v1/dead/{segment(group)}"
-
-
-def _read(kind: type[ModelT], response: Response) -> ModelT:
-    try:
-        return kind.model_validate_json(response.body)
-    except ValidationError as error:
-        raise Unavailable(
-            f"the answer is no {kind.__name__}: {error.error_count()} faults"
-        ) from None
 
 
 def _event(data: str, cursor: str) -> model.EventView:

@@ -11,14 +11,17 @@ import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import aiohttp
+from pydantic import BaseModel, ValidationError
 
 from libs.common.backoff import Backoff
 from libs.common.clock import Clock, Ids
 from libs.common.errors import Conflict, GantryError, InvalidInput, TimedOut, TooMany, Unavailable
 from libs.common.http import Response, raise_problem
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
 REPEATABLE = frozenset({"GET", "DELETE", "POST"})
 LONGEST_PAUSE_S = 10.0
 
@@ -167,3 +170,13 @@ def check(response: Response) -> None:
         if request_id:
             error.add_note(f"request id: {request_id}")
         raise
+
+
+def read(kind: type[ModelT], response: Response) -> ModelT:
+    """The answer's content. Raises Unavailable when it is something else."""
+    try:
+        return kind.model_validate_json(response.body)
+    except ValidationError as error:
+        raise Unavailable(
+            f"the answer is no {kind.__name__}: {error.error_count()} faults"
+        ) from None

@@ -11,6 +11,7 @@ from services.gateway.api_dead import dead_routes
 from services.gateway.api_keys import key_routes
 from services.gateway.api_producers import inner_routes, producer_routes
 from services.gateway.api_streams import stream_routes
+from services.gateway.api_vault import vault_routes
 from services.gateway.api_views import view_routes
 from services.gateway.console.pages import console_routes
 from services.gateway.openapi import document_bytes
@@ -27,6 +28,7 @@ def public_routes(gateway: Gateway) -> tuple[Route, ...]:
         *key_routes(gateway),
         *dead_routes(gateway),
         *producer_routes(gateway),
+        *vault_routes(gateway),
     )
 
 

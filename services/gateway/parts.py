@@ -152,7 +152,7 @@ WHOLE = {
     "tail": Whole(0, 10_000, 100),
     "since": Whole(0, 10**12 - 1, 0),
 }
-FLAGS = frozenset({"follow"})
+FLAGS = frozenset({"follow", "force"})
 
 
 def whole(request: Request, name: str) -> int:

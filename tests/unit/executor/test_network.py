@@ -11,7 +11,7 @@ import pytest
 from libs.common.errors import NotFound, Refused, Stale, Unavailable
 from libs.common.http import HttpApp, Response
 from libs.common.peers import PeerClient
-from services.executor.hostd import HostdNetwork
+from services.executor.hostd import HostdClient
 from services.executor.model import AttachmentSpec, AttemptId, ContainerName
 from services.executor.ports import Network
 from services.hostd.api import SocketAuthenticator, socket_routes
@@ -62,7 +62,7 @@ async def _real(world: World) -> AsyncIterator[tuple[Network, Claim]]:
     async with asyncio.TaskGroup() as group:
         service = await it.start(group)
         app = make_app(service, socket_routes(service), SocketAuthenticator("host-1"))
-        yield HostdNetwork(_AppClient(app)), claim
+        yield HostdClient(_AppClient(app)), claim
         await it.crash()
 
 
@@ -166,6 +166,6 @@ async def test_without_hostd_it_is_unavailable(tmp_path: object) -> None:
     client = PeerClient(None, {"hostd": f"unix:{tmp_path}/hostd.sock"})
     try:
         with pytest.raises(Unavailable):
-            await HostdNetwork(client).attach(spec())
+            await HostdClient(client).attach(spec())
     finally:
         await client.close()

@@ -50,7 +50,7 @@ CALLS = {
     "gateway": {"deployer", "scheduler", "ipam", "monitor"},
     "deployer": {"scheduler"},
     "monitor": {"scheduler"},
-    "hostd": {"ipam"},
+    "hostd": {"ipam", "deployer"},
 }
 PRIVILEGED = {"hostd", "mesos-agent"}
 ONE_SHOT = {"install"}
