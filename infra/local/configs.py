@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ def control_plane(layout: Layout, monitor: Mapping[str, Any]) -> dict[str, Any]:
         },
         "scheduler": {
             "masters": [master],
-            "executor_config": str(layout.root / "executor.yaml"),
+            # Of this checkout, whichever one the interpreter has installed.
+            "executor_command": f"cd {layout.repo} && exec {sys.executable} -m services.executor"
+            f" --config {layout.root / 'executor.yaml'}",
             **credential,
         },
         "monitor": {"masters": [master], **credential, **monitor},

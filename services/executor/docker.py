@@ -131,6 +131,8 @@ class DockerEngine:
                 user = str(shown["Config"]["User"] or "0").partition(":")[0]
                 if user.isdecimal():
                     return int(user)
+                # To read it the engine mounts what the container will have, and makes what is missing.
+                self._etc.write_hosts(name, "")
                 passwd = await container.get_archive("/etc/passwd")
         except DockerError as error:
             raise _other(error) from None

@@ -68,7 +68,8 @@ class SecretsSeen(NamedTuple):
     uid: int
 
 
-FAKE_USERS = {"12345:99": 12345, "65534": 65534}
+IMAGE_USER = "nobody"
+UIDS = {"nobody": 65534, "root": 0, "12345": 12345}  # as the sample image's /etc/passwd has them
 
 
 class Around(Protocol):
@@ -187,8 +188,8 @@ class _FakeAround:
     def secret_files(self, name: str) -> list[SecretsSeen]:
         container = self.docker.by_name(name)
         files = container.spec.secret_files if container is not None else ()
-        user = (container and container.spec.user) or "0"
-        return [SecretsSeen(each.content, 0o400, FAKE_USERS.get(user, 0)) for each in files]
+        user = (container.spec.user if container is not None else None) or IMAGE_USER
+        return [SecretsSeen(each.content, 0o400, UIDS[user.partition(":")[0]]) for each in files]
 
 
 class _DockerAround:

@@ -208,7 +208,7 @@ async def test_removal_takes_running_ones_too(it: EngineWorld) -> None:
 FILES = (SecretFile("/run/secrets/one", b"first\0\xff"), SecretFile("/opt/two", b"second\n"))
 
 
-@pytest.mark.parametrize(("user", "uid"), [(None, 0), ("12345:99", 12345), ("65534", 65534)])
+@pytest.mark.parametrize(("user", "uid"), [(None, 65534), ("12345:99", 12345), ("root", 0)])
 async def test_secret_files_are_the_users_own_and_go_with_the_container(
     it: EngineWorld, user: str | None, uid: int
 ) -> None:
@@ -230,3 +230,8 @@ async def test_secret_files_of_what_is_not_created_are_gone_at_once(it: EngineWo
     with pytest.raises(ImageMissing):
         await it.engine.create(spec)
     assert it.around.secret_files(spec.name) == []
+    if it.real:
+        spec = it.spec(user="stranger", secret_files=FILES)
+        with pytest.raises(Refused, match="'stranger' is not in the image's /etc/passwd"):
+            await it.engine.create(spec)
+        assert it.around.secret_files(spec.name) == []

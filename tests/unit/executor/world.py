@@ -266,7 +266,7 @@ def payload_of(attempt: str, **changes: Any) -> TaskPayload:
     )
     return TaskPayload(
         cluster=changes.pop("cluster", CLUSTER),
-        app="bu/web",
+        app=changes.pop("app", "bu/web"),
         instance=instance,
         attempt=attempt,
         generation=int(generation),
