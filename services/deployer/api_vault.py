@@ -20,8 +20,13 @@ SECRETS = "/v1/bus/{bu}/secrets"
 REGISTRIES = "/v1/bus/{bu}/registries"
 
 
-def routes(repo: Repository, vault: Vault, deliveries: Deliveries) -> Sequence[Route]:
-    """All of them."""
+def routes(repo: Repository, vault: Vault) -> Sequence[Route]:
+    """What the gateway asks for people."""
+    return (*_secret_routes(repo, vault), *_registry_routes(vault))
+
+
+def host_routes(deliveries: Deliveries) -> Sequence[Route]:
+    """What hosts ask."""
 
     async def deliver(request: Request) -> Response:
         host = request.principal
@@ -29,12 +34,11 @@ def routes(repo: Repository, vault: Vault, deliveries: Deliveries) -> Sequence[R
             raise Forbidden("only a host is told what an attempt of its own needs")
         return reply(await deliveries.of_attempt(host.name, request.params["attempt"]))
 
-    text = "What an attempt on the asking host needs, sealed"
-    return (
-        *_secret_routes(repo, vault),
-        *_registry_routes(vault),
-        Route("GET", "/v1/attempts/{attempt}/delivery", deliver, Access.HOST, text),
+    path, text = (
+        "/v1/attempts/{attempt}/delivery",
+        "What an attempt on the asking host needs, sealed",
     )
+    return (Route("GET", path, deliver, Access.HOST, text),)
 
 
 def _secret_routes(repo: Repository, vault: Vault) -> Sequence[Route]:

@@ -210,6 +210,6 @@ async def run(
         vault, log = deployer.vault, rt.telemetry.log
         desk = Desk(rt.clock, repo, deployer.intake, vault, images, deployer.relay.kick)
         deliveries = Deliveries(repo, vault, rt.peers, rt.secret, rt.rng, log)
-        routes = (*api.routes(desk), *api_vault.routes(repo, vault, deliveries))
-        async with rt.serve(rt.http_app(routes)):
+        routes = (*api.routes(desk), *api_vault.routes(repo, vault))
+        async with rt.serve(rt.http_app((*routes, *api_vault.host_routes(deliveries)))):
             await deployer.run()
