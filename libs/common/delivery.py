@@ -56,3 +56,11 @@ class Sealed(BaseModel):
 def about_attempt(host: str, attempt: str) -> str:
     """What the boxes are bound to."""
     return f"{host}/{attempt}"
+
+
+def is_text(content: bytes) -> bool:
+    """May it be an environment variable's value: UTF-8 without NUL."""
+    try:
+        return "\0" not in content.decode()
+    except UnicodeDecodeError:
+        return False

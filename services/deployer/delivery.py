@@ -17,6 +17,7 @@ from libs.common.delivery import (
     Delivery,
     Sealed,
     about_attempt,
+    is_text,
 )
 from libs.common.errors import Conflict, NotFound, Unavailable
 from libs.common.http import Kind, ServiceClient, call_json
@@ -28,7 +29,7 @@ from libs.common.telemetry import Log
 from libs.common.tokens import party_keys
 from services.deployer.model import Release
 from services.deployer.store import Repository
-from services.deployer.vault import Vault, is_text
+from services.deployer.vault import Vault
 
 LAUNCHING = frozenset({"staged", "starting", "running"})
 UNSEEN = "unreachable"  # the scheduler can't say now whether it is still there

@@ -15,6 +15,7 @@ import orjson
 
 from libs.common.actor import Actor
 from libs.common.clock import Clock
+from libs.common.delivery import is_text
 from libs.common.errors import NotFound, TooMany, Unavailable
 from libs.common.events import model as ev
 from libs.common.events import seal
@@ -265,14 +266,6 @@ class Vault:
             if not page.more or not page.docs:
                 return
             after = page.docs[-1].id
-
-
-def is_text(content: bytes) -> bool:
-    """May it be an environment variable's value: UTF-8 without NUL."""
-    try:
-        return "\0" not in content.decode()
-    except UnicodeDecodeError:
-        return False
 
 
 def _missing(bu: str, kind: Kind, name: str) -> str:

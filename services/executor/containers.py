@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from libs.common.delivery import Delivery
+from libs.common.delivery import Delivery, is_text
 from libs.common.spec import InstanceSpec
 from libs.common.task import TaskPayload
 from services.executor.config import ExecutorConfig
@@ -118,7 +118,10 @@ def not_as_asked(spec: InstanceSpec, delivery: Delivery) -> str:
     """Which of the spec's secrets was not delivered as it is asked for, or ""."""
     given = {(each.name, each.env, each.file) for each in delivery.secrets}
     missing = [ref.name for ref in spec.secrets if (ref.name, ref.env, ref.file) not in given]
-    return f"nothing was told of {', '.join(missing)}" if missing else ""
+    if missing:
+        return f"nothing was told of {', '.join(missing)}"
+    binary = [each.name for each in delivery.secrets if each.env and not is_text(each.content)]
+    return f"{', '.join(binary)} is not text, and no variable" if binary else ""
 
 
 def foreign(view: View, payload: TaskPayload, identity: Identity, *, adopt: bool) -> str:

@@ -138,10 +138,7 @@ class Hands:
             self._holding[attempt] = None
 
     def moved(self, a: Attempt) -> None:
-        """To be told of each change: gives back the slot of one that does not launch (for now).
-
-        Forgets the secrets of one that has its container.
-        """
+        """To be told of each change: gives back the slot of one that does not launch (for now), forgets secrets."""
         if a.state is not State.PREPARING:
             self._delivered.pop(a.id, None)
         launching = a.state in LAUNCHING and Op.PULL not in a.busy
@@ -247,19 +244,20 @@ class Hands:
         try:
             async with self._pulling:
                 result = await self._get_image(image, login)
+            if isinstance(result, m.PullFailed) and login is None and a.payload.spec.registry_login:
+                result = m.PullFailed(f"{result.message} ({bu} has no login there any more)")
         finally:
             del self._pulls[image, bu]
             future.set_result(result)
         return result
 
     async def _login(self, a: Attempt) -> Login | None:
-        """The account to pull with; None for an image that anybody may pull. Raises Refused, Unavailable."""
+        """The account to pull with; None: as anybody. Raises Refused, Unavailable."""
         if not a.payload.spec.registry_login:
             return None
         delivery = self._delivered.get(a.id) or await self._deliver(a, self._wants(a.id, Op.PULL))
-        if delivery.login is None:
-            raise NotFound("there is none any more")
-        return Login(delivery.login.user, delivery.login.password)
+        login = delivery.login
+        return Login(login.user, login.password) if login is not None else None
 
     async def _get_image(self, image: str, login: Login | None) -> m.Pulled | m.PullFailed:
         try:

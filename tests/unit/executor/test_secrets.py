@@ -22,6 +22,7 @@ GIVEN = Delivery(
         DeliveredSecret.of("tls", None, "/run/secrets/tls", b"\xff" + MARKER.encode()),
     )
 )
+NO_TEXT = DeliveredSecret.of("db", "DB_PASSWORD", None, b"\xff" + MARKER.encode())
 SOLD = "registry/private@sha256:2"
 LOGIN = Login("ci", MARKER)
 
@@ -77,6 +78,7 @@ WRONG: list[tuple[Delivery | GantryError, str]] = [
     (NotFound("business unit bu has no secret 'tls'"), "has no secret 'tls'"),
     (Unavailable("deployer can't be reached"), "deployer can't be reached"),
     (Delivery(secrets=GIVEN.secrets[:1]), "nothing was told of tls"),
+    (Delivery(secrets=(NO_TEXT, GIVEN.secrets[1])), "db is not text"),
 ]
 
 
@@ -213,7 +215,8 @@ async def test_an_image_is_pulled_with_the_units_own_login(world: World) -> None
 REFUSED: list[tuple[dict[str, Any], Delivery | None, str]] = [
     ({}, None, "unauthorized"),
     ({"registry_login": True}, with_login(Delivery(), Login("ci", "wrong")), "unauthorized"),
-    ({"registry_login": True}, Delivery(), "the registry login of bu can't be had"),
+    ({"registry_login": True}, Delivery(), "(bu has no login there any more)"),
+    ({"registry_login": True}, None, "the registry login of bu can't be had"),
 ]
 
 
