@@ -133,9 +133,9 @@ def _context(ctx: typer.Context) -> tuple[Context, str]:
 
 def _read(file: Path) -> bytes:
     """The value. Raises InvalidInput when there is none, or too much."""
-    if file == STDIN:
-        if sys.stdin.isatty():
-            return getpass.getpass("value: ").encode()
+    if file == STDIN and sys.stdin.isatty():
+        value = getpass.getpass("value: ").encode()
+    elif file == STDIN:
         value = sys.stdin.buffer.read(MAX_VALUE_BYTES + 1)
     else:
         try:

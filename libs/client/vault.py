@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode, b64encode
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from libs.client.model import View
@@ -18,10 +18,8 @@ from libs.common.spec import Strict
 MAX_VALUE_BYTES = 64 * 1024
 MAX_BASE64 = (MAX_VALUE_BYTES + 2) // 3 * 4
 REGISTRY_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?(:[0-9]{1,5})?$"
-_HIDDEN: JsonDict = {"writeOnly": True, "format": "password"}
-
-Registry = Annotated[str, StringConstraints(pattern=REGISTRY_PATTERN)]
 """A registry as images name it: host, and port unless it is the usual one."""
+_HIDDEN: JsonDict = {"writeOnly": True, "format": "password"}
 
 
 class SecretValue(Strict):

@@ -99,8 +99,10 @@ def _spec_to_run(app: App, request: DeployRequested, facts: Facts) -> AppSpec | 
             return None
         case DeployAction.ROLLBACK:
             number = request.release or app.previous
-        case DeployAction.SCALE | DeployAction.RESTART:
+        case DeployAction.RESTART:
             number = app.release
+        case DeployAction.SCALE:
+            number = app.release if (request.instances or 0) > app.wanted else None
     release = facts.releases.get(number or 0)
     return release.spec if release is not None else None
 

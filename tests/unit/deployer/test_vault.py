@@ -195,6 +195,8 @@ async def test_what_runs_keeps_its_secrets(world: World) -> None:
         for name, action in (("d2", DeployAction.RESTART), ("d3", DeployAction.SCALE)):
             refused = await here.deploy(name, action, instances=5)
             assert (refused["state"], "no secret 'db'" in refused["reason"]) == ("refused", True)
+        fewer = await here.deploy("fewer", DeployAction.SCALE, instances=2)
+        assert fewer["state"] == "succeeded"  # takes no new instance
         assert (await here.deploy("d4"))["state"] == "succeeded"
         refused = await here.deploy("d5", DeployAction.ROLLBACK)
         assert "no secret 'db'" in refused["reason"]
