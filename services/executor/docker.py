@@ -133,10 +133,9 @@ class DockerEngine:
                     return int(user)
                 # To read it the engine mounts what the container will have, and makes what is missing.
                 self._etc.write_hosts(name, "")
-                passwd = await container.get_archive("/etc/passwd")
+                uid = uid_in(await container.get_archive("/etc/passwd"), user)
         except DockerError as error:
             raise _other(error) from None
-        uid = uid_in(passwd, user)
         if uid is None:
             text = (
                 f"{user!r} is not in the image's /etc/passwd: whose are the secrets' files to be?"
