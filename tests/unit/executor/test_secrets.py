@@ -261,3 +261,25 @@ async def test_one_units_pull_is_no_others(world: World) -> None:
         assert it.agent.states("web2.1")[-1] == "TASK_RUNNING"
         assert pulls == [SOLD]
         await it.crash()
+
+
+@virtual
+async def test_a_worker_may_die_at_any_moment(world: World) -> None:
+    for moment in range(1, 40):
+        it = ExecutorWorld(world)
+        it.docker.latency_s = {"create": 0.1, "start": 0.1, "inspect": 0.05, "remove": 0.1}
+        async with asyncio.TaskGroup() as group:
+            it.start(group)
+            known(it, "web.1")
+            it.launch("web.1", secrets=REFS)
+            await it.settle(moment * 0.01)
+            await it.restart(group)
+            await it.settle(5)
+            assert it.agent.states("web.1")[-1] == "TASK_RUNNING", moment
+            container = it.container("web.1")
+            assert (container.starts, container.spec.env["DB_PASSWORD"]) == (1, MARKER)
+            assert len(container.spec.secret_files) == 1
+            it.kill("web.1")
+            await it.settle(5)
+            it.check_clean()
+            await it.crash()
