@@ -18,9 +18,10 @@ from libs.common.http import Kind, Response, Role
 from libs.common.keys import FixedKeys
 from libs.common.sealing import Sealer
 from libs.common.tokens import TokenSigner, derive_key
-from services.deployer.registry import Login
+from services.deployer.registry import ImageRef, Login, registry_name
 from services.deployer.store import VAULT
 from services.deployer.vault import MAX_ENTRIES
+from services.deployer.vault import Kind as EntryKind
 from tests.simulation.loop import World, virtual
 from tests.unit.deployer.service_world import APP, SECRET, Site, site
 
@@ -136,7 +137,7 @@ async def test_a_unit_is_its_own(world: World) -> None:
 @virtual
 async def test_there_are_only_so_many(world: World) -> None:
     async with site(world) as here:
-        for n in range(MAX_ENTRIES["secret"]):  # type: ignore[index]
+        for n in range(MAX_ENTRIES[EntryKind.SECRET]):
             assert (await put(here, f"s{n}")).status == 200
         assert (await put(here, "one-more")).status == 429
         assert (await put(here, "s0", "another")).status == 200
@@ -308,7 +309,5 @@ async def test_writers_at_once_make_versions_one_after_the_other(world: World) -
 
 @pytest.mark.parametrize("host", ["docker.io", "index.docker.io", "registry-1.docker.io"])
 def test_docker_hub_has_one_name(host: str) -> None:
-    from services.deployer.registry import ImageRef, registry_name
-
     assert registry_name(host) == "docker.io"
     assert ImageRef.parse("team/web:1").host("registry-1.docker.io") == "docker.io"
