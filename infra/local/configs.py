@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def control_plane(layout: Layout, monitor: Mapping[str, Any]) -> dict[str, Any]:
             "listen": {
                 "gateway": f"127.0.0.1:{ports['gateway']}",
                 "ipam": f"127.0.0.1:{ports['ipam']}",
+                "deployer": f"127.0.0.1:{ports['deployer']}",
             },
         },
         "minimesos": {
@@ -57,7 +59,9 @@ def control_plane(layout: Layout, monitor: Mapping[str, Any]) -> dict[str, Any]:
         },
         "scheduler": {
             "masters": [master],
-            "executor_config": str(layout.root / "executor.yaml"),
+            # Of this checkout, whichever one the interpreter has installed.
+            "executor_command": f"cd {layout.repo} && exec {sys.executable} -m services.executor"
+            f" --config {layout.root / 'executor.yaml'}",
             **credential,
         },
         "monitor": {"masters": [master], **credential, **monitor},
@@ -83,7 +87,9 @@ def hostd(layout: Layout) -> dict[str, Any]:
         "common": {
             "cluster": layout.cluster,
             "data_dir": str(layout.data),
-            "peers": {"ipam": f"http://127.0.0.1:{layout.ports['ipam']}"},
+            "peers": {
+                name: f"http://127.0.0.1:{layout.ports[name]}" for name in ("ipam", "deployer")
+            },
             **_traced(layout),
         },
         "hostd": {

@@ -184,7 +184,7 @@ class DistributedStack:
             kind, _, host_name = name.partition("-")
             host = next(each for each in self.hosts if each.name == host_name)
             if kind == "hostd":
-                host.start_hostd(self.urls("ipam"))
+                host.start_hostd({each: self.urls(each) for each in ("ipam", "deployer")})
             else:
                 host.start_agent(self.master_address, self.credentials)
 

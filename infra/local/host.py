@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,10 @@ class Host:
         directory = self.root / "engine"
         return engine_server(directory, runtime_path=self.layout.shim, registries=[registry])
 
-    def start_hostd(self, ipam: str) -> None:
-        """Start it; `ipam` has the URLs of the replicas."""
+    def start_hostd(self, peers: Mapping[str, str]) -> None:
+        """Start it; `peers` has the URLs of the replicas of those that it calls."""
         config = self.root / "hostd.yaml"
-        _write(config, self._hostd_config(ipam))
+        _write(config, self._hostd_config(peers))
         command = (sys.executable, "-m", "services.hostd", "--config", str(config))
         self.hostd.start(command, self.layout.repo)
 
@@ -99,14 +100,14 @@ class Host:
         command = (sys.executable, "-m", "libs.minimesos", "agent")
         self.agent.start((*command, *(f"--{k}={v}" for k, v in flags.items())), layout.repo)
 
-    def _hostd_config(self, ipam: str) -> dict[str, Any]:
+    def _hostd_config(self, peers: Mapping[str, str]) -> dict[str, Any]:
         layout = self.layout
         return {
             "common": {
                 "cluster": layout.cluster,
                 "data_dir": str(self.root / "data"),
                 "secret_file": str(layout.data / "cluster.secret"),
-                "peers": {"ipam": ipam},
+                "peers": dict(peers),
             },
             "hostd": {
                 "host": self.name,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-PORTS = ("gateway", "ipam", "hostd", "mesos_master", "mesos_agent", "registry")
+PORTS = ("gateway", "ipam", "hostd", "mesos_master", "mesos_agent", "registry", "deployer")
 GATEWAY_PORT = 8080  # tried first, so that the console is where people expect it
 
 
@@ -119,6 +119,10 @@ def choose_ports(root: Path, names: Sequence[str] = PORTS) -> dict[str, int]:
     file = root / "ports.json"
     if file.exists():
         known = json.loads(file.read_text())
+        new = [name for name in names if name not in known]  # since a newer version
+        known.update(zip(new, free_ports(len(new)), strict=True))
+        if new:
+            file.write_text(json.dumps(known, indent=2) + "\n")
         return {name: int(known[name]) for name in names}
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

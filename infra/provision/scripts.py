@@ -60,12 +60,19 @@ def ovs_server(directory: Path) -> OvsServer:
     return OvsServer("ovs", f"unix:{directory}/db.sock", directory, control)
 
 
-def registry_server(directory: Path, *, notify_url: str | None = None) -> Server:
-    """An image registry, not started. notify_url gets its push and delete events."""
+def registry_server(
+    directory: Path, *, notify_url: str | None = None, logins: Path | None = None
+) -> Server:
+    """An image registry, not started. notify_url gets its push and delete events.
+
+    logins: a file of who may push and pull, `user:password` a line; None: everybody.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (port,) = ports_of(directory, 1)
     options = ["--port", str(port)]
     if notify_url is not None:
         options += ["--notify", notify_url]
+    if logins is not None:
+        options += ["--logins", str(logins)]
     control = _control(INFRA / "registry" / "registry.sh", directory, ("registry.pid",), options)
     return Server("registry", f"http://127.0.0.1:{port}", directory, control)

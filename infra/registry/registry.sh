@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# An image registry of our own on loopback, without TLS or login: Docker accepts that from
-# 127.0.0.0/8 only, which is all it is meant for.
+# An image registry of our own on loopback, without TLS: Docker accepts that from 127.0.0.0/8
+# only, which is all it is meant for.
 #
-# usage: registry.sh start --dir D [--port P] [--notify URL]
+# usage: registry.sh start --dir D [--port P] [--notify URL] [--logins FILE]
 #        registry.sh stop --dir D [--purge]
 #        registry.sh status --dir D
 # start and status print HOST:PORT. Without --port a free one is chosen once and kept in D/port.
-# --notify sends push and delete events to URL (a registry webhook). pid in D/registry.pid, log in
+# --notify sends push and delete events to URL (a registry webhook). --logins: who may push and
+# pull, `user:password` a line; without it everybody. pid in D/registry.pid, log in
 # D/registry.log. exit: 0 done/running; 1 failed; 2 wrong usage; 3 not running.
 set -euo pipefail
 
@@ -15,7 +16,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$HERE/../host/lib.sh"
 readonly READY_S=20 STOP_S=10 PORT_TRIES=5
 
-dir='' port='' notify='' purge=0
+dir='' port='' notify='' logins='' purge=0
 
 parse() {
   while (($#)); do
@@ -23,6 +24,7 @@ parse() {
       --dir) dir=$(realpath -m "${2:?}"); shift 2 ;;
       --port) port=${2:?}; shift 2 ;;
       --notify) notify=${2:?}; shift 2 ;;
+      --logins) logins=$(realpath -e "${2:?}"); shift 2 ;;
       --purge) purge=1; shift ;;
       *) die 2 "unknown option $1 (see the head of $0)" ;;
     esac
@@ -33,14 +35,15 @@ parse() {
 
 registry_pid() { pid_of "$dir/registry.pid" "$dir"; }
 
-# Distribution answers /v2/ with 200 and this header; another server on the port would not.
+# Distribution answers /v2/ with this header, and 200 or, where it wants a login, 401; another
+# server on the port would not.
 answers() {
   local reply
   exec 8<>"/dev/tcp/127.0.0.1/$port" || return 1
   printf 'GET /v2/ HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n' >&8
   reply=$(timeout 5 cat <&8)
   exec 8>&-
-  [[ $reply == *" 200 "*registry/2.0* ]]
+  [[ $reply == *" "@(200|401)" "*registry/2.0* ]]
 }
 
 notifications() {
@@ -56,13 +59,40 @@ notifications:
 YAML
 }
 
+# htpasswd's bcrypt lines, by the C library's crypt(3); the passwords are on no command line.
+hash_logins() {
+  python3 -IS - "$logins" <<'PYTHON'
+import ctypes, secrets, sys
+
+library = ctypes.CDLL("libcrypt.so.1")
+library.crypt.restype = ctypes.c_char_p
+letters = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+for line in open(sys.argv[1]).read().split():
+    user, _, password = line.partition(":")
+    salt = "$2b$05$" + "".join(secrets.choice(letters) for _ in range(21)) + "."
+    print(f"{user}:{library.crypt(password.encode(), salt.encode()).decode()}")
+PYTHON
+}
+
+authentication() {
+  [[ -n $logins ]] || return 0
+  cat <<YAML
+auth:
+  htpasswd:
+    realm: gantry
+    path: "$dir/htpasswd"
+YAML
+}
+
 write_config() {
   local text
+  [[ -z $logins ]] || (umask 077 && hash_logins >"$dir/htpasswd")
   text=$(<"$HERE/config.yml.in")
   # Quoted, or an & in them would stand for the pattern.
   text=${text//@DATA@/"$dir/data"}
   text=${text//@ADDRESS@/"127.0.0.1:$port"}
   text=${text//@NOTIFICATIONS@/"$(notifications)"}
+  text=${text//@AUTH@/"$(authentication)"}
   printf '%s\n' "$text" >"$dir/config.yml"
 }
 

@@ -29,6 +29,7 @@ from libs.cli import (
     rollout_cmd,
     secret_cmd,
     up,
+    vault_cmd,
 )
 from libs.cli.context import Context
 from libs.cli.exits import Exit, exit_of
@@ -52,6 +53,7 @@ _COMMANDS = (
     producer_cmd,
     host_cmd,
     secret_cmd,
+    vault_cmd,
     local_cmd,
 )
 _GLOBAL = ("-o", "--output", "--url", "--key-file", "--bu")

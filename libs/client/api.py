@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from libs.client import dead, model
 from libs.client.hosts_api import HostCalls
 from libs.client.sse import Parser
-from libs.client.transport import Transport, read
+from libs.client.transport import ModelT, Transport, read
+from libs.client.vault import VaultClient
 from libs.common.clock import Clock, Ids, RngIds, SystemClock, system_rng
 from libs.common.errors import InvalidInput, TooMany, Unavailable
 from libs.common.http import Response
@@ -22,7 +23,6 @@ from libs.common.problems import invalid
 from libs.common.serve import segment
 from libs.common.spec import NAME_PATTERN, AppSpec
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
 ENDED = frozenset({"succeeded", "failed", "rolled_back", "aborted", "superseded", "refused"})
@@ -39,6 +39,7 @@ class GantryClient:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self.hosts = HostCalls(transport)
+        self.vault = VaultClient(transport)
 
     @classmethod
     @asynccontextmanager

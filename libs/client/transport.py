@@ -22,7 +22,6 @@ from libs.common.errors import Conflict, GantryError, InvalidInput, TimedOut, To
 from libs.common.http import Response, raise_problem
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-
 REPEATABLE = frozenset({"GET", "DELETE", "POST"})
 LONGEST_PAUSE_S = 10.0
 

@@ -8,11 +8,19 @@ because a misspelt `max_surge` that is ignored costs somebody a night.
 from __future__ import annotations
 
 import math
+import posixpath
 import re
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 """BU, app and network names: DNS labels of at most 40 characters."""
@@ -187,6 +195,47 @@ class LoadBalancer(Strict):
         return self
 
 
+MAX_SECRET_REFS = 32
+SECRET_PATH = re.compile(r"(/[A-Za-z0-9_.-]+)+")
+_TAKEN = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+
+
+class SecretRef(Strict):
+    """A secret of the app's business unit, by name, and where an instance finds its value."""
+
+    name: Name = Field(description="the secret's name, see `gantry bu-secret`")
+    env: str | None = Field(
+        None, pattern=ENV_NAME.pattern, max_length=200, description="as this environment variable"
+    )
+    file: str | None = Field(
+        None, max_length=255, description="as this file, readable by the container's user alone"
+    )
+
+    @field_validator("file")
+    @classmethod
+    def _file(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not SECRET_PATH.fullmatch(value) or posixpath.normpath(value) != value:
+            raise ValueError("must be a plain absolute path such as /run/secrets/password")
+        if any(value == each or value.startswith(f"{each}/") for each in _TAKEN):
+            raise ValueError("is a path that the container needs for itself")
+        return value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("give one of `env` (a variable's name) and `file` (a path)")
+        return self
+
+
+SecretRefs = Annotated[
+    tuple[SecretRef, ...],
+    # Left out when there are none: older executors refuse what they don't know, and tell containers by the spec's hash.
+    Field(max_length=MAX_SECRET_REFS, exclude_if=lambda refs: not refs),
+]
+
+
 class AppSpec(Strict):
     """All a user says about an app. `PUT` replaces it whole; `deploy` makes a release of it."""
 
@@ -198,6 +247,7 @@ class AppSpec(Strict):
     command: tuple[str, ...] | None = Field(None, description="instead of the image's own command")
     user: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?$")
     env: dict[str, str] = {}
+    secrets: SecretRefs = ()
     labels: dict[str, str] = {}
     health: tuple[HealthCheck, ...] = ()
     strategy: Strategy = Strategy()
@@ -229,6 +279,23 @@ class AppSpec(Strict):
                 )
         return value
 
+    @field_validator("secrets")
+    @classmethod
+    def _secrets(cls, refs: tuple[SecretRef, ...], info: ValidationInfo) -> tuple[SecretRef, ...]:
+        variables = set(info.data.get("env", ()))
+        files: list[str] = []
+        for ref in refs:
+            if ref.env is not None:
+                if ref.env in variables:
+                    raise ValueError(f"the environment variable {ref.env} is given twice")
+                variables.add(ref.env)
+            if ref.file is not None:
+                for other in files:
+                    if f"{ref.file}/".startswith(f"{other}/") or other.startswith(f"{ref.file}/"):
+                        raise ValueError(f"{ref.file} and {other} are in each other's way")
+                files.append(ref.file)
+        return refs
+
 
 class InstanceSpec(Strict):
     """What one instance of a release is: everything that the scheduler and the host need, by value."""
@@ -240,6 +307,7 @@ class InstanceSpec(Strict):
     command: tuple[str, ...] | None = None
     user: str | None = None
     env: dict[str, str] = {}
+    secrets: SecretRefs = ()
     labels: dict[str, str] = {}
     health: tuple[HealthCheck, ...] = ()
     constraints: tuple[Constraint, ...] = ()
@@ -247,9 +315,16 @@ class InstanceSpec(Strict):
     sticky_key: str = Field(
         "", description="instances with the same key take over the same address"
     )
+    registry_login: bool = Field(
+        False,
+        description="the image is pulled with the business unit's login",
+        exclude_if=lambda needed: not needed,
+    )
 
     @classmethod
-    def of(cls, spec: AppSpec, image: str, sticky_key: str = "") -> InstanceSpec:
+    def of(
+        cls, spec: AppSpec, image: str, sticky_key: str = "", *, registry_login: bool = False
+    ) -> InstanceSpec:
         """The instance of `spec` with its image pinned to `image`."""
         return cls(
             image=image,
@@ -259,9 +334,11 @@ class InstanceSpec(Strict):
             command=spec.command,
             user=spec.user,
             env=spec.env,
+            secrets=spec.secrets,
             labels=spec.labels,
             health=spec.health,
             constraints=spec.constraints,
             stop_grace_s=spec.stop_grace_s,
             sticky_key=sticky_key,
+            registry_login=registry_login,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from libs.common.errors import Conflict
@@ -43,6 +43,7 @@ class Facts:
         int, Release
     ]  # the app's current release and the one asked for, where they exist
     balancers: Collection[str]  # load-balancer drivers that this cluster has
+    secrets: Mapping[str, bool]  # the unit's secrets that are named; may they be variables
 
 
 def authorise(request: DeployRequested) -> str:
@@ -85,6 +86,34 @@ def refuse(app: App | None, request: DeployRequested, facts: Facts) -> str:
     needs_release = request.action not in (DeployAction.RELEASE, DeployAction.ROLLBACK)
     if needs_release and app.release is None and app.deployment is None:
         return f"nothing of {app.id} has been released yet"
+    spec = _spec_to_run(app, request, facts)
+    return missing_secret(app.bu, spec, facts.secrets) if spec is not None else ""
+
+
+def _spec_to_run(app: App, request: DeployRequested, facts: Facts) -> AppSpec | None:
+    """What new instances would be made of; None when there will be none, or of a release that is still being made."""
+    match request.action:
+        case DeployAction.RELEASE:
+            return app.spec
+        case DeployAction.STOP:
+            return None
+        case DeployAction.ROLLBACK:
+            number = request.release or app.previous
+        case DeployAction.RESTART:
+            number = app.release
+        case DeployAction.SCALE:
+            number = app.release if (request.instances or 0) > app.wanted else None
+    release = facts.releases.get(number or 0)
+    return release.spec if release is not None else None
+
+
+def missing_secret(bu: str, spec: AppSpec, known: Mapping[str, bool]) -> str:
+    """Which secret of the spec an instance could not be given, and why; "" when there is none such."""
+    for n, ref in enumerate(spec.secrets):
+        if ref.name not in known:
+            return f"secrets.{n}.name: business unit {bu} has no secret {ref.name!r}"
+        if ref.env is not None and not known[ref.name]:
+            return f"secrets.{n}.env: secret {ref.name!r} is not text; ask for it as a file"
     return ""
 
 
@@ -173,7 +202,7 @@ def refused(request: DeployRequested, reason: str, now: float) -> Deployment:
 # -- the image -------------------------------------------------------------------------------------
 
 
-def released(app: App, image: str, now: float) -> tuple[App, Release]:
+def released(app: App, image: str, now: float, *, login: bool = False) -> tuple[App, Release]:
     """The image is resolved: the next release, and the deployment rolling towards it."""
     deployment = app.deployment
     if deployment is None or deployment.spec is None:
@@ -183,6 +212,7 @@ def released(app: App, image: str, now: float) -> tuple[App, Release]:
         app=app.id,
         number=number,
         image=image,
+        login=login,
         spec=deployment.spec,
         deployment=deployment.id,
         actor=deployment.actor,

@@ -18,6 +18,7 @@ from services.deployer.model import App, AppId, Deployment
 from services.deployer.plan import Plan, plan
 from services.deployer.registry import ImageResolver
 from services.deployer.store import Kept, Repository
+from services.deployer.vault import Vault
 
 TRIES = 8
 
@@ -30,11 +31,13 @@ class Desk:
         clock: Clock,
         repo: Repository,
         intake: Intake,
+        vault: Vault,
         images: ImageResolver,
         kick: Callable[[], None],
     ) -> None:
         self.repo = repo
         self.deployments = intake
+        self.vault = vault
         self._clock = clock
         self._images = images
         self._kick = kick
@@ -124,7 +127,8 @@ class Desk:
         if action is DeployAction.RELEASE:
             reference = image or app.spec.image
             try:
-                pinned = await self._images.resolve(reference)
+                login = await self.vault.login(app.bu, reference)
+                pinned = await self._images.resolve(reference, login)
             except Refused as error:
                 return "", Plan(f"image {reference}: {error}")
         facts = await self.deployments.facts(app, request)

@@ -54,7 +54,7 @@ def requested(instance: Instance, release: Release) -> ev.InstanceRequested:
         app=instance.app,
         release=instance.release,
         deployment=instance.deployment,
-        spec=InstanceSpec.of(release.spec, release.image, sticky),
+        spec=InstanceSpec.of(release.spec, release.image, sticky, registry_login=release.login),
     )
 
 

@@ -18,6 +18,7 @@ from services.deployer.ledger import SOURCE, Ledger, cause_of
 from services.deployer.model import App, Deployment, Release
 from services.deployer.store import Repository
 from services.deployer.trust import Trust
+from services.deployer.vault import Vault
 
 TRIES = 8
 NAME_CHARS = 200  # of a stranger's words, so much is passed on
@@ -31,6 +32,7 @@ class Intake:
     def __init__(
         self,
         repo: Repository,
+        vault: Vault,
         ledger: Ledger,
         clock: Clock,
         wake: Callable[[str], None],
@@ -41,6 +43,7 @@ class Intake:
         publish: Callable[[Sequence[Record]], Awaitable[None]],
     ) -> None:
         self._repo = repo
+        self._vault = vault
         self._ledger = ledger
         self._clock = clock
         self._wake = wake
@@ -105,14 +108,18 @@ class Intake:
         await self._publish([to_record(each) for each in sealed])
 
     async def facts(self, app: App | None, event: ev.DeployRequested) -> Facts:
-        """What a request is judged by: the releases it may name, and the load balancers there are."""
+        """What a request is judged by: the releases it may name, the load balancers and the secrets there are."""
         numbers = {app.release, event.release, app.previous} if app is not None else set()
         releases: dict[int, Release] = {}
         for number in sorted(each for each in numbers if each):
             release = await self._repo.release(event.app, number)
             if release is not None:
                 releases[number] = release
-        return Facts(releases, self._balancers)
+        specs = [app.spec] if app is not None else []
+        specs += [each.spec for each in releases.values()]
+        names = {ref.name for spec in specs for ref in spec.secrets}
+        known = await self._vault.known(app.bu, names) if app is not None and names else {}
+        return Facts(releases, self._balancers, known)
 
     async def _refuse(self, event: ev.DeployRequested, reason: str, cause: Cause) -> None:
         now = self._clock.now()

@@ -220,6 +220,7 @@ class Release(Body):
     app: AppId
     number: int
     image: str  # name@sha256:…
+    login: bool = False  # it was found with the business unit's own login
     spec: AppSpec
     deployment: str
     actor: str

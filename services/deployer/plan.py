@@ -86,13 +86,13 @@ def differences(
     new = after.model_dump(mode="json", by_alias=True)
     old["image"], new["image"] = image_before or None, image_after
     found = []
-    for name in new:
-        if name in _UNSHOWN or old.get(name) == new[name]:
+    for name in dict.fromkeys((*new, *old)):  # what is empty may be left out
+        if name in _UNSHOWN or old.get(name) == new.get(name):
             continue
         if name == "env":
             found.extend(_env_changes(old.get(name) or {}, new[name]))
         else:
-            found.append(_change(name, old.get(name), new[name]))
+            found.append(_change(name, old.get(name), new.get(name)))
     return tuple(found)
 
 

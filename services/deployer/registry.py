@@ -1,15 +1,17 @@
 """Image references, and their digests by the Docker Registry HTTP API v2.
 
-HEAD /v2/<name>/manifests/<tag or digest> answers `Docker-Content-Digest`; a 401 names where an anonymous token is
-to be had (`WWW-Authenticate: Bearer realm=…,service=…,scope=…`). A tag is resolved once, when a release is made.
+HEAD /v2/<name>/manifests/<tag or digest> answers `Docker-Content-Digest`; a 401 asks for the password itself
+(`WWW-Authenticate: Basic`), or names where a token is to be had, with a password or without
+(`Bearer realm=…,service=…,scope=…`). A tag is resolved once, when a release is made.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from base64 import b64encode
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import aiohttp
@@ -30,11 +32,28 @@ ACCEPT = ", ".join(
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
+DOCKER_HUB = "docker.io"
+_HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+
+
+def registry_name(host: str) -> str:
+    """A registry as logins are kept under it: Docker Hub's names are one."""
+    return DOCKER_HUB if host in _HUB_NAMES else host
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A business unit's account at a registry."""
+
+    user: str
+    password: str = field(repr=False)
+
+
 class ImageResolver(Protocol):
     """Pins an image."""
 
-    async def resolve(self, image: str) -> str:
-        """`name@sha256:…` of an image that exists.
+    async def resolve(self, image: str, login: Login | None = None) -> str:
+        """`name@sha256:…` of an image that exists, and that the login (or anybody, without one) may read.
 
         Raises NotFound when the registry doesn't have it, Unavailable when it can't be asked now.
         """
@@ -69,6 +88,10 @@ class ImageRef:
         path, _, tag = path.partition(":")
         return cls(registry, path, tag, digest)
 
+    def host(self, default: str) -> str:
+        """The registry as logins are kept under it."""
+        return registry_name(self.registry or default)
+
     def pinned(self, digest: str) -> str:
         """The same image by digest."""
         name = f"{self.registry}/{self.path}" if self.registry else self.path
@@ -78,7 +101,7 @@ class ImageRef:
 class DigestsOnly:
     """For clusters without a registry to ask: images must come by digest, and are believed."""
 
-    async def resolve(self, image: str) -> str:
+    async def resolve(self, image: str, login: Login | None = None) -> str:
         """The image itself. Raises NotFound for a tag."""
         ref = ImageRef.parse(image)
         if not ref.digest:
@@ -97,7 +120,7 @@ class RegistryResolver:
         self._plain_http = frozenset(plain_http)
         self._session: aiohttp.ClientSession | None = None
 
-    async def resolve(self, image: str) -> str:
+    async def resolve(self, image: str, login: Login | None = None) -> str:
         """See `ImageResolver.resolve`."""
         ref = ImageRef.parse(image)
         registry = ref.registry or self._default
@@ -107,7 +130,7 @@ class RegistryResolver:
         url = f"{self._scheme(registry)}://{registry}/v2/{path}/manifests/"
         url += ref.digest or ref.tag or "latest"
         try:
-            digest = await self._digest(url, registry)
+            digest = await self._digest(url, registry, login)
         except TimeoutError:
             raise TimedOut(f"registry {registry} did not answer within {CALL_S:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -131,17 +154,22 @@ class RegistryResolver:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
             timeout = aiohttp.ClientTimeout(total=CALL_S)
-            self._session = aiohttp.ClientSession(timeout=timeout)
+            # No cookies: one unit's login must not open anything for the next.
+            jar = aiohttp.DummyCookieJar()
+            self._session = aiohttp.ClientSession(timeout=timeout, cookie_jar=jar)
         return self._session
 
-    async def _digest(self, url: str, registry: str) -> str:
+    async def _digest(self, url: str, registry: str, login: Login | None) -> str:
         headers = {"Accept": ACCEPT}
         status, digest, challenge = await self._head(url, headers)
-        if status == 401 and challenge:
-            headers["Authorization"] = f"Bearer {await self._anonymous(challenge)}"
-            status, digest, _ = await self._head(url, headers)
+        if status == 401:
+            proof = await self._prove(challenge, login, tls=url.startswith("https:"))
+            if proof:
+                headers["Authorization"] = proof
+                status, digest, _ = await self._head(url, headers)
         if status in (401, 403):
-            raise NotFound(f"registry {registry} has no such image, or none that may be pulled")
+            who = f"{login.user} may pull" if login else "may be pulled without a login"
+            raise NotFound(f"registry {registry} has no such image, or none that {who}")
         if status == 404:
             raise NotFound(f"registry {registry} has no such image")
         if status != 200:
@@ -161,14 +189,29 @@ class RegistryResolver:
             manifest = await answer.content.read(MAX_MANIFEST_BYTES)
         return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
 
-    async def _anonymous(self, challenge: str) -> str:
+    async def _prove(self, challenge: str, login: Login | None, *, tls: bool) -> str:
+        """What answers a challenge, "" when nothing here does (RFC 7617; distribution's token specification)."""
+        scheme = challenge.partition(" ")[0].lower()
+        if scheme == "basic":
+            return _basic(login) if login else ""
+        if scheme != "bearer":
+            return ""
         given = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
         realm = given.get("realm", "")
         if not realm.startswith(("https://", "http://")):
             raise Unavailable("the registry asks for a login that is not known here")
+        if login and tls and not realm.startswith("https://"):
+            raise Unavailable("the registry wants the password sent without TLS, to " + realm)
         query = {name: given[name] for name in ("service", "scope") if name in given}
-        async with self._open().get(realm, params=query) as answer:
+        headers = {"Authorization": _basic(login)} if login else {}
+        async with self._open().get(realm, params=query, headers=headers) as answer:
+            if answer.status in (401, 403):
+                return ""
             if answer.status != 200:
                 raise Unavailable(f"the registry's token service answered {answer.status}")
             content = await answer.json(content_type=None)
-        return str(content.get("token") or content.get("access_token") or "")
+        return f"Bearer {content.get('token') or content.get('access_token') or ''}"
+
+
+def _basic(login: Login) -> str:
+    return f"Basic {b64encode(f'{login.user}:{login.password}'.encode()).decode()}"

@@ -14,12 +14,16 @@ from libs.common.consume import Handlers
 from libs.common.errors import GantryError, Unavailable
 from libs.common.events import Envelope
 from libs.common.events import model as ev
+from libs.common.generations import ASK_EVERY_S, KnownHosts, all_hosts
 from libs.common.producers import ProducerKeys
 from libs.common.runtime import Runtime
+from libs.common.sealing import Sealer
+from libs.common.tokens import TokenVerifier
 from libs.common.waiting import lasting
-from services.deployer import api, asks
+from services.deployer import api, api_vault, asks
 from services.deployer.carry import Carrier, Fleet
 from services.deployer.core import Decision, Snapshot, decide
+from services.deployer.delivery import Deliveries
 from services.deployer.desk import Desk
 from services.deployer.drivers import open_balancers, open_images
 from services.deployer.hooks import Balancers, Hooks
@@ -29,9 +33,10 @@ from services.deployer.model import App, DeployerConfig, DeployState, Instance, 
 from services.deployer.observations import Observations
 from services.deployer.observe import ObservedEvent
 from services.deployer.registry import ImageResolver
-from services.deployer.store import Kept, Repository
+from services.deployer.store import HOSTS, Kept, Repository
 from services.deployer.tending import Tending
 from services.deployer.trust import Trust
+from services.deployer.vault import PURPOSE, Vault
 
 # Events of a roll come in bursts; an app that waits this long decides once for all of them. A large app's rounds
 # cost more, so they wait for more: an app takes at most a fifth of the time, up to a bound that a person doesn't feel.
@@ -56,8 +61,11 @@ class Deployer:
         self._repo = repo
         self._images = images
         log, clock = rt.telemetry.log, rt.clock
-        self.relay = rt.relay([repo.apps, repo.deployments, repo.instances])
+        self.relay = rt.relay([repo.apps, repo.deployments, repo.instances, repo.vault])
         kick = self.relay.kick
+        sealer = Sealer(rt.secret, PURPOSE, rt.rng)
+        self.vault = Vault(repo.vault, sealer, clock, rt.telemetry, kick, config.default_registry)
+        self._vault_queue = rt.queue("vault", self.vault.tend, workers=1)
         self._queue = rt.queue("apps", self.reconcile)
         self._carrier = Carrier(repo, clock, kick)
         self._ledger = Ledger(repo, clock, rt.ids, rt.telemetry, kick)
@@ -68,6 +76,7 @@ class Deployer:
         self._tending = Tending(repo, self._carrier, self._ledger, rt.peers, clock, log, config)
         self.intake = Intake(
             repo,
+            self.vault,
             self._ledger,
             clock,
             self._queue.add,
@@ -106,6 +115,7 @@ class Deployer:
             group.create_task(lasting(self._rt.subscription(self.handlers()).run()))
             group.create_task(lasting(self._queue.run(list_keys, sweep_s)))
             group.create_task(lasting(self._hook_queue.run(list_keys, sweep_s)))
+            group.create_task(lasting(self._vault_queue.run(_once, sweep_s)))
 
     async def on_observed(self, event: ObservedEvent, envelope: Envelope) -> None:
         """Into the instance's document, with others of its batch."""
@@ -157,13 +167,14 @@ class Deployer:
         assert app.deployment is not None
         releases: tuple[Release, ...] = ()
         try:
-            pinned = await self._images.resolve(app.deployment.image)
+            login = await self.vault.login(app.bu, app.deployment.image)
+            pinned = await self._images.resolve(app.deployment.image, login)
         except Unavailable as error:
             decision = asks.unresolved(app, str(error), now)
         except GantryError as error:
             decision = asks.unresolvable(app, str(error), now)
         else:
-            rolling, release = asks.released(app, pinned, now)
+            rolling, release = asks.released(app, pinned, now, login=login is not None)
             decision, releases = Decision(rolling, recheck_s=0.0), (release,)
         if decision.app is not app:
             cause = cause_of(app)
@@ -173,6 +184,10 @@ class Deployer:
     def _wake_hooks(self, app: App, fleet: Fleet) -> None:
         if any(each.value.hooked for each in fleet.values()):
             self._hook_queue.add(app.id)
+
+
+async def _once() -> Sequence[str]:
+    return ("all",)
 
 
 def _awaits_image(app: App) -> bool:
@@ -194,6 +209,17 @@ async def run(
             for each in balancers.values():
                 stack.push_async_callback(each.close)
         deployer = Deployer(rt, config, repo, images, balancers)
-        desk = Desk(rt.clock, repo, deployer.intake, images, deployer.relay.kick)
-        async with rt.serve(rt.http_app(api.routes(desk))):
-            await deployer.run()
+        vault, log = deployer.vault, rt.telemetry.log
+        desk = Desk(rt.clock, repo, deployer.intake, vault, images, deployer.relay.kick)
+        hosts = await KnownHosts.open(rt.peers, rt.store, HOSTS)
+        deliveries = Deliveries(repo, vault, rt.peers, rt.secret, hosts.generations, rt.rng, log)
+        routes = (
+            *api.routes(desk),
+            *api_vault.routes(repo, vault),
+            *api_vault.host_routes(deliveries),
+        )
+        verify = TokenVerifier(rt.secret, rt.clock, hosts.generations)
+        asking = rt.queue("hosts", hosts.ask, workers=1)
+        async with rt.serve(rt.http_app(routes, authenticate=verify)), asyncio.TaskGroup() as group:
+            group.create_task(deployer.run())
+            group.create_task(asking.run(all_hosts, ASK_EVERY_S))

@@ -1,4 +1,4 @@
-"""The deployer's documents: apps (the aggregate), releases, deployments and instances."""
+"""The deployer's documents: apps (the aggregate), releases, deployments, instances, and the sealed vault."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ RELEASES = CollectionSpec("deployer_releases", (Index("app", ("app", "number"), 
 DEPLOYMENTS = CollectionSpec(
     "deployer_deployments", (Index("app", ("app", "created_at")), Index("at", ("created_at",)))
 )
+HOSTS = CollectionSpec("deployer_hosts")  # of libs/common/generations.py
 INSTANCES = CollectionSpec("deployer_instances", (Index("app", ("app",)),))
+VAULT = CollectionSpec(
+    "deployer_vault", (Index("bu", ("bu", "kind")), Index("sealed_by", ("sealed_by",)))
+)
 PAGE = 1000
 MAX_RELEASES_CACHED = 2000
 MAX_INSTANCES_CACHED = 20_000
@@ -66,12 +70,18 @@ class Repository:
     """Typed access. All methods raise Unavailable or TimedOut when the store can't be reached."""
 
     def __init__(
-        self, apps: Collection, releases: Collection, deployments: Collection, instances: Collection
+        self,
+        apps: Collection,
+        releases: Collection,
+        deployments: Collection,
+        instances: Collection,
+        vault: Collection,
     ) -> None:
         self.apps = apps
         self.releases = releases
         self.deployments = deployments
         self.instances = instances
+        self.vault = vault  # read and written by vault.py alone
         self._release_cache: dict[str, Release] = {}  # they never change
         # A round reads all instances of its app, of which few have changed since the last one.
         self._instance_cache: dict[str, tuple[Mapping[str, Any], Instance]] = {}
@@ -79,7 +89,7 @@ class Repository:
     @classmethod
     async def open(cls, store: Store) -> Repository:
         """The collections, made if need be."""
-        specs = (APPS, RELEASES, DEPLOYMENTS, INSTANCES)
+        specs = (APPS, RELEASES, DEPLOYMENTS, INSTANCES, VAULT)
         return cls(*[await store.collection(spec) for spec in specs])
 
     # -- apps --------------------------------------------------------------------------------------

@@ -29,6 +29,10 @@ class ExecutorConfig(BaseModel):
     docker: str = "unix:///var/run/docker.sock"
     hostd: str = Field("", description="unix:/path; empty: /run/gantry/<cluster>/hostd.sock")
     runtime: str = Field("gantry", description="the OCI runtime that joins hostd's namespaces")
+    secrets_dir: Path | None = Field(
+        None,
+        description="files of secrets, on a tmpfs; empty: beside hostd's socket. One is mounted where none is",
+    )
     data_dir: Path = Field(
         Path("/var/lib/gantry/executor"), description="hosts and resolv.conf of containers"
     )
@@ -57,6 +61,7 @@ class ExecutorConfig(BaseModel):
     launch_timeout_s: Seconds = 600.0
     pull_timeout_s: Seconds = 300.0
     network_deadline_s: Seconds = 60.0
+    secrets_deadline_s: Seconds = 60.0
     engine_deadline_s: Seconds = 60.0
     kill_retry_s: Seconds = 5.0
     sweep_s: Seconds = 30.0
@@ -65,6 +70,11 @@ class ExecutorConfig(BaseModel):
         900.0, description="how long a container whose task is over may wait to be adopted"
     )
     shutdown_margin_s: Seconds = 1.5
+
+    @property
+    def secret_files(self) -> Path:
+        """Where files of secrets lie while their containers are there."""
+        return self.secrets_dir or Path(self.hostd_socket).parent / "secrets"
 
     @property
     def hostd_socket(self) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
+from libs.common.delivery import Delivery, is_text
 from libs.common.spec import InstanceSpec
 from libs.common.task import TaskPayload
 from services.executor.config import ExecutorConfig
@@ -23,10 +24,12 @@ from services.executor.model import (
     ContainerSpec,
     Identity,
     Limits,
+    SecretFile,
     View,
 )
 
 MIB = 1024 * 1024
+NOTHING_DELIVERED = Delivery()
 MAX_HOSTNAME = 63
 _MIN_MEMORY_BYTES = 6 * MIB  # the engine refuses less
 
@@ -82,10 +85,16 @@ def labels(payload: TaskPayload, identity: Identity) -> dict[str, str]:
     }
 
 
-def container_spec(attempt: Attempt, identity: Identity, config: ExecutorConfig) -> ContainerSpec:
-    """The container of an attempt."""
+def container_spec(
+    attempt: Attempt,
+    identity: Identity,
+    config: ExecutorConfig,
+    delivery: Delivery = NOTHING_DELIVERED,
+) -> ContainerSpec:
+    """The container of an attempt, with the values of its secrets."""
     payload = attempt.payload
     spec = payload.spec
+    secrets = delivery.secrets
     return ContainerSpec(
         name=attempt.container,
         image=spec.image,
@@ -93,13 +102,26 @@ def container_spec(attempt: Attempt, identity: Identity, config: ExecutorConfig)
         runtime=config.runtime,
         limits=limits(spec, config),
         labels=labels(payload, identity),
-        env=spec.env,
+        env={**spec.env, **{each.env: each.content.decode() for each in secrets if each.env}},
+        secret_files=tuple(
+            SecretFile(each.file, each.content) for each in secrets if each.file is not None
+        ),
         command=spec.command,
         user=spec.user,
         cap_add=config.cap_add,
         resolv_conf=resolv_conf(config),
         log_max_mib=config.log_max_mib,
     )
+
+
+def not_as_asked(spec: InstanceSpec, delivery: Delivery) -> str:
+    """Which of the spec's secrets was not delivered as it is asked for, or ""."""
+    given = {(each.name, each.env, each.file) for each in delivery.secrets}
+    missing = [ref.name for ref in spec.secrets if (ref.name, ref.env, ref.file) not in given]
+    if missing:
+        return f"nothing was told of {', '.join(missing)}"
+    binary = [each.name for each in delivery.secrets if each.env and not is_text(each.content)]
+    return f"{', '.join(binary)} is not text, and no variable" if binary else ""
 
 
 def foreign(view: View, payload: TaskPayload, identity: Identity, *, adopt: bool) -> str:

@@ -30,6 +30,8 @@ from services.executor.model import (
 from services.executor.reporting import World, changed, outcome_of
 
 _HANDLERS: dict[type, Callable[[Attempt, Any, World], m.Step]] = {
+    m.Fetched: launching.fetched,
+    m.FetchFailed: launching.fetch_failed,
     m.Created: launching.created,
     m.CreateFailed: launching.create_failed,
     m.Found: launching.found,

@@ -14,9 +14,10 @@ import aiohttp
 import orjson
 from aiodocker.exceptions import DockerError
 
-from libs.common.errors import InvalidInput, NotFound, TimedOut, Unavailable
+from libs.common.errors import InvalidInput, NotFound, Refused, TimedOut, Unavailable
 from services.executor.errors import ImageMissing, NameTaken, StartRefused
 from services.executor.etc import EtcFiles
+from services.executor.images import says_no_entry, says_unknown, with_host
 from services.executor.model import (
     LABEL_AGENT,
     LABEL_CLUSTER,
@@ -27,11 +28,13 @@ from services.executor.model import (
     Died,
     EngineEvent,
     Identity,
+    Login,
     Phase,
     Ref,
     Summary,
     View,
 )
+from services.executor.secret_files import SecretFiles, uid_in
 
 API_VERSION = "v1.40"  # of engine 19.03: it has all that is used here, and newer engines speak it
 CONCURRENCY = 8  # an engine gains nothing from more
@@ -48,12 +51,15 @@ class DockerEngine:
         socket: str,
         identity: Identity,
         data_dir: Path,
+        secrets_dir: Path,
         *,
         call_timeout_s: float = 60.0,
         pull_timeout_s: float = 300.0,
     ) -> None:
         self._identity = identity
         self._etc = EtcFiles(data_dir / identity.cluster)
+        self._secrets = SecretFiles(secrets_dir)
+        self._creating: dict[ContainerName, None] = {}  # may have secret files and no container
         self._call_timeout_s = call_timeout_s
         self._pull_timeout_s = pull_timeout_s
         self._busy = asyncio.Semaphore(CONCURRENCY)
@@ -82,6 +88,29 @@ class DockerEngine:
         """See Engine."""
         resolver = self._etc.resolv_conf(spec.resolv_conf)
         body = create_body(spec, self._etc.hosts(spec.name), resolver)
+        if not spec.secret_files:
+            return await self._create(spec, body)
+        self._creating[spec.name] = None
+        self._secrets.write(spec.name, spec.secret_files)
+        body["HostConfig"]["Mounts"] = [
+            bind_of(self._secrets.path(spec.name, number), file.target)
+            for number, file in enumerate(spec.secret_files)
+        ]
+        try:
+            created = await self._create(spec, body)
+            self._secrets.give(spec.name, await self._uid(spec.name))
+        except NameTaken:
+            # Of a worker before us, maybe, that was killed before the files were the user's.
+            self._secrets.give(spec.name, await self._uid(spec.name))
+            del self._creating[spec.name]
+            raise
+        except Refused:
+            self._forget_secrets(spec.name)
+            raise
+        del self._creating[spec.name]
+        return created
+
+    async def _create(self, spec: ContainerSpec, body: dict[str, Any]) -> str:
         try:
             async with self._call():
                 created = await self.docker.containers.create(body, name=spec.name)
@@ -93,19 +122,48 @@ class DockerEngine:
                 raise ImageMissing(error.message) from None
             raise InvalidInput.of("container", error.message) from None
 
-    async def pull(self, image: str) -> None:
+    async def _uid(self, name: ContainerName) -> int:
+        """The container's user as a number; of a name, as the image's /etc/passwd has it."""
+        container = self.docker.containers.container(name)
+        try:
+            async with self._call():
+                shown = await container.show()
+                user = str(shown["Config"]["User"] or "0").partition(":")[0]
+                if user.isdecimal():
+                    return int(user)
+                # To read it the engine mounts what the container will have, and makes what is missing.
+                self._etc.write_hosts(name, "")
+                uid = uid_in(await container.get_archive("/etc/passwd"), user)
+        except DockerError as error:
+            raise _other(error) from None
+        if uid is None:
+            text = (
+                f"{user!r} is not in the image's /etc/passwd: whose are the secrets' files to be?"
+            )
+            raise InvalidInput.of("user", text, "a number, or a user of the image")
+        return uid
+
+    def _forget_secrets(self, name: ContainerName) -> None:
+        self._secrets.remove(name)
+        self._creating.pop(name, None)
+
+    async def pull(self, image: str, login: Login | None = None) -> None:
         """See Engine."""
+        named, auth = image, None
+        if login is not None:
+            named = with_host(image)
+            auth = {"username": login.user, "password": login.password}
         try:
             async with asyncio.timeout(self._pull_timeout_s):
-                await self.docker.images.pull(image)
+                await self.docker.images.pull(named, auth=auth)
         except TimeoutError:
             raise TimedOut(f"the pull took over {self._pull_timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"Docker can't be reached: {type(error).__name__}") from None
         except DockerError as error:
-            if error.status == 404 or _is_unknown_image(error.message):
+            if error.status == 404 or says_unknown(error.message):
                 raise ImageMissing(error.message) from None
-            if error.status in (400, 401, 403):
+            if error.status in (400, 401, 403) or says_no_entry(error.message):
                 raise InvalidInput.of("image", error.message) from None
             raise Unavailable(error.message) from None
 
@@ -147,16 +205,22 @@ class DockerEngine:
             if error.status != 404:  # 409: a removal is under way; asked again until it is gone
                 raise Unavailable(error.message) from None
         await asyncio.to_thread(self._etc.remove_hosts, container.name)
+        self._forget_secrets(container.name)
 
     async def containers(self) -> tuple[Summary, ...]:
         """See Engine."""
         filters = orjson.dumps({"label": self._labels()}).decode()
+        # What has files now and is not being created is in the list that comes, or gone.
+        filed = self._secrets.names() - self._creating.keys()
         try:
             async with self._call():
                 listed = await self.docker.containers.list(all=True, filters=filters)
         except DockerError as error:
             raise _other(error) from None
-        return tuple(summary_of(each._container) for each in listed)
+        found = tuple(summary_of(each._container) for each in listed)
+        for name in filed - {each.name for each in found}:
+            self._secrets.remove(name)
+        return found
 
     async def events(self, since: float) -> AsyncIterator[EngineEvent]:
         """See Engine. By aiohttp itself: aiodocker's events lose the nanoseconds, and want a task of their own."""
@@ -211,10 +275,9 @@ def _other(error: DockerError) -> NotFound | Unavailable:
     return NotFound(error.message) if error.status == 404 else Unavailable(error.message)
 
 
-def _is_unknown_image(message: str) -> bool:
-    """Engines tell a missing image by the registry's words, with status 404 or in the stream."""
-    known = ("manifest unknown", "not found", "repository does not exist", "name unknown")
-    return any(each in message for each in known)
+def bind_of(source: Path, target: str) -> dict[str, Any]:
+    """A file of the host in the container, for reading. Unlike `Binds`, it fails when there is no such file."""
+    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": True}
 
 
 def create_body(spec: ContainerSpec, hosts: Path, resolver: Path) -> dict[str, Any]:

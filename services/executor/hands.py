@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from libs.common.backoff import Backoff
 from libs.common.clock import Clock
+from libs.common.delivery import Delivery
 from libs.common.errors import Conflict, NotFound, Refused, TooMany, Unavailable
 from libs.common.telemetry import Telemetry
 from services.executor import containers
@@ -28,13 +29,14 @@ from services.executor.model import (
     AttemptId,
     ContainerName,
     Identity,
+    Login,
     Op,
     ProbeTarget,
     Ref,
     State,
     View,
 )
-from services.executor.ports import Engine, Network, Prober
+from services.executor.ports import Deliveries, Engine, Network, Prober
 
 T = TypeVar("T")
 _BACKOFF = Backoff(0.1, 5.0)
@@ -53,6 +55,7 @@ class Hands:
         know: Callable[[AttemptId], Attempt | None],
         engine: Engine,
         network: Network,
+        deliveries: Deliveries,
         prober: Prober,
         *,
         clock: Clock,
@@ -64,6 +67,8 @@ class Hands:
         self._know = know
         self._engine = engine
         self._network = network
+        self._deliveries = deliveries
+        self._delivered: dict[AttemptId, Delivery] = {}  # nowhere else, and no longer than needed
         self._prober = prober
         self._clock = clock
         self._rng = rng
@@ -73,7 +78,7 @@ class Hands:
         self._identity = identity
         self._attaching = asyncio.Semaphore(config.attaches)
         self._pulling = asyncio.Semaphore(config.pulls)
-        self._pulls: dict[str, asyncio.Future[m.Pulled | m.PullFailed]] = {}
+        self._pulls: dict[tuple[str, str], asyncio.Future[m.Pulled | m.PullFailed]] = {}
         self._slots = asyncio.Semaphore(config.launches)
         self._holding: dict[AttemptId, None] = {}  # attempts that have a launch slot
         self._took: dict[AttemptId, dict[str, float]] = {}
@@ -101,6 +106,7 @@ class Hands:
                 view = await self._timed(attempt, "inspect", self._look(a))
                 return m.Inspected(view)
         work = {
+            m.Fetch: self._fetch,
             m.Create: self._create,
             m.Pull: self._pull,
             m.Attach: self._attach,
@@ -132,7 +138,9 @@ class Hands:
             self._holding[attempt] = None
 
     def moved(self, a: Attempt) -> None:
-        """To be told of each change: gives back the slot of one that does not launch (for now)."""
+        """To be told of each change: gives back the slot of one that does not launch (for now), forgets secrets."""
+        if a.state is not State.PREPARING:
+            self._delivered.pop(a.id, None)
         launching = a.state in LAUNCHING and Op.PULL not in a.busy
         if not launching and a.id in self._holding:
             del self._holding[a.id]
@@ -164,11 +172,33 @@ class Hands:
                 self._log.debug("trying again", failures=failures, error=str(error))
                 await self._clock.sleep(pause_s)
 
+    async def _fetch(self, a: Attempt) -> m.Input:
+        spec, wanted = a.payload.spec, self._wants(a.id, Op.FETCH)
+        try:
+            delivery = await self._deliver(a, wanted)
+            wrong = containers.not_as_asked(spec, delivery)
+        except (Refused, Unavailable) as error:
+            wrong = str(error)
+        if wrong:
+            names = ", ".join(dict.fromkeys(ref.name for ref in spec.secrets))
+            return m.FetchFailed(f"secrets {names} can't be had: {wrong}")
+        if wanted():
+            self._delivered[a.id] = delivery
+        return m.Fetched()
+
+    async def _deliver(self, a: Attempt, wanted: Wanted) -> Delivery:
+        return await self._persist(
+            lambda: self._deliveries.of_attempt(a.id),
+            deadline_s=self._config.secrets_deadline_s,
+            wanted=wanted,
+        )
+
     async def _create(self, a: Attempt) -> m.Input:
         wanted = self._wants(a.id, Op.CREATE)
         if not wanted():
             return m.CreateFailed("not wanted any more")
-        spec = containers.container_spec(a, self._identity, self._config)
+        delivery = self._delivered.get(a.id, containers.NOTHING_DELIVERED)
+        spec = containers.container_spec(a, self._identity, self._config, delivery)
         try:
             return m.Created(
                 await self._persist(
@@ -200,25 +230,39 @@ class Hands:
             return None
 
     async def _pull(self, a: Attempt) -> m.Input:
-        """Who wants an image that is being pulled waits for that pull."""
-        image = a.payload.spec.image
-        running = self._pulls.get(image)
+        """Who wants an image that is being pulled waits for that pull, if its own business unit does it."""
+        image, bu = a.payload.spec.image, a.payload.app.partition("/")[0]
+        try:
+            login = await self._login(a)
+        except (Refused, Unavailable) as error:
+            return m.PullFailed(f"image {image}: the registry login of {bu} can't be had: {error}")
+        running = self._pulls.get((image, bu))
         if running is not None:
             return await asyncio.shield(running)
-        future = self._pulls[image] = asyncio.get_running_loop().create_future()
+        future = self._pulls[image, bu] = asyncio.get_running_loop().create_future()
         result: m.Pulled | m.PullFailed = m.PullFailed(f"the pull of {image} was broken off")
         try:
             async with self._pulling:
-                result = await self._fetch(image)
+                result = await self._get_image(image, login)
+            if isinstance(result, m.PullFailed) and login is None and a.payload.spec.registry_login:
+                result = m.PullFailed(f"{result.message} ({bu} has no login there any more)")
         finally:
-            del self._pulls[image]
+            del self._pulls[image, bu]
             future.set_result(result)
         return result
 
-    async def _fetch(self, image: str) -> m.Pulled | m.PullFailed:
+    async def _login(self, a: Attempt) -> Login | None:
+        """The account to pull with; None: as anybody. Raises Refused, Unavailable."""
+        if not a.payload.spec.registry_login:
+            return None
+        delivery = self._delivered.get(a.id) or await self._deliver(a, self._wants(a.id, Op.PULL))
+        login = delivery.login
+        return Login(login.user, login.password) if login is not None else None
+
+    async def _get_image(self, image: str, login: Login | None) -> m.Pulled | m.PullFailed:
         try:
             await self._persist(
-                lambda: self._engine.pull(image),
+                lambda: self._engine.pull(image, login),
                 deadline_s=self._config.engine_deadline_s,
                 wanted=lambda: True,
             )

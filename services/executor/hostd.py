@@ -1,4 +1,4 @@
-"""Network on hostd's HTTP API, through any `ServiceClient`."""
+"""Network and Deliveries on hostd's HTTP API, through any `ServiceClient`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import Any
 from urllib.parse import quote
 
 import orjson
+from pydantic import ValidationError
 
+from libs.common.delivery import Delivery
 from libs.common.errors import NotFound, Unavailable
 from libs.common.http import ServiceClient, raise_problem
-from services.executor.model import Attachment, AttachmentSpec, ContainerName
+from services.executor.model import Attachment, AttachmentSpec, AttemptId, ContainerName
 
 IFNAME = "eth0"
 ATTACH_TIMEOUT_S = 20.0  # hostd itself waits for ipam for some seconds
 TIMEOUT_S = 10.0
 
 
-class HostdNetwork:
-    """See Network."""
+class HostdClient:
+    """See Network and Deliveries."""
 
     def __init__(self, client: ServiceClient) -> None:
         self._client = client
@@ -52,6 +54,16 @@ class HostdNetwork:
     async def detach(self, container: ContainerName) -> None:
         """See Network."""
         await self._gone(_path(container))
+
+    async def of_attempt(self, attempt: AttemptId) -> Delivery:
+        """See Deliveries."""
+        path = f"/v1/attempts/{quote(attempt, safe='')}/delivery"
+        answer = await self._client.call("hostd", "GET", path, timeout_s=TIMEOUT_S)
+        raise_problem("hostd", answer)
+        try:
+            return Delivery.model_validate_json(answer.body)
+        except ValidationError:  # its text might show what it is about
+            raise Unavailable("hostd's answer can't be read") from None
 
     async def _gone(self, path: str) -> None:
         try:

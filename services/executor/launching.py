@@ -36,8 +36,14 @@ def prepare(a: Attempt, world: World) -> m.Step:
     alarms = (m.Wake(world.config.starting_after_s), m.Wake(world.config.launch_timeout_s))
     if a.adopting:
         return m.Step(changed(a, busy=frozenset({Op.INSPECT})), (m.Find(), *alarms))
-    a = changed(a, busy=frozenset({Op.CREATE, Op.ATTACH}))
-    return m.Step(a, (m.Attach(), m.Create(), *alarms))
+    op, action = _making(a)
+    a = changed(a, busy=frozenset({op, Op.ATTACH}))
+    return m.Step(a, (m.Attach(), action, *alarms))
+
+
+def _making(a: Attempt) -> tuple[Op, m.Action]:
+    """What comes first on the way to a container: its secrets, if it has any."""
+    return (Op.FETCH, m.Fetch()) if a.payload.spec.secrets else (Op.CREATE, m.Create())
 
 
 def proceed(a: Attempt, world: World) -> m.Step:
@@ -61,6 +67,23 @@ def fail(a: Attempt, message: str, world: World) -> m.Step:
     stop = a.stop or Stop(reason=StopReason.FAULT, grace_s=0, message=message)
     # A running container that could not be taken over stays for the next who tries.
     return proceed(changed(a, stop=stop, adopting=False, keep=a.keep or a.adopting), world)
+
+
+def fetched(a: Attempt, _move: m.Fetched, world: World) -> m.Step:
+    """The secrets are here."""
+    if not _awaits(a, Op.FETCH):
+        return m.Step(a)
+    a = changed(a, busy=a.busy - {Op.FETCH})
+    if a.stop:
+        return proceed(a, world)
+    return m.Step(changed(a, busy=a.busy | {Op.CREATE}), (m.Create(),))
+
+
+def fetch_failed(a: Attempt, move: m.FetchFailed, world: World) -> m.Step:
+    """It can't have what it needs."""
+    if not _awaits(a, Op.FETCH):
+        return m.Step(a)
+    return fail(changed(a, busy=a.busy - {Op.FETCH}), move.message, world)
 
 
 def created(a: Attempt, move: m.Created, world: World) -> m.Step:
@@ -155,9 +178,10 @@ def _start_anew(a: Attempt, view: View | None, world: World) -> m.Step:
     if a.stop:
         step = proceed(a, world)
     else:
+        op, action = _making(a)
         wired = a.network is not None or Op.ATTACH in a.busy
-        missing = frozenset({Op.CREATE}) if wired else frozenset({Op.CREATE, Op.ATTACH})
-        actions = (m.Create(),) if wired else (m.Attach(), m.Create())
+        missing = frozenset({op}) if wired else frozenset({op, Op.ATTACH})
+        actions = (action,) if wired else (m.Attach(), action)
         step = m.Step(changed(a, busy=a.busy | missing), actions)
     return m.Step(step.attempt, (*leftover, *step.actions))
 

@@ -79,6 +79,7 @@ class StopReason(StrEnum):
 class Op(StrEnum):
     """An operation under way whose answer the attempt waits for."""
 
+    FETCH = "secrets"
     CREATE = "create"
     PULL = "pull"
     ATTACH = "attach"
@@ -169,6 +170,22 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretFile:
+    """A file that only the container's user can read, at `target` in the container."""
+
+    target: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """An account at an image's registry."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """A container to create. `command` None: the image's own."""
 
@@ -179,6 +196,7 @@ class ContainerSpec:
     limits: Limits
     labels: dict[str, str]
     env: dict[str, str] = field(default_factory=dict, repr=False)
+    secret_files: tuple[SecretFile, ...] = ()
     command: tuple[str, ...] | None = None
     user: str | None = None
     cap_add: tuple[str, ...] = ()

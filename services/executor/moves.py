@@ -24,6 +24,18 @@ from services.executor.model import (
 
 
 @dataclass(frozen=True, slots=True)
+class Fetched:
+    """The secrets are here. Their values are no part of any input: those are kept, and told in logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFailed:
+    """They can't be had."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Created:
     """The container exists and was never started."""
 
@@ -147,7 +159,9 @@ class Detached:
 
 
 Input = (
-    Created
+    Fetched
+    | FetchFailed
+    | Created
     | CreateFailed
     | Found
     | Pulled
@@ -172,6 +186,11 @@ Input = (
 )
 
 # -- actions -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Ask for the attempt's secrets -> Fetched or FetchFailed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +282,8 @@ class Discard:
 
 
 Action = (
-    Create
+    Fetch
+    | Create
     | Find
     | Pull
     | Attach

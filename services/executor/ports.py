@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from libs.common.delivery import Delivery
 from libs.common.spec import HealthCheck
 from libs.mesos.events import ExecutorEvent
 from libs.mesos.messages import TaskInfo, TaskStatus, UpdateCall
@@ -19,6 +20,7 @@ from services.executor.model import (
     ContainerName,
     ContainerSpec,
     EngineEvent,
+    Login,
     ProbeResult,
     ProbeTarget,
     Record,
@@ -32,11 +34,11 @@ class Engine(Protocol):
     """The container engine, as one executor uses it."""
 
     async def create(self, spec: ContainerSpec) -> str:
-        """Create a container; its id. Raises NameTaken, ImageMissing, Refused."""
+        """Create a container, its secret files beside it; its id. Raises NameTaken, ImageMissing, Refused."""
         ...
 
-    async def pull(self, image: str) -> None:
-        """Get an image from its registry. Raises ImageMissing, Refused."""
+    async def pull(self, image: str, login: Login | None = None) -> None:
+        """Get an image from its registry, as this account or as anybody. Raises ImageMissing, Refused."""
         ...
 
     async def start(self, container: Ref, hosts: str) -> None:
@@ -52,7 +54,7 @@ class Engine(Protocol):
         ...
 
     async def remove(self, container: Ref) -> None:
-        """Kill and remove it with its anonymous volumes; no error when there is none."""
+        """Kill and remove it with its anonymous volumes and secret files; no error when there is none."""
         ...
 
     async def containers(self) -> tuple[Summary, ...]:
@@ -84,6 +86,14 @@ class Network(Protocol):
 
     async def detach(self, container: ContainerName) -> None:
         """Take all down and give the address back; unknown ones are fine."""
+        ...
+
+
+class Deliveries(Protocol):
+    """What attempts need to start besides their spec."""
+
+    async def of_attempt(self, attempt: AttemptId) -> Delivery:
+        """Its secrets and registry login. Raises NotFound, Conflict; none of them tells a value."""
         ...
 
 

@@ -39,7 +39,7 @@ from services.executor.model import (
     Summary,
     TaskState,
 )
-from services.executor.ports import Engine, ExecutorDriver, Journal, Network, Prober
+from services.executor.ports import Deliveries, Engine, ExecutorDriver, Journal, Network, Prober
 from services.executor.reporting import World
 from services.executor.updates import Updates
 
@@ -61,6 +61,7 @@ class ExecutorService:
         driver: ExecutorDriver,
         engine: Engine,
         network: Network,
+        deliveries: Deliveries,
         prober: Prober,
         journal: Journal,
         clock: Clock,
@@ -81,6 +82,7 @@ class ExecutorService:
             self._book.get,
             engine,
             network,
+            deliveries,
             prober,
             clock=clock,
             rng=rng,

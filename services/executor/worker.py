@@ -31,7 +31,7 @@ from services.executor.config import ExecutorConfig, load
 from services.executor.docker import DockerEngine
 from services.executor.exec import DockerCommands
 from services.executor.health import NamespaceProber
-from services.executor.hostd import HostdNetwork
+from services.executor.hostd import HostdClient
 from services.executor.journal import FileJournal
 from services.executor.mesos import MesosDriver
 from services.executor.model import Identity
@@ -61,12 +61,17 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
             )
         )
         engine = DockerEngine(
-            config.docker, identity, config.data_dir, pull_timeout_s=config.pull_timeout_s
+            config.docker,
+            identity,
+            config.data_dir,
+            config.secret_files,
+            pull_timeout_s=config.pull_timeout_s,
         )
         stack.push_async_callback(engine.close)
         # No token: the mode of hostd's socket says who may call.
-        hostd = PeerClient(None, {"hostd": f"unix:{config.hostd_socket}"})
-        stack.push_async_callback(hostd.close)
+        peers = PeerClient(None, {"hostd": f"unix:{config.hostd_socket}"})
+        stack.push_async_callback(peers.close)
+        hostd = HostdClient(peers)
         prober = NamespaceProber(DockerCommands(engine.docker))
         stack.callback(prober.close)
         service = ExecutorService(
@@ -74,7 +79,8 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
                 AiohttpTransport(session), environment, clock=clock, rng=rng, ids=RngIds(rng)
             ),
             engine=engine,
-            network=HostdNetwork(hostd),
+            network=hostd,
+            deliveries=hostd,
             prober=prober,
             journal=FileJournal(Path(environment.sandbox) / "gantry-executor.journal"),
             clock=clock,

@@ -13,6 +13,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from libs.client.dead import GROUP_PATTERN, PLACE_PATTERN
 from libs.client.model import AppView, Plan, Problem
+from libs.client.vault import REGISTRY_PATTERN
 from libs.common.http import Access, Route
 from libs.common.problems import PROBLEM
 from libs.common.spec import NAME_PATTERN
@@ -33,7 +34,8 @@ _ALSO: Mapping[tuple[str, str], tuple[int, type[BaseModel]]] = {
 _SAID: Mapping[int, str] = {200: "Done", 201: "Made", 202: "Accepted; Location tells how it goes"}
 _OPTIONAL_BODY = ("/deploys", "/rollback", "/restart", "/stop")
 _PATTERNS: Mapping[str, str] = {
-    **dict.fromkeys(("bu", "app", "network"), NAME_PATTERN),
+    **dict.fromkeys(("bu", "app", "network", "secret"), NAME_PATTERN),
+    "registry": REGISTRY_PATTERN,
     "group": GROUP_PATTERN,
     "place": PLACE_PATTERN,
 }

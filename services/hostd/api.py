@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
+from libs.common.delivery import Delivery
 from libs.common.errors import InvalidInput
 from libs.common.http import Access, Kind, Principal, Request, Response, Role, Route, reply
 from services.hostd.core import link_name
@@ -45,6 +46,10 @@ def socket_routes(service: HostdService) -> Sequence[Route]:
             "Give leave for one start", request=RegistrationSpec, response=AttachmentView,
         ),
         Route("DELETE", f"{ATTACHMENT}/registration", handlers.revoke, Access.HOST, "Take leave back"),
+        Route(
+            "GET", "/v1/attempts/{attempt}/delivery", handlers.deliver, Access.HOST,
+            "Secrets and registry login of an attempt placed here", response=Delivery,
+        ),
         *read_routes(service, Access.HOST),
     )  # fmt: skip
 
@@ -97,6 +102,10 @@ class Handlers:
     async def revoke(self, request: Request) -> Response:
         """DELETE a registration."""
         return reply({"revoked": await self._service.revoke(*_key(request))})
+
+    async def deliver(self, request: Request) -> Response:
+        """GET an attempt's values."""
+        return reply(await self._service.ports.deliveries.of_attempt(request.params["attempt"]))
 
     async def list(self, _request: Request) -> Response:
         """GET all attachments."""

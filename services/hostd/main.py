@@ -28,6 +28,7 @@ from libs.common.telemetry import Telemetry, make_log
 from libs.common.tokens import TokenSigner, TokenVerifier, party_keys
 from services.hostd.api import SocketAuthenticator, read_routes, socket_routes
 from services.hostd.auth import OwnKeyVerifier
+from services.hostd.deployer import HttpDeliveries
 from services.hostd.docker import DockerEngine
 from services.hostd.ipam import HttpIpam
 from services.hostd.netns import LinuxNetwork
@@ -74,7 +75,8 @@ async def open_service(
         stack.callback(network.close)
         state = open_state(data_dir / "state.db")
         stack.callback(state.close)
-        signer = TokenSigner(Kind.HOST, host, host_keys(config, secret), clock)
+        own_keys = host_keys(config, secret)
+        signer = TokenSigner(Kind.HOST, host, own_keys, clock)
         peers = PeerClient(signer, common.peers)
         stack.push_async_callback(peers.close)
         engine = DockerEngine(cluster, config.docker)
@@ -88,6 +90,7 @@ async def open_service(
             state=state,
             ipam=HttpIpam(peers, host),
             engine=engine,
+            deliveries=HttpDeliveries(peers, host, own_keys, rng),
         )
         yield HostdService(
             owner, ports, config, clock=clock, ids=RngIds(rng), rng=rng, telemetry=telemetry

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from libs.common.delivery import Delivery
 from services.hostd.model import (
     Address,
     Attachment,
@@ -149,6 +150,14 @@ class IpamPort(Protocol):
         ...
 
 
+class DeliveryPort(Protocol):
+    """What attempts placed on this host need to start. Nothing of it is kept or logged here."""
+
+    async def of_attempt(self, attempt: str) -> Delivery:
+        """All of an attempt's values. Raises NotFound (no such attempt here, or a secret is missing), Conflict."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LogQuery:
     """Which lines of a log: the last `tail` (None: all), those after `since` (Unix seconds), and those to come."""
@@ -196,3 +205,4 @@ class Ports:
     state: StateStore
     ipam: IpamPort
     engine: Engine
+    deliveries: DeliveryPort

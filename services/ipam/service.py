@@ -13,15 +13,14 @@ from collections.abc import Mapping
 from libs.common.errors import Conflict, NotFound, Refused, TooMany, Unavailable
 from libs.common.events import Event
 from libs.common.events import model as ev
-from libs.common.generations import Generations
+from libs.common.generations import ASK_EVERY_S, KnownHosts, all_hosts
 from libs.common.runtime import Runtime
 from libs.common.telemetry import current_traceparent
 from libs.common.tokens import TokenVerifier
 from libs.common.waiting import lasting
 from services.ipam import api, core
-from services.ipam.hosts import ASK_EVERY_S, Hosts, all_hosts
 from services.ipam.model import Address, Claim, IpamConfig, Network, State, allocated
-from services.ipam.store import IpamStore
+from services.ipam.store import HOSTS, IpamStore
 
 MAX_TRIES = 64
 CANDIDATES = 64
@@ -252,12 +251,9 @@ def _own(held: Address, claim: Claim) -> Address:
 async def run(rt: Runtime) -> None:
     """The service."""
     config = rt.section(IpamConfig)
-    store = await IpamStore.open(rt.store)
-    ipam = Ipam(rt, config, store)
-    generations = Generations()
-    hosts = Hosts(rt.peers, store, generations)
-    await hosts.recall()
-    verify = TokenVerifier(rt.secret, rt.clock, generations)
+    ipam = Ipam(rt, config, await IpamStore.open(rt.store))
+    hosts = await KnownHosts.open(rt.peers, rt.store, HOSTS)
+    verify = TokenVerifier(rt.secret, rt.clock, hosts.generations)
     asking = rt.queue("hosts", hosts.ask, workers=1)
     app = rt.http_app(api.routes(ipam, rt.clock), authenticate=verify)
     async with rt.serve(app), asyncio.TaskGroup() as group:

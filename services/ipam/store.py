@@ -1,8 +1,8 @@
-"""ipam's documents: addresses that have been used, tombstones of attachments that are over, hosts that were removed."""
+"""ipam's documents: addresses that have been used, and tombstones of attachments that are over."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from libs.common.events import Event, seal
 from libs.common.events.base import Cause
@@ -31,26 +31,21 @@ ADDRESSES = CollectionSpec(
     ),
 )
 TOMBSTONES = CollectionSpec("ipam_tombstones", (Index("at", ("at",)),))
-HOSTS = CollectionSpec("ipam_hosts")
+HOSTS = CollectionSpec("ipam_hosts")  # of libs/common/generations.py
 _PAGE = 1000
 
 
 class IpamStore:
-    """Typed access to the collections."""
+    """Typed access to both collections."""
 
-    def __init__(self, addresses: Collection, tombstones: Collection, hosts: Collection) -> None:
+    def __init__(self, addresses: Collection, tombstones: Collection) -> None:
         self.addresses = addresses
         self._tombstones = tombstones
-        self._hosts = hosts
 
     @classmethod
     async def open(cls, store: Store) -> IpamStore:
-        """Open the collections."""
-        return cls(
-            await store.collection(ADDRESSES),
-            await store.collection(TOMBSTONES),
-            await store.collection(HOSTS),
-        )
+        """Open both collections."""
+        return cls(await store.collection(ADDRESSES), await store.collection(TOMBSTONES))
 
     async def of_attachment(self, attachment: str) -> Address | None:
         """The address that an attachment has."""
@@ -143,29 +138,6 @@ class IpamStore:
             result = await self._tombstones.delete(doc.id, doc.version)
             if result.outcome not in (Outcome.OK, Outcome.CONFLICT):
                 return
-
-    async def generations(self) -> dict[str, int]:
-        """The generations of hosts' keys that were kept; those of hosts that were never removed are not."""
-        found: dict[str, int] = {}
-        after = ""
-        while True:
-            page = await self._hosts.find(Query(after=after, limit=_PAGE))
-            found |= {doc.id: int(doc.body["generation"]) for doc in page.docs}
-            if not page.more:
-                return found
-            after = page.docs[-1].id
-
-    async def keep_generations(self, told: Mapping[str, int]) -> dict[str, int]:
-        """Keep what is newer than what is kept; those that are kept now, by this replica or another."""
-        known = await self._hosts.get_many(sorted(told))
-        writes = [
-            Write(host, known[host].version if host in known else 0, {"generation": told[host]})
-            for host in sorted(told)
-            if host not in known or int(known[host].body["generation"]) < told[host]
-        ]
-        results = await self._hosts.replace_many(writes) if writes else ()
-        lost = {w.id for w, result in zip(writes, results, strict=True) if not result.ok}
-        return {host: each for host, each in told.items() if host not in lost}
 
     async def _find(self, query: Query) -> list[Address]:
         page = await self.addresses.find(query)

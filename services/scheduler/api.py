@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from libs.common.errors import Conflict
+from libs.common.errors import Conflict, NotFound
 from libs.common.http import Request, Response, Route, reply
 from services.scheduler.cluster import Cluster
 from services.scheduler.core import Input
-from services.scheduler.model import Amounts, Instance, ReleaseBreaker, State
+from services.scheduler.model import Amounts, Instance, InstanceId, ReleaseBreaker, State
 from services.scheduler.store import Framework
 
 
@@ -33,6 +33,13 @@ def routes(leader: Leader) -> Sequence[Route]:
         found = leader.cluster.instances.values()
         return reply({"instances": [instance_view(i) for i in found if app in (None, i.app)]})
 
+    async def instance(request: Request) -> Response:
+        name = InstanceId(request.params["instance"])
+        found = leader.cluster.instances.get(name)
+        if found is None:
+            raise NotFound(f"there is no instance {name!r} that has not ended")
+        return reply(instance_view(found))
+
     async def agents(_request: Request) -> Response:
         return reply({"agents": agent_views(leader.cluster)})
 
@@ -53,6 +60,7 @@ def routes(leader: Leader) -> Sequence[Route]:
             summary="Instances that have not ended",
             query={"app": "of this app only, bu/app"},
         ),
+        Route("GET", "/v1/instances/{instance}", instance, summary="One of them"),
         Route("GET", "/v1/agents", agents, summary="Agents seen in offers, and what runs on them"),
         Route("GET", "/v1/status", status, summary="The leader's state"),
         Route(

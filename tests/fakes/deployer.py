@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -35,6 +36,7 @@ class FakeDeployer:
     heard: list[ev.DeployRequested] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     sequence: int = 0
+    vault: Sequence[Route] = ()  # the real one's, on a store in memory
 
     def routes(self) -> list[Route]:
         """As the real one's."""
@@ -52,6 +54,7 @@ class FakeDeployer:
                 for verb in ("pause", "resume", "abort")
             ),
             Route("GET", "/v1/instances", self._up(self.list_instances)),
+            *(replace(each, handler=self._up(each.handler)) for each in self.vault),
         ]
 
     def _up(self, handler: Any) -> Any:

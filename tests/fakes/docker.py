@@ -22,6 +22,7 @@ from services.executor.model import (
     Destroyed,
     Died,
     EngineEvent,
+    Login,
     Phase,
     Ref,
     Summary,
@@ -96,6 +97,7 @@ class FakeDocker:
         self.registry: dict[str, FakeImage] = {}
         self.default_image = default_image  # what any other image is; None: it does not exist
         self.containers: dict[str, FakeContainer] = {}
+        self.logins: dict[str, Login] = {}  # image -> whom the registry gives it to
         self.log: list[tuple[str, str]] = []  # (operation, name) of what was done
         self.fault: Fault | None = None
         self.latency_s: dict[str, float] = {}
@@ -275,10 +277,12 @@ class FakeEngine:
         """See Engine."""
         return await self.docker.call("create", spec.name, lambda: self.docker.create(spec))
 
-    async def pull(self, image: str) -> None:
+    async def pull(self, image: str, login: Login | None = None) -> None:
         """See Engine."""
 
         async def deed() -> str:
+            if self.docker.logins.get(image, login) != login:
+                raise InvalidInput.of("image", "unauthorized: authentication required")
             if image not in self.docker.registry:
                 raise ImageMissing(f"manifest for {image} not found: manifest unknown")
             self.docker.images[image] = self.docker.registry[image]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +15,16 @@ import orjson
 from libs.common.bus.memory import MemoryBus
 from libs.common.clock import RngIds, SystemClock
 from libs.common.events import model as ev
-from libs.common.http import Dispatcher, Response
+from libs.common.http import Dispatcher, Response, Route
 from libs.common.runtime import CommonConfig, Runtime, Shared, open_runtime
+from libs.common.sealing import Sealer
 from libs.common.serve import serve
 from libs.common.store.base import Store
 from libs.common.store.memory import MemoryStore
+from libs.common.telemetry import Telemetry, make_log
+from services.deployer import api_vault
+from services.deployer.store import Repository
+from services.deployer.vault import PURPOSE, Vault
 from services.gateway.model import GatewayConfig
 from services.gateway.service import KEY_FILE, run
 from tests.fakes.deployer import FakeDeployer
@@ -139,7 +144,7 @@ async def gateway_world(
     shared = make_shared(data_dir, config or GENEROUS, clock)
     bus = shared.bus
     assert isinstance(bus, MemoryBus)
-    deployer = FakeDeployer(bus, clock)
+    deployer = FakeDeployer(bus, clock, vault=await vault_routes(shared))
     others = FakeOthers(deployer)
     apps = make_apps(deployer, others, SECRET, clock)
     shared.local.apps.update(apps)
@@ -155,6 +160,15 @@ async def gateway_world(
         world.admin_key = (data_dir / KEY_FILE).read_text().strip()
         yield world
         task.cancel()
+
+
+async def vault_routes(shared: Shared) -> Sequence[Route]:
+    """The deployer's own, on a store of theirs."""
+    repo = await Repository.open(MemoryStore())
+    sealer = Sealer(shared.secret, PURPOSE, shared.rng)
+    telemetry = Telemetry("deployer", make_log("deployer", level="error"))
+    vault = Vault(repo.vault, sealer, shared.clock, telemetry, lambda: None, "docker.io")
+    return api_vault.routes(repo, vault)
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from libs.common.delivery import Delivery
 from libs.common.errors import GantryError, NotFound, Unavailable
 from services.hostd import flows
 from services.hostd.core import is_link_of
@@ -57,6 +58,7 @@ class FakeHost:
     releases: dict[str, PendingRelease] = field(default_factory=dict)
     containers: dict[str, ContainerView] = field(default_factory=dict)  # by id
     logs: dict[str, list[bytes]] = field(default_factory=dict)
+    deliveries: dict[str, Delivery] = field(default_factory=dict)  # by attempt
     switch_up: bool = True
     engine_up: bool = True
     switch_epoch: int = 1
@@ -364,6 +366,19 @@ class FakeEngine:
         return next((each for each in every if container in (each.id, each.name)), None)
 
 
+class FakeDeliveries:
+    """See DeliveryPort: what the host's `deliveries` has by attempt."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+
+    async def of_attempt(self, attempt: str) -> Delivery:
+        """See DeliveryPort."""
+        if attempt not in self._host.deliveries:
+            raise NotFound(f"no attempt {attempt!r} is placed here")
+        return self._host.deliveries[attempt]
+
+
 def fake_ports(host: FakeHost, ipam: FakeIpam) -> Ports:
     """All ports of one hostd process on a host."""
     return Ports(
@@ -373,4 +388,5 @@ def fake_ports(host: FakeHost, ipam: FakeIpam) -> Ports:
         state=FakeState(host),
         ipam=ipam,
         engine=FakeEngine(host),
+        deliveries=FakeDeliveries(host),
     )

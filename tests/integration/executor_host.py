@@ -29,6 +29,7 @@ from libs.minimesos.embedded import EmbeddedConfig, embedded
 from tests.integration.hostd_host import IMAGE, Host
 
 AGENT = "host-1"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -88,7 +89,13 @@ class Cloud:
         return {
             "executor_id": {"value": "gantry-executor"},
             "framework_id": {"value": self.framework},
-            "command": {"shell": False, "value": sys.executable, "arguments": arguments},
+            "command": {
+                "shell": False,
+                "value": sys.executable,
+                "arguments": arguments,
+                # The code under test, whichever the interpreter has installed.
+                "environment": {"variables": [{"name": "PYTHONPATH", "value": str(ROOT)}]},
+            },
             "resources": [calls.scalar("cpus", 0.1), calls.scalar("mem", 64)],
         }
 

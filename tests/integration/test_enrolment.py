@@ -32,7 +32,7 @@ from services.gateway.service import KEY_FILE
 from services.gateway.service import run as run_gateway
 from services.ipam.model import IpamConfig
 from services.ipam.service import run as run_ipam
-from services.ipam.store import IpamStore
+from services.ipam.store import HOSTS
 from tests.integration.test_key_rotation import NETWORK, Hasty, free_port
 
 pytestmark = pytest.mark.timeout(120)
@@ -207,7 +207,8 @@ async def test_a_removal_holds_while_the_gateways_are_away(tmp_path: Path) -> No
         key = read_secrets(files.host_key)[0]
         kept = await open_store(f"sqlite://{tmp_path}/store.db")
         async with asyncio.timeout(30):
-            while await (await IpamStore.open(kept)).generations() != {HOST: 1}:
+            hosts = await kept.collection(HOSTS)
+            while (found := await hosts.get(HOST)) is None or found.body != {"generation": 1}:
                 await asyncio.sleep(0.01)
         await kept.close()
     clock = Hasty()

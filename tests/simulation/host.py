@@ -9,16 +9,18 @@ from typing import Protocol
 from libs.common.clock import RngIds
 from libs.common.errors import GantryError, Unavailable
 from libs.common.http import Kind, Response, ServiceClient
+from libs.common.tokens import derive_key
 from libs.mesos.environment import ExecutorEnvironment
 from libs.mesos.errors import MesosError
 from libs.minimesos.local import ExecutorLaunch
 from services.executor.config import ExecutorConfig
-from services.executor.hostd import HostdNetwork
+from services.executor.hostd import HostdClient
 from services.executor.mesos import MesosDriver
 from services.executor.model import ContainerName, Identity, Ref
 from services.executor.ports import Network
 from services.executor.service import ExecutorService
 from services.hostd.api import SocketAuthenticator, socket_routes
+from services.hostd.deployer import HttpDeliveries
 from services.hostd.ipam import HttpIpam
 from services.hostd.main import make_app
 from services.hostd.ports import Ports
@@ -34,6 +36,7 @@ from tests.simulation.life import Life, LifeClock
 from tests.simulation.loop import VirtualClock
 from tests.simulation.mesosnet import MesosNet, MesosTransport
 from tests.simulation.process import (
+    SECRET,
     Surroundings,
     client_of,
     described,
@@ -92,13 +95,16 @@ class Host:
     async def _run_hostd(self, life: Life) -> None:
         rng = rng_of(self.world, life)
         clock = LifeClock(life)
+        peers = client_of(self.world, life, Kind.HOST, self.name)
+        own_key = derive_key(SECRET, Kind.HOST, self.name)
         ports = Ports(
             network=FakeNetns(self.kernel),
             switch=FakeSwitch(self.kernel),
             registry=FakeRegistry(self.kernel),
             state=FakeState(self.kernel),
-            ipam=HttpIpam(client_of(self.world, life, Kind.HOST, self.name), self.name),
+            ipam=HttpIpam(peers, self.name),
             engine=HostdEngine(self.docker, self.kernel.cluster),
+            deliveries=HttpDeliveries(peers, self.name, own_key, rng),
         )
         service = HostdService(
             self.kernel.cluster,
@@ -217,6 +223,7 @@ class Supervisor:
         clock, rng = LifeClock(life), rng_of(world, life)
         environment = ExecutorEnvironment.parse(self.environment)
         cluster = world.common.cluster
+        hostd = HostdClient(_ClientOfHostd(client_of(world, life, Kind.HOST, host.name), host.name))
         service = ExecutorService(
             driver=MesosDriver(
                 MesosTransport(world.mesos, life),
@@ -226,10 +233,8 @@ class Supervisor:
                 ids=RngIds(rng),
             ),
             engine=FakeEngine(host.docker, cluster=cluster, agent=host.name),
-            network=world.wrap_network(
-                HostdNetwork(_HostdClient(client_of(world, life, Kind.HOST, host.name), host.name)),
-                host,
-            ),
+            network=world.wrap_network(hostd, host),
+            deliveries=hostd,
             prober=FakeProber(host.docker),
             journal=self.journal,
             clock=clock,
@@ -251,7 +256,7 @@ class Supervisor:
         world.mesos.exited(host.index, self.pid, 0)
 
 
-class _HostdClient:
+class _ClientOfHostd:
     """The executor calls `hostd`; which one is meant is a matter of the socket."""
 
     def __init__(self, client: ServiceClient, host: str) -> None:

@@ -12,6 +12,8 @@
 | a container is removed only when nobody has leave to start it (host.py) | engines, kernels |
 | no event is taken for news that is older than what was seen | the deployer's documents |
 | nothing spins | the loop's steps |
+| what runs has its own app's secret, and no other's | engines |
+| no secret is written in clear, nor told in an event | every write |
 | no kill of unknown tasks is held back: none are unknown | the scheduler's breaker, by its alert |
 """
 
@@ -25,11 +27,12 @@ import orjson
 
 from libs.common.spec import Strategy
 from libs.common.store.base import Write
-from services.executor.model import LABEL_ATTEMPT, LABEL_INSTANCE
+from services.executor.model import LABEL_APP, LABEL_ATTEMPT, LABEL_INSTANCE
 from tests.fakes.docker import FakeContainer
 from tests.fakes.network import HOST_INODE
 from tests.simulation.cloud import Cloud
 from tests.simulation.host import Host
+from tests.simulation.workload import SECRET_VARIABLE, SECRETS
 
 ENDED_DEPLOYMENT = frozenset(
     {"succeeded", "failed", "rolled_back", "aborted", "superseded", "refused"}
@@ -121,6 +124,9 @@ class Invariants:
                     running[each.spec.labels[LABEL_INSTANCE]].append(each)
                     if inodes.get(each.netns_inode) not in wires:
                         self._outside(host, each, inodes.get(each.netns_inode))
+                    secret = SECRETS.get(each.spec.labels[LABEL_APP])
+                    if each.spec.env.get(SECRET_VARIABLE) != secret:
+                        self.fail(f"{each.name} runs without its secret, or with another's")
         for instance, found in running.items():
             if len(found) > 1:
                 self._only_one(instance, sorted(found, key=_generation))
@@ -147,6 +153,8 @@ class Invariants:
     def on_write(self, collection: str, write: Write) -> None:
         """One write took effect."""
         body = write.body
+        if any(secret in f"{body} {write.events}" for secret in SECRETS.values()):
+            self.fail(f"a secret is written in clear into {collection} {write.id}")
         match collection:
             case "ipam_addresses":
                 self._grows(f"address {write.id}", int(body["generation"]))

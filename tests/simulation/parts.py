@@ -12,7 +12,7 @@ from libs.common.runtime import Runtime
 from libs.mesos.messages import FrameworkInfo
 from libs.mesos.operator import OperatorClient
 from libs.mesos.scheduler import SchedulerClient
-from services.deployer.registry import ImageRef
+from services.deployer.registry import ImageRef, Login
 from services.deployer.service import run as run_deployer
 from services.gateway.service import run_with as run_gateway
 from services.ipam.service import run as run_ipam
@@ -73,7 +73,7 @@ class FakeResolver:
     faults: Faults
     digests: dict[str, str]
 
-    async def resolve(self, image: str) -> str:
+    async def resolve(self, image: str, login: Login | None = None) -> str:
         """See ImageResolver."""
         if self.faults.strike(Point.REGISTRY_FAILS):
             raise Unavailable("the registry can't be reached")

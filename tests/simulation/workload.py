@@ -35,6 +35,10 @@ class Acked:
     wanted: dict[str, int] = field(default_factory=dict)
 
 
+SECRET_VARIABLE = "API_TOKEN"
+SECRETS = {"acme/api": "the token of acme's api"}
+"""What an app's containers find in SECRET_VARIABLE; others have none."""
+
 APPS: Mapping[str, Mapping[str, Any]] = {
     "acme/web": {
         "network": "web",
@@ -50,6 +54,7 @@ APPS: Mapping[str, Mapping[str, Any]] = {
         "health": [{"type": "tcp", "port": 9000, "interval_s": 5, "grace_s": 20}],
         "strategy": {"max_surge": 1, "max_unavailable": 1, "deadline_s": 150, "min_ready_s": 3},
         "constraints": [{"attribute": "hostname", "operator": "MAX_PER", "value": "4"}],
+        "secrets": [{"name": "token", "env": SECRET_VARIABLE}],
     },
     "beta/worker": {
         "network": "work",
@@ -160,6 +165,12 @@ class User:
 
     async def first(self) -> None:
         """The app's first release."""
+        if self.app in SECRETS:
+            bu = self.app.partition("/")[0]
+            value = {"value": SECRETS[self.app]}
+            response = await self.call("PUT", f"/v1/bus/{bu}/secrets/token", value)
+            if response.status != 200:
+                raise SimulationFailed(f"PUT of a secret: {response.body.decode()}")
         await self.put()
         await self.ask("deploys")
 

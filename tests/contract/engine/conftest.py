@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import aiodocker
 import pytest
@@ -33,6 +33,7 @@ from services.executor.model import (
     Ref,
 )
 from services.executor.ports import Engine
+from services.executor.secret_files import file_system_of
 from services.hostd.model import Namespace
 from services.hostd.registry import FileRegistry
 from tests.fakes.docker import FakeDocker, FakeEngine, FakeImage
@@ -59,6 +60,18 @@ BEHAVIOURS: dict[str, tuple[str, FakeImage]] = {
 _numbers = itertools.count(1)
 
 
+class SecretsSeen(NamedTuple):
+    """A file on the host."""
+
+    content: bytes
+    mode: int
+    uid: int
+
+
+IMAGE_USER = "nobody"
+UIDS = {"nobody": 65534, "root": 0, "12345": 12345}  # as the sample image's /etc/passwd has them
+
+
 class Around(Protocol):
     """The part that differs between the two."""
 
@@ -72,6 +85,10 @@ class Around(Protocol):
 
     async def hosts(self, name: str) -> str:
         """/etc/hosts as the container sees it."""
+        ...
+
+    def secret_files(self, name: str) -> list[SecretsSeen]:
+        """The container's secret files, as they lie on the host."""
         ...
 
 
@@ -168,6 +185,12 @@ class _FakeAround:
         assert container is not None
         return container.hosts
 
+    def secret_files(self, name: str) -> list[SecretsSeen]:
+        container = self.docker.by_name(name)
+        files = container.spec.secret_files if container is not None else ()
+        user = (container.spec.user if container is not None else None) or IMAGE_USER
+        return [SecretsSeen(each.content, 0o400, UIDS[user.partition(":")[0]]) for each in files]
+
 
 class _DockerAround:
     def __init__(self, docker: aiodocker.Docker) -> None:
@@ -197,6 +220,13 @@ class _DockerAround:
                 output += message.data
         return output.decode()
 
+    def secret_files(self, name: str) -> list[SecretsSeen]:
+        place = self.run_dir / "secrets" / AGENT
+        assert not place.exists() or file_system_of(place) == "tmpfs"
+        found = sorted((place / name).glob("*"), key=lambda each: int(each.name))
+        stats = [(each, each.stat()) for each in found]
+        return [SecretsSeen(p.read_bytes(), s.st_mode & 0o777, s.st_uid) for p, s in stats]
+
     async def clean(self) -> None:
         filters = f'{{"label": ["{LABEL_CLUSTER}={CLUSTER}"]}}'
         for container in await self._docker.containers.list(all=True, filters=filters):
@@ -204,6 +234,8 @@ class _DockerAround:
                 await container.delete(force=True)
         for name in self.namespaces:
             subprocess.run(["ip", "netns", "del", name], check=False)
+        for mounted in sorted((self.run_dir / "secrets").glob("*")):
+            subprocess.run(["umount", mounted], check=False, capture_output=True)
         shutil.rmtree(self.run_dir, ignore_errors=True)
 
 
@@ -241,7 +273,8 @@ async def _real(url: str, pullable: str, tmp_path: Path) -> AsyncIterator[Engine
         stack.push_async_callback(around.clean)
         engines = []
         for agent in (AGENT, OTHER_AGENT):
-            engine = DockerEngine(url, Identity(CLUSTER, agent), tmp_path)
+            secrets = around.run_dir / "secrets" / agent
+            engine = DockerEngine(url, Identity(CLUSTER, agent), tmp_path, secrets)
             stack.push_async_callback(engine.close)
             engines.append(engine)
         images = dict.fromkeys(BEHAVIOURS, "sample-web:v1")

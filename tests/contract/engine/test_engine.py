@@ -18,6 +18,7 @@ from services.executor.model import (
     Died,
     Phase,
     Ref,
+    SecretFile,
 )
 from tests.contract.engine.conftest import AGENT, CLUSTER, HOSTS, OTHER_AGENT, EngineWorld
 
@@ -202,3 +203,35 @@ async def test_removal_takes_running_ones_too(it: EngineWorld) -> None:
     await it.engine.remove(ref)
     assert ref.name not in {each.name for each in await it.engine.containers()}
     assert await it.engine.create(it.spec(name=ref.name)) != ref.id
+
+
+FILES = (SecretFile("/run/secrets/one", b"first\0\xff"), SecretFile("/opt/two", b"second\n"))
+
+
+@pytest.mark.parametrize(("user", "uid"), [(None, 65534), ("12345:99", 12345), ("root", 0)])
+async def test_secret_files_are_the_users_own_and_go_with_the_container(
+    it: EngineWorld, user: str | None, uid: int
+) -> None:
+    spec = it.spec(secret_files=FILES, user=user)
+    ref = Ref(spec.name, await it.engine.create(spec))
+    for _ in range(2):
+        found = it.around.secret_files(ref.name)
+        assert found == [(each.content, 0o400, uid) for each in FILES]
+        with pytest.raises(NameTaken):  # a worker that did not see the first answer asks again
+            await it.engine.create(spec)
+    await it.engine.containers()  # looks for files of nobody
+    assert len(it.around.secret_files(ref.name)) == 2
+    await it.engine.remove(ref)
+    assert it.around.secret_files(ref.name) == []
+
+
+async def test_secret_files_of_what_is_not_created_are_gone_at_once(it: EngineWorld) -> None:
+    spec = it.spec(image="no-such-image:v1", secret_files=FILES)
+    with pytest.raises(ImageMissing):
+        await it.engine.create(spec)
+    assert it.around.secret_files(spec.name) == []
+    if it.real:
+        spec = it.spec(user="stranger", secret_files=FILES)
+        with pytest.raises(Refused, match="'stranger' is not in the image's /etc/passwd"):
+            await it.engine.create(spec)
+        assert it.around.secret_files(spec.name) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from pathlib import Path
 
@@ -289,3 +290,39 @@ def test_producers_come_and_go(live: Live, tmp_path: Path) -> None:
     assert live.gantry("producer", "add", "ci", str(tmp_path / "none"), "--bu", "acme").code == 2
     refused = live.gantry("producer", "add", "ci", str(private), "--bu", "acme")
     assert refused.code == 2 and "is a private key" in refused.err
+
+
+def test_secrets_are_read_and_never_shown(
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "value"
+    file.write_bytes(b"marker\xff")
+    unit = ("--bu", "acme")
+    made = live.gantry("bu-secret", "put", "tls", str(file), *unit)
+    assert (made.code, made.out.strip()) == (0, "acme/tls: version 1")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"marker\n")))
+    made = live.gantry("bu-secret", "put", "db", *unit, "-o", "json")
+    assert made.json()["version"] == 1 and "ends with a line break" in made.err
+    listed = live.gantry("bu-secret", "ls", *unit)
+    assert [line.split()[:2] for line in listed.out.splitlines()[1:]] == [["db", "1"], ["tls", "1"]]
+    assert "marker" not in f"{made.out}{listed.out}"
+    assert live.gantry("bu-secret", "rm", "db", *unit).code == 0
+    assert live.gantry("bu-secret", "rm", "db", *unit, "--force").code == 4
+    for words in (("put", "db"), ("ls",), ("rm", "db")):
+        assert live.gantry("bu-secret", *words).code == 2  # without --bu
+    assert live.gantry("bu-secret", "put", "db", str(tmp_path / "none"), *unit).code == 2
+    file.write_bytes(b"")
+    assert live.gantry("bu-secret", "put", "db", str(file), *unit).code == 2
+
+
+def test_registry_logins_come_and_go(live: Live, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("marker\n")
+    unit = ("--bu", "acme")
+    made = live.gantry("bu-registry", "put", "reg.example:5000", "ci", str(file), *unit)
+    assert (made.code, made.out.strip()) == (0, "acme: ci at reg.example:5000, version 1")
+    listed = live.gantry("bu-registry", "ls", *unit, "-o", "json")
+    assert listed.json()["registries"][0]["user"] == "ci" and "marker" not in listed.out
+    assert live.gantry("bu-registry", "rm", "reg.example:5000", *unit).code == 0
+    assert "no logins" in live.gantry("bu-registry", "ls", *unit).err
+    assert live.gantry("bu-registry", "put", "Not/A/Host", "ci", str(file), *unit).code == 2

@@ -162,6 +162,56 @@ def test_an_instance_is_what_the_host_needs_of_the_app() -> None:
     spec = AppSpec.model_validate(GOOD)
     pinned = "registry.example:5000/team/web@sha256:" + "0" * 64
     instance = InstanceSpec.of(spec, pinned, "sticky")
-    for name in InstanceSpec.model_fields.keys() - {"image", "sticky_key"}:
+    own = {"image", "sticky_key", "registry_login"}
+    for name in InstanceSpec.model_fields.keys() - own:
         assert getattr(instance, name) == getattr(spec, name)
     assert (instance.image, instance.sticky_key) == (pinned, "sticky")
+
+
+REFS = [{"name": "db", "env": "DB_PASSWORD"}, {"name": "tls", "file": "/run/secrets/tls.key"}]
+
+
+def test_secrets_travel_by_name() -> None:
+    spec = AppSpec.model_validate({**GOOD, "secrets": REFS})
+    instance = InstanceSpec.of(spec, spec.image, registry_login=True)
+    assert InstanceSpec.model_validate_json(instance.model_dump_json()) == instance
+    assert [(each.name, each.env, each.file) for each in instance.secrets] == [
+        ("db", "DB_PASSWORD", None),
+        ("tls", None, "/run/secrets/tls.key"),
+    ]
+
+
+def test_without_secrets_a_spec_is_written_as_before_there_were_any() -> None:
+    # Older executors refuse fields that they don't know, and adopt containers by the hash of this very text.
+    spec = AppSpec.model_validate(GOOD)
+    for each in (spec, InstanceSpec.of(spec, spec.image)):
+        assert not {"secrets", "registry_login"} & each.model_dump().keys()
+
+
+@pytest.mark.parametrize(
+    ("field", "refs"),
+    [
+        ("secrets.0", [{"name": "db"}]),
+        ("secrets.0", [{"name": "db", "env": "A", "file": "/a"}]),
+        ("secrets.0.name", [{"name": "No Name", "env": "A"}]),
+        ("secrets.0.env", [{"name": "db", "env": "1A"}]),
+        ("secrets.0.env", [{"name": "db", "env": "A\n"}]),
+        ("secrets.0.file", [{"name": "db", "file": "run/secrets"}]),
+        ("secrets.0.file", [{"name": "db", "file": "/run/../etc/x"}]),
+        ("secrets.0.file", [{"name": "db", "file": "/"}]),
+        ("secrets.0.file", [{"name": "db", "file": "/a\n"}]),
+        ("secrets.0.file", [{"name": "db", "file": "/proc/1/x"}]),
+        ("secrets.0.file", [{"name": "db", "file": "/etc/hosts"}]),
+        ("secrets.0.value", [{"name": "db", "env": "A", "value": "x"}]),
+        ("secrets", [{"name": "a", "env": "A"}, {"name": "b", "env": "A"}]),
+        ("secrets", [{"name": "a", "env": "TAKEN"}]),
+        ("secrets", [{"name": "a", "file": "/x"}, {"name": "b", "file": "/x"}]),
+        ("secrets", [{"name": "a", "file": "/x/y"}, {"name": "b", "file": "/x"}]),
+        ("secrets", [{"name": "a", "env": f"A{n}"} for n in range(33)]),
+    ],
+)
+def test_a_wrong_secret_is_named(field: str, refs: list[dict[str, str]]) -> None:
+    with pytest.raises(ValidationError) as raised:
+        AppSpec.model_validate({**GOOD, "env": {"TAKEN": "1"}, "secrets": refs})
+    found = {".".join(map(str, each["loc"])) for each in raised.value.errors()}
+    assert found == {field}

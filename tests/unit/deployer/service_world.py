@@ -20,7 +20,8 @@ from libs.common.errors import NotFound, Unavailable
 from libs.common.events import EVENT_TYPES, Event, seal, to_record
 from libs.common.events import model as ev
 from libs.common.events.model import DeployAction
-from libs.common.http import Dispatcher, Kind, Response, Role, reply
+from libs.common.http import Dispatcher, Kind, Response, Role, problem, reply
+from libs.common.keys import Secret
 from libs.common.proofs import ServiceProofs
 from libs.common.runtime import CommonConfig, Runtime
 from libs.common.store.memory import MemoryStore
@@ -29,7 +30,7 @@ from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
 from services.deployer.hooks import Balancers
 from services.deployer.loadbalancer.base import LoadBalancerDriver
 from services.deployer.model import DeployerConfig
-from services.deployer.registry import ImageRef
+from services.deployer.registry import ImageRef, Login
 from services.deployer.service import run
 from tests.fakes.loadbalancer import FakeLoadBalancer
 
@@ -66,11 +67,14 @@ class FakeImages:
         default_factory=lambda: {"reg:5000/web:1": 1, "reg:5000/web:2": 2, "reg:5000/web:3": 3}
     )
     down: bool = False
+    private: dict[str, Login] = field(default_factory=dict)  # image -> who may read it
+    asked: list[Login | None] = field(default_factory=list)
 
-    async def resolve(self, image: str) -> str:
+    async def resolve(self, image: str, login: Login | None = None) -> str:
+        self.asked.append(login)
         if self.down:
             raise Unavailable("registry reg:5000 can't be reached")
-        if image not in self.known:
+        if image not in self.known or self.private.get(image, login) != login:
             raise NotFound("registry reg:5000 has no such image")
         return ImageRef.parse(image).pinned(f"sha256:{self.known[image]:064x}")
 
@@ -143,6 +147,7 @@ class FakeScheduler:
                 "attempt": f"{name}.{self.attempts[name]}" if name in self.attempts else "",
                 "address": self.addresses[name],
                 "agent": "a1",
+                "hostname": "h1",
                 "version": self.sequences.get(name, 0),
             }
             for name in self.running
@@ -200,6 +205,7 @@ class Site:
     balancer: FakeLoadBalancer
     apps: list[Dispatcher]
     ids: Ids
+    secret: Secret = SECRET
     events: list[Event] = field(default_factory=list)
     log: io.StringIO = field(default_factory=io.StringIO)
 
@@ -283,13 +289,14 @@ async def site(
     replicas: int = 1,
     config: DeployerConfig | None = None,
     driver: LoadBalancerDriver | None = None,
+    secret: Secret = SECRET,
     make_scheduler: Callable[[MemoryBus, World], FakeScheduler] = FakeScheduler,
 ) -> AsyncIterator[Site]:
     """A deployer (or more than one) until the block is left; `driver` in place of the fake load balancer."""
     bus, store = MemoryBus(world.clock), MemoryStore()
     images, balancer = FakeImages(), FakeLoadBalancer(world.clock)
     scheduler = make_scheduler(bus, world)
-    here = Site(world, bus, store, scheduler, images, balancer, [], world.ids)
+    here = Site(world, bus, store, scheduler, images, balancer, [], world.ids, secret)
     await bus.ensure_topics([TopicSpec(each.TOPIC) for each in ev.ALL])
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(here.follow()), tasks.create_task(scheduler.run())]
@@ -329,18 +336,22 @@ def make_runtime(here: Site, number: int, config: DeployerConfig) -> Runtime:
         verify=TokenVerifier(SECRET, world.clock),
         telemetry=Telemetry("deployer", make_log("deployer", stream=here.log)),
         server=server,
-        secret=SECRET,
+        secret=here.secret,
     )
 
 
 @dataclass
 class Peers:
-    """The deployer asks nobody but the scheduler, for an app's instances."""
+    """The deployer asks nobody but the scheduler, for an app's instances or for one."""
 
     scheduler: FakeScheduler
 
     async def call(self, service: str, method: str, path: str, **_: Any) -> Response:
         if self.scheduler.deaf:
             raise Unavailable(f"{service} is not there")
-        assert (service, method, path) == ("scheduler", "GET", "/v1/instances?app=shop%2Fweb")
-        return reply({"instances": self.scheduler.rows()})
+        assert (service, method) == ("scheduler", "GET")
+        rows = self.scheduler.rows()
+        if path == "/v1/instances?app=shop%2Fweb":
+            return reply({"instances": rows})
+        found = [each for each in rows if path == f"/v1/instances/{each['instance']}"]
+        return reply(found[0]) if found else problem(NotFound(f"there is nothing at {path}"))

@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from libs.common.delivery import DeliveredLogin, DeliveredSecret, Delivery
 from libs.common.errors import NotFound, Refused, Stale, Unavailable
 from libs.common.http import HttpApp, Response
 from libs.common.peers import PeerClient
-from services.executor.hostd import HostdNetwork
+from services.executor.hostd import HostdClient
 from services.executor.model import AttachmentSpec, AttemptId, ContainerName
 from services.executor.ports import Network
-from services.hostd.api import SocketAuthenticator, socket_routes
+from services.hostd.api import SocketAuthenticator, read_routes, socket_routes
 from services.hostd.main import make_app
 from tests.fakes.network import StartRefused as HostdRefused
 from tests.simulation.loop import World, virtual
@@ -62,7 +63,7 @@ async def _real(world: World) -> AsyncIterator[tuple[Network, Claim]]:
     async with asyncio.TaskGroup() as group:
         service = await it.start(group)
         app = make_app(service, socket_routes(service), SocketAuthenticator("host-1"))
-        yield HostdNetwork(_AppClient(app)), claim
+        yield HostdClient(_AppClient(app)), claim
         await it.crash()
 
 
@@ -162,10 +163,33 @@ def test_refusals_of_hostd_are_told_apart() -> None:
     play("hostd", scene)
 
 
+@virtual
+async def test_hostd_hands_on_what_an_attempt_needs(world: World) -> None:
+    it = HostdWorld(world)
+    given = Delivery(
+        secrets=(DeliveredSecret.of("db", "DB", None, b"value"),),
+        login=DeliveredLogin(user="ci", password="pa55"),
+    )
+    it.host.deliveries["web.1"] = given
+    async with asyncio.TaskGroup() as group:
+        service = await it.start(group)
+        app = make_app(service, socket_routes(service), SocketAuthenticator("host-1"))
+        hostd = HostdClient(_AppClient(app))
+        assert await hostd.of_attempt(AttemptId("web.1")) == given
+        with pytest.raises(NotFound, match="no attempt"):
+            await hostd.of_attempt(AttemptId("web.2"))
+        assert "value" not in f"{given}" and "pa55" not in f"{given}"
+        # By the port, which others reach, there is no such thing.
+        remote = make_app(service, read_routes(service), SocketAuthenticator("host-1"))
+        answer = await remote.dispatch("GET", "/v1/attempts/web.1/delivery", {})
+        assert answer.status == 404
+        await it.crash()
+
+
 async def test_without_hostd_it_is_unavailable(tmp_path: object) -> None:
     client = PeerClient(None, {"hostd": f"unix:{tmp_path}/hostd.sock"})
     try:
         with pytest.raises(Unavailable):
-            await HostdNetwork(client).attach(spec())
+            await HostdClient(client).attach(spec())
     finally:
         await client.close()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from libs.common.delivery import Delivery
 from libs.common.errors import GantryError, NotFound, Stale, Unavailable
 from libs.common.spec import HealthCheck, InstanceSpec, Resources
 from libs.common.task import TaskPayload, TaskReport, container_name
@@ -16,7 +17,7 @@ from libs.mesos import events as mesos
 from libs.mesos.messages import TERMINAL_STATES, TaskInfo, TaskStatus, UpdateCall
 from services.executor.config import ExecutorConfig
 from services.executor.errors import StartRefused
-from services.executor.model import Attachment, AttachmentSpec, ContainerName, Identity
+from services.executor.model import Attachment, AttachmentSpec, AttemptId, ContainerName, Identity
 from services.executor.service import ExecutorService
 from tests.fakes.docker import FakeContainer, FakeDocker, FakeEngine, FakeImage
 from tests.fakes.journal import MemoryJournal
@@ -91,6 +92,22 @@ class FakeNetwork:
         self.log.append((what, container))
 
 
+class FakeDeliveries:
+    """hostd, asked what an attempt needs: by attempt, what is told or why not."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Delivery | GantryError] = {}
+        self.asked: list[str] = []
+
+    async def of_attempt(self, attempt: AttemptId) -> Delivery:
+        """See Deliveries."""
+        self.asked.append(attempt)
+        found = self.known.get(attempt, NotFound(f"no attempt {attempt!r} is placed here"))
+        if isinstance(found, GantryError):
+            raise found
+        return found
+
+
 class FakeAgent:
     """The agent's executor API, with a scheduler that acknowledges at once unless told not to."""
 
@@ -158,6 +175,7 @@ class ExecutorWorld:
     def __init__(self, world: World, **settings: Any) -> None:
         self.world = world
         self.network = FakeNetwork()
+        self.deliveries = FakeDeliveries()
         self.docker = FakeDocker(world.clock, world.rng, claim=self.network.claim)
         self.docker.images[IMAGE] = FakeImage()
         self.prober = FakeProber(self.docker)
@@ -174,6 +192,7 @@ class ExecutorWorld:
             driver=self.agent,
             engine=FakeEngine(self.docker, cluster=CLUSTER, agent=AGENT),
             network=self.network,
+            deliveries=self.deliveries,
             prober=self.prober,
             journal=self.journal,
             clock=self.world.clock,
@@ -247,7 +266,7 @@ def payload_of(attempt: str, **changes: Any) -> TaskPayload:
     )
     return TaskPayload(
         cluster=changes.pop("cluster", CLUSTER),
-        app="bu/web",
+        app=changes.pop("app", "bu/web"),
         instance=instance,
         attempt=attempt,
         generation=int(generation),

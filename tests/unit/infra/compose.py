@@ -51,7 +51,7 @@ CALLS = {
     "deployer": {"scheduler", "gateway"},
     "ipam": {"gateway"},
     "monitor": {"scheduler"},
-    "hostd": {"ipam"},
+    "hostd": {"ipam", "deployer"},
 }
 PRIVILEGED = {"hostd", "mesos-agent"}
 ONE_SHOT = {"install"}

@@ -21,10 +21,10 @@ from libs.common.bus.kafka import KafkaBus
 from libs.common.bus.kafka_url import KafkaSettings
 from libs.common.clock import SystemClock
 from libs.common.events import TOPICS, model
+from libs.common.generations import ASK_EVERY_S
 from libs.common.runtime import RESTART_WINDOW_S, RESTARTS, CommonConfig
 from libs.common.store.base import CollectionSpec
 from services.executor.config import ExecutorConfig
-from services.ipam.hosts import ASK_EVERY_S
 from services.monitor import core
 from tests.unit.infra import compose
 from tests.unit.infra.compose import CONTROL_FILE, HOST_FILE, MODELS, REPOSITORY

@@ -1,0 +1,140 @@
+"""A registry that wants a login: tags and digests are looked up, and images pulled, with the right one only."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tarfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import orjson
+import pytest
+
+from infra.provision import Server
+from infra.provision.scripts import registry_server
+from libs.common.errors import NotFound, Refused
+from services.deployer.registry import Login, RegistryResolver
+from services.executor.docker import DockerEngine
+from services.executor.model import Identity
+from services.executor.model import Login as PullLogin
+
+MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+PASSWORD = "pa:ss&word"
+
+
+@dataclass
+class PrivateRegistry:
+    """A registry with one account, and an image in it."""
+
+    host: str
+    image: str  # by digest
+    tag: str
+
+
+@pytest.fixture
+async def private(tmp_path: Path) -> AsyncIterator[PrivateRegistry]:
+    """Started for the test, with an image that no engine has seen."""
+    logins = tmp_path / "logins"
+    logins.write_text(f"ci:{PASSWORD}\n")
+    server = registry_server(tmp_path / "registry", logins=logins)
+    await server.start()
+    try:
+        name = f"{server.url.removeprefix('http://')}/team/private"
+        proof = {"Authorization": aiohttp.encode_basic_auth("ci", PASSWORD)}
+        async with aiohttp.ClientSession(headers=proof) as session:
+            digest = await push(session, server.url, "team/private", "1", str(tmp_path).encode())
+        yield PrivateRegistry(name.partition("/")[0], f"{name}@{digest}", f"{name}:1")
+    finally:
+        await server.stop()
+
+
+async def push(
+    session: aiohttp.ClientSession, base: str, name: str, tag: str, content: bytes
+) -> str:
+    """An image of one file, which engines take; its manifest's digest."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        member = tarfile.TarInfo("file")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    layer = gzip.compress(packed.getvalue(), mtime=0)
+    plain = hashlib.sha256(packed.getvalue()).hexdigest()
+    config = orjson.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{plain}"]},
+        }
+    )
+    parts = {}
+    for kind, blob in (("config", config), ("layer", layer)):
+        digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
+        async with session.post(f"{base}/v2/{name}/blobs/uploads/") as begun:
+            assert begun.status == 202
+            place = begun.headers["Location"]
+        joint = "&" if "?" in place else "?"
+        async with session.put(f"{place}{joint}digest={digest}", data=blob) as done:
+            assert done.status == 201
+        parts[kind] = {"digest": digest, "size": len(blob)}
+    manifest = orjson.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": {
+                "mediaType": "application/vnd.docker.container.image.v1+json",
+                **parts["config"],
+            },
+            "layers": [
+                {
+                    "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                    **parts["layer"],
+                }
+            ],
+        }
+    )
+    url = f"{base}/v2/{name}/manifests/{tag}"
+    async with session.put(url, data=manifest, headers={"Content-Type": MANIFEST_TYPE}) as done:
+        assert done.status == 201, await done.text()
+    return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+
+
+async def test_looked_up_with_the_right_login_only(private: PrivateRegistry) -> None:
+    resolver = RegistryResolver("registry-1.docker.io")
+    try:
+        for reference in (private.tag, private.image):
+            assert await resolver.resolve(reference, Login("ci", PASSWORD)) == private.image
+            # A digest is no pass: who may not read it may not run it, even after somebody else was shown it.
+            for login in (None, Login("ci", "wrong"), Login("nobody", PASSWORD)):
+                with pytest.raises(NotFound, match="or none that") as refused:
+                    await resolver.resolve(reference, login)
+                assert PASSWORD not in str(refused.value) and "wrong" not in str(refused.value)
+        with pytest.raises(NotFound, match="no such image"):
+            await resolver.resolve(f"{private.tag}.2", Login("ci", PASSWORD))
+    finally:
+        await resolver.close()
+
+
+async def test_pulled_with_the_right_login_only(
+    private: PrivateRegistry, docker_engine: Server, tmp_path: Path
+) -> None:
+    engine = DockerEngine(
+        docker_engine.url, Identity("login", "agent"), tmp_path / "etc", tmp_path / "secrets"
+    )
+    try:
+        for login in (None, PullLogin("ci", "wrong")):
+            with pytest.raises(Refused) as refused:
+                await engine.pull(private.image, login)
+            assert "wrong" not in str(refused.value)
+        await engine.pull(private.image, PullLogin("ci", PASSWORD))
+        await engine.docker.images.inspect(private.image)
+        # The engine remembers no login: the next who asks for what is not here must have one.
+        await engine.docker.images.delete(private.image)
+        with pytest.raises(Refused):
+            await engine.pull(private.image, None)
+    finally:
+        await engine.close()
