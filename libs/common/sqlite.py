@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from libs.common.disk import why, why_sqlite
 from libs.common.errors import TimedOut, Unavailable
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ CALL_S = 30.0
 MAX_WAITING = 20_000
 GROUP = 512  # calls that share a transaction at most
 POLL_S = 0.05
+WAL_BYTES = 16 * 1024 * 1024  # what a log that grew in a burst is cut to when it begins anew
 
 
 @dataclass(slots=True)
@@ -71,7 +73,8 @@ class SqliteThread:
         try:
             return await asyncio.to_thread(cls, path, write=write, watch=watch)
         except (sqlite3.Error, OSError) as error:
-            raise Unavailable(f"{path}: {error}") from error
+            reason = why_sqlite(error, path) if isinstance(error, sqlite3.Error) else why(error)
+            raise Unavailable(f"{path}: {reason}") from error
 
     def _connect(self) -> sqlite3.Connection:
         if self._write:
@@ -87,6 +90,7 @@ class SqliteThread:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA cache_size=-16000")
+        connection.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
         if not self._write:
             connection.execute("PRAGMA query_only=ON")
         return connection
@@ -151,8 +155,9 @@ class SqliteThread:
         except Exception as error:  # locked, disk full, broken file: none of the calls took effect
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
+            reason = why_sqlite(error, self._path) if isinstance(error, sqlite3.Error) else error
             for call in calls:
-                call.error = Unavailable(f"{self._path}: {error}")
+                call.error = Unavailable(f"{self._path}: {reason}")
 
     def _run_one(self, call: _Call[Any]) -> None:
         if call.future.cancelled():

@@ -80,7 +80,11 @@ class Book:
         record = self._records.pop(attempt)
         if self._by_container.get(record.attempt.container) == attempt:
             del self._by_container[record.attempt.container]
-        self._journal.drop(attempt)
+        try:
+            self._journal.drop(attempt)
+        except Unavailable as error:
+            # The next worker may find it done once more, and drop it then.
+            self._log.error("journal failed", attempt=attempt, error=str(error))
 
     @property
     def unacknowledged_tasks(self) -> list[TaskInfo]:
