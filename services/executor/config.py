@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -35,7 +35,11 @@ class ExecutorConfig(BaseModel):
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     cap_add: tuple[str, ...] = ()
-    log_max_mib: int = Field(10, ge=1, le=10_000)
+    log_driver: Literal["json-file", "local"] = Field(
+        "json-file", description="of containers; `local` is smaller, and for Docker alone to read"
+    )
+    log_max_mib: int = Field(10, ge=1, le=10_000, description="of each file of a container's log…")
+    log_files: int = Field(3, ge=1, le=100, description="…and how many of them there are")
     cpu_burst_floor: float = Field(
         0.5,
         ge=0,

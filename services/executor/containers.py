@@ -98,7 +98,9 @@ def container_spec(attempt: Attempt, identity: Identity, config: ExecutorConfig)
         user=spec.user,
         cap_add=config.cap_add,
         resolv_conf=resolv_conf(config),
+        log_driver=config.log_driver,
         log_max_mib=config.log_max_mib,
+        log_files=config.log_files,
     )
 
 

@@ -238,8 +238,8 @@ def create_body(spec: ContainerSpec, hosts: Path, resolver: Path) -> dict[str, A
             "PidsLimit": spec.limits.pids,
             "Binds": [f"{hosts}:/etc/hosts:ro", f"{resolver}:/etc/resolv.conf:ro"],
             "LogConfig": {
-                "Type": "json-file",
-                "Config": {"max-size": f"{spec.log_max_mib}m", "max-file": "2"},
+                "Type": spec.log_driver,
+                "Config": {"max-size": f"{spec.log_max_mib}m", "max-file": str(spec.log_files)},
             },
         },
     }

@@ -183,7 +183,9 @@ class ContainerSpec:
     user: str | None = None
     cap_add: tuple[str, ...] = ()
     resolv_conf: str = ""
+    log_driver: str = "json-file"
     log_max_mib: int = 10
+    log_files: int = 3
 
 
 @dataclass(frozen=True, slots=True)

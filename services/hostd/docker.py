@@ -111,7 +111,8 @@ class DockerEngine:
         }
         if query.since is not None:
             params["since"] = str(query.since)
-        return self._lines(found["Id"], params, LogReader(terminal=bool(found["Config"]["Tty"])))
+        reader = LogReader(terminal=bool(found["Config"]["Tty"]), following=query.follow)
+        return self._lines(found["Id"], params, reader)
 
     async def _lines(
         self, container: str, params: Mapping[str, str], reader: LogReader

@@ -74,7 +74,7 @@ def test_a_container_is_shut_in() -> None:
     assert host["RestartPolicy"] == {"Name": "no"}
     assert (host["CpuShares"], host["NanoCpus"], host["PidsLimit"]) == (256, 250_000_000, 32)
     assert host["Memory"] == host["MemorySwap"] == 64 * 2**20
-    assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "2"}
+    assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}
     assert host["Binds"] == [
         "/etc-of/web.hosts:/etc/hosts:ro",
         "/etc-of/resolv.conf:/etc/resolv.conf:ro",
