@@ -38,6 +38,7 @@ class TaskReport(BaseModel):
     oom_killed: bool = False
     healthy: bool | None = None  # None: not known yet
     detail: str = ""
+    refused: str = ""  # "disk": the host has no room, and nothing of the attempt was begun
 
 
 def container_name(cluster: str, attempt: str) -> str:

@@ -41,6 +41,12 @@ class Book:
         """Whose container has this name."""
         return self._by_container.get(name)
 
+    def wanted_images(self) -> frozenset[str]:
+        """Of attempts that have a container, or may yet get one."""
+        over = (State.DETACHING, State.DONE)
+        every = (each.attempt for each in self._records.values())
+        return frozenset(each.payload.spec.image for each in every if each.state not in over)
+
     def open(self, attempt: Attempt, task: TaskInfo | None) -> None:
         """A new attempt."""
         self._keep(Record(attempt, cast("dict[str, Any] | None", task)))

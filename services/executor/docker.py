@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from services.executor.model import (
     Died,
     EngineEvent,
     Identity,
+    Image,
     Phase,
     Ref,
     Summary,
@@ -157,6 +158,37 @@ class DockerEngine:
         except DockerError as error:
             raise _other(error) from None
         return tuple(summary_of(each._container) for each in listed)
+
+    async def images(self) -> tuple[Image, ...]:
+        """See Images."""
+        try:
+            async with self._call():
+                listed = await self.docker.images.list()
+                containers = await self.docker.containers.list(all=True)
+        except DockerError as error:
+            raise _other(error) from None
+        used = {each._container["ImageID"] for each in containers}
+        return tuple(image_of(each, used) for each in listed)
+
+    async def remove_image(self, name: str) -> bool:
+        """See Images."""
+        try:
+            async with self._call():
+                await self.docker.images.delete(name)
+        except DockerError as error:
+            if error.status == 409:
+                return False
+            if error.status != 404:
+                raise _other(error) from None
+        return True
+
+    async def root(self) -> Path:
+        """See Images."""
+        try:
+            async with self._call():
+                return Path((await self.docker.system.info())["DockerRootDir"])
+        except DockerError as error:
+            raise _other(error) from None
 
     async def events(self, since: float) -> AsyncIterator[EngineEvent]:
         """See Engine. By aiohttp itself: aiodocker's events lose the nanoseconds, and want a task of their own."""
@@ -289,6 +321,15 @@ def summary_of(content: Mapping[str, Any]) -> Summary:
         created_at=float(content["Created"]),
         labels=dict(content["Labels"] or {}),
     )
+
+
+def image_of(content: Mapping[str, Any], used: Collection[str]) -> Image:
+    """An Image of an entry of Docker's list; a name that was taken away is shown as <none>."""
+    tags, digests = (
+        tuple(each for each in content[kind] or () if "<none>" not in each)
+        for kind in ("RepoTags", "RepoDigests")
+    )
+    return Image(content["Id"], tags, digests, content["Id"] in used)
 
 
 def event_of(content: Mapping[str, Any], out_of_memory: dict[str, None]) -> EngineEvent | None:

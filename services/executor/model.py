@@ -238,6 +238,16 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """An image that the engine has. `used`: a container has it, running or not, whoever's that is."""
+
+    id: str
+    tags: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()  # such as registry/web@sha256:…
+    used: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Died:
     """A container's first process has ended."""
 

@@ -23,6 +23,7 @@ from services.monitor.notify import Notifier, SmtpNotifier
 from services.monitor.store import MonitorStore
 
 TRIES = 5
+NEVER_BEGUN = "TASK_DROPPED"  # the host would not have it: no container has ended
 
 
 class Monitor:
@@ -186,7 +187,7 @@ class Monitor:
         return {ev.ContainerExited: self._on_exited}
 
     async def _on_exited(self, event: ev.ContainerExited, envelope: Envelope) -> None:
-        if event.wanted:
+        if event.wanted or event.state == NEVER_BEGUN:
             return
         for _ in range(TRIES):
             alert = await self.store.alert(f"{core.APP_CRASHING}:{event.app}")

@@ -26,6 +26,14 @@ from services.scheduler.model import (
 ENDED_REMEMBERED = 20_000
 
 
+@dataclass(frozen=True, slots=True)
+class Full:
+    """An agent that had no room on its disk: it gets nothing new before `until`, and the next time for longer."""
+
+    until: float
+    pause_s: float
+
+
 @dataclass(slots=True)
 class Volatile:
     """What a new leader learns anew from Mesos; never saved."""
@@ -39,6 +47,7 @@ class Volatile:
     reconcile_at: float = float("inf")
     killed: dict[InstanceId, float] = field(default_factory=dict)
     asked: dict[InstanceId, float] = field(default_factory=dict)
+    full: dict[AgentId, Full] = field(default_factory=dict)
     unknown: dict[AttemptId, AgentId | None] = field(default_factory=dict)
     unknown_since: float = 0.0
     breaker_open: bool = False
@@ -51,6 +60,7 @@ class Volatile:
             agents=dict(self.agents),
             killed=dict(self.killed),
             asked=dict(self.asked),
+            full=dict(self.full),
             unknown=dict(self.unknown),
         )
 

@@ -276,6 +276,8 @@ class SchedulerConfig(BaseModel):
     staged_timeout_s: float = 30.0
     kill_retry_s: float = 10.0
     reconcile_interval_s: float = 300.0
+    full_pause_s: float = 15.0  # a host without room on its disk gets nothing new for so long…
+    full_pause_max_s: float = 300.0  # …doubled each time, up to this
     offer_hold_s: float = 5.0
     decline_s: float = 5.0
     delayed_every_s: float = 10.0

@@ -46,7 +46,7 @@ def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: Task
     if pending and offers:
         result = policy.place(
             [_need(each) for each in pending],
-            _candidates(draft, offers, pending),
+            _candidates(draft, offers, pending, now),
             _siblings(draft, pending),
         )
         _launch(draft, result, offers, now, tasks)
@@ -79,7 +79,7 @@ def _by_agent(offers: Mapping[OfferId, Offer]) -> dict[AgentId, list[Offer]]:
 
 
 def _candidates(
-    draft: Draft, offers: Mapping[AgentId, list[Offer]], pending: list[Instance]
+    draft: Draft, offers: Mapping[AgentId, list[Offer]], pending: list[Instance], now: float
 ) -> list[policy.Candidate]:
     """Agents with what their offers add up to, less what Mesos does not know to be taken."""
     asking = {each.id for each in pending}
@@ -92,7 +92,10 @@ def _candidates(
         for each in there:
             if each.state is State.ORPHANED and each.id not in asking:
                 free = free - Amounts.of(each.spec)
-        candidates.append(policy.Candidate(agent, mine[0].hostname, mine[0].attributes, free))
+        known = draft.volatile.full.get(agent)
+        full = known is not None and now < known.until
+        first = mine[0]
+        candidates.append(policy.Candidate(agent, first.hostname, first.attributes, free, full))
     return candidates
 
 

@@ -26,12 +26,13 @@ EPSILON = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An agent with what is free on it."""
+    """An agent with what is free on it. `full`: its host says that there is no room on its disk."""
 
     agent: AgentId
     hostname: str
     attributes: Mapping[str, str]
     free: Amounts
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,7 @@ def _filter(
         ids = np.array([c.agent for c in agents.candidates], dtype=np.str_)
         keep(ids == need.agent, "agent of the container to adopt")
         return passed, failed  # it is there already, whatever the constraints say by now
+    keep(~np.array([c.full for c in agents.candidates], dtype=np.bool_), "room on its disk")
     wanted = need.spec.instance_class.value
     classes = agents.column("class")
     keep((classes == wanted) | ((classes == "") & (wanted == "thin")), f"class {wanted}")

@@ -16,7 +16,7 @@ from libs.common.events import model as ev
 from libs.common.spec import InstanceSpec, Resources
 from libs.common.task import TaskReport
 from libs.mesos.messages import TERMINAL_STATES, TaskStatus
-from services.scheduler.cluster import Draft
+from services.scheduler.cluster import Draft, Full
 from services.scheduler.model import (
     Acknowledge,
     AgentId,
@@ -127,6 +127,8 @@ def _running(
     )
     if after == instance:
         return
+    if fresh:
+        draft.volatile.full.pop(instance.agent, None)
     place = _place(after)
     events: list[Event] = []
     # A reconciliation may say that it runs before its own update says where.
@@ -168,6 +170,9 @@ def _ended(
         )
         draft.put(orphan)
         return
+    if report.refused and instance.state in (State.STAGED, State.STARTING) and not instance.stop:
+        _put_off(draft, instance, message, now, config)
+        return
     lived_s = now - instance.since if instance.state is State.RUNNING and instance.healthy else 0.0
     failures = 1 if lived_s >= config.healthy_reset_s else instance.failures + 1
     final = instance.stop or 0 < config.max_attempts <= failures
@@ -197,6 +202,27 @@ def _ended(
     )
     draft.volatile.killed.pop(instance.id, None)
     draft.put(after, exited)
+
+
+def _put_off(
+    draft: Draft, instance: Instance, message: str, now: float, config: SchedulerConfig
+) -> None:
+    """Its host has no room: no failure of the instance, which goes elsewhere at once; the host is left alone."""
+    known = draft.volatile.full.get(instance.agent)
+    pause_s = config.full_pause_s if known is None else known.pause_s
+    if known is None or now >= known.until:  # several that were on their way count once
+        longer_s = min(2 * pause_s, config.full_pause_max_s)
+        draft.volatile.full[instance.agent] = Full(now + pause_s, longer_s)
+    after = replace(instance, state=State.PENDING, since=now, not_before=now, message=message)
+    dropped = ev.ContainerExited(
+        **_place(instance),
+        state="TASK_DROPPED",
+        reason="REASON_CONTAINER_LAUNCH_FAILED",
+        message=message,
+        wanted=False,
+        final=False,
+    )
+    draft.put(replace(after, healthy=None, adopt="", orphaned_at=0.0), dropped)
 
 
 def _container_may_run(instance: Instance, status: TaskStatus) -> bool:

@@ -14,6 +14,7 @@ from libs.mesos.errors import MesosError
 from libs.minimesos.local import ExecutorLaunch
 from services.executor.config import ExecutorConfig
 from services.executor.hostd import HostdNetwork
+from services.executor.janitor import Janitor
 from services.executor.mesos import MesosDriver
 from services.executor.model import ContainerName, Identity, Ref
 from services.executor.ports import Network
@@ -24,6 +25,7 @@ from services.hostd.main import make_app
 from services.hostd.ports import Ports
 from services.hostd.service import HostdService
 from services.hostd.settings import HostdConfig
+from tests.fakes.disk import FakeDisk, MemoryLedger
 from tests.fakes.docker import FakeDocker, FakeEngine, FakeImage
 from tests.fakes.journal import MemoryJournal
 from tests.fakes.network import FakeHost, FakeNetns, FakeRegistry, FakeState, FakeSwitch
@@ -69,6 +71,8 @@ class Host:
         self.docker = FakeDocker(clock, world.faults.rng, claim=claim_on(self.kernel, self.claimed))
         self.docker.fault = self._docker_fault
         self.docker.images = world.images
+        self.disk = FakeDisk(world.images)
+        self.ledger = MemoryLedger()
         self.hostd: Life | None = None
         self.supervisors: dict[int, Supervisor] = {}
 
@@ -217,6 +221,9 @@ class Supervisor:
         clock, rng = LifeClock(life), rng_of(world, life)
         environment = ExecutorEnvironment.parse(self.environment)
         cluster = world.common.cluster
+        config = ExecutorConfig(cluster=cluster, agent=host.name, orphan_grace_s=120.0)
+        engine = FakeEngine(host.docker, cluster=cluster, agent=host.name)
+        telemetry = make_telemetry(world, "executor", life.name)
         service = ExecutorService(
             driver=MesosDriver(
                 MesosTransport(world.mesos, life),
@@ -225,7 +232,15 @@ class Supervisor:
                 rng=rng,
                 ids=RngIds(rng),
             ),
-            engine=FakeEngine(host.docker, cluster=cluster, agent=host.name),
+            engine=engine,
+            janitor=Janitor(
+                engine,
+                host.ledger,
+                host.disk.measure,
+                clock=clock,
+                log=telemetry.log,
+                config=config,
+            ),
             network=world.wrap_network(
                 HostdNetwork(_HostdClient(client_of(world, life, Kind.HOST, host.name), host.name)),
                 host,
@@ -234,8 +249,8 @@ class Supervisor:
             journal=self.journal,
             clock=clock,
             rng=rng,
-            telemetry=make_telemetry(world, "executor", life.name),
-            config=ExecutorConfig(cluster=cluster, agent=host.name, orphan_grace_s=120.0),
+            telemetry=telemetry,
+            config=config,
             identity=Identity(cluster, host.name, f"run-{self.pid}"),
         )
         try:

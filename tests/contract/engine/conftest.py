@@ -32,7 +32,7 @@ from services.executor.model import (
     Limits,
     Ref,
 )
-from services.executor.ports import Engine
+from services.executor.ports import Engine, Images
 from services.hostd.model import Namespace
 from services.hostd.registry import FileRegistry
 from tests.fakes.docker import FakeDocker, FakeEngine, FakeImage
@@ -80,6 +80,7 @@ class EngineWorld:
     """An engine under test; `other` is another agent's on the same host."""
 
     engine: Engine
+    images_store: Images
     other: Engine
     around: Around
     images: dict[str, str]  # behaviour -> image
@@ -223,8 +224,10 @@ async def _fake() -> AsyncIterator[EngineWorld]:
     for name, (_, image) in BEHAVIOURS.items():
         around.docker.images[name] = image
     around.docker.registry["registry/web@sha256:1"] = FakeImage()
+    engine = FakeEngine(around.docker, cluster=CLUSTER, agent=AGENT)
     yield EngineWorld(
-        FakeEngine(around.docker, cluster=CLUSTER, agent=AGENT),
+        engine,
+        engine,
         FakeEngine(around.docker, cluster=CLUSTER, agent=OTHER_AGENT),
         around,
         {name: name for name in BEHAVIOURS},
@@ -245,7 +248,7 @@ async def _real(url: str, pullable: str, tmp_path: Path) -> AsyncIterator[Engine
             stack.push_async_callback(engine.close)
             engines.append(engine)
         images = dict.fromkeys(BEHAVIOURS, "sample-web:v1")
-        yield EngineWorld(engines[0], engines[1], around, images, pullable, real=True)
+        yield EngineWorld(engines[0], engines[0], engines[1], around, images, pullable, real=True)
 
 
 @pytest.fixture(params=["fake", "docker"])
