@@ -1,6 +1,6 @@
 """Engine on the Docker API: whose containers run where, their logs and numbers.
 
-Five GETs and a POST: aiohttp alone does them, as aiodocker's log call loses which stream a line came from.
+Six GETs and a POST: aiohttp alone does them, as aiodocker's log call loses which stream a line came from.
 """
 
 from __future__ import annotations
@@ -74,6 +74,10 @@ class DockerEngine:
         except NotFound:
             return False
         return bool(found["State"]["Running"])
+
+    async def root(self) -> Path:
+        """See Engine."""
+        return Path((await self._json("GET", "info", {}))["DockerRootDir"])
 
     async def kill(self, container: str) -> None:
         """See Engine."""

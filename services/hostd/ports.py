@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+from libs.common.disk import Space
 from services.hostd.model import (
     Address,
     Attachment,
@@ -173,6 +175,10 @@ class Engine(Protocol):
         """Does the container of this name or id run? False when there is none."""
         ...
 
+    async def root(self) -> Path:
+        """The directory of the engine's data."""
+        ...
+
     async def kill(self, container: str) -> None:
         """Kill it; no error when it does not run."""
         ...
@@ -186,6 +192,10 @@ class Engine(Protocol):
         ...
 
 
+Measure = Callable[[Path], Space]
+"""The room where a path is. Raises Unavailable."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """All of them."""
@@ -196,3 +206,4 @@ class Ports:
     state: StateStore
     ipam: IpamPort
     engine: Engine
+    measure: Measure

@@ -103,11 +103,13 @@ class Host:
             state=FakeState(self.kernel),
             ipam=HttpIpam(client_of(self.world, life, Kind.HOST, self.name), self.name),
             engine=HostdEngine(self.docker, self.kernel.cluster),
+            measure=self.disk.measure,
         )
         service = HostdService(
             self.kernel.cluster,
             ports,
             HostdConfig(host=self.name),
+            data_dir=self.world.common.data_dir,
             clock=clock,
             ids=RngIds(rng),
             rng=rng,

@@ -159,7 +159,7 @@ def test_ports() -> None:
 
 def test_alerts() -> None:
     rules = {core.APP_CRASHING, core.NODE_LOST, core.BREAKER_OPEN, core.COMPONENT_DOWN}
-    rules |= {core.BLIND, core.CONSUMER_LAG}
+    rules |= {core.BLIND, core.CONSUMER_LAG, core.DISK_LOW}
     constants = {
         value for name, value in vars(core).items() if name.isupper() and isinstance(value, str)
     }

@@ -16,6 +16,7 @@ from services.monitor.mesos import Operator
 from services.monitor.model import Alert, MonitorConfig, Node
 from services.monitor.service import run
 from services.monitor.store import NODES
+from tests.fakes.disk import FakeDisk
 from tests.simulation.faults import Point
 from tests.simulation.loop import World, virtual
 from tests.simulation.small import SmallWorld
@@ -65,6 +66,7 @@ class Desk:
     small: SmallWorld
     master: Master = field(default_factory=Master)
     mails: Mails = field(default_factory=Mails)
+    disk: FakeDisk = field(default_factory=lambda: FakeDisk({}))
     sequence: int = 0
 
     def start(self) -> asyncio.Task[None]:
@@ -75,7 +77,7 @@ class Desk:
         async def open_operator(_rt: Runtime, _config: MonitorConfig) -> AsyncIterator[Operator]:
             yield self.master
 
-        return asyncio.create_task(run(rt, open_operator, self.mails))
+        return asyncio.create_task(run(rt, open_operator, self.mails, self.disk.measure))
 
     async def crash(self, count: int = 1) -> None:
         """Instances of acme/web end."""
