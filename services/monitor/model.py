@@ -57,6 +57,12 @@ class MonitorConfig(BaseModel):
     disk_low_pct: float = Field(
         10.0, ge=0, le=100, description="…and this machine's is low with less room than this left"
     )
+    keep_lost_s: float = Field(
+        7 * 86_400.0, ge=60, description="a host that is lost for longer is forgotten"
+    )
+    keep_alerts_s: float = Field(
+        30 * 86_400.0, ge=60, description="an alert that is over for longer is forgotten"
+    )
     endpoints: dict[str, str] = Field(
         {}, description="more components by name: http(s)://… or tcp://host:port"
     )

@@ -33,6 +33,7 @@ from services.monitor.notify import Notifier, SmtpNotifier
 from services.monitor.store import MonitorStore
 
 Measure = Callable[[Path], Space]
+FORGET_EVERY_S = 600.0
 TRIES = 5
 CONTROL_PLANE = "control-plane"  # the machine that the monitor runs on, among the hosts
 NEVER_BEGUN = "TASK_DROPPED"  # the host would not have it: no container has ended
@@ -79,6 +80,7 @@ class Monitor:
             group.create_task(lasting(self._watch_components()))
             group.create_task(lasting(self._watch_lag()))
             group.create_task(lasting(self._watch_disks()))
+            group.create_task(lasting(self._forget()))
 
     # -- hosts
 
@@ -207,6 +209,22 @@ class Monitor:
                 summary = f"{host} is short of disk: {low}"
                 await self._tell_condition(core.disk_alert(host), bool(low), summary)
             await self._rt.clock.sleep(config.disk_s)
+
+    async def _forget(self) -> None:
+        """Hosts that are lost for good, and alerts that are long over."""
+        while True:
+            await self._rt.clock.sleep(FORGET_EVERY_S)
+            now = self._rt.clock.now()
+            try:
+                for node in (await self.store.nodes()).values():
+                    lost = node.state is NodeState.LOST
+                    if lost and now - node.since >= self.config.keep_lost_s:
+                        await self._set_condition(core.node_alert(node), False, "")
+                        await self.store.forget_node(node)
+                while await self.store.forget_alerts(now - self.config.keep_alerts_s):
+                    pass
+            except (Unavailable, Conflict) as error:
+                self._log.warning("old hosts and alerts are kept", error=str(error))
 
     async def _beat(self) -> None:
         """Somebody watches; that nobody did for long is worth an alert, which is over at once."""

@@ -282,6 +282,7 @@ class SchedulerConfig(BaseModel):
     decline_s: float = 5.0
     delayed_every_s: float = 10.0
     breaker_limit: int = 5
+    keep_ended_s: float = 86_400.0  # documents of instances, after their end
     leader_lease_s: float = (
         0.0  # 0: the only scheduler there is; otherwise standbys wait for the lease
     )

@@ -13,10 +13,13 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 from libs.cli.main import make_app
-from libs.common.bus.base import MAX_RECORD_BYTES
+from libs.common.bus.base import MAX_RECORD_BYTES, TopicSpec
 from libs.common.bus.kafka import KafkaBus
 from libs.common.bus.kafka_url import KafkaSettings
+from libs.common.bus.retention import DAY_S, Retention
+from libs.common.bus.sqlite import PARTITION_BYTES, TOTAL_BYTES
 from libs.common.clock import SystemClock
+from libs.common.disk import MIB
 from libs.common.events import TOPICS, model
 from libs.common.runtime import RESTART_WINDOW_S, RESTARTS, CommonConfig
 from libs.common.store.base import CollectionSpec
@@ -58,14 +61,20 @@ def test_topics() -> None:
     assert documented == {
         each.name: (
             str(each.partitions),
-            "Kafka's" if each.retention_s is None else f"{each.retention_s:g} s",
+            f"{Retention().of(each.name) / DAY_S:g} days",
         )
         for each in TOPICS
     }
     assert f"{MAX_RECORD_BYTES:,}" in GUIDE
     broker = compose.environment(compose.resolved(CONTROL_FILE)["services"]["kafka"])
     assert f"`KAFKA_LOG_RETENTION_HOURS`, {broker['KAFKA_LOG_RETENTION_HOURS']} in" in GUIDE
-    made = KafkaBus(KafkaSettings(("kafka:9092",)), SystemClock())._new_topic(TOPICS[0])
+    bus = KafkaBus(KafkaSettings(("kafka:9092",)), SystemClock())
+    made = bus._new_topic(TOPICS[0])
+    assert made.topic_configs["retention.ms"] == str(7 * 86_400 * 1000)
+    letters = bus._new_topic(TopicSpec("dead.deployer"))
+    assert letters.topic_configs["retention.ms"] == str(30 * 86_400 * 1000)
+    assert "`dead.<group>` is kept for 30 days" in GUIDE
+    assert f"{PARTITION_BYTES // MIB} MiB a partition and {TOTAL_BYTES // MIB // 1024} GiB" in GUIDE
     assert f"`max.message.bytes` of {int(made.topic_configs['max.message.bytes']):,}" in GUIDE
 
 
@@ -204,6 +213,7 @@ NOT_SETTINGS = {each.name for each in TOPICS} | {
     *(f"dead.{service}" for service in CONTROL_PLANE),
     "host.yml",
     "unique.x",
+    "retention.ms",
 }
 SETTINGS = sorted(set(re.findall(r"`([a-z]+\.[a-z_]+)`", GUIDE)) - NOT_SETTINGS)
 
@@ -232,6 +242,20 @@ def test_numbers_are_the_defaults() -> None:
         (r"`scheduler.unreachable_after_s` \((\d+) s\)", "scheduler", "unreachable_after_s", 1),
         (r"`hostd.ipam_wait_s` \((\d+) s\)", "hostd", "ipam_wait_s", 1),
         (r"`gateway.audit_s`, (\d+) days", "gateway", "audit_s", 86_400),
+        (r"`deployer.keep_releases` \((\d+)\)", "deployer", "keep_releases", 1),
+        (
+            r"`deployer.keep_deployments_s`, (\d+) days",
+            "deployer",
+            "keep_deployments_s",
+            86_400,
+        ),
+        (r"`monitor.keep_lost_s` after a host was lost, (\d+) d", "monitor", "keep_lost_s", 86_400),
+        (
+            r"`monitor.keep_alerts_s` after they are over, (\d+) d",
+            "monitor",
+            "keep_alerts_s",
+            86_400,
+        ),
         (r"\((\d+) exits nobody wanted", "monitor", "crash_count", 1),
         (r"nobody wanted within (\d+) s", "monitor", "crash_window_s", 1),
         (r"nobody watched\s+for more than (\d+) s", "monitor", "blind_after_s", 1),

@@ -202,3 +202,30 @@ async def test_under_a_failing_store_alerts_still_come_and_go_once_each(world: W
     assert not desk.alert(CRASHING)
     assert not small.bugs
     task.cancel()
+
+
+@virtual
+async def test_what_is_long_over_is_forgotten(world: World) -> None:
+    desk = Desk(
+        SmallWorld(
+            world.loop, settings={"monitor": MonitorConfig(keep_lost_s=3600, keep_alerts_s=7200)}
+        )
+    )
+    desk.master.agents = [Node("a1", "h1"), Node("a2", "h2")]
+    task = desk.start()
+    await world.clock.sleep(10)
+    desk.master.agents = [Node("a2", "h2")]
+    await within(world, 60, (LOST, True), desk=desk)
+    await world.clock.sleep(3000)
+    assert desk.small.store.body("monitor_nodes", "a1")
+    await world.clock.sleep(1500)
+    # A host that is lost for good is no trouble any more: its alert is resolved before it is forgotten.
+    assert desk.small.store.body("monitor_nodes", "a1") is None
+    assert desk.small.store.body("monitor_nodes", "a2")
+    assert desk.mails.told == [(LOST, True), (LOST, False)]
+    await world.clock.sleep(6000)
+    assert desk.small.store.body("monitor_alerts", LOST)
+    await world.clock.sleep(3000)
+    assert desk.small.store.body("monitor_alerts", LOST) is None
+    assert desk.mails.told == [(LOST, True), (LOST, False)]
+    task.cancel()
