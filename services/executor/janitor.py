@@ -7,7 +7,7 @@ an attempt of ours wants, or a container of anybody's has, never goes; nor does,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from libs.common.clock import Clock
@@ -31,6 +31,7 @@ class Janitor:
         images: Images,
         ledger: UseLedger,
         measure: Measure,
+        places: Sequence[Path],
         *,
         clock: Clock,
         log: Log,
@@ -39,6 +40,7 @@ class Janitor:
         self._images = images
         self._ledger = ledger
         self._measure = measure
+        self._places = tuple(places)  # that we write to ourselves
         self._clock = clock
         self._log = log
         self._config = config
@@ -115,9 +117,7 @@ class Janitor:
 
     def _lacking(self) -> str:
         config = self._config
-        for place in (self._root, config.data_dir):
-            if place is None:
-                continue
+        for place in (*self._places, *([self._root] if self._root else [])):
             space: Space = self._measure(place)
             lacking = space.lacks(config.min_free_mib, inodes_pct=config.min_free_inodes_pct)
             if lacking:

@@ -239,6 +239,7 @@ class Supervisor:
                 engine,
                 host.ledger,
                 host.disk.measure,
+                (host.docker.root,),
                 clock=clock,
                 log=telemetry.log,
                 config=config,

@@ -6,6 +6,7 @@ import asyncio
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from libs.common.errors import GantryError, NotFound, Stale, Unavailable
@@ -183,6 +184,7 @@ class ExecutorWorld:
                 engine,
                 self.ledger,
                 self.disk.measure,
+                (Path("/engine"),),
                 clock=self.world.clock,
                 log=telemetry.log,
                 config=self.config,
