@@ -24,6 +24,9 @@ class TaskPayload(BaseModel):
     deployment: str = ""
     spec: InstanceSpec
     adopt: str = ""
+    cleanup: bool = (
+        False  # nothing is to run: the executor is to be there, and finds what nobody wants
+    )
     traceparent: str = ""
 
 

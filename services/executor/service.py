@@ -166,6 +166,9 @@ class ExecutorService:
         except InvalidInput as error:
             self._refuse(task_id, str(error))
             return
+        if payload.cleanup:
+            self._clean_up(task_id)
+            return
         no_room = "" if payload.adopt else self._janitor.no_room()
         if no_room:
             self._put_off(payload, no_room)
@@ -187,6 +190,13 @@ class ExecutorService:
         self._log.error("task refused", attempt=task_id, reason=why)
         fields = {"message": why, "reason": "REASON_TASK_INVALID"}
         self._send(AttemptId(task_id), self._driver.make_status(task_id, "TASK_ERROR", fields))
+
+    def _clean_up(self, task_id: str) -> None:
+        """We are here, which was the task: what is left of others waits for `orphan_grace_s`, and goes."""
+        self._look.set()
+        fields = {"message": "the executor looks after what is left on its host"}
+        status = self._driver.make_status(task_id, TaskState.FINISHED.value, fields)
+        self._send(AttemptId(task_id), status)
 
     def _put_off(self, payload: TaskPayload, why: str) -> None:
         """Nothing is wrong with the task; another host may have room for it."""

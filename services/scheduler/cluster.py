@@ -131,7 +131,7 @@ class Draft:
         ):
             raise AssertionError(f"{instance.id}: {before.state} → {instance.state}")
         self.changed[instance.id] = instance
-        if events:
+        if events and not instance.cleanup:
             self.events.setdefault(instance.id, []).extend(events)
 
     def act(self, action: Action) -> None:

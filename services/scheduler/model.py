@@ -82,6 +82,7 @@ class Instance:
     delayed: str = ""
     delayed_at: float = 0.0
     strays: tuple[tuple[AttemptId, AgentId], ...] = ()
+    cleanup: bool = False  # not an instance of anybody's: see `cleaning.py`
     traceparent: str = ""
     correlation: str = ""
 
@@ -305,6 +306,8 @@ def to_body(instance: Instance) -> dict[str, Any]:
     body["ended"] = instance.state is State.ENDED
     body["spec"] = instance.spec.model_dump(mode="json")
     body["strays"] = [list(each) for each in instance.strays]
+    if instance.cleanup:
+        body["cleanup"] = True
     return body
 
 
@@ -316,5 +319,6 @@ def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:
         spec=InstanceSpec.model_validate(body["spec"]),
         state=State(body["state"]),
         strays=tuple((AttemptId(task), AgentId(agent)) for task, agent in body["strays"]),
+        cleanup=body.get("cleanup", False),
         **{name: body[name] for name in _PLAIN},
     )

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from libs.common.events import model as ev
 from libs.common.task import container_name
-from services.scheduler import policy
+from services.scheduler import cleaning, policy
 from services.scheduler.cluster import Draft
 from services.scheduler.model import (
     EXECUTOR_AMOUNTS,
@@ -39,7 +39,9 @@ def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: Task
     waiting = [
         each
         for each in draft.watched()
-        if each.state in (State.PENDING, State.ORPHANED) and not _held_back(each)
+        if each.state in (State.PENDING, State.ORPHANED)
+        and not _held_back(each)
+        and not (each.cleanup and each.not_before > now)  # nobody is asked for offers meanwhile
     ]
     pending = list({each.id: each for each in waiting if each.not_before <= now}.values())
     offers = _by_agent(draft.volatile.offers)
@@ -51,9 +53,10 @@ def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: Task
         )
         _launch(draft, result, offers, now, tasks)
         for each in pending:
-            if each.id in result.refused:
+            if each.id in result.refused and not each.cleanup:
                 _delayed(draft, each, result.refused[each.id], len(offers), now, config)
     unplaced = [each for each in pending if not _launched(draft, each)]
+    cleaning.put_off(draft, unplaced, now)
     _offer_flow(draft, waiting, unplaced, now, config)
 
 
@@ -68,7 +71,8 @@ def _held_back(instance: Instance) -> bool:
 
 def _need(instance: Instance) -> policy.Need:
     pin = instance.agent if instance.state is State.ORPHANED else None
-    return policy.Need(instance.id, instance.app, instance.spec, pin)
+    host = instance.hostname if instance.cleanup else ""
+    return policy.Need(instance.id, instance.app, instance.spec, pin, host)
 
 
 def _by_agent(offers: Mapping[OfferId, Offer]) -> dict[AgentId, list[Offer]]:

@@ -16,6 +16,7 @@ from libs.common.events import model as ev
 from libs.common.spec import InstanceSpec, Resources
 from libs.common.task import TaskReport
 from libs.mesos.messages import TERMINAL_STATES, TaskStatus
+from services.scheduler import cleaning
 from services.scheduler.cluster import Draft, Full
 from services.scheduler.model import (
     Acknowledge,
@@ -175,7 +176,8 @@ def _ended(
         return
     lived_s = now - instance.since if instance.state is State.RUNNING and instance.healthy else 0.0
     failures = 1 if lived_s >= config.healthy_reset_s else instance.failures + 1
-    final = instance.stop or 0 < config.max_attempts <= failures
+    done = instance.cleanup and status["state"] == "TASK_FINISHED"
+    final = instance.stop or done or 0 < config.max_attempts <= failures
     exited = ev.ContainerExited(
         **_place(instance),
         state=status["state"],
@@ -230,7 +232,7 @@ def _container_may_run(instance: Instance, status: TaskStatus) -> bool:
 
     So it is when the executor died, and whenever somebody else than the executor speaks of the end of one that ran.
     """
-    if status["state"] == "TASK_GONE_BY_OPERATOR":
+    if status["state"] == "TASK_GONE_BY_OPERATOR" or instance.cleanup:
         return False
     ran = bool(instance.adopt) or instance.state in (State.RUNNING, State.UNREACHABLE)
     unseen = ran and status.get("source") != "SOURCE_EXECUTOR"
@@ -296,6 +298,7 @@ def _tombstone(unwant: Unwant, now: float) -> Instance:
 
 def replace_unreachable(draft: Draft, instance: Instance, now: float) -> None:
     """Its host has been silent for long enough: a new attempt; the old one is killed if it comes back."""
+    cleaning.leave_behind(draft, instance, now)
     draft.put(
         replace(
             instance,
@@ -316,6 +319,7 @@ def replace_unreachable(draft: Draft, instance: Instance, now: float) -> None:
 
 def give_up_adoption(draft: Draft, instance: Instance, now: float) -> None:
     """Nobody could take the container over in time; its host's executor removes it when it is back."""
+    cleaning.leave_behind(draft, instance, now)
     after = replace(
         instance,
         state=State.ENDED if instance.stop else State.PENDING,

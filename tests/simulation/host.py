@@ -75,6 +75,7 @@ class Host:
         self.ledger = MemoryLedger()
         self.hostd: Life | None = None
         self.supervisors: dict[int, Supervisor] = {}
+        self.barren = False  # does every executor end at once?
 
     # -- hostd
 
@@ -170,6 +171,9 @@ class Host:
 
     def launch(self, launch: ExecutorLaunch, pid: int) -> None:
         """The agent starts an executor: its supervisor is the process that the agent sees."""
+        if self.barren:
+            self.world.loop.call_later(0.1, self.world.mesos.exited, self.index, pid, 1)
+            return
         self.supervisors[pid] = Supervisor(self, launch.environment, pid)
         self.supervisors[pid].start_worker()
 
@@ -179,6 +183,12 @@ class Host:
         if supervisor is not None:
             supervisor.end()
             self.world.mesos.exited(self.index, pid, 9)
+
+    def lose_executor(self) -> None:
+        """It dies, and no other lives as long as `barren` is true."""
+        self.barren = True
+        for pid in sorted(self.supervisors):
+            self.kill_supervisor(pid)
 
     def workers(self) -> list[Life]:
         """The live workers on this host."""

@@ -263,6 +263,17 @@ def test_numbers_are_the_defaults() -> None:
         found = re.search(text, GUIDE)
         assert found, text
         assert int(found[1]) * unit == MODELS[section].model_fields[field].default
+    for field, text in (
+        ("log_files", "`executor.log_files` ({:g})"),
+        ("log_max_mib", "`executor.log_max_mib` ({:g} MiB)"),
+        ("image_high_pct", "`executor.image_high_pct` ({:g}) percent"),
+        ("image_low_pct", "`executor.image_low_pct` ({:g})"),
+        ("image_min_age_s", "`executor.image_min_age_s` ({:g} s)"),
+        ("min_free_mib", "`executor.min_free_mib` ({:g})"),
+        ("min_free_inodes_pct", "`executor.min_free_inodes_pct` ({:g})"),
+        ("orphan_grace_s", "`executor.orphan_grace_s` ({:g} s)"),
+    ):
+        assert text.format(ExecutorConfig.model_fields[field].default) in GUIDE.replace("\n", " ")
     deadline_s = ExecutorConfig.model_fields["network_deadline_s"].default
     assert f"`executor.network_deadline_s` ({deadline_s:g} s)" in GUIDE
     assert f"more than {RESTARTS} failures in {RESTART_WINDOW_S / 60:g} minutes" in GUIDE
