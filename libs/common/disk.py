@@ -19,9 +19,8 @@ from libs.common.errors import Unavailable
 FULL = "the disk is full"
 MIB = 1024 * 1024
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
-_SQLITE_PAGES = (
-    16 * 4096
-)  # with less than this free, SQLite's own "disk I/O error" is the lack of room
+# With less than this free, an I/O error of SQLite's is the lack of room.
+_SQLITE_BYTES = 16 * 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +61,9 @@ def _pct(part: int, whole: int) -> float:
 def measure(path: Path) -> Space:
     """The room where `path` is; where its nearest parent is when it is not there yet. Raises Unavailable."""
     place = path
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
         found = os.statvfs(place)
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror}") from None
@@ -90,7 +89,7 @@ def why_sqlite(error: sqlite3.Error, file: Path) -> str:
         return FULL
     with suppress(Unavailable):
         if isinstance(error, sqlite3.OperationalError):
-            return FULL if measure(file.parent).free_bytes < _SQLITE_PAGES else str(error)
+            return FULL if measure(file.parent).free_bytes < _SQLITE_BYTES else str(error)
     return str(error)
 
 

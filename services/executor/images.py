@@ -29,15 +29,16 @@ def uses(
     now: float,
     config: ExecutorConfig,
 ) -> dict[str, float]:
-    """When each image was last of use, by plain name: those known and still here, and those wanted.
+    """When each image was last of use, by plain name: those known that are here, or may be on their way.
 
     Where all images may go, one that nobody knows counts from now on as of no use.
     """
     needed = {plain(each) for each in wanted}
-    after = dict.fromkeys(needed, now)
+    recent = {name: at for name, at in known.items() if now - at < config.image_min_age_s}
+    after = recent | dict.fromkeys(known.keys() & needed, now)
     for image in images:
         mine = {plain(each) for each in names(image)}
-        for name in mine & (known.keys() | needed) if config.image_cleanup == "own" else mine:
+        for name in mine & known.keys() if config.image_cleanup == "own" else mine:
             of_use = image.used or not needed.isdisjoint(mine)
             after[name] = now if of_use else known.get(name, now)
     return after

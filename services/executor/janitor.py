@@ -52,7 +52,11 @@ class Janitor:
 
     def no_room(self) -> str:
         """Why nothing new can be started here, "" when it can; then room is made at once."""
-        lacking = self._lacking()
+        try:
+            lacking = self._lacking()
+        except Unavailable as error:  # then the engine will say it
+            self._log.warning("the disk can't be measured", reason=str(error))
+            return ""
         if lacking:
             self._look.set()
         return lacking

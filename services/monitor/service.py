@@ -171,7 +171,10 @@ class Monitor:
     async def _tell_condition(self, fresh: Alert, holds: bool, summary: str) -> None:
         try:
             await self._set_condition(fresh, holds, summary)
-            self._unkept.pop(fresh.id, None)
+            if fresh.id in self._unkept:
+                del self._unkept[fresh.id]
+                if not holds:  # the store never knew: nobody else would say that it is over
+                    await self._notifier.tell(replace(fresh, since=self._rt.clock.now()))
         except (Unavailable, Conflict) as error:
             self._log.warning("can't keep an alert", alert=fresh.id, holds=holds, error=str(error))
             if holds and fresh.id not in self._unkept:

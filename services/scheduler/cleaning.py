@@ -27,18 +27,20 @@ _SPEC = InstanceSpec(image="", network="", resources=Resources(cpus=0.01, mem_mi
 
 def leave_behind(draft: Draft, instance: Instance, now: float) -> None:
     """The instance's container may be left on its host, and is no longer wanted there."""
-    if instance.cleanup or not instance.hostname:
+    host = instance.hostname
+    if instance.cleanup or not host or host in draft.cleaning:
         return
-    for each in draft.watched():
-        if each.cleanup and each.hostname == instance.hostname and each.state is State.PENDING:
-            return  # its executor will see all there is
+    draft.cleaning.add(host)
+    known = [draft.get(each) for each, there in draft.cluster.cleanups.items() if there == host]
+    if any(each is not None and each.state is State.PENDING for each in known):
+        return  # its executor will see all there is
     cleanup = Instance(
         id=InstanceId(f"cleanup-{instance.attempt}"),
         app=APP,
         release=0,
         deployment="",
         spec=_SPEC,
-        hostname=instance.hostname,
+        hostname=host,
         since=now,
         not_before=now,
         cleanup=True,

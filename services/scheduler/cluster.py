@@ -77,6 +77,7 @@ class Cluster:
         # Instances with something that time alone can bring about, and where the live ones are.
         self.watched: dict[InstanceId, None] = {}
         self.on_agent: dict[AgentId, dict[InstanceId, None]] = {}
+        self.cleanups: dict[InstanceId, str] = {}  # with their hosts' names
         for each in instances:
             self._put(each)
 
@@ -93,12 +94,15 @@ class Cluster:
         if new.state is State.ENDED:
             self.instances.pop(new.id, None)
             self.watched.pop(new.id, None)
+            self.cleanups.pop(new.id, None)
             self.ended.pop(new.id, None)
             self.ended[new.id] = new.version
             if len(self.ended) > ENDED_REMEMBERED:
                 del self.ended[next(iter(self.ended))]
             return
         self.instances[new.id] = new
+        if new.cleanup:
+            self.cleanups[new.id] = new.hostname
         if new.agent and (new.live or new.state is State.ORPHANED):
             self.on_agent.setdefault(new.agent, {})[new.id] = None
         if new.stop or new.state not in (State.RUNNING, State.STARTING):
@@ -116,6 +120,7 @@ class Draft:
         self.changed: dict[InstanceId, Instance] = {}
         self.events: dict[InstanceId, list[Event]] = {}
         self.actions: list[Action] = []
+        self.cleaning: set[str] = set()  # hosts that get a clean-up by this draft
 
     def get(self, instance_id: InstanceId) -> Instance | None:
         """The instance as this draft has it; None when unknown, or ended before this draft."""

@@ -216,8 +216,13 @@ def test_names_that_people_gave_protect_an_image() -> None:
     nameless = Image("i4")
     images = (ours, tagged_by_hand, by_tag, nameless)
     known = {"r/web@sha256:1": 2.0, "r/web@sha256:2": 1.0, "web:v1": 0.0}
-    used_at = uses(images, known, ["docker.io/library/web:v9"], 1000.0, CONFIG)
+    # What is of use, but was not pulled by us, is not ours; a pull that is under way is.
+    wanted = ["docker.io/library/web:v9", "their:v1"]
+    used_at = uses(images, {**known, "web:v9": 1.0}, wanted, 1000.0, CONFIG)
     assert used_at == {**known, "web:v9": 1000.0}
+    assert uses((), {"just:pulled": 950.0, "gone": 1.0}, (), 1000.0, CONFIG) == {
+        "just:pulled": 950.0
+    }
     assert removable(images, used_at, (), 1000.0, CONFIG) == [("web:v1",), ("r/web@sha256:1",)]
     assert removable(images, used_at, ["web:v1"], 1000.0, CONFIG) == [("r/web@sha256:1",)]
     every = ExecutorConfig(image_cleanup="all", image_min_age_s=100)

@@ -188,4 +188,7 @@ async def test_people_are_told_once_when_the_store_takes_nothing_any_more(world:
     desk.small.faults.on = True
     await within(world, 120, (alert, True), desk=desk, about=alert)
     assert not desk.alert(alert)
+    desk.disk.used_mib = 0
+    desk.small.faults.on = False
+    await within(world, 120, (alert, True), (alert, False), desk=desk, about=alert)
     task.cancel()
