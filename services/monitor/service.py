@@ -223,6 +223,8 @@ class Monitor:
                     lost = node.state is NodeState.LOST
                     if lost and now - node.since >= self.config.keep_lost_s:
                         await self._set_condition(core.node_alert(node), False, "")
+                        if node.hostname not in {each.hostname for each in self.live.values()}:
+                            await self._set_condition(core.disk_alert(node.hostname), False, "")
                         await self.store.forget_node(node)
                 while await self.store.forget_alerts(now - self.config.keep_alerts_s):
                     pass
