@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from libs.common.disk import create_file
 from libs.common.runtime import Shared
 from libs.minimesos.config import AgentConfig, MasterConfig
 from libs.minimesos.embedded import EmbeddedConfig, embedded
@@ -76,6 +77,5 @@ async def cluster_engine(shared: Shared) -> AsyncIterator[None]:
 def read_credential(file: Path) -> str:
     """The framework's secret; made at the first start, mode 0600."""
     if not file.exists():
-        file.touch(mode=0o600)
-        file.write_text(secrets.token_urlsafe(32) + "\n")
+        create_file(file, f"{secrets.token_urlsafe(32)}\n".encode())
     return file.read_text().strip()

@@ -15,11 +15,20 @@ pid_of() {
   printf '%s\n' "$pid"
 }
 
+# bound_log FILE...: a log over 32 MiB is put aside as FILE.1, before its daemon opens it anew.
+bound_log() {
+  local log
+  for log in "$@"; do
+    if [[ -f $log ]] && (($(stat -c %s "$log") > 33554432)); then mv -f "$log" "$log.1"; fi
+  done
+}
+
 # spawn PIDFILE LOG COMMAND...: starts COMMAND in a session of its own, detached from our
 # terminal and lock, and records its pid.
 spawn() {
   local pidfile=$1 log=$2
   shift 2
+  bound_log "$log"
   rm -f "$pidfile" # or an old one would be taken for the new
   setsid --fork bash -c 'echo $$ >"$1.new" && mv "$1.new" "$1"; shift; exec "$@"' \
     spawn "$pidfile" "$@" </dev/null >>"$log" 2>&1 9>&-

@@ -70,6 +70,7 @@ start_database() {
   db_pid >/dev/null && return 0
   rm -f "$dir/db.sock" "$dir/ovsdb-server.pid"
   [[ -s $dir/conf.db ]] || ovsdb-tool create "$dir/conf.db" "$SCHEMA"
+  bound_log "$dir/ovsdb-server.log"
   spawn "$dir/ovsdb-server.spawn" "$dir/ovsdb-server.out" ovsdb-server "$dir/conf.db" \
     --remote="punix:$dir/db.sock" --pidfile="$dir/ovsdb-server.pid" --log-file="$dir/ovsdb-server.log" -vconsole:off
   wait_until "$READY_S" db_ready || { tail -n 15 "$dir"/ovsdb-server.{out,log} >&2; die 1 "ovsdb-server did not get ready"; }
@@ -79,6 +80,7 @@ start_database() {
 start_switch() {
   switch_pid >/dev/null && return 0
   rm -f "$dir/ovs-vswitchd.pid"
+  bound_log "$dir/ovs-vswitchd.log"
   spawn "$dir/ovs-vswitchd.spawn" "$dir/ovs-vswitchd.out" ovs-vswitchd "unix:$dir/db.sock" \
     --pidfile="$dir/ovs-vswitchd.pid" --log-file="$dir/ovs-vswitchd.log" -vconsole:off
   wait_until "$READY_S" switch_ready || { tail -n 15 "$dir"/ovs-vswitchd.{out,log} >&2; die 1 "ovs-vswitchd did not get ready"; }

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from libs.common.logfile import MAX_BYTES, bound
+
 STOP_S = 15.0
 SCRIPT_S = 300.0
 
@@ -41,6 +43,7 @@ class Daemon:
         if running is not None:
             return running
         with self.log.open("ab") as log:
+            bound(log.fileno(), MAX_BYTES)
             process = subprocess.Popen(
                 command,
                 cwd=cwd,

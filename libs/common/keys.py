@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from libs.common.clock import Clock
+from libs.common.disk import create_file
 from libs.common.errors import InvalidInput
 from libs.common.telemetry import Log
 
@@ -155,12 +156,8 @@ def _state(path: Path) -> tuple[int, int, int]:
 
 def open_secret(path: Path) -> SecretFile:
     """The secrets of a file; one is made (32 random bytes, mode 0600) when there is no file yet."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return SecretFile(path)
-    with os.fdopen(descriptor, "w") as out:
-        out.write(secrets.token_hex(SECRET_BYTES) + "\n")
+    if not path.exists():
+        create_file(path, f"{secrets.token_hex(SECRET_BYTES)}\n".encode())
     return SecretFile(path)
 
 

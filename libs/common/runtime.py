@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.backoff import Backoff
 from libs.common.bus.base import Bus
+from libs.common.bus.retention import Retention
 from libs.common.clock import Clock, Ids, RngIds, SystemClock, system_rng
 from libs.common.config import Settings
 from libs.common.consume import Handlers, Subscription
@@ -57,7 +58,7 @@ class CommonConfig(BaseModel):
     `bus` and `store` are URLs (memory:, sqlite:///path, kafka://host:port, mongodb://…/db). `listen` says where a
     service serves (`host:port` or `unix:/path`), `peers` where the others are; in one process both may be left out.
     `instance` is a name that stays over restarts, for a process that is the only one of its kind: it takes its own
-    leases up again at once. `trace_file` gets finished spans as JSON lines.
+    leases up again at once. `trace_file` gets finished spans as JSON lines. `retention` is how long topics are kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -72,6 +73,7 @@ class CommonConfig(BaseModel):
     log_level: str = "info"
     instance: Name | None = None
     trace_file: Path | None = None
+    retention: Retention = Retention()
 
 
 class Server(Protocol):
@@ -232,7 +234,8 @@ async def open_shared(common: CommonConfig, settings: Settings) -> AsyncIterator
     data_dir = common.data_dir
     await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True, mode=0o700)
     secret = await asyncio.to_thread(open_secret, common.secret_file or data_dir / "cluster.secret")
-    bus = await open_bus(common.bus or f"sqlite://{data_dir}/bus.db", clock)
+    url = common.bus or f"sqlite://{data_dir}/bus.db"
+    bus = await open_bus(url, clock, common.retention)
     try:
         store = await open_store(common.store or f"sqlite://{data_dir}/store.db")
         try:
@@ -253,7 +256,7 @@ async def open_shared(common: CommonConfig, settings: Settings) -> AsyncIterator
         await bus.close()
 
 
-async def open_bus(url: str, clock: Clock) -> Bus:
+async def open_bus(url: str, clock: Clock, retention: Retention | None = None) -> Bus:
     """The bus adapter of a URL: memory:, sqlite:///path or kafka://host:port[,host:port].
 
     Raises InvalidInput for a wrong URL, and for a Kafka that refuses what it says.
@@ -266,14 +269,14 @@ async def open_bus(url: str, clock: Clock) -> Bus:
     if scheme == "sqlite":
         from libs.common.bus.sqlite import SqliteBus
 
-        return await SqliteBus.open(url.removeprefix("sqlite://"), clock)
+        return await SqliteBus.open(url.removeprefix("sqlite://"), clock, retention=retention)
     if scheme == "kafka":
         from libs.common.bus.kafka import KafkaBus
         from libs.common.bus.kafka_doors import check_doors
         from libs.common.bus.kafka_url import parse_url
 
         await check_doors(parse_url(url))
-        return await KafkaBus.open(url, clock)
+        return await KafkaBus.open(url, clock, retention)
     raise InvalidInput.of("common.bus", f"unknown scheme {scheme!r}", "memory, sqlite or kafka")
 
 

@@ -24,6 +24,7 @@ class SpanFile:
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
         self._path = path
         self._max_bytes = max_bytes
+        self._torn = False  # the last line is not whole
         self._file = self._open()
 
     def span(self, finished: ReadableSpan) -> None:
@@ -31,7 +32,9 @@ class SpanFile:
         try:
             if os.fstat(self._file).st_size >= self._max_bytes:
                 self._rotate()
-            os.write(self._file, orjson.dumps(span_line(finished)) + b"\n")
+            line = orjson.dumps(span_line(finished)) + b"\n"
+            written = os.write(self._file, b"\n" + line if self._torn else line)
+            self._torn = written < len(line)
         except OSError:
             pass
 
@@ -43,8 +46,9 @@ class SpanFile:
         mine = os.fstat(self._file)
         if self._path.exists() and self._path.stat().st_ino == mine.st_ino:  # nobody else has
             self._path.rename(f"{self._path}.1")
-        os.close(self._file)
-        self._file = self._open()
+        # First the new one: the number of a closed file is soon another file's, which would get our lines.
+        full, self._file = self._file, self._open()
+        os.close(full)
 
 
 def span_line(finished: ReadableSpan) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from libs.common.disk import why, why_sqlite
 from libs.common.errors import TimedOut, Unavailable
 
 T = TypeVar("T")
@@ -27,6 +28,9 @@ CALL_S = 30.0
 MAX_WAITING = 20_000
 GROUP = 512  # calls that share a transaction at most
 POLL_S = 0.05
+GIVE_BACK_EVERY = 64  # transactions
+FREE_PAGES = 2000  # 8 MB: freed pages are used again, so a few of them are welcome
+WAL_BYTES = 16 * 1024 * 1024  # what a log that grew in a burst is cut to when it begins anew
 
 
 @dataclass(slots=True)
@@ -58,6 +62,7 @@ class SqliteThread:
         self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
         self._closed = False
         self._data_version = -1
+        self._since_given = 0
         self._connection = self._connect()
         name = f"sqlite-{'write' if write else 'read'}-{path.name}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -71,7 +76,8 @@ class SqliteThread:
         try:
             return await asyncio.to_thread(cls, path, write=write, watch=watch)
         except (sqlite3.Error, OSError) as error:
-            raise Unavailable(f"{path}: {error}") from error
+            reason = why_sqlite(error, path) if isinstance(error, sqlite3.Error) else why(error)
+            raise Unavailable(f"{path}: {reason}") from error
 
     def _connect(self) -> sqlite3.Connection:
         if self._write:
@@ -84,9 +90,11 @@ class SqliteThread:
             check_same_thread=False,
             cached_statements=512,
         )
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a file that is made just now
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA cache_size=-16000")
+        connection.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
         if not self._write:
             connection.execute("PRAGMA query_only=ON")
         return connection
@@ -122,6 +130,7 @@ class SqliteThread:
             if calls:
                 self._transact(calls)
                 _deliver(calls)
+                self._give_back()
             if self._watch is not None:
                 self._look_for_changes(self._watch)
             if closing:
@@ -151,8 +160,9 @@ class SqliteThread:
         except Exception as error:  # locked, disk full, broken file: none of the calls took effect
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
+            reason = why_sqlite(error, self._path) if isinstance(error, sqlite3.Error) else error
             for call in calls:
-                call.error = Unavailable(f"{self._path}: {error}")
+                call.error = Unavailable(f"{self._path}: {reason}")
 
     def _run_one(self, call: _Call[Any]) -> None:
         if call.future.cancelled():
@@ -169,6 +179,21 @@ class SqliteThread:
                 self._connection.execute("ROLLBACK TO one")
         if self._write:
             self._connection.execute("RELEASE one")
+
+    def _give_back(self) -> None:
+        """Now and then give pages back that hold nothing any more, once they are a good part of the file."""
+        self._since_given += 1
+        if not self._write or self._since_given < GIVE_BACK_EVERY:
+            return
+        self._since_given = 0
+        with suppress(sqlite3.Error):  # locked, or full: the next time
+            pages, free = (
+                self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "freelist_count")
+            )
+            if free > max(FREE_PAGES, pages // 4):
+                # As a script: a statement alone is stepped once, which is one page.
+                self._connection.executescript(f"PRAGMA incremental_vacuum({FREE_PAGES})")
 
     def _look_for_changes(self, watch: Watch) -> None:
         now = watch.monotonic()

@@ -24,6 +24,9 @@ class TaskPayload(BaseModel):
     deployment: str = ""
     spec: InstanceSpec
     adopt: str = ""
+    cleanup: bool = (
+        False  # nothing is to run: the executor is to be there, and finds what nobody wants
+    )
     traceparent: str = ""
 
 
@@ -38,6 +41,7 @@ class TaskReport(BaseModel):
     oom_killed: bool = False
     healthy: bool | None = None  # None: not known yet
     detail: str = ""
+    refused: str = ""  # "disk": the host has no room, and nothing of the attempt was begun
 
 
 def container_name(cluster: str, attempt: str) -> str:

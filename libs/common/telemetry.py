@@ -8,7 +8,6 @@ prometheus-client's, one registry a service.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
@@ -26,8 +25,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 
+from libs.common.logfile import LogStream
+
 _SECRET_WORDS = ("secret", "password", "token", "authorization", "api_key", "credential")
 _PROPAGATOR = TraceContextTextMapPropagator()
+_STDERR = LogStream()
 
 
 class Log(Protocol):
@@ -68,9 +70,9 @@ def _trace_id(
 def make_log(
     service: str, *, stream: TextIO | None = None, level: str = "info", **bound: Any
 ) -> Log:
-    """A logger of JSON lines to `stream` (default: standard error)."""
+    """A logger of JSON lines to `stream` (default: standard error). A line that can't be written is lost."""
     logger: Log = structlog.wrap_logger(
-        structlog.PrintLogger(stream or sys.stderr),
+        structlog.WriteLogger(LogStream(stream) if stream else _STDERR),  # type: ignore[arg-type]
         processors=[
             structlog.processors.add_log_level,
             _trace_id,

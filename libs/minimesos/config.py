@@ -68,6 +68,9 @@ class AgentConfig:
     executor_reregistration_timeout_s: float = 2.0
     executor_shutdown_grace_period_s: float = 5.0
     recovery_timeout_s: float = 900.0
+    gc_delay_s: float = 604_800.0
+    gc_disk_headroom: float = 0.1
+    disk_watch_interval_s: float = 60.0
     registration_backoff_factor_s: float = 1.0
     subscription_backoff_max_s: float = 2.0
     status_update_retry_interval_s: float = 10.0
@@ -157,13 +160,10 @@ _AGENT_FIXED = {
     "container_disk_watch_interval": "15secs",
     "containerizers": "mesos",
     "default_role": "*",
-    "disk_watch_interval": "1mins",
     "docker": "docker",
     "fetcher_cache_size": "2GB",
     "fetcher_stall_timeout": "1mins",
     "frameworks_home": "",
-    "gc_delay": "1weeks",
-    "gc_disk_headroom": "0.1",
     "help": "false",
     "hostname_lookup": "true",
     "http_command_executor": "false",
@@ -229,4 +229,6 @@ def _convert(kind: str, text: str) -> object:
         return text == "true"
     if kind == "int":
         return int(text)
+    if kind == "float":
+        return float(text)
     return text

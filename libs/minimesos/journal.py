@@ -10,8 +10,10 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from libs.common.disk import why
 from libs.minimesos.effects import Delete, Put
 from libs.minimesos.errors import StorageError
 from libs.minimesos.keyspace import KeySpace
@@ -28,6 +30,7 @@ class Journal:
         """Open or create. Raises StorageError."""
         self._path = directory / "journal"
         self._live_bytes = 0
+        self._rewrite_at = _REWRITE_MIN_BYTES
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self.saved = self._load()
@@ -38,18 +41,27 @@ class Journal:
             raise StorageError(f"{self._path}: {error}") from error
 
     def commit(self, effects: Iterable[Put | Delete]) -> None:
-        """Make a batch durable. Raises StorageError."""
+        """Make a batch durable. Raises StorageError; then nothing of it is kept, and it may be tried again."""
         data = b"".join(_encode(effect) for effect in effects)
         try:
+            # What an earlier try left would hide all that comes after it.
+            os.ftruncate(self._file, self._size)
             view = memoryview(data)
             while view:
                 view = view[os.write(self._file, view) :]
             os.fdatasync(self._file)
-            self._size += len(data)
-            if self._size > max(_REWRITE_MIN_BYTES, 3 * self._live_bytes):
-                self._rewrite()
         except OSError as error:
-            raise StorageError(f"{self._path}: {error}") from error
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)
+            raise StorageError(f"{self._path}: {why(error)}") from error
+        self._size += len(data)
+        if self._size > max(self._rewrite_at, 3 * self._live_bytes):
+            try:
+                self._rewrite()
+            except (
+                OSError
+            ):  # the batch is safe all the same; when there is room, it is written anew
+                self._rewrite_at = self._size + _REWRITE_MIN_BYTES
 
     def close(self) -> None:
         """Release the file."""
@@ -77,16 +89,22 @@ class Journal:
         saved = self._load()
         new = self._path.with_suffix(".new")
         file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        with os.fdopen(os.dup(file), "wb") as out:
-            for key, value in saved.items():
-                out.write(_encode(Put(key, value)))
-        os.fsync(file)
-        new.replace(self._path)
-        _sync_directory(self._path.parent)
+        try:
+            with os.fdopen(os.dup(file), "wb") as out:
+                for key, value in saved.items():
+                    out.write(_encode(Put(key, value)))
+            os.fsync(file)
+            new.replace(self._path)
+        except BaseException:
+            os.close(file)
+            new.unlink(missing_ok=True)
+            raise
         os.close(self._file)
         self._file = file
         self._size = os.fstat(file).st_size
         self._live_bytes = self._size
+        self._rewrite_at = _REWRITE_MIN_BYTES
+        _sync_directory(self._path.parent)
 
 
 class NoJournal:

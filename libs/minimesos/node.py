@@ -7,14 +7,18 @@ is being synced, further inputs are taken and their changes gathered into the ne
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from libs.common.clock import Clock
 from libs.minimesos.effects import Delete, Effect, Input, Put, Tick
+from libs.minimesos.errors import StorageError
 from libs.minimesos.journal import Journal, NoJournal
 
+log = logging.getLogger(__name__)
+RETRY_S = 1.0
 # Inputs beyond this many unsynced effects wait for the disk.
 MAX_UNSYNCED_EFFECTS = 50_000
 
@@ -88,7 +92,7 @@ class Node:
 
     # ---- disk
     async def run(self) -> None:
-        """Sync batches until cancelled. Raises StorageError when the disk fails."""
+        """Sync batches until cancelled; while the disk fails, nothing is said and nothing more is done."""
         with ThreadPoolExecutor(1, "minimesos-disk") as disk:
             while True:
                 await self._wake.wait()
@@ -99,12 +103,27 @@ class Node:
                 if durable:
                     self._syncing = True
                     try:
-                        await self._loop.run_in_executor(disk, self._journal.commit, durable)
+                        await self._commit(disk, durable)
                     finally:
                         self._syncing = False
                 for effect in batch:
                     if not isinstance(effect, Put | Delete):
                         self._perform(effect)
+
+    async def _commit(self, disk: ThreadPoolExecutor, durable: Sequence[Put | Delete]) -> None:
+        """Until it is on disk: a disk that is full may be emptied, and nobody has been told anything yet."""
+        failed = False
+        while True:
+            try:
+                await self._loop.run_in_executor(disk, self._journal.commit, durable)
+                break
+            except StorageError as error:
+                if not failed:
+                    log.error("can't be saved, and is tried again: %s", error)
+                failed = True
+                await self._clock.sleep(RETRY_S)
+        if failed:
+            log.warning("saved again")
 
     # ---- time
     def _arm(self) -> None:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from aiohttp import web
 
 from libs.common.clock import Clock, Ids
-from libs.minimesos import processes
+from libs.common.errors import Unavailable
+from libs.minimesos import gc, processes
 from libs.minimesos.agent.agent import Agent
 from libs.minimesos.config import AgentConfig, MasterConfig
 from libs.minimesos.effects import (
@@ -178,9 +179,11 @@ class AgentNode:
                     async with serve(self.face, sock, []):
                         self.node.feed(Tick())
                         log.info("agent listens on %s", self.url)
+                        collecting = tasks.create_task(self._collect(clock), name="minimesos-gc")
                         try:
                             yield self
                         finally:
+                            collecting.cancel()
                             self.launcher.close()
         finally:
             journal.close()
@@ -202,6 +205,28 @@ class AgentNode:
         if self.link is not None and self.link[0] == link:
             self.link = None
             self.node.feed(LinkDown(link))
+
+    async def _collect(self, clock: Clock) -> None:
+        """Remove old sandboxes again and again; without a directory there are none."""
+        config = self.config
+        while config.work_dir:
+            root = Path(config.work_dir)
+            await clock.sleep(config.disk_watch_interval_s)
+            found = await asyncio.to_thread(gc.sandboxes, root)
+            # Asked after the list was made: what is in it and not alive now will never be.
+            executors = self.machine.core.by_container.values()
+            live = frozenset(each.container_id for each in executors if each.alive)
+            try:
+                usage = await asyncio.to_thread(gc.usage_of, root)
+            except Unavailable as error:
+                log.warning("sandboxes are kept: %s", error)
+                continue
+            age_s = gc.allowed_age_s(config.gc_delay_s, config.gc_disk_headroom, usage)
+            gone = await asyncio.to_thread(gc.collect, found, live, clock.now() - age_s)
+            if gone:
+                log.info(
+                    "%d old sandboxes removed, the disk is %.0f %% full", len(gone), 100 * usage
+                )
 
     def unregister(self) -> None:
         """Leave the cluster for good."""

@@ -26,7 +26,8 @@ class DeployerConfig(BaseModel):
 
     An image without a registry comes from `default_registry`; a registry of `plain_http_registries`, and any on
     127.0.0.0/8 or localhost, is spoken to without TLS. `resolve_images` off takes images by digest only, unchecked.
-    A HAProxy socket is a path or `host:port`; an instance's document is kept for `keep_gone_s` after its end.
+    A HAProxy socket is a path or `host:port`; an instance's document is kept for `keep_gone_s` after its end, a
+    deployment's for `keep_deployments_s`. Of each app the last `keep_releases` are kept, and those of use.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +43,8 @@ class DeployerConfig(BaseModel):
     sweep_s: float = Field(30.0, gt=0)
     verify_balancer_s: float = Field(5.0, gt=0)
     keep_gone_s: float = Field(3600.0, ge=600.0)
+    keep_releases: int = Field(50, ge=2)
+    keep_deployments_s: float = Field(90 * 86_400.0, ge=3600.0)
 
 
 class Body(BaseModel):

@@ -41,6 +41,7 @@ from services.deployer.vault import PURPOSE, Vault
 # Events of a roll come in bursts; an app that waits this long decides once for all of them. A large app's rounds
 # cost more, so they wait for more: an app takes at most a fifth of the time, up to a bound that a person doesn't feel.
 COALESCE_S = 0.02
+FORGET_EVERY_S = 600.0
 COALESCE_ROUNDS = 4.0
 COALESCE_MAX_S = 0.4
 
@@ -58,6 +59,7 @@ class Deployer:
     ) -> None:
         self._rt = rt
         self._sweep_s = config.sweep_s
+        self._keep_s = config.keep_deployments_s
         self._repo = repo
         self._images = images
         log, clock = rt.telemetry.log, rt.clock
@@ -116,6 +118,17 @@ class Deployer:
             group.create_task(lasting(self._queue.run(list_keys, sweep_s)))
             group.create_task(lasting(self._hook_queue.run(list_keys, sweep_s)))
             group.create_task(lasting(self._vault_queue.run(_once, sweep_s)))
+            group.create_task(lasting(self._forget()))
+
+    async def _forget(self) -> None:
+        """Old deployments: also those that were refused to apps that never were."""
+        while True:
+            await self._rt.clock.sleep(FORGET_EVERY_S)
+            try:
+                while await self._repo.forget_deployments(self._rt.clock.now() - self._keep_s):
+                    pass
+            except Unavailable as error:
+                self._rt.telemetry.log.warning("old deployments are kept", error=str(error))
 
     async def on_observed(self, event: ObservedEvent, envelope: Envelope) -> None:
         """Into the instance's document, with others of its batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -11,6 +12,7 @@ from libs.common.store.base import (
     CollectionSpec,
     Doc,
     Index,
+    Op,
     OutboxEvent,
     Outcome,
     Query,
@@ -136,6 +138,16 @@ class Repository:
         page = await self.releases.find(query)
         return [Release.model_validate(doc.body) for doc in page.docs]
 
+    async def forget_releases(self, app: str, below: int, kept: AbstractSet[int]) -> int:
+        """Delete the releases of an app with lower numbers, but those of `kept`; how many went."""
+        where = (eq("app", app), Where("number", Op.LT, below))
+        gone = 0
+        async for doc in _pages(self.releases, where):
+            if doc.body["number"] not in kept:
+                gone += (await self.releases.delete(doc.id, doc.version)).ok
+                self._release_cache.pop(doc.id, None)
+        return gone
+
     async def file_releases(self, releases: Iterable[Release]) -> None:
         """Insert releases; those that are there stay as they are."""
         writes = [Write(release_id(each.app, each.number), 0, body_of(each)) for each in releases]
@@ -166,6 +178,15 @@ class Repository:
                 (result,) = await self.deployments.replace_many([write])
                 if result.ok:
                     break
+
+    async def forget_deployments(self, before: float, limit: int = 500) -> int:
+        """Delete records of deployments that began before then and have ended; how many went."""
+        old = Query((Where("created_at", Op.LT, before),), order="created_at", limit=limit)
+        gone = 0
+        for doc in (await self.deployments.find(old)).docs:
+            if doc.body["ended_at"] is not None:
+                gone += (await self.deployments.delete(doc.id, doc.version)).ok
+        return gone
 
     async def refuse_deployment(self, refused: Deployment, events: Sequence[OutboxEvent]) -> bool:
         """Insert a refused request with its events; False when the deployment is known already."""

@@ -22,6 +22,7 @@ from services.deployer.store import Kept, Repository
 
 RESYNC_CALM_S = 300.0
 RESYNC_BUSY_S = 30.0
+FORGET_EVERY_S = 600.0
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Tending:
     clock: Clock
     log: Log
     config: DeployerConfig
+    _forgot_at: dict[str, float] = field(default_factory=dict)
     _resynced_at: dict[str, float] = field(default_factory=dict)
 
     async def tend(self, kept: Kept[App], fleet: Fleet) -> float | None:
@@ -47,6 +49,7 @@ class Tending:
         fleet = await self.carrier.change(fleet, due, lambda each: asked_to_stop(each, now))
         wait_s = await self._nudge(kept.value, fleet)
         await self._forget(kept, fleet)
+        await self._forget_releases(kept.value, fleet)
         return wait_s
 
     async def _nudge(self, app: App, fleet: Fleet) -> float | None:
@@ -108,6 +111,24 @@ class Tending:
             self.log.info("the scheduler was not asked", app=app, error=type(error).__name__)
             return None
         return {each.instance: each for each in rows}
+
+    async def _forget_releases(self, app: App, fleet: Fleet) -> None:
+        """Delete old releases; nobody can go back to them any more. What exists in one, or may yet, keeps it."""
+        below = app.last_release - self.config.keep_releases + 1
+        now = self.clock.now()
+        if below <= 1 or now - self._forgot_at.get(app.id, 0.0) < FORGET_EVERY_S:
+            return
+        self._forgot_at[app.id] = now
+        running = app.deployment
+        of_use = {app.release, app.previous, *(each.value.release for each in fleet.values())}
+        of_use |= {each.release for each in app.intents.births}
+        of_use |= {each.number for each in app.intents.releases}
+        if running is not None:
+            of_use |= {running.release, running.goal.release, running.before.release}
+        kept = {each for each in of_use if each is not None}
+        gone = await self.repo.forget_releases(app.id, below, kept)
+        if gone:
+            self.log.info("old releases forgotten", app=app.id, below=below, count=gone)
 
     async def _forget(self, kept: Kept[App], fleet: Fleet) -> None:
         """Delete documents of instances long gone, unless a deployment still counts them."""

@@ -41,6 +41,12 @@ class Book:
         """Whose container has this name."""
         return self._by_container.get(name)
 
+    def wanted_images(self) -> frozenset[str]:
+        """Of attempts that have a container, or may yet get one."""
+        over = (State.DETACHING, State.DONE)
+        every = (each.attempt for each in self._records.values())
+        return frozenset(each.payload.spec.image for each in every if each.state not in over)
+
     def open(self, attempt: Attempt, task: TaskInfo | None) -> None:
         """A new attempt."""
         self._keep(Record(attempt, cast("dict[str, Any] | None", task)))
@@ -80,7 +86,11 @@ class Book:
         record = self._records.pop(attempt)
         if self._by_container.get(record.attempt.container) == attempt:
             del self._by_container[record.attempt.container]
-        self._journal.drop(attempt)
+        try:
+            self._journal.drop(attempt)
+        except Unavailable as error:
+            # The next worker may find it done once more, and drop it then.
+            self._log.error("journal failed", attempt=attempt, error=str(error))
 
     @property
     def unacknowledged_tasks(self) -> list[TaskInfo]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from libs.common.errors import InvalidInput
 from libs.common.problems import invalid
@@ -39,7 +39,11 @@ class ExecutorConfig(BaseModel):
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     cap_add: tuple[str, ...] = ()
-    log_max_mib: int = Field(10, ge=1, le=10_000)
+    log_driver: Literal["json-file", "local"] = Field(
+        "json-file", description="of containers; `local` is smaller, and for Docker alone to read"
+    )
+    log_max_mib: int = Field(10, ge=1, le=10_000, description="of each file of a container's log…")
+    log_files: int = Field(3, ge=1, le=100, description="…and how many of them there are")
     cpu_burst_floor: float = Field(
         0.5,
         ge=0,
@@ -58,6 +62,19 @@ class ExecutorConfig(BaseModel):
     report_after_s: Seconds = Field(
         0.25, description="RUNNING waits so long for a first success of the health checks"
     )
+    image_cleanup: Literal["own", "all", "off"] = Field(
+        "own",
+        description="which unused images may go: those this cluster pulled, or whatever is there",
+    )
+    image_high_pct: float = Field(85, gt=0, le=100, description="disk in use from which they go…")
+    image_low_pct: float = Field(
+        80, ge=0, le=100, description="…the longest unused first, down to this"
+    )
+    image_min_age_s: float = Field(600, ge=0, description="but none that was of use so recently")
+    clean_s: Seconds = 60.0
+    min_free_mib: int = Field(512, ge=0, description="with less nothing new is started; 0: always")
+    min_free_inodes_pct: float = Field(2, ge=0, le=100)
+
     launch_timeout_s: Seconds = 600.0
     pull_timeout_s: Seconds = 300.0
     network_deadline_s: Seconds = 60.0
@@ -70,6 +87,12 @@ class ExecutorConfig(BaseModel):
         900.0, description="how long a container whose task is over may wait to be adopted"
     )
     shutdown_margin_s: Seconds = 1.5
+
+    @model_validator(mode="after")
+    def _low_below_high(self) -> Self:
+        if self.image_low_pct > self.image_high_pct:
+            raise ValueError("image_low_pct is above image_high_pct")
+        return self
 
     @property
     def secret_files(self) -> Path:

@@ -110,7 +110,9 @@ def container_spec(
         user=spec.user,
         cap_add=config.cap_add,
         resolv_conf=resolv_conf(config),
+        log_driver=config.log_driver,
         log_max_mib=config.log_max_mib,
+        log_files=config.log_files,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,6 @@ from aiodocker.exceptions import DockerError
 from libs.common.errors import InvalidInput, NotFound, Refused, TimedOut, Unavailable
 from services.executor.errors import ImageMissing, NameTaken, StartRefused
 from services.executor.etc import EtcFiles
-from services.executor.images import says_no_entry, says_unknown, with_host
 from services.executor.model import (
     LABEL_AGENT,
     LABEL_CLUSTER,
@@ -28,6 +27,7 @@ from services.executor.model import (
     Died,
     EngineEvent,
     Identity,
+    Image,
     Login,
     Phase,
     Ref,
@@ -35,6 +35,7 @@ from services.executor.model import (
     View,
 )
 from services.executor.secret_files import SecretFiles, uid_in
+from services.executor.wording import says_no_entry, says_unknown, with_host
 
 API_VERSION = "v1.40"  # of engine 19.03: it has all that is used here, and newer engines speak it
 CONCURRENCY = 8  # an engine gains nothing from more
@@ -222,6 +223,37 @@ class DockerEngine:
             self._secrets.remove(name)
         return found
 
+    async def images(self) -> tuple[Image, ...]:
+        """See Images."""
+        try:
+            async with self._call():
+                listed = await self.docker.images.list()
+                containers = await self.docker.containers.list(all=True)
+        except DockerError as error:
+            raise _other(error) from None
+        used = {each._container["ImageID"] for each in containers}
+        return tuple(image_of(each, used) for each in listed)
+
+    async def remove_image(self, name: str) -> bool:
+        """See Images."""
+        try:
+            async with self._call():
+                await self.docker.images.delete(name)
+        except DockerError as error:
+            if error.status == 409:
+                return False
+            if error.status != 404:
+                raise _other(error) from None
+        return True
+
+    async def root(self) -> Path:
+        """See Images."""
+        try:
+            async with self._call():
+                return Path((await self.docker.system.info())["DockerRootDir"])
+        except DockerError as error:
+            raise _other(error) from None
+
     async def events(self, since: float) -> AsyncIterator[EngineEvent]:
         """See Engine. By aiohttp itself: aiodocker's events lose the nanoseconds, and want a task of their own."""
         filters = {
@@ -301,8 +333,8 @@ def create_body(spec: ContainerSpec, hosts: Path, resolver: Path) -> dict[str, A
             "PidsLimit": spec.limits.pids,
             "Binds": [f"{hosts}:/etc/hosts:ro", f"{resolver}:/etc/resolv.conf:ro"],
             "LogConfig": {
-                "Type": "json-file",
-                "Config": {"max-size": f"{spec.log_max_mib}m", "max-file": "2"},
+                "Type": spec.log_driver,
+                "Config": {"max-size": f"{spec.log_max_mib}m", "max-file": str(spec.log_files)},
             },
         },
     }
@@ -352,6 +384,15 @@ def summary_of(content: Mapping[str, Any]) -> Summary:
         created_at=float(content["Created"]),
         labels=dict(content["Labels"] or {}),
     )
+
+
+def image_of(content: Mapping[str, Any], used: Collection[str]) -> Image:
+    """An Image of an entry of Docker's list; a name that was taken away is shown as <none>."""
+    tags, digests = (
+        tuple(each for each in content[kind] or () if "<none>" not in each)
+        for kind in ("RepoTags", "RepoDigests")
+    )
+    return Image(content["Id"], tags, digests, content["Id"] in used)
 
 
 def event_of(content: Mapping[str, Any], out_of_memory: dict[str, None]) -> EngineEvent | None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from libs.common.disk import why
 from libs.common.errors import Unavailable
 from services.executor.model import ContainerName
 
@@ -31,7 +32,7 @@ class EtcFiles:
         """To be done before the start: what does not exist then, Docker makes a directory of."""
         with _disk():
             self._directory.mkdir(parents=True, exist_ok=True)
-            self.hosts(name).write_text(content)
+            _write(self.hosts(name), content)
 
     def remove_hosts(self, name: ContainerName) -> None:
         """No error when there is none."""
@@ -47,9 +48,19 @@ class EtcFiles:
         file = self._directory / f"resolv-{digest}.conf"
         with _disk():
             self._directory.mkdir(parents=True, exist_ok=True)
-            file.write_text(content)
+            _write(file, content)
         self._written[content] = file
         return file
+
+
+def _write(file: Path, content: str) -> None:
+    """A container that runs may have this very file: what stands there already is not written over."""
+    try:
+        if file.read_text() == content:
+            return
+    except FileNotFoundError:
+        pass
+    file.write_text(content)
 
 
 @contextmanager
@@ -57,4 +68,4 @@ def _disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Unavailable(f"{error.filename}: {error.strerror}") from None
+        raise Unavailable(f"{error.filename}: {why(error)}") from None

@@ -20,6 +20,7 @@ from services.executor import containers
 from services.executor import moves as m
 from services.executor.config import ExecutorConfig
 from services.executor.errors import ImageMissing, NameTaken
+from services.executor.janitor import Janitor
 from services.executor.model import (
     CLEANING,
     LAUNCHING,
@@ -63,8 +64,10 @@ class Hands:
         telemetry: Telemetry,
         config: ExecutorConfig,
         identity: Identity,
+        janitor: Janitor,
     ) -> None:
         self._know = know
+        self._janitor = janitor
         self._engine = engine
         self._network = network
         self._deliveries = deliveries
@@ -243,6 +246,7 @@ class Hands:
         result: m.Pulled | m.PullFailed = m.PullFailed(f"the pull of {image} was broken off")
         try:
             async with self._pulling:
+                await self._janitor.before_pull(image)
                 result = await self._get_image(image, login)
             if isinstance(result, m.PullFailed) and login is None and a.payload.spec.registry_login:
                 result = m.PullFailed(f"{result.message} ({bu} has no login there any more)")

@@ -6,6 +6,7 @@ file a record, replaced by rename, cost 3 ms each: the file system writes such f
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from libs.common.disk import FULL, why
 from libs.common.errors import Unavailable
 from services.executor.model import Attempt, AttemptId, Record
 
@@ -45,7 +47,11 @@ class FileJournal:
         self._read()
         self._out = -1
         self._size = 0
-        self._compact()
+        self._behind = False  # does the file lack something of what is known?
+        try:
+            self._compact()
+        except OSError:  # no room for a second file: go on with what there is
+            self._reopen()
 
     def load(self) -> list[Record]:
         """See Journal."""
@@ -63,17 +69,19 @@ class FileJournal:
             self._append(orjson.dumps({"drop": attempt}))
 
     def _append(self, line: bytes) -> None:
+        behind, self._behind = self._behind, True
         try:
-            if self._size > _COMPACT_BYTES:
+            if behind or self._size > _COMPACT_BYTES:
                 self._compact()
                 return
             # A newline first: a line that was cut short spoils itself only.
             written = os.write(self._out, b"\n" + line)
         except OSError as error:
-            raise Unavailable(f"the journal can't be written: {error.strerror}") from None
+            raise Unavailable(f"the journal can't be written: {why(error)}") from None
         self._size += written
         if written <= len(line):
-            raise Unavailable("the journal can't be written: the disk is full")
+            raise Unavailable(f"the journal can't be written: {FULL}")
+        self._behind = False
 
     def _read(self) -> None:
         """What the lines come to; one that is broken is as if it had not been written."""
@@ -94,15 +102,21 @@ class FileJournal:
     def _compact(self) -> None:
         """Write anew what is there, and go on at its end."""
         temporary = self._file.with_suffix(".new")
+        temporary.unlink(missing_ok=True)
         content = b"\n".join(self._records[key] for key in sorted(self._records))
         out = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         try:
             if os.write(out, content) < len(content):
-                raise OSError(0, "the disk is full")
+                raise OSError(errno.ENOSPC, FULL)
             temporary.replace(self._file)
         except OSError:
             os.close(out)
+            temporary.unlink(missing_ok=True)
             raise
         if self._out >= 0:
             os.close(self._out)
-        self._out, self._size = out, len(content)
+        self._out, self._size, self._behind = out, len(content), False
+
+    def _reopen(self) -> None:
+        self._out = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._size = os.fstat(self._out).st_size

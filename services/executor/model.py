@@ -201,7 +201,9 @@ class ContainerSpec:
     user: str | None = None
     cap_add: tuple[str, ...] = ()
     resolv_conf: str = ""
+    log_driver: str = "json-file"
     log_max_mib: int = 10
+    log_files: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +253,16 @@ class View:
     stop_signal: str = "SIGTERM"
     started_at: float = 0.0
     netns_inode: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that the engine has. `used`: a container has it, running or not, whoever's that is."""
+
+    id: str
+    tags: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()  # such as registry/web@sha256:…
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True)

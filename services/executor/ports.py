@@ -5,11 +5,13 @@ Besides what is named, every method raises Unavailable (or TimedOut) when the ot
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, Protocol
 
 from libs.common.delivery import Delivery
+from libs.common.disk import Space
 from libs.common.spec import HealthCheck
 from libs.mesos.events import ExecutorEvent
 from libs.mesos.messages import TaskInfo, TaskStatus, UpdateCall
@@ -20,6 +22,7 @@ from services.executor.model import (
     ContainerName,
     ContainerSpec,
     EngineEvent,
+    Image,
     Login,
     ProbeResult,
     ProbeTarget,
@@ -64,6 +67,38 @@ class Engine(Protocol):
     def events(self, since: float) -> AsyncIterator[EngineEvent]:
         """What happens to our containers from `since` (clock) on; may tell something twice. Ends or raises when cut."""
         ...
+
+
+class Images(Protocol):
+    """The images of the host's engine, whoever brought them."""
+
+    async def images(self) -> tuple[Image, ...]:
+        """All of them."""
+        ...
+
+    async def remove_image(self, name: str) -> bool:
+        """Remove it by one of its names, or its id. False: a container has it. One that is not there is removed."""
+        ...
+
+    async def root(self) -> Path:
+        """The directory of the engine's data, as this host sees it."""
+        ...
+
+
+class UseLedger(Protocol):
+    """When images that Gantry brought here were last of use, by name; kept over restarts."""
+
+    def load(self) -> dict[str, float]:
+        """All there is; nothing when it can't be read."""
+        ...
+
+    def save(self, used_at: Mapping[str, float]) -> None:
+        """Put it in place of what there was. Raises Unavailable."""
+        ...
+
+
+Measure = Callable[[Path], Space]
+"""The room where a path is. Raises Unavailable."""
 
 
 class Network(Protocol):

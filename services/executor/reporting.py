@@ -24,6 +24,7 @@ LAUNCH_FAILED = "REASON_CONTAINER_LAUNCH_FAILED"
 HEALTH_CHANGED = "REASON_TASK_HEALTH_CHECK_STATUS_UPDATED"
 OUT_OF_MEMORY = "REASON_CONTAINER_LIMITATION_MEMORY"
 KILLED_DURING_LAUNCH = "REASON_TASK_KILLED_DURING_LAUNCH"
+NO_ROOM = "no space left on device"  # as the engine says it, of a pull, a create or a start
 BY_SIGNAL = 128  # an exit code above it is a signal's number
 
 
@@ -74,7 +75,15 @@ def report_of(a: Attempt) -> TaskReport:
         oom_killed=outcome.oom_killed if outcome else False,
         healthy=a.healthy,
         detail=outcome.message if outcome else checks.why(a.payload.spec.health, a.checks),
+        refused="disk" if outcome and not a.started_at and NO_ROOM in outcome.message else "",
     )
+
+
+def put_off(identity: Identity, why: str) -> m.Report:
+    """A task that is not even begun, because the host has no room for it now."""
+    message = f"{identity.agent}: no room for a container: {why}"
+    report = TaskReport(detail=message, refused="disk")
+    return m.Report(TaskState.FAILED, message, LAUNCH_FAILED, None, report)
 
 
 def outcome_of(a: Attempt, exit_code: int | None, oom_killed: bool) -> Outcome:

@@ -24,6 +24,7 @@ from services.executor import moves as m
 from services.executor.book import Book
 from services.executor.config import ExecutorConfig
 from services.executor.hands import Hands
+from services.executor.janitor import Janitor
 from services.executor.mesos import grace_of, payload_of, status_fields
 from services.executor.model import (
     LABEL_PAYLOAD,
@@ -40,7 +41,7 @@ from services.executor.model import (
     TaskState,
 )
 from services.executor.ports import Deliveries, Engine, ExecutorDriver, Journal, Network, Prober
-from services.executor.reporting import World
+from services.executor.reporting import World, put_off
 from services.executor.updates import Updates
 
 _BACKOFF = Backoff(0.1, 5.0)
@@ -64,6 +65,7 @@ class ExecutorService:
         deliveries: Deliveries,
         prober: Prober,
         journal: Journal,
+        janitor: Janitor,
         clock: Clock,
         rng: random.Random,
         telemetry: Telemetry,
@@ -78,6 +80,7 @@ class ExecutorService:
         self._config = config
         self._identity = identity
         self._book = Book(journal, log)
+        self._janitor = janitor
         self._hands = Hands(
             self._book.get,
             engine,
@@ -89,6 +92,7 @@ class ExecutorService:
             telemetry=telemetry,
             config=config,
             identity=identity,
+            janitor=janitor,
         )
         self._group: asyncio.TaskGroup
         self._tasks: dict[AttemptId, dict[asyncio.Task[None], None]] = {}
@@ -109,6 +113,7 @@ class ExecutorService:
             async with asyncio.TaskGroup() as self._group:
                 self._group.create_task(self._watch(), name="engine-events")
                 self._group.create_task(self._recover_and_sweep(), name="sweep")
+                self._group.create_task(self._janitor.run(self._book.wanted_images), name="janitor")
                 await self._serve()
         except* _Done:
             self._log.info("shut down")
@@ -163,6 +168,13 @@ class ExecutorService:
         except InvalidInput as error:
             self._refuse(task_id, str(error))
             return
+        if payload.cleanup:
+            self._clean_up(task_id)
+            return
+        no_room = "" if payload.adopt else self._janitor.no_room()
+        if no_room:
+            self._put_off(payload, no_room)
+            return
         step = core.launch(task_id, payload, self._world())
         self._book.open(step.attempt, task)
         self._log.info("launching", **_facts(step.attempt), adopt=payload.adopt)
@@ -180,6 +192,21 @@ class ExecutorService:
         self._log.error("task refused", attempt=task_id, reason=why)
         fields = {"message": why, "reason": "REASON_TASK_INVALID"}
         self._send(AttemptId(task_id), self._driver.make_status(task_id, "TASK_ERROR", fields))
+
+    def _clean_up(self, task_id: str) -> None:
+        """We are here, which was the task: what is left of others waits for `orphan_grace_s`, and goes."""
+        self._look.set()
+        fields = {"message": "the executor looks after what is left on its host"}
+        status = self._driver.make_status(task_id, TaskState.FINISHED.value, fields)
+        self._send(AttemptId(task_id), status)
+
+    def _put_off(self, payload: TaskPayload, why: str) -> None:
+        """Nothing is wrong with the task; another host may have room for it."""
+        self._log.warning("no room for a task", attempt=payload.attempt, reason=why)
+        attempt, told = AttemptId(payload.attempt), put_off(self._identity, why)
+        self._send(
+            attempt, self._driver.make_status(attempt, told.state.value, status_fields(told))
+        )
 
     def _kill(self, task_id: str, grace_s: float | None) -> None:
         attempt = AttemptId(task_id)

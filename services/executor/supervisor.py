@@ -51,9 +51,17 @@ def main(arguments: Sequence[str]) -> int:
         if status in _FINAL:
             return status
         pause_s = next_pause_s(pause_s, _clock() - started)
-        print(f"worker ended ({status}), next in {pause_s:g} s", file=sys.stderr, flush=True)
+        _say(f"worker ended ({status}), next in {pause_s:g} s\n")
         if _sleep(pause_s):
             return 0
+
+
+def _say(line: str) -> None:
+    """A full disk, or nobody who reads, is no reason to end."""
+    try:
+        os.write(2, line.encode())
+    except OSError:
+        pass
 
 
 def _own_session() -> None:

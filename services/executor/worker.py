@@ -20,6 +20,7 @@ import aiohttp
 import uvloop
 
 from libs.common.clock import RngIds, SystemClock, system_rng
+from libs.common.disk import measure
 from libs.common.errors import InvalidInput
 from libs.common.peers import PeerClient
 from libs.common.spans import open_sinks
@@ -32,7 +33,9 @@ from services.executor.docker import DockerEngine
 from services.executor.exec import DockerCommands
 from services.executor.health import NamespaceProber
 from services.executor.hostd import HostdClient
+from services.executor.janitor import Janitor
 from services.executor.journal import FileJournal
+from services.executor.ledger import FileLedger
 from services.executor.mesos import MesosDriver
 from services.executor.model import Identity
 from services.executor.service import ExecutorService
@@ -74,6 +77,7 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
         hostd = HostdClient(peers)
         prober = NamespaceProber(DockerCommands(engine.docker))
         stack.callback(prober.close)
+        ledger = FileLedger(config.data_dir / config.cluster / "images.json")
         service = ExecutorService(
             driver=MesosDriver(
                 AiohttpTransport(session), environment, clock=clock, rng=rng, ids=RngIds(rng)
@@ -83,6 +87,15 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
             deliveries=hostd,
             prober=prober,
             journal=FileJournal(Path(environment.sandbox) / "gantry-executor.journal"),
+            janitor=Janitor(
+                engine,
+                ledger,
+                measure,
+                (config.data_dir, Path(environment.sandbox)),
+                clock=clock,
+                log=log,
+                config=config,
+            ),
             clock=clock,
             rng=rng,
             telemetry=telemetry,

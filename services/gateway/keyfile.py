@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from libs.common.disk import create_file
 
 
 class KeyFile(Protocol):
@@ -24,11 +25,4 @@ class DiskKeyFile:
 
     def write_once(self, key: str) -> None:
         """See KeyFile. Raises OSError."""
-        try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return
-        with os.fdopen(descriptor, "w") as out:
-            out.write(key + "\n")
-            out.flush()
-            os.fsync(out.fileno())
+        create_file(self.path, f"{key}\n".encode())

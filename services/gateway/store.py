@@ -22,6 +22,7 @@ from libs.common.store.base import (
     WriteResult,
     eq,
 )
+from services.gateway.core import FIRST_KEY
 from services.gateway.model import (
     ApiKey,
     AuditEntry,
@@ -287,10 +288,14 @@ class Repository:
             (self.host_tokens, "expires_at", operations_before),
             (self.audit, "time", audit_before),
             (self.replays, "at", audit_before),
+            (self.keys, "revoked_at", audit_before),
+            (self.keys, "expires_at", audit_before),
         ):
             old = Query((Where(field, Op.LT, before),), order=field, limit=limit)
             for doc in (await collection.find(old)).docs:
-                gone += (await collection.delete(doc.id, doc.version)).ok
+                # Without its document the first key would be made anew at the next start.
+                if doc.id != FIRST_KEY:
+                    gone += (await collection.delete(doc.id, doc.version)).ok
         return gone
 
 

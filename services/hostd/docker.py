@@ -1,6 +1,6 @@
 """Engine on the Docker API: whose containers run where, their logs and numbers.
 
-Five GETs and a POST: aiohttp alone does them, as aiodocker's log call loses which stream a line came from.
+Six GETs and a POST: aiohttp alone does them, as aiodocker's log call loses which stream a line came from.
 """
 
 from __future__ import annotations
@@ -75,6 +75,10 @@ class DockerEngine:
             return False
         return bool(found["State"]["Running"])
 
+    async def root(self) -> Path:
+        """See Engine."""
+        return Path((await self._json("GET", "info", {}))["DockerRootDir"])
+
     async def kill(self, container: str) -> None:
         """See Engine."""
         async with (
@@ -111,7 +115,8 @@ class DockerEngine:
         }
         if query.since is not None:
             params["since"] = str(query.since)
-        return self._lines(found["Id"], params, LogReader(terminal=bool(found["Config"]["Tty"])))
+        reader = LogReader(terminal=bool(found["Config"]["Tty"]), following=query.follow)
+        return self._lines(found["Id"], params, reader)
 
     async def _lines(
         self, container: str, params: Mapping[str, str], reader: LogReader

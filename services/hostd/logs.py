@@ -3,27 +3,36 @@
 Without a terminal the engine sends frames (stream number, three zero bytes, length in network order, payload) that know
 nothing of lines; with one it sends the bytes as they are. Each line begins with its time, as asked for.
 Format: Docker Engine API, ContainerAttach, "Stream format".
+
+A follower is told the whole newest file again when the engine has rotated the log (20.10 does so with both of its
+drivers): lines are told once, by their times, which are a stream's own and in nanoseconds.
 """
 
 from __future__ import annotations
 
 import struct
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterator
+from datetime import datetime
 
 import orjson
 
 STREAMS = {0: "stdin", 1: "stdout", 2: "stderr"}
 MAX_LINE_BYTES = 256 * 1024
+REMEMBERED = 131_072  # lines of a stream, 8 bytes each
 _HEADER = struct.Struct("!BxxxI")
 
 
 class LogReader:
     """Takes chunks of the engine's answer, gives lines `{"time", "stream", "line"}` as JSON with a newline."""
 
-    def __init__(self, *, terminal: bool) -> None:
+    def __init__(self, *, terminal: bool, following: bool = False) -> None:
         self._terminal = terminal
+        self._following = following
         self._buffer = bytearray()
         self._partial: dict[int, bytearray] = {}
+        self._told: dict[int, Told] = {}
 
     def feed(self, data: bytes) -> list[bytes]:
         """Lines that are complete with `data`."""
@@ -52,8 +61,47 @@ class LogReader:
         partial += data
         while (at := partial.find(b"\n")) >= 0 or len(partial) > MAX_LINE_BYTES:
             at = at if at >= 0 else MAX_LINE_BYTES
-            yield _line(stream, bytes(partial[:at]))
+            text = bytes(partial[:at])
+            if not self._following or self._is_new(stream, text):
+                yield _line(stream, text)
             del partial[: at + (partial[at : at + 1] == b"\n")]
+
+    def _is_new(self, stream: int, text: bytes) -> bool:
+        time_ns = nanoseconds(text.partition(b" ")[0])
+        return time_ns is None or self._told.setdefault(stream, Told()).is_new(time_ns)
+
+
+class Told:
+    """The times of a stream's last lines. A clock that was put back brings new ones before old ones."""
+
+    def __init__(self, remembered: int = REMEMBERED) -> None:
+        self._remembered = remembered
+        self._times = array("q")
+        self._forgot = False
+
+    def is_new(self, time_ns: int) -> bool:
+        """Is this the first line of that time; from now on it is not. What is older than all we remember is not."""
+        times = self._times
+        at = len(times) if not times or time_ns > times[-1] else bisect_left(times, time_ns)
+        if at < len(times) and times[at] == time_ns:
+            return False
+        if at == 0 and self._forgot:
+            return False
+        times.insert(at, time_ns)
+        if len(times) >= 2 * self._remembered:
+            del times[: self._remembered]
+            self._forgot = True
+        return True
+
+
+def nanoseconds(text: bytes) -> int | None:
+    """Unix nanoseconds of a time as the engine writes it, such as 2026-01-31T09:00:00.123456789Z."""
+    seconds, _, fraction = text.decode(errors="replace").removesuffix("Z").partition(".")
+    try:
+        whole = int(datetime.fromisoformat(f"{seconds}+00:00").timestamp())
+        return whole * 1_000_000_000 + int(fraction[:9].ljust(9, "0"))
+    except ValueError:
+        return None
 
 
 def _line(stream: int, text: bytes) -> bytes:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from libs.common.clock import Clock, RngIds, SystemClock, system_rng
+from libs.common.disk import measure
 from libs.common.errors import Conflict
 from libs.common.http import (
     Access,
@@ -91,9 +92,17 @@ async def open_service(
             ipam=HttpIpam(peers, host),
             engine=engine,
             deliveries=HttpDeliveries(peers, host, own_keys, rng),
+            measure=measure,
         )
         yield HostdService(
-            owner, ports, config, clock=clock, ids=RngIds(rng), rng=rng, telemetry=telemetry
+            owner,
+            ports,
+            config,
+            data_dir=data_dir,
+            clock=clock,
+            ids=RngIds(rng),
+            rng=rng,
+            telemetry=telemetry,
         )
 
 
@@ -138,7 +147,8 @@ def make_app(
 
 def _standard_routes(service: HostdService, access: Access) -> Sequence[Route]:
     async def healthz(_request: Request) -> Response:
-        return reply({"service": "hostd", "status": "alive"})
+        content = {"service": "hostd", "status": "alive", "disk_low": service.disks.low}
+        return reply(content)
 
     async def readyz(_request: Request) -> Response:
         reason = service.not_ready()

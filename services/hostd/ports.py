@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from libs.common.delivery import Delivery
+from libs.common.disk import Space
 from services.hostd.model import (
     Address,
     Attachment,
@@ -182,6 +184,10 @@ class Engine(Protocol):
         """Does the container of this name or id run? False when there is none."""
         ...
 
+    async def root(self) -> Path:
+        """The directory of the engine's data."""
+        ...
+
     async def kill(self, container: str) -> None:
         """Kill it; no error when it does not run."""
         ...
@@ -195,6 +201,10 @@ class Engine(Protocol):
         ...
 
 
+Measure = Callable[[Path], Space]
+"""The room where a path is. Raises Unavailable."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """All of them."""
@@ -206,3 +216,4 @@ class Ports:
     ipam: IpamPort
     engine: Engine
     deliveries: DeliveryPort
+    measure: Measure

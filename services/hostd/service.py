@@ -13,6 +13,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from libs.common.backoff import Backoff
 from libs.common.clock import Clock, Ids
@@ -20,6 +21,7 @@ from libs.common.errors import Conflict, InvalidInput, NotFound, Refused, Stale,
 from libs.common.telemetry import Telemetry
 from services.hostd import core
 from services.hostd.batch import Batcher
+from services.hostd.disks import Disks
 from services.hostd.model import (
     CONTAINER,
     DEFAULT_MTU,
@@ -56,6 +58,7 @@ class HostdService:
         ports: Ports,
         settings: HostdConfig,
         *,
+        data_dir: Path,
         clock: Clock,
         ids: Ids,
         rng: random.Random,
@@ -68,6 +71,9 @@ class HostdService:
         self.rng = rng
         self.telemetry = telemetry
         self.table = Table(ports.state, clock)
+        self.disks = Disks(
+            ports.engine, ports.measure, (data_dir, *settings.disks), settings, telemetry
+        )
         self.host_inode = 0
         self.swept = False  # has a reconcile succeeded?
         self.release_wanted = asyncio.Event()

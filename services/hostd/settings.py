@@ -39,6 +39,13 @@ class HostdConfig(BaseModel):
     reconcile_s: float = Field(30.0, gt=0)
     watch_s: float = Field(5.0, gt=0)
     orphan_grace_s: float = Field(60.0, ge=0)
+    disks: tuple[Path, ...] = Field(
+        (), description="to be watched besides the engine's and hostd's own, e.g. /var/lib/mesos"
+    )
+    disk_s: float = Field(15.0, gt=0)
+    disk_low_pct: float = Field(
+        10.0, ge=0, le=100, description="with less room or inodes left a disk is called low"
+    )
     ipam_wait_s: float = Field(
         8.0, ge=0, description="how long an ADD waits for an ipam that is away"
     )

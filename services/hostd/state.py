@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from libs.common.disk import why_sqlite
 from libs.common.errors import Unavailable
 from services.hostd.model import Attachment, PendingRelease
 from services.hostd.ports import Change
@@ -31,15 +32,16 @@ def open_state(file: Path) -> SqliteState:
         db.execute("PRAGMA synchronous=FULL")
         db.execute(_SCHEMA)
     except sqlite3.Error as error:
-        raise Unavailable(f"{file}: {error}") from error
-    return SqliteState(db)
+        raise Unavailable(f"{file}: {why_sqlite(error, file)}") from error
+    return SqliteState(db, file)
 
 
 class SqliteState:
     """See StateStore."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, file: Path) -> None:
         self._db = db
+        self._file = file
         self._lock = threading.Lock()  # a caller that is cancelled leaves its thread at work
 
     def close(self) -> None:
@@ -75,10 +77,12 @@ class SqliteState:
                         self._db.execute(text, values)
                     self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:  # a full disk has ended it already
+                        self._db.execute("ROLLBACK")
                     raise
         except sqlite3.Error as error:
-            raise Unavailable(f"the state can't be saved: {error}") from error
+            reason = why_sqlite(error, self._file)
+            raise Unavailable(f"the state can't be saved: {reason}") from error
 
 
 def _statement(change: Change) -> tuple[str, tuple[str, ...]]:

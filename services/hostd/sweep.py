@@ -53,6 +53,7 @@ class Sweeper:
             self._replay_releases(),
             self._every(settings.reconcile_s, self.reconcile, "reconcile"),
             self._every(settings.watch_s, self.watch, "watch"),
+            self._every(settings.disk_s, self._service.disks.look, "disks"),
             self._every(LIVE_REPORT_S, self._report_live, "report"),
         )
 

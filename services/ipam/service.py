@@ -235,7 +235,8 @@ class Ipam:
         while True:
             await self._rt.clock.sleep(FORGET_EVERY_S)
             try:
-                await self.store.forget(self._rt.clock.now() - self.config.tombstone_s)
+                while await self.store.forget(self._rt.clock.now() - self.config.tombstone_s):
+                    pass
             except (Unavailable, Refused) as error:
                 self._rt.telemetry.log.warning("tombstones are kept", error=str(error))
 

@@ -11,7 +11,6 @@ from libs.common.store.base import (
     CollectionSpec,
     Index,
     Op,
-    Outcome,
     Query,
     Store,
     Where,
@@ -131,13 +130,12 @@ class IpamStore:
         graves = [_grave(attachment, host), _grave(attachment, "")]
         return bool(await self._tombstones.get_many(graves))
 
-    async def forget(self, before: float, limit: int = 500) -> None:
-        """Drop tombstones older than any event that could still be on its way."""
-        where = (Where("at", Op.LT, before),)
+    async def forget(self, before: float, limit: int = 500) -> int:
+        """Drop tombstones older than any event that could still be on its way; how many of them now."""
+        where, gone = (Where("at", Op.LT, before),), 0
         for doc in (await self._tombstones.find(Query(where, limit=limit))).docs:
-            result = await self._tombstones.delete(doc.id, doc.version)
-            if result.outcome not in (Outcome.OK, Outcome.CONFLICT):
-                return
+            gone += (await self._tombstones.delete(doc.id, doc.version)).ok
+        return gone
 
     async def _find(self, query: Query) -> list[Address]:
         page = await self.addresses.find(query)

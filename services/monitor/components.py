@@ -117,6 +117,29 @@ def _lag_of(answer: Response) -> int | None:
     return lag if isinstance(lag, int) else None
 
 
+async def low_disks(
+    client: ServiceClient, nodes: Iterable[Node], timeout_s: float
+) -> dict[str, str]:
+    """What each host has little room on, by its hostd's own word; "" for one with enough, none for one that is away."""
+    found: dict[str, str] = {}
+
+    async def of(hostname: str, url: str) -> None:
+        try:
+            answer = await client.call(url.strip(), "GET", "/healthz", timeout_s=timeout_s)
+            said = answer.json() if answer.status == 200 else None
+        except (GantryError, ValueError):
+            return
+        low = said.get("disk_low") if isinstance(said, dict) else None
+        if isinstance(low, str):
+            found[hostname] = low
+
+    async with asyncio.TaskGroup() as group:
+        for node in nodes:
+            if url := node.attributes.get("hostd", ""):
+                group.create_task(of(node.hostname, url))
+    return found
+
+
 def host_probes(client: ServiceClient, nodes: Iterable[Node]) -> dict[str, Probe]:
     """hostd of each host that is up: it says whether switch and engine answer."""
     found = {}

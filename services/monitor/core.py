@@ -16,6 +16,7 @@ BREAKER_OPEN = "scheduler-breaker-open"
 COMPONENT_DOWN = "component-down"
 BLIND = "monitoring-blind"
 CONSUMER_LAG = "consumer-lag"
+DISK_LOW = "disk-low"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,11 @@ def component_alert(name: str) -> Alert:
 def lag_alert(service: str) -> Alert:
     """The alert about a service that does not keep up with its events, before it ever fired."""
     return Alert(f"{CONSUMER_LAG}:{service}", CONSUMER_LAG, "warning", {"service": service})
+
+
+def disk_alert(host: str) -> Alert:
+    """The alert about a host's disks, before it ever fired."""
+    return Alert(f"{DISK_LOW}:{host}", DISK_LOW, "warning", {"hostname": host})
 
 
 def blind_alert() -> Alert:

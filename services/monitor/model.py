@@ -53,6 +53,16 @@ class MonitorConfig(BaseModel):
     lag_limit: int = Field(10_000, ge=1, description="a service that is so many events behind, …")
     lag_s: float = Field(20.0, gt=0, description="…asked so often…")
     lag_probes: int = Field(3, ge=1, description="…and found so many times in a row, is an alert")
+    disk_s: float = Field(30.0, gt=0, description="disks are looked at so often…")
+    disk_low_pct: float = Field(
+        10.0, ge=0, le=100, description="…and this machine's is low with less room than this left"
+    )
+    keep_lost_s: float = Field(
+        7 * 86_400.0, ge=60, description="a host that is lost for longer is forgotten"
+    )
+    keep_alerts_s: float = Field(
+        30 * 86_400.0, ge=60, description="an alert that is over for longer is forgotten"
+    )
     endpoints: dict[str, str] = Field(
         {}, description="more components by name: http(s)://… or tcp://host:port"
     )

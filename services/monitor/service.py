@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from libs.common.backoff import Backoff
 from libs.common.consume import Handlers
+from libs.common.disk import Space, measure
 from libs.common.errors import Conflict, GantryError, Unavailable
 from libs.common.events import Envelope
 from libs.common.events import model as ev
@@ -16,13 +19,24 @@ from libs.common.leader import LeaseLost, hold_lease, leadership
 from libs.common.runtime import Runtime
 from libs.common.waiting import lasting, set_or_due
 from services.monitor import api, core
-from services.monitor.components import Watch, ask, host_probes, lags, open_probes
+from services.monitor.components import (
+    Watch,
+    ask,
+    host_probes,
+    lags,
+    low_disks,
+    open_probes,
+)
 from services.monitor.mesos import OpenOperator, Operator, open_http_operator
 from services.monitor.model import Alert, MonitorConfig, Node, NodeState
 from services.monitor.notify import Notifier, SmtpNotifier
 from services.monitor.store import MonitorStore
 
+Measure = Callable[[Path], Space]
+FORGET_EVERY_S = 600.0
 TRIES = 5
+CONTROL_PLANE = "control-plane"  # the machine that the monitor runs on, among the hosts
+NEVER_BEGUN = "TASK_DROPPED"  # the host would not have it: no container has ended
 
 
 class Monitor:
@@ -35,7 +49,9 @@ class Monitor:
         store: MonitorStore,
         operator: Operator,
         notifier: Notifier,
+        measure: Measure,
     ) -> None:
+        self._measure = measure
         self.config = config
         self.store = store
         self.live: dict[str, Node] = {}  # what the master said last, with what is in use
@@ -49,6 +65,7 @@ class Monitor:
         self._look = asyncio.Event()
         # By alert, the turn (firing, since) that was mailed but could not be saved as such yet.
         self._mailed: dict[str, tuple[bool, float]] = {}
+        self._unkept: dict[str, None] = {}  # alerts that were mailed and could not be saved
         self._firing = rt.telemetry.gauge("monitor_alerts_firing", "Alerts that are firing")
         self._nodes = rt.telemetry.gauge("monitor_nodes", "Hosts by state", "state")
 
@@ -62,6 +79,8 @@ class Monitor:
             group.create_task(lasting(self._poll()))
             group.create_task(lasting(self._watch_components()))
             group.create_task(lasting(self._watch_lag()))
+            group.create_task(lasting(self._watch_disks()))
+            group.create_task(lasting(self._forget()))
 
     # -- hosts
 
@@ -152,8 +171,22 @@ class Monitor:
     async def _tell_condition(self, fresh: Alert, holds: bool, summary: str) -> None:
         try:
             await self._set_condition(fresh, holds, summary)
+            if fresh.id in self._unkept:
+                del self._unkept[fresh.id]
+                if not holds:  # the store never knew: nobody else would say that it is over
+                    await self._notifier.tell(replace(fresh, since=self._rt.clock.now()))
         except (Unavailable, Conflict) as error:
             self._log.warning("can't keep an alert", alert=fresh.id, holds=holds, error=str(error))
+            if holds and fresh.id not in self._unkept:
+                await self._mail_at_least(replace(fresh, firing=True, summary=summary))
+
+    async def _mail_at_least(self, alert: Alert) -> None:
+        """The store takes nothing, as on a full disk: people are told once all the same."""
+        try:
+            await self._notifier.tell(replace(alert, since=self._rt.clock.now()))
+            self._unkept[alert.id] = None
+        except Unavailable as error:
+            self._log.warning("can't mail an alert", alert=alert.id, error=str(error))
 
     async def _watch_lag(self) -> None:
         config = self.config
@@ -166,6 +199,37 @@ class Monitor:
                 behind = watch.judge(service, summary if lag > config.lag_limit else "")
                 if behind is not None:
                     await self._tell_condition(core.lag_alert(service), behind, summary)
+
+    async def _watch_disks(self) -> None:
+        config = self.config
+        while True:
+            found = await low_disks(self._rt.peers, self.live.values(), config.probe_timeout_s)
+            with suppress(Unavailable):
+                found[CONTROL_PLANE] = self._measure(self._rt.common.data_dir).lacks(
+                    free_pct=config.disk_low_pct, inodes_pct=config.disk_low_pct
+                )
+            for host, low in sorted(found.items()):
+                summary = f"{host} is short of disk: {low}"
+                await self._tell_condition(core.disk_alert(host), bool(low), summary)
+            await self._rt.clock.sleep(config.disk_s)
+
+    async def _forget(self) -> None:
+        """Hosts that are lost for good, and alerts that are long over."""
+        while True:
+            await self._rt.clock.sleep(FORGET_EVERY_S)
+            now = self._rt.clock.now()
+            try:
+                for node in (await self.store.nodes()).values():
+                    lost = node.state is NodeState.LOST
+                    if lost and now - node.since >= self.config.keep_lost_s:
+                        await self._set_condition(core.node_alert(node), False, "")
+                        if node.hostname not in {each.hostname for each in self.live.values()}:
+                            await self._set_condition(core.disk_alert(node.hostname), False, "")
+                        await self.store.forget_node(node)
+                while await self.store.forget_alerts(now - self.config.keep_alerts_s):
+                    pass
+            except (Unavailable, Conflict) as error:
+                self._log.warning("old hosts and alerts are kept", error=str(error))
 
     async def _beat(self) -> None:
         """Somebody watches; that nobody did for long is worth an alert, which is over at once."""
@@ -186,7 +250,7 @@ class Monitor:
         return {ev.ContainerExited: self._on_exited}
 
     async def _on_exited(self, event: ev.ContainerExited, envelope: Envelope) -> None:
-        if event.wanted:
+        if event.wanted or event.state == NEVER_BEGUN:
             return
         for _ in range(TRIES):
             alert = await self.store.alert(f"{core.APP_CRASHING}:{event.app}")
@@ -254,20 +318,25 @@ async def run(
     rt: Runtime,
     open_operator: OpenOperator = open_http_operator,
     notifier: Notifier | None = None,
+    measure: Measure = measure,
 ) -> None:
     """The service: wait for leadership, then watch. `notifier` None: mail, as configured."""
     config = rt.section(MonitorConfig)
     told = notifier or SmtpNotifier(config.smtp, rt.common.cluster)
     async with leadership(rt, "monitor", config.leader_lease_s):
-        await _watch(rt, config, open_operator, told)
+        await _watch(rt, config, open_operator, told, measure)
 
 
 async def _watch(
-    rt: Runtime, config: MonitorConfig, open_operator: OpenOperator, told: Notifier
+    rt: Runtime,
+    config: MonitorConfig,
+    open_operator: OpenOperator,
+    told: Notifier,
+    measure: Measure,
 ) -> None:
     store = await MonitorStore.open(rt.store)
     async with open_operator(rt, config) as operator:
-        monitor = Monitor(rt, config, store, operator, told)
+        monitor = Monitor(rt, config, store, operator, told, measure)
         app = rt.http_app(api.routes(monitor))
         async with rt.serve(app), asyncio.TaskGroup() as group:
             group.create_task(_lead(rt, config, told))

@@ -11,6 +11,7 @@ from libs.common.store.base import (
     CollectionSpec,
     Fence,
     Index,
+    Op,
     Outcome,
     Query,
     Store,
@@ -84,6 +85,22 @@ class MonitorStore:
         """Compare-and-set. Raises Fenced."""
         body = alert_body(alert)
         return await self._save(self._alerts, alert.id, alert.version, body, events, now)
+
+    async def forget_alerts(self, before: float, limit: int = 500) -> int:
+        """Delete alerts that have been over since before then; how many. Raises Fenced."""
+        where = (eq("unsettled", False), eq("firing", False), Where("since", Op.LT, before))
+        page = await self._alerts.find(Query(where, limit=limit))
+        return sum([await self._delete(self._alerts, doc.id, doc.version) for doc in page.docs])
+
+    async def forget_node(self, node: Node) -> bool:
+        """Delete a node as it was read. Raises Fenced."""
+        return await self._delete(self._nodes, node.id, node.version)
+
+    async def _delete(self, collection: Collection, doc_id: str, version: int) -> bool:
+        result = await collection.delete(doc_id, version, self._fence)
+        if result.outcome is Outcome.FENCED:
+            raise Fenced("another monitor leads")
+        return result.ok
 
     async def _save(
         self,

@@ -26,6 +26,14 @@ from services.scheduler.model import (
 ENDED_REMEMBERED = 20_000
 
 
+@dataclass(frozen=True, slots=True)
+class Full:
+    """An agent that had no room on its disk: it gets nothing new before `until`, and the next time for longer."""
+
+    until: float
+    pause_s: float
+
+
 @dataclass(slots=True)
 class Volatile:
     """What a new leader learns anew from Mesos; never saved."""
@@ -39,6 +47,7 @@ class Volatile:
     reconcile_at: float = float("inf")
     killed: dict[InstanceId, float] = field(default_factory=dict)
     asked: dict[InstanceId, float] = field(default_factory=dict)
+    full: dict[AgentId, Full] = field(default_factory=dict)
     unknown: dict[AttemptId, AgentId | None] = field(default_factory=dict)
     unknown_since: float = 0.0
     breaker_open: bool = False
@@ -51,6 +60,7 @@ class Volatile:
             agents=dict(self.agents),
             killed=dict(self.killed),
             asked=dict(self.asked),
+            full=dict(self.full),
             unknown=dict(self.unknown),
         )
 
@@ -67,6 +77,7 @@ class Cluster:
         # Instances with something that time alone can bring about, and where the live ones are.
         self.watched: dict[InstanceId, None] = {}
         self.on_agent: dict[AgentId, dict[InstanceId, None]] = {}
+        self.cleanups: dict[InstanceId, str] = {}  # with their hosts' names
         for each in instances:
             self._put(each)
 
@@ -83,12 +94,15 @@ class Cluster:
         if new.state is State.ENDED:
             self.instances.pop(new.id, None)
             self.watched.pop(new.id, None)
+            self.cleanups.pop(new.id, None)
             self.ended.pop(new.id, None)
             self.ended[new.id] = new.version
             if len(self.ended) > ENDED_REMEMBERED:
                 del self.ended[next(iter(self.ended))]
             return
         self.instances[new.id] = new
+        if new.cleanup:
+            self.cleanups[new.id] = new.hostname
         if new.agent and (new.live or new.state is State.ORPHANED):
             self.on_agent.setdefault(new.agent, {})[new.id] = None
         if new.stop or new.state not in (State.RUNNING, State.STARTING):
@@ -106,6 +120,7 @@ class Draft:
         self.changed: dict[InstanceId, Instance] = {}
         self.events: dict[InstanceId, list[Event]] = {}
         self.actions: list[Action] = []
+        self.cleaning: set[str] = set()  # hosts that get a clean-up by this draft
 
     def get(self, instance_id: InstanceId) -> Instance | None:
         """The instance as this draft has it; None when unknown, or ended before this draft."""
@@ -121,7 +136,7 @@ class Draft:
         ):
             raise AssertionError(f"{instance.id}: {before.state} → {instance.state}")
         self.changed[instance.id] = instance
-        if events:
+        if events and not instance.cleanup:
             self.events.setdefault(instance.id, []).extend(events)
 
     def act(self, action: Action) -> None:

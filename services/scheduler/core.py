@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from libs.mesos import events as mesos
-from services.scheduler import updates
+from services.scheduler import cleaning, updates
 from services.scheduler.cluster import Cluster, Draft
 from services.scheduler.model import (
     Agent,
@@ -154,6 +154,7 @@ def _watch(draft: Draft, now: float, config: SchedulerConfig) -> None:
                 updates.end(draft, instance, now, instance.message)
             case State.UNREACHABLE if age_s >= config.unreachable_after_s and instance.stop:
                 # Nobody waits for a host that may never come back; if it does, the task is killed.
+                cleaning.leave_behind(draft, instance, now)
                 updates.end(draft, instance, now, f"{instance.hostname} is unreachable")
                 continue
             case State.UNREACHABLE if age_s >= config.unreachable_after_s:

@@ -82,6 +82,7 @@ class Instance:
     delayed: str = ""
     delayed_at: float = 0.0
     strays: tuple[tuple[AttemptId, AgentId], ...] = ()
+    cleanup: bool = False  # not an instance of anybody's: see `cleaning.py`
     traceparent: str = ""
     correlation: str = ""
 
@@ -276,10 +277,13 @@ class SchedulerConfig(BaseModel):
     staged_timeout_s: float = 30.0
     kill_retry_s: float = 10.0
     reconcile_interval_s: float = 300.0
+    full_pause_s: float = 15.0  # a host without room on its disk gets nothing new for so long…
+    full_pause_max_s: float = 300.0  # …doubled each time, up to this
     offer_hold_s: float = 5.0
     decline_s: float = 5.0
     delayed_every_s: float = 10.0
     breaker_limit: int = 5
+    keep_ended_s: float = 86_400.0  # documents of instances, after their end
     leader_lease_s: float = (
         0.0  # 0: the only scheduler there is; otherwise standbys wait for the lease
     )
@@ -302,6 +306,8 @@ def to_body(instance: Instance) -> dict[str, Any]:
     body["ended"] = instance.state is State.ENDED
     body["spec"] = instance.spec.model_dump(mode="json")
     body["strays"] = [list(each) for each in instance.strays]
+    if instance.cleanup:
+        body["cleanup"] = True
     return body
 
 
@@ -313,5 +319,6 @@ def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:
         spec=InstanceSpec.model_validate(body["spec"]),
         state=State(body["state"]),
         strays=tuple((AttemptId(task), AgentId(agent)) for task, agent in body["strays"]),
+        cleanup=body.get("cleanup", False),
         **{name: body[name] for name in _PLAIN},
     )

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from libs.common.events import model as ev
 from libs.common.task import container_name
-from services.scheduler import policy
+from services.scheduler import cleaning, policy
 from services.scheduler.cluster import Draft
 from services.scheduler.model import (
     EXECUTOR_AMOUNTS,
@@ -39,21 +39,24 @@ def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: Task
     waiting = [
         each
         for each in draft.watched()
-        if each.state in (State.PENDING, State.ORPHANED) and not _held_back(each)
+        if each.state in (State.PENDING, State.ORPHANED)
+        and not _held_back(each)
+        and not (each.cleanup and each.not_before > now)  # nobody is asked for offers meanwhile
     ]
     pending = list({each.id: each for each in waiting if each.not_before <= now}.values())
     offers = _by_agent(draft.volatile.offers)
     if pending and offers:
         result = policy.place(
             [_need(each) for each in pending],
-            _candidates(draft, offers, pending),
+            _candidates(draft, offers, pending, now),
             _siblings(draft, pending),
         )
         _launch(draft, result, offers, now, tasks)
         for each in pending:
-            if each.id in result.refused:
+            if each.id in result.refused and not each.cleanup:
                 _delayed(draft, each, result.refused[each.id], len(offers), now, config)
     unplaced = [each for each in pending if not _launched(draft, each)]
+    cleaning.put_off(draft, unplaced, now)
     _offer_flow(draft, waiting, unplaced, now, config)
 
 
@@ -68,7 +71,8 @@ def _held_back(instance: Instance) -> bool:
 
 def _need(instance: Instance) -> policy.Need:
     pin = instance.agent if instance.state is State.ORPHANED else None
-    return policy.Need(instance.id, instance.app, instance.spec, pin)
+    host = instance.hostname if instance.cleanup else ""
+    return policy.Need(instance.id, instance.app, instance.spec, pin, host)
 
 
 def _by_agent(offers: Mapping[OfferId, Offer]) -> dict[AgentId, list[Offer]]:
@@ -79,7 +83,7 @@ def _by_agent(offers: Mapping[OfferId, Offer]) -> dict[AgentId, list[Offer]]:
 
 
 def _candidates(
-    draft: Draft, offers: Mapping[AgentId, list[Offer]], pending: list[Instance]
+    draft: Draft, offers: Mapping[AgentId, list[Offer]], pending: list[Instance], now: float
 ) -> list[policy.Candidate]:
     """Agents with what their offers add up to, less what Mesos does not know to be taken."""
     asking = {each.id for each in pending}
@@ -92,7 +96,10 @@ def _candidates(
         for each in there:
             if each.state is State.ORPHANED and each.id not in asking:
                 free = free - Amounts.of(each.spec)
-        candidates.append(policy.Candidate(agent, mine[0].hostname, mine[0].attributes, free))
+        known = draft.volatile.full.get(agent)
+        full = known is not None and now < known.until
+        first = mine[0]
+        candidates.append(policy.Candidate(agent, first.hostname, first.attributes, free, full))
     return candidates
 
 

@@ -26,22 +26,24 @@ EPSILON = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An agent with what is free on it."""
+    """An agent with what is free on it. `full`: its host says that there is no room on its disk."""
 
     agent: AgentId
     hostname: str
     attributes: Mapping[str, str]
     free: Amounts
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A pending instance. `agent` pins it (an adoption can happen on one agent only)."""
+    """A pending instance. `agent` pins it (an adoption can happen on one agent only), or `hostname` does."""
 
     id: InstanceId
     app: str
     spec: InstanceSpec
     agent: AgentId | None = None
+    hostname: str = ""
 
 
 @dataclass(slots=True)
@@ -122,6 +124,7 @@ def _groups(needs: Sequence[Need]) -> list[list[Need]]:
             spec.instance_class,
             spec.constraints,
             need.agent,
+            need.hostname,
         )
         groups.setdefault(key, []).append(need)
     # Pinned ones first: they have one place to go.
@@ -198,6 +201,10 @@ def _filter(
         ids = np.array([c.agent for c in agents.candidates], dtype=np.str_)
         keep(ids == need.agent, "agent of the container to adopt")
         return passed, failed  # it is there already, whatever the constraints say by now
+    if need.hostname:
+        keep(agents.column("hostname") == need.hostname, "host to be cleaned up")
+        return passed, failed
+    keep(~np.array([c.full for c in agents.candidates], dtype=np.bool_), "room on its disk")
     wanted = need.spec.instance_class.value
     classes = agents.column("class")
     keep((classes == wanted) | ((classes == "") & (wanted == "thin")), f"class {wanted}")

@@ -46,7 +46,6 @@ BATCH = 2000
 INBOX = 20_000
 CONCURRENT_CALLS = 16
 FORGET_EVERY_S = 600.0
-FORGET_AFTER_S = 86_400.0
 
 T = TypeVar("T")
 
@@ -256,11 +255,14 @@ class Scheduler:
                     self._unanswered.extend(action.offers)
 
     async def _forget(self) -> None:
-        """Ended instances are kept for a day, as tombstones for late events and for people who look back."""
+        """Ended instances are kept for a while, as tombstones for late events and for people who look back."""
         while True:
             await self._rt.clock.sleep(FORGET_EVERY_S)
             try:
-                await self._store.forget_ended(self._rt.clock.now() - FORGET_AFTER_S)
+                while await self._store.forget_ended(
+                    self._rt.clock.now() - self.config.keep_ended_s
+                ):
+                    pass
             except Unavailable as error:
                 self._log.warning("ended instances are kept for now", error=str(error))
 

@@ -24,7 +24,7 @@ from libs.common.store.base import (
 from services.scheduler.cluster import Draft
 from services.scheduler.model import Instance, InstanceId, from_body, to_body
 
-INSTANCES = CollectionSpec("scheduler_instances", (Index("ended", ("ended",)),))
+INSTANCES = CollectionSpec("scheduler_instances", (Index("ended", ("ended", "since")),))
 FRAMEWORK = CollectionSpec("scheduler_framework")
 _PAGE = 2000
 _FRAMEWORK_DOC = "framework"
@@ -123,9 +123,10 @@ class SchedulerStore:
         """Delete instances that ended before that time; returns how many."""
         page = await self.instances.find(Query((eq("ended", True),), order="since", limit=limit))
         old = [doc for doc in page.docs if doc.body["since"] < before]
+        gone = 0
         for doc in old:
-            await self.instances.delete(doc.id, doc.version, self._fence)
-        return len(old)
+            gone += (await self.instances.delete(doc.id, doc.version, self._fence)).ok
+        return gone
 
 
 def _write(instance: Instance, draft: Draft, now: float) -> Write:

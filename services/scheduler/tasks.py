@@ -72,6 +72,7 @@ class TaskFactory:
             deployment=instance.deployment,
             spec=instance.spec,
             adopt=instance.adopt,
+            cleanup=instance.cleanup,
             traceparent=instance.traceparent,
         )
         return {

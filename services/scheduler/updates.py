@@ -16,7 +16,8 @@ from libs.common.events import model as ev
 from libs.common.spec import InstanceSpec, Resources
 from libs.common.task import TaskReport
 from libs.mesos.messages import TERMINAL_STATES, TaskStatus
-from services.scheduler.cluster import Draft
+from services.scheduler import cleaning
+from services.scheduler.cluster import Draft, Full
 from services.scheduler.model import (
     Acknowledge,
     AgentId,
@@ -127,6 +128,8 @@ def _running(
     )
     if after == instance:
         return
+    if fresh:
+        draft.volatile.full.pop(instance.agent, None)
     place = _place(after)
     events: list[Event] = []
     # A reconciliation may say that it runs before its own update says where.
@@ -168,9 +171,13 @@ def _ended(
         )
         draft.put(orphan)
         return
+    if report.refused and instance.state in (State.STAGED, State.STARTING) and not instance.stop:
+        _put_off(draft, instance, message, now, config)
+        return
     lived_s = now - instance.since if instance.state is State.RUNNING and instance.healthy else 0.0
     failures = 1 if lived_s >= config.healthy_reset_s else instance.failures + 1
-    final = instance.stop or 0 < config.max_attempts <= failures
+    done = instance.cleanup and status["state"] == "TASK_FINISHED"
+    final = instance.stop or done or 0 < config.max_attempts <= failures
     exited = ev.ContainerExited(
         **_place(instance),
         state=status["state"],
@@ -199,12 +206,33 @@ def _ended(
     draft.put(after, exited)
 
 
+def _put_off(
+    draft: Draft, instance: Instance, message: str, now: float, config: SchedulerConfig
+) -> None:
+    """Its host has no room: no failure of the instance, which goes elsewhere at once; the host is left alone."""
+    known = draft.volatile.full.get(instance.agent)
+    pause_s = config.full_pause_s if known is None else known.pause_s
+    if known is None or now >= known.until:  # several that were on their way count once
+        longer_s = min(2 * pause_s, config.full_pause_max_s)
+        draft.volatile.full[instance.agent] = Full(now + pause_s, longer_s)
+    after = replace(instance, state=State.PENDING, since=now, not_before=now, message=message)
+    dropped = ev.ContainerExited(
+        **_place(instance),
+        state="TASK_DROPPED",
+        reason="REASON_CONTAINER_LAUNCH_FAILED",
+        message=message,
+        wanted=False,
+        final=False,
+    )
+    draft.put(replace(after, healthy=None, adopt="", orphaned_at=0.0), dropped)
+
+
 def _container_may_run(instance: Instance, status: TaskStatus) -> bool:
     """The task is over, but nobody has seen its container end: the next attempt takes that over, or starts anew.
 
     So it is when the executor died, and whenever somebody else than the executor speaks of the end of one that ran.
     """
-    if status["state"] == "TASK_GONE_BY_OPERATOR":
+    if status["state"] == "TASK_GONE_BY_OPERATOR" or instance.cleanup:
         return False
     ran = bool(instance.adopt) or instance.state in (State.RUNNING, State.UNREACHABLE)
     unseen = ran and status.get("source") != "SOURCE_EXECUTOR"
@@ -270,6 +298,7 @@ def _tombstone(unwant: Unwant, now: float) -> Instance:
 
 def replace_unreachable(draft: Draft, instance: Instance, now: float) -> None:
     """Its host has been silent for long enough: a new attempt; the old one is killed if it comes back."""
+    cleaning.leave_behind(draft, instance, now)
     draft.put(
         replace(
             instance,
@@ -290,6 +319,7 @@ def replace_unreachable(draft: Draft, instance: Instance, now: float) -> None:
 
 def give_up_adoption(draft: Draft, instance: Instance, now: float) -> None:
     """Nobody could take the container over in time; its host's executor removes it when it is back."""
+    cleaning.leave_behind(draft, instance, now)
     after = replace(
         instance,
         state=State.ENDED if instance.stop else State.PENDING,

@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from libs.common.clock import Clock
 from libs.common.errors import InvalidInput, NotFound, Unavailable
@@ -22,6 +23,7 @@ from services.executor.model import (
     Destroyed,
     Died,
     EngineEvent,
+    Image,
     Login,
     Phase,
     Ref,
@@ -102,6 +104,7 @@ class FakeDocker:
         self.fault: Fault | None = None
         self.latency_s: dict[str, float] = {}
         self.down = False
+        self.root = Path("/engine")
         self._rng = rng
         self._runtimes = runtimes
         self._pids = 1000
@@ -267,7 +270,7 @@ class FakeDocker:
 
 
 class FakeEngine:
-    """See Engine."""
+    """See Engine and Images."""
 
     def __init__(self, docker: FakeDocker, *, cluster: str, agent: str) -> None:
         self.docker = docker
@@ -341,6 +344,42 @@ class FakeEngine:
 
         await self.docker.call("list", "", deed)
         return tuple(found)
+
+    async def images(self) -> tuple[Image, ...]:
+        """See Images."""
+        found: list[Image] = []
+
+        async def deed() -> str:
+            used = {each.spec.image for each in self.docker.containers.values()}
+            for name in self.docker.images:
+                tags, digests = ((), (name,)) if "@" in name else ((name,), ())
+                found.append(Image(f"id:{name}", tags, digests, name in used))
+            return ""
+
+        await self.docker.call("images", "", deed)
+        return tuple(found)
+
+    async def remove_image(self, name: str) -> bool:
+        """See Images."""
+
+        async def deed() -> str:
+            if any(each.spec.image == name for each in self.docker.containers.values()):
+                return "used"
+            self.docker.images.pop(name, None)
+            return ""
+
+        answer: list[str] = []
+
+        async def noted() -> str:
+            answer.append(await deed())
+            return ""
+
+        await self.docker.call("remove_image", name, noted)
+        return answer[0] != "used"
+
+    async def root(self) -> Path:
+        """See Images."""
+        return self.docker.root
 
     def events(self, since: float) -> AsyncIterator[EngineEvent]:
         """See Engine."""

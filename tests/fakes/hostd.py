@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from random import Random
 
 from libs.common.clock import Clock, RngIds
@@ -54,6 +55,7 @@ async def fake_hostd(
         host.cluster,
         fake_ports(host, ipam),
         HostdConfig.model_validate({"host": "host-1", **settings}),
+        data_dir=Path("/var/lib/gantry"),
         clock=clock,
         ids=RngIds(rng),
         rng=rng,

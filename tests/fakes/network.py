@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from libs.common.delivery import Delivery
@@ -28,6 +29,7 @@ from services.hostd.model import (
     Wire,
 )
 from services.hostd.ports import Change, LogQuery, Ports
+from tests.fakes.disk import FakeDisk
 from tests.fakes.ipam import FakeIpam
 
 HOST_INODE = 4026531840
@@ -59,6 +61,7 @@ class FakeHost:
     containers: dict[str, ContainerView] = field(default_factory=dict)  # by id
     logs: dict[str, list[bytes]] = field(default_factory=dict)
     deliveries: dict[str, Delivery] = field(default_factory=dict)  # by attempt
+    disk: FakeDisk = field(default_factory=lambda: FakeDisk({}))
     switch_up: bool = True
     engine_up: bool = True
     switch_epoch: int = 1
@@ -329,6 +332,11 @@ class FakeEngine:
         found = self._find(container)
         return found is not None and found.running
 
+    async def root(self) -> Path:
+        """See Engine."""
+        self._arrive()
+        return Path("/engine")
+
     async def kill(self, container: str) -> None:
         """See Engine."""
         self._arrive()
@@ -389,4 +397,5 @@ def fake_ports(host: FakeHost, ipam: FakeIpam) -> Ports:
         ipam=ipam,
         engine=FakeEngine(host),
         deliveries=FakeDeliveries(host),
+        measure=host.disk.measure,
     )

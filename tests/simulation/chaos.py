@@ -29,6 +29,7 @@ class Chaos:
             Point.LEADER_PAUSED: (3, self._pause_leader),
             Point.WORKER_KILLED: (4, self._kill_worker),
             Point.SUPERVISOR_KILLED: (2, self._kill_supervisor),
+            Point.EXECUTOR_GONE: (1, self._executor_gone),
             Point.HOSTD_KILLED: (4, self._kill_hostd),
             Point.DOCKER_AWAY: (2, self._docker_away),
             Point.SWITCH_RESTART: (2, self._restart_switch),
@@ -104,6 +105,15 @@ class Chaos:
         if pids:
             self._hit(Point.SUPERVISOR_KILLED, host.name)
             host.kill_supervisor(pids[0])
+
+    async def _executor_gone(self) -> None:
+        host = self._host()
+        if host.barren:
+            return
+        self._hit(Point.EXECUTOR_GONE, host.name)
+        host.lose_executor()
+        await self._for(30, 150)
+        host.barren = False
 
     async def _kill_hostd(self) -> None:
         host = self._host()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from libs.common.errors import NotFound, Unavailable
@@ -54,6 +55,11 @@ class HostdEngine:
         self._arrive()
         found = self._docker.by_name(container)
         return found is not None and found.running
+
+    async def root(self) -> Path:
+        """See Engine."""
+        self._arrive()
+        return self._docker.root
 
     async def kill(self, container: str) -> None:
         """See Engine."""

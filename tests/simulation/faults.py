@@ -59,6 +59,7 @@ class Point(StrEnum):
     CLOCK_SKEW = "clocks differ"
     WORKER_KILLED = "executor: the worker is killed"
     SUPERVISOR_KILLED = "executor: the supervisor is killed"
+    EXECUTOR_GONE = "executor: it dies, and none can be started on its host for long"
     HOSTD_KILLED = "hostd is killed"
     HOSTD_DISK = "hostd: its disk or kernel fails before or after a step"
     SWITCH_RESTART = "the switch is restarted"

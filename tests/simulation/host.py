@@ -15,6 +15,7 @@ from libs.mesos.errors import MesosError
 from libs.minimesos.local import ExecutorLaunch
 from services.executor.config import ExecutorConfig
 from services.executor.hostd import HostdClient
+from services.executor.janitor import Janitor
 from services.executor.mesos import MesosDriver
 from services.executor.model import ContainerName, Identity, Ref
 from services.executor.ports import Network
@@ -26,6 +27,7 @@ from services.hostd.main import make_app
 from services.hostd.ports import Ports
 from services.hostd.service import HostdService
 from services.hostd.settings import HostdConfig
+from tests.fakes.disk import FakeDisk, MemoryLedger
 from tests.fakes.docker import FakeDocker, FakeEngine, FakeImage
 from tests.fakes.journal import MemoryJournal
 from tests.fakes.network import FakeHost, FakeNetns, FakeRegistry, FakeState, FakeSwitch
@@ -72,8 +74,11 @@ class Host:
         self.docker = FakeDocker(clock, world.faults.rng, claim=claim_on(self.kernel, self.claimed))
         self.docker.fault = self._docker_fault
         self.docker.images = world.images
+        self.disk = FakeDisk(world.images)
+        self.ledger = MemoryLedger()
         self.hostd: Life | None = None
         self.supervisors: dict[int, Supervisor] = {}
+        self.barren = False  # does every executor end at once?
 
     # -- hostd
 
@@ -105,11 +110,13 @@ class Host:
             ipam=HttpIpam(peers, self.name),
             engine=HostdEngine(self.docker, self.kernel.cluster),
             deliveries=HttpDeliveries(peers, self.name, own_key, rng),
+            measure=self.disk.measure,
         )
         service = HostdService(
             self.kernel.cluster,
             ports,
             HostdConfig(host=self.name),
+            data_dir=self.world.common.data_dir,
             clock=clock,
             ids=RngIds(rng),
             rng=rng,
@@ -170,6 +177,9 @@ class Host:
 
     def launch(self, launch: ExecutorLaunch, pid: int) -> None:
         """The agent starts an executor: its supervisor is the process that the agent sees."""
+        if self.barren:
+            self.world.loop.call_later(0.1, self.world.mesos.exited, self.index, pid, 1)
+            return
         self.supervisors[pid] = Supervisor(self, launch.environment, pid)
         self.supervisors[pid].start_worker()
 
@@ -179,6 +189,12 @@ class Host:
         if supervisor is not None:
             supervisor.end()
             self.world.mesos.exited(self.index, pid, 9)
+
+    def lose_executor(self) -> None:
+        """It dies, and no other lives as long as `barren` is true."""
+        self.barren = True
+        for pid in sorted(self.supervisors):
+            self.kill_supervisor(pid)
 
     def workers(self) -> list[Life]:
         """The live workers on this host."""
@@ -224,6 +240,9 @@ class Supervisor:
         environment = ExecutorEnvironment.parse(self.environment)
         cluster = world.common.cluster
         hostd = HostdClient(_ClientOfHostd(client_of(world, life, Kind.HOST, host.name), host.name))
+        config = ExecutorConfig(cluster=cluster, agent=host.name, orphan_grace_s=120.0)
+        engine = FakeEngine(host.docker, cluster=cluster, agent=host.name)
+        telemetry = make_telemetry(world, "executor", life.name)
         service = ExecutorService(
             driver=MesosDriver(
                 MesosTransport(world.mesos, life),
@@ -232,15 +251,24 @@ class Supervisor:
                 rng=rng,
                 ids=RngIds(rng),
             ),
-            engine=FakeEngine(host.docker, cluster=cluster, agent=host.name),
+            engine=engine,
+            janitor=Janitor(
+                engine,
+                host.ledger,
+                host.disk.measure,
+                (host.docker.root,),
+                clock=clock,
+                log=telemetry.log,
+                config=config,
+            ),
             network=world.wrap_network(hostd, host),
             deliveries=hostd,
             prober=FakeProber(host.docker),
             journal=self.journal,
             clock=clock,
             rng=rng,
-            telemetry=make_telemetry(world, "executor", life.name),
-            config=ExecutorConfig(cluster=cluster, agent=host.name, orphan_grace_s=120.0),
+            telemetry=telemetry,
+            config=config,
             identity=Identity(cluster, host.name, f"run-{self.pid}"),
         )
         try:

@@ -22,6 +22,7 @@ from services.monitor.service import run as run_monitor
 from services.scheduler.mesos import HttpDriver, MesosDriver
 from services.scheduler.model import SchedulerConfig
 from services.scheduler.service import run as run_scheduler
+from tests.fakes.disk import FakeDisk
 from tests.simulation.balancer import Balancer
 from tests.simulation.faults import Faults, Point
 from tests.simulation.life import Life
@@ -109,7 +110,7 @@ async def monitor(world: PartsWorld, rt: Runtime, life: Life) -> None:
         transport = MesosTransport(world.mesos, life)
         yield HttpOperator(OperatorClient(transport, [MASTER], clock=rt.clock, rng=rt.rng))
 
-    await run_monitor(rt, open_operator, world.mailbox)
+    await run_monitor(rt, open_operator, world.mailbox, FakeDisk({}).measure)
 
 
 async def ipam(_world: PartsWorld, rt: Runtime, _life: Life) -> None:

@@ -49,7 +49,7 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """How a topic is created. `retention_s` None keeps the server's default."""
+    """How a topic is created. `retention_s` None: as the bus was told (`retention.py`)."""
 
     name: str
     partitions: int = 8

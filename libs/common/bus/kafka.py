@@ -28,6 +28,7 @@ from libs.common.bus.base import (
 from libs.common.bus.kafka_consumer import CALL_S, START_S, KafkaConsumer, to_delivered
 from libs.common.bus.kafka_errors import guarded
 from libs.common.bus.kafka_url import KafkaSettings, parse_url
+from libs.common.bus.retention import Retention
 from libs.common.clock import Clock
 from libs.common.errors import TimedOut, Unavailable
 
@@ -40,8 +41,11 @@ _REQUEST_MS = 10_000
 class KafkaBus:
     """A `Bus` on Kafka."""
 
-    def __init__(self, settings: KafkaSettings, clock: Clock) -> None:
+    def __init__(
+        self, settings: KafkaSettings, clock: Clock, retention: Retention | None = None
+    ) -> None:
         self._settings = settings
+        self._retention = retention or Retention()
         self._clock = clock
         self._partitions: dict[str, int] = {}
         self._producer: AIOKafkaProducer | None = None
@@ -52,9 +56,9 @@ class KafkaBus:
         self._closed = False
 
     @classmethod
-    async def open(cls, url: str, clock: Clock) -> KafkaBus:
+    async def open(cls, url: str, clock: Clock, retention: Retention | None = None) -> KafkaBus:
         """Read the URL (see kafka_url.py; raises InvalidInput); the first call connects."""
-        return cls(parse_url(url), clock)
+        return cls(parse_url(url), clock, retention)
 
     async def ensure_topics(self, topics: Sequence[TopicSpec]) -> None:
         """See Bus. Returns when all partitions have a leader."""
@@ -70,9 +74,11 @@ class KafkaBus:
             await self._settle_topics(admin, list(missing))
 
     def _new_topic(self, spec: TopicSpec) -> NewTopic:
-        configs = {"max.message.bytes": str(MAX_RECORD_BYTES + 100_000)}
-        if spec.retention_s is not None:
-            configs["retention.ms"] = str(int(spec.retention_s * 1000))
+        kept_s = self._retention.of(spec.name) if spec.retention_s is None else spec.retention_s
+        configs = {
+            "max.message.bytes": str(MAX_RECORD_BYTES + 100_000),
+            "retention.ms": str(int(kept_s * 1000)),
+        }
         return NewTopic(
             name=self._settings.prefix + spec.name,
             num_partitions=spec.partitions,

@@ -25,14 +25,15 @@ from libs.common.bus.base import (
     check_records,
 )
 from libs.common.bus.groups import Member, quiet, settle
+from libs.common.bus.retention import Retention
 from libs.common.bus.sqlite_group import ProcessLock, dead_members, load_group, save_group
 from libs.common.bus.waiting import Bell
 from libs.common.clock import Clock
 from libs.common.errors import Fenced, Unavailable
 from libs.common.sqlite import SqliteThread, Watch
 
-RETENTION_S = 7 * 86400.0
 PARTITION_BYTES = 256 * 1024 * 1024
+TOTAL_BYTES = 2 * 1024 * 1024 * 1024
 _RETAIN_EVERY_S = 10.0
 _READ_RECORDS = 500
 
@@ -40,14 +41,22 @@ _READ_RECORDS = 500
 class SqliteBus:
     """A `Bus` in an SQLite file."""
 
-    def __init__(self, path: Path, clock: Clock, retention_s: float, partition_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        retention: Retention,
+        partition_bytes: int,
+        total_bytes: int,
+    ) -> None:
         self.clock = clock
         self.directory = path.parent
         self.bell = Bell()
         self.known_topics: log.Topics = {}
         self._path = path
-        self._retention_s = retention_s
+        self._retention = retention
         self._partition_bytes = partition_bytes
+        self._total_bytes = total_bytes
         self._retain_at = 0.0
         self._serial = itertools.count(1)
         self._closed = False
@@ -61,11 +70,12 @@ class SqliteBus:
         path: str | Path,
         clock: Clock,
         *,
-        retention_s: float = RETENTION_S,
+        retention: Retention | None = None,
         partition_bytes: int = PARTITION_BYTES,
+        total_bytes: int = TOTAL_BYTES,
     ) -> SqliteBus:
-        """Open or make the file. `retention_s` is for topics that name none. Raises Unavailable."""
-        bus = cls(Path(path), clock, retention_s, partition_bytes)
+        """Open or make the file. `retention` is for topics that name none. Raises Unavailable."""
+        bus = cls(Path(path), clock, retention or Retention(), partition_bytes, total_bytes)
         watch = Watch(bus.bell.ring, clock.monotonic)
         bus.writer = await SqliteThread.open(bus._path, write=True)
         try:
@@ -118,8 +128,9 @@ class SqliteBus:
                 connection,
                 topics,
                 now=self.clock.now(),
-                retention_s=self._retention_s,
+                age_s=self._retention.of,
                 partition_bytes=self._partition_bytes,
+                total_bytes=self._total_bytes,
             )
         )
         if more:

@@ -7,12 +7,13 @@ few pages and reading on is a range scan.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
 
 from libs.common.bus.base import Delivered, Record, TopicPartition, TopicSpec, partition_of
+from libs.common.bus.retention import fair_limit
 
 _SHIFT = 40
 _MAX_PARTITIONS = 1024
@@ -201,19 +202,19 @@ def retain(
     topics: Iterable[Topic],
     *,
     now: float,
-    retention_s: float,
+    age_s: Callable[[str], float],
     partition_bytes: int,
+    total_bytes: int,
 ) -> bool:
     """Drop what is too old or too much; True when there is more to drop than one transaction should."""
     sizes = dict(connection.execute("SELECT place, bytes FROM logs"))
+    most = min(partition_bytes, fair_limit(sizes.values(), total_bytes))
     room = _TRIM_ROWS
     for topic in topics:
-        age_s = retention_s if topic.retention_s is None else topic.retention_s
+        kept_s = age_s(topic.name) if topic.retention_s is None else topic.retention_s
         for n in range(topic.partitions):
             place = topic.place(n)
-            room -= _retain_one(
-                connection, place, now - age_s, sizes[place] - partition_bytes, room
-            )
+            room -= _retain_one(connection, place, now - kept_s, sizes[place] - most, room)
             if room <= 0:
                 return True
     return False

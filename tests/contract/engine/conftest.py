@@ -32,7 +32,7 @@ from services.executor.model import (
     Limits,
     Ref,
 )
-from services.executor.ports import Engine
+from services.executor.ports import Engine, Images
 from services.executor.secret_files import file_system_of
 from services.hostd.model import Namespace
 from services.hostd.registry import FileRegistry
@@ -97,6 +97,7 @@ class EngineWorld:
     """An engine under test; `other` is another agent's on the same host."""
 
     engine: Engine
+    images_store: Images
     other: Engine
     around: Around
     images: dict[str, str]  # behaviour -> image
@@ -255,8 +256,10 @@ async def _fake() -> AsyncIterator[EngineWorld]:
     for name, (_, image) in BEHAVIOURS.items():
         around.docker.images[name] = image
     around.docker.registry["registry/web@sha256:1"] = FakeImage()
+    engine = FakeEngine(around.docker, cluster=CLUSTER, agent=AGENT)
     yield EngineWorld(
-        FakeEngine(around.docker, cluster=CLUSTER, agent=AGENT),
+        engine,
+        engine,
         FakeEngine(around.docker, cluster=CLUSTER, agent=OTHER_AGENT),
         around,
         {name: name for name in BEHAVIOURS},
@@ -278,7 +281,7 @@ async def _real(url: str, pullable: str, tmp_path: Path) -> AsyncIterator[Engine
             stack.push_async_callback(engine.close)
             engines.append(engine)
         images = dict.fromkeys(BEHAVIOURS, "sample-web:v1")
-        yield EngineWorld(engines[0], engines[1], around, images, pullable, real=True)
+        yield EngineWorld(engines[0], engines[0], engines[1], around, images, pullable, real=True)
 
 
 @pytest.fixture(params=["fake", "docker"])

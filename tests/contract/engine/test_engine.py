@@ -235,3 +235,37 @@ async def test_secret_files_of_what_is_not_created_are_gone_at_once(it: EngineWo
         with pytest.raises(Refused, match="'stranger' is not in the image's /etc/passwd"):
             await it.engine.create(spec)
         assert it.around.secret_files(spec.name) == []
+
+
+async def test_images_go_when_no_container_has_them(it: EngineWorld) -> None:
+    await it.images_store.remove_image(it.pullable)
+    await it.engine.pull(it.pullable)
+
+    async def found() -> list[bool]:
+        every = await it.images_store.images()
+        return [each.used for each in every if it.pullable in (*each.tags, *each.digests)]
+
+    ref = await it.create(image=it.pullable)
+    assert await found() == [True]
+    if (
+        not it.real
+    ):  # the real one has another name, by which the tests have it, and loses only this one
+        assert not await it.images_store.remove_image(it.pullable)
+    await it.engine.remove(ref)
+    assert await found() == [False]
+    assert await it.images_store.remove_image(it.pullable)
+    assert await found() == []
+    assert await it.images_store.remove_image(it.pullable)
+    assert (await it.images_store.root()).is_absolute()
+
+
+async def test_an_image_that_a_container_has_is_not_removed(it: EngineWorld) -> None:
+    """Running or not, and whoever's it is."""
+    name = it.images["exits-3"]
+    spec = it.spec("exits-3", labels={LABEL_CLUSTER: "somebody", LABEL_AGENT: "else"})
+    container = await it.other.create(spec)
+    every = await it.images_store.images()
+    assert [each.used for each in every if name in (*each.tags, *each.digests)] == [True]
+    (image,) = [each for each in every if name in (*each.tags, *each.digests)]
+    assert not await it.images_store.remove_image(image.id if it.real else name)
+    await it.other.remove(Ref(spec.name, container))

@@ -157,3 +157,7 @@ async def test_following_goes_on_until_the_end(engine: EngineWorld) -> None:
             if text.count(b"\n") == 3:
                 await engine.driver.kill(container_id)
     assert text.count(b"\n") == 3
+
+
+async def test_it_says_where_its_data_is(engine: EngineWorld) -> None:
+    assert (await engine.driver.root()).is_absolute()

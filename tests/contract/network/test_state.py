@@ -19,6 +19,7 @@ from services.hostd.model import (
 from services.hostd.ports import StateStore
 from services.hostd.state import SqliteState, open_state
 from tests.contract.network.conftest import BOTH
+from tests.disks import small_disk
 from tests.fakes.network import FakeHost, FakeState
 
 Reopen = Callable[[], StateStore]
@@ -97,3 +98,23 @@ async def test_a_disk_that_fails_is_said(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"this is no database" * 100)
     with pytest.raises(Unavailable):
         open_state(tmp_path / "state.db")
+
+
+async def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", mib=2) as disk:
+        state = open_state(disk.root / "state.db")
+        await state.save([attachment(1)])
+        disk.fill()
+        saved = 1
+        with pytest.raises(Unavailable, match="the disk is full"):
+            for n in range(2, 2000):
+                await state.save([attachment(n)])
+                saved = n
+        kept = {f"{each.id}" for each in (await state.load())[0]}
+        assert kept == {f"{attachment(n).id}" for n in range(1, saved + 1)}
+        disk.free()
+        await state.save([attachment(5000)])
+        state.close()
+        again = open_state(disk.root / "state.db")
+        assert {each.id for each in (await again.load())[0]} == kept | {attachment(5000).id}
+        again.close()

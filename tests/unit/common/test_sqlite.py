@@ -8,12 +8,15 @@ import stat
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from libs.common.bus.base import Record, TopicSpec
+from libs.common.bus.retention import Retention, fair_limit
 from libs.common.bus.sqlite import SqliteBus
 from libs.common.clock import SystemClock
 from libs.common.errors import Conflict, TimedOut, Unavailable
-from libs.common.sqlite import SqliteThread, Watch
+from libs.common.sqlite import WAL_BYTES, SqliteThread, Watch
 from libs.common.store.sqlite import SqliteStore
 
 
@@ -155,7 +158,7 @@ async def _left(bus: SqliteBus) -> dict[str, int]:
 
 async def test_retention_by_age_is_the_topics_own_or_the_default(tmp_path: Path) -> None:
     clock = StoppedClock()
-    bus = await SqliteBus.open(tmp_path / "bus.db", clock, retention_s=100.0)
+    bus = await SqliteBus.open(tmp_path / "bus.db", clock, retention=Retention(events_s=100.0))
     await bus.ensure_topics([TopicSpec("short", 1, 10.0), TopicSpec("long", 1)])
     for _ in range(12):
         await bus.publish([Record("short", "k", b"x"), Record("long", "k", b"x")])
@@ -177,3 +180,66 @@ async def test_retention_by_size_keeps_the_newest(tmp_path: Path) -> None:
         found = await consumer.fetch(100, 5.0)
     assert found[-1].record.value[0] == 19 and found[0].offset == 20 - len(found)
     await bus.close()
+
+
+async def test_retention_by_size_holds_for_all_topics_together(tmp_path: Path) -> None:
+    bus = await SqliteBus.open(tmp_path / "bus.db", StoppedClock(), total_bytes=60_000)
+    await bus.ensure_topics([TopicSpec("long", 1), TopicSpec("short", 1)])
+    await bus.publish([Record("short", "k", b"x" * 10_000)])
+    await bus.publish([Record("long", "k", b"x" * 10_000) for _ in range(20)])
+    await bus.retain()
+    left = await _left(bus)
+    assert left["short"] == 1  # the large one alone is cut
+    assert left["long"] in (4, 5)
+    await bus.close()
+
+
+@given(st.lists(st.integers(0, 1000)), st.integers(0, 5000))
+def test_a_fair_limit_uses_the_room_there_is(sizes: list[int], total: int) -> None:
+    limit = fair_limit(sizes, total)
+    assert sum(min(size, limit) for size in sizes) <= total
+    if sum(sizes) > total:  # a little more would be too much
+        assert sum(min(size, limit + 1) for size in sizes) > total
+
+
+def test_topics_are_kept_by_their_kind() -> None:
+    kept = Retention(events_s=100, audit_s=200, dead_s=300)
+    names = ("container.started", "audit.recorded", "dead.deployer")
+    assert [kept.of(each) for each in names] == [100, 200, 300]
+
+
+async def test_a_file_shrinks_when_what_it_held_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "t.db"
+    thread = await opened(path)
+    await asyncio.gather(
+        *(thread.run(lambda c, n=n: insert(c, f"{n}" + "x" * 8000)) for n in range(4000))  # type: ignore[misc]
+    )
+    await thread.close()
+    thread = await opened(path)
+    full = path.stat().st_size
+    assert full > 30_000_000
+    await thread.run(lambda c: c.execute("DELETE FROM t").rowcount)
+    for n in range(500):
+        await thread.run(lambda c, n=n: insert(c, n))  # type: ignore[misc]
+    await thread.close()
+    assert path.stat().st_size < full / 2
+    assert not path.with_name("t.db-wal").exists()
+
+
+async def test_a_log_that_grew_in_a_burst_is_cut(tmp_path: Path) -> None:
+    """While somebody reads, the write-ahead log can't begin anew; afterwards it does, and is cut."""
+    path = tmp_path / "t.db"
+    thread = await opened(path)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM t").fetchall()
+    for n in range(40):
+        await thread.run(lambda c, n=n: insert(c, f"{n}" + "x" * 1_000_000))  # type: ignore[misc]
+    wal = path.with_name("t.db-wal")
+    assert wal.stat().st_size > 2 * WAL_BYTES
+    reader.execute("COMMIT")
+    for n in range(3):
+        await thread.run(lambda c, n=n: insert(c, n))  # type: ignore[misc]
+    assert wal.stat().st_size <= WAL_BYTES
+    reader.close()
+    await thread.close()

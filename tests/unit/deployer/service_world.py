@@ -24,6 +24,7 @@ from libs.common.http import Dispatcher, Kind, Response, Role, problem, reply
 from libs.common.keys import Secret
 from libs.common.proofs import ServiceProofs
 from libs.common.runtime import CommonConfig, Runtime
+from libs.common.store.base import CollectionSpec, Query
 from libs.common.store.memory import MemoryStore
 from libs.common.telemetry import Telemetry, make_log
 from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
@@ -270,6 +271,11 @@ class Site:
         extra = "".join(f"&{name}={value}" for name, value in query.items())
         rows: list[Any] = (await self.get(f"/v1/instances?app={APP}{extra}"))["instances"]
         return rows
+
+    async def store_ids(self, spec: CollectionSpec) -> set[str]:
+        """What documents a collection has."""
+        found = await (await self.store.collection(spec)).find(Query())
+        return {doc.id for doc in found.docs}
 
     def of(self, kind: type[Event]) -> list[Any]:
         """Events of a kind that were published."""

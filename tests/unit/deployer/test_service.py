@@ -8,6 +8,8 @@ from libs.common.actor import Actor
 from libs.common.events import model as ev
 from libs.common.events.model import DeployAction
 from libs.common.http import Role
+from services.deployer.model import DeployerConfig
+from services.deployer.store import DEPLOYMENTS
 from tests.simulation.loop import World, virtual
 from tests.unit.deployer.service_world import APP, site
 
@@ -306,3 +308,45 @@ async def test_events_that_never_come_are_made_up_for(world: World) -> None:
         await here.until(replaced, 400)
         stopped = await here.deploy("d2", DeployAction.STOP)
         assert stopped["state"] == "succeeded"
+
+
+@virtual
+async def test_old_releases_are_forgotten_but_those_of_use(world: World) -> None:
+    async with site(world, config=DeployerConfig(keep_releases=2)) as here:
+        here.images.known.update({f"reg:5000/web:{n}": n for n in range(1, 8)})
+        await here.put()
+        for number in range(1, 5):
+            await here.put(image=f"reg:5000/web:{number}")
+            await here.deploy(f"d{number}")
+        await here.deploy("d5", DeployAction.ROLLBACK, release=3)
+        for number in range(5, 8):
+            here.scheduler.broken = {str(number)}
+            await here.put(image=f"reg:5000/web:{number}")
+            assert (await here.deploy(f"e{number}"))["state"] == "rolled_back"
+        await world.clock.sleep(4500)  # the last instances of the broken ones are forgotten, too
+
+        async def numbers() -> list[int]:
+            releases = (await here.get(f"/v1/apps/{APP}/releases"))["releases"]
+            return [each["release"] for each in releases]
+
+        left = await numbers()
+        assert left[:2] == [7, 6]
+        assert {3, 4} <= set(left)  # in use, and the one before it
+        assert not {1, 2} & set(left)
+        assert {row["release"] for row in await here.instances()} == {3}
+        gone = await here.deploy("d9", DeployAction.ROLLBACK, release=1)
+        assert gone["state"] == "refused"
+
+
+@virtual
+async def test_old_deployments_are_forgotten(world: World) -> None:
+    async with site(world, config=DeployerConfig(keep_deployments_s=7200)) as here:
+        await here.put()
+        await here.deploy("d1")
+        await here.ask(DeployAction.SCALE, "never", app="shop/nothing", instances=3)
+        await world.clock.sleep(6000)
+        await here.deploy("d2", DeployAction.RESTART)
+        assert await here.store_ids(DEPLOYMENTS) == {"d1", "d2", "never"}
+        await world.clock.sleep(2000)
+        assert await here.store_ids(DEPLOYMENTS) == {"d2"}
+        assert (await here.get(f"/v1/apps/{APP}"))["release"] == 1

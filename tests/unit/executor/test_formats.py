@@ -24,6 +24,7 @@ from services.executor import checks, core, worker
 from services.executor.config import ExecutorConfig, load
 from services.executor.containers import container_spec, hostname, hosts_file, resolv_conf
 from services.executor.docker import create_body, event_of, summary_of, view_of
+from services.executor.etc import EtcFiles
 from services.executor.health import judge_status_line
 from services.executor.journal import FileJournal
 from services.executor.mesos import MesosDriver, grace_of, payload_of, status_fields
@@ -43,6 +44,7 @@ from services.executor.model import (
 from services.executor.moves import Report
 from services.executor.ports import Journal
 from services.executor.reporting import World
+from tests.disks import small_disk
 from tests.fakes.journal import MemoryJournal
 from tests.unit.executor import world as w
 
@@ -72,7 +74,7 @@ def test_a_container_is_shut_in() -> None:
     assert host["RestartPolicy"] == {"Name": "no"}
     assert (host["CpuShares"], host["NanoCpus"], host["PidsLimit"]) == (256, 250_000_000, 32)
     assert host["Memory"] == host["MemorySwap"] == 64 * 2**20
-    assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "2"}
+    assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}
     assert host["Binds"] == [
         "/etc-of/web.hosts:/etc/hosts:ro",
         "/etc-of/resolv.conf:/etc/resolv.conf:ro",
@@ -329,8 +331,43 @@ def test_a_journal_that_can_not_write_says_so(tmp_path: Path) -> None:
     journal = FileJournal(tmp_path / "journal")
     os.close(journal._out)
     journal._out = os.open("/dev/full", os.O_WRONLY)
-    with pytest.raises(Unavailable, match="No space left"):
+    with pytest.raises(Unavailable, match="the disk is full"):
         journal.put(Record(attempt_of()))
+
+
+def test_a_journal_on_a_full_disk_catches_up_when_there_is_room(tmp_path: Path) -> None:
+    """Of what could not be written nothing is missing afterwards, and a worker starts on a full disk, too."""
+    with small_disk(tmp_path / "disk") as disk:
+        file = disk.root / "journal"
+        journal = FileJournal(file)
+        journal.put(Record(attempt_of("a.1")))
+        disk.fill()
+        big = {"PAYLOAD": "x" * 200_000}
+        with pytest.raises(Unavailable, match="the disk is full"):
+            journal.put(Record(attempt_of("b.1", env=big)))
+        assert [each.attempt.id for each in FileJournal(file).load()] == ["a.1"]
+        with pytest.raises(Unavailable, match="the disk is full"):
+            journal.put(Record(attempt_of("c.1", env=big)))
+        disk.free()
+        journal.drop(AttemptId("c.1"))
+        assert [each.attempt.id for each in FileJournal(file).load()] == ["a.1", "b.1"]
+
+
+def test_a_file_that_containers_see_is_never_cut(tmp_path: Path) -> None:
+    """It is mounted into all that run; a worker that starts on a full disk must not empty it."""
+    with small_disk(tmp_path / "disk") as disk:
+        content = "nameserver 10.0.0.2\n"
+        file = EtcFiles(disk.root).resolv_conf(content)
+        before = file.stat()
+        disk.fill()
+        assert EtcFiles(disk.root).resolv_conf(content) == file
+        assert (file.read_text(), file.stat().st_ino) == (content, before.st_ino)
+        assert file.stat().st_mtime_ns == before.st_mtime_ns
+        with pytest.raises(Unavailable, match="the disk is full"):
+            EtcFiles(disk.root).write_hosts(ContainerName("c"), "x" * 100_000)
+        disk.free()
+        EtcFiles(disk.root).write_hosts(ContainerName("c"), "x" * 100_000)
+        assert EtcFiles(disk.root).hosts(ContainerName("c")).read_text() == "x" * 100_000
 
 
 # -- configuration ---------------------------------------------------------------------------------

@@ -147,3 +147,26 @@ async def test_a_dead_one_is_started_anew_and_a_different_one_left_alone(world: 
         assert it.container("b.1").running
         assert other in it.network.attachments
         await it.crash()
+
+
+@virtual
+async def test_a_clean_up_brings_an_executor_that_removes_what_nobody_wants(world: World) -> None:
+    """The host's executor died for good; no task of an app ever comes here again."""
+    it = ExecutorWorld(world, orphan_grace_s=60, sweep_s=5)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.launch("web.1")
+        await it.settle()
+        await it.crash()
+        it.journal.files.clear()
+        it.run_id = "run-2"
+        await world.clock.sleep(10_000)
+        assert it.container("web.1").running
+        it.start(group)
+        it.launch("cleanup-web.1.1", cleanup=True)
+        await it.settle()
+        assert it.agent.states("cleanup-web.1.1") == ["TASK_FINISHED"]
+        assert it.container("web.1").running  # it may yet be adopted
+        await it.settle(120)
+        it.check_clean()
+        await it.crash()

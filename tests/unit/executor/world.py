@@ -6,6 +6,7 @@ import asyncio
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from libs.common.delivery import Delivery
@@ -17,8 +18,10 @@ from libs.mesos import events as mesos
 from libs.mesos.messages import TERMINAL_STATES, TaskInfo, TaskStatus, UpdateCall
 from services.executor.config import ExecutorConfig
 from services.executor.errors import StartRefused
+from services.executor.janitor import Janitor
 from services.executor.model import Attachment, AttachmentSpec, AttemptId, ContainerName, Identity
 from services.executor.service import ExecutorService
+from tests.fakes.disk import FakeDisk, MemoryLedger
 from tests.fakes.docker import FakeContainer, FakeDocker, FakeEngine, FakeImage
 from tests.fakes.journal import MemoryJournal
 from tests.fakes.prober import FakeProber
@@ -178,6 +181,8 @@ class ExecutorWorld:
         self.deliveries = FakeDeliveries()
         self.docker = FakeDocker(world.clock, world.rng, claim=self.network.claim)
         self.docker.images[IMAGE] = FakeImage()
+        self.disk = FakeDisk(self.docker.images)
+        self.ledger = MemoryLedger()
         self.prober = FakeProber(self.docker)
         self.journal = MemoryJournal()
         self.agent = FakeAgent(world)
@@ -188,16 +193,27 @@ class ExecutorWorld:
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Begin the next worker."""
+        engine = FakeEngine(self.docker, cluster=CLUSTER, agent=AGENT)
+        telemetry = Telemetry("executor", make_log("executor", level="critical"))
         self.service = ExecutorService(
             driver=self.agent,
-            engine=FakeEngine(self.docker, cluster=CLUSTER, agent=AGENT),
+            engine=engine,
+            janitor=Janitor(
+                engine,
+                self.ledger,
+                self.disk.measure,
+                (Path("/engine"),),
+                clock=self.world.clock,
+                log=telemetry.log,
+                config=self.config,
+            ),
             network=self.network,
             deliveries=self.deliveries,
             prober=self.prober,
             journal=self.journal,
             clock=self.world.clock,
             rng=self.world.rng,
-            telemetry=Telemetry("executor", make_log("executor", level="critical")),
+            telemetry=telemetry,
             config=self.config,
             identity=Identity(CLUSTER, AGENT, self.run_id),
         )

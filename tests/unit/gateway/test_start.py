@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from libs.common.store.memory import MemoryStore
-from services.gateway.model import GatewayConfig
+from services.gateway.model import GatewayConfig, KeyId
 from services.gateway.service import KEY_FILE
 from tests.fakes.gateway import ShiftedClock, World, gateway_world, make_shared, running
 
@@ -99,6 +99,23 @@ async def test_old_records_are_pruned(world: World) -> None:
     assert await repository.prune(now + 1, now - 60) == 2
     assert await repository.prune(now + 1, now + 1) == 2
     assert await trail() == 0
+
+
+async def test_keys_that_are_long_over_are_forgotten_but_the_first(world: World) -> None:
+    """Without the first one's document it would be made anew, and revoked in vain."""
+    from services.gateway.store import Repository
+
+    for _ in range(2):
+        await world.key("acme", "viewer")
+    repository = await Repository.open(world.shared.store)
+    others = [key.id for key in await repository.list_keys("*") if key.id != "first"]
+    now = world.clock.now()
+    await repository.revoke_key(others[0], now)
+    await repository.revoke_key(KeyId("first"), now)
+    await repository.prune(0, now - 60)
+    assert len(await repository.list_keys("*")) == 3
+    await repository.prune(0, now + 60)
+    assert sorted(key.id for key in await repository.list_keys("*")) == sorted(["first", others[1]])
 
 
 async def test_the_store_being_away_is_no_internal_error(world: World) -> None:

@@ -103,6 +103,30 @@ async def test_logs_and_numbers(world: World) -> None:
 
 
 @virtual
+async def test_a_disk_with_little_room_is_told(world: World) -> None:
+    host, ipam = FakeHost(), FakeIpam(red=(100, "10.0.0.0/28"))
+    async with fake_hostd(host, ipam, world.clock, world.rng, disks=["/sandboxes"]) as client:
+
+        async def low() -> str:
+            await world.clock.sleep(20)
+            answer = await ask(client, "GET", "/healthz")
+            assert answer.status == 200
+            said: str = answer.json()["disk_low"]
+            return said
+
+        assert await low() == ""
+        metrics = (await ask(client, "GET", "/metrics")).body.decode()
+        for path in ("/engine", "/var/lib/gantry", "/sandboxes"):
+            assert f'gantry_hostd_disk_free_bytes{{path="{path}"}} 1.048576e+11' in metrics
+        host.disk.used_mib = 95_000
+        assert await low() == "/engine has 5000 MiB (5 %) left"
+        host.engine_up = False
+        assert await low() == "/var/lib/gantry has 5000 MiB (5 %) left"
+        host.engine_up, host.disk.used_mib, host.disk.free_inodes_pct = True, 0, 3
+        assert await low() == "/engine has 3 % of its inodes left"
+
+
+@virtual
 async def test_ready_and_metrics(world: World) -> None:
     host, ipam = FakeHost(), FakeIpam(red=(100, "10.0.0.0/28"))
     async with fake_hostd(host, ipam, world.clock, world.rng) as client:

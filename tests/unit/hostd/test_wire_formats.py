@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.hostd import flows, netlink, openflow
-from services.hostd.logs import MAX_LINE_BYTES, LogReader
+from services.hostd.logs import MAX_LINE_BYTES, LogReader, Told, nanoseconds
 from services.hostd.model import Namespace, Registration, SwitchPort
 from services.hostd.ovs import put_ports, views
 from services.hostd.ovsdb import JsonSplitter, Replica, as_set, first_error, one, to_map
@@ -222,3 +222,35 @@ def test_a_registration_names_its_namespace() -> None:
     assert text.splitlines()[0] == "gantry-registration 1"
     assert namespace_of(text) == "n1"
     assert namespace_of("nonsense") == ""
+
+
+def test_what_an_engine_tells_again_is_told_once() -> None:
+    """After a rotation it repeats a file; each stream has times of its own, and a clock may be put back."""
+
+    def frame(stream: int, *lines: tuple[int, str]) -> bytes:
+        text = "".join(f"2026-01-31T09:00:00.{at:09}Z {line}\n" for at, line in lines).encode()
+        return struct.pack("!BxxxI", stream, len(text)) + text
+
+    reader = LogReader(terminal=False, following=True)
+    given = [
+        frame(1, (1, "a"), (2, "b"), (3, "c")),
+        frame(2, (1, "err")),
+        frame(1, (2, "b"), (3, "c"), (4, "d")),
+        frame(2, (1, "err"), (5, "again")),
+        frame(1, (1, "a"), (4, "d")),
+    ]
+    lines = [json.loads(each)["line"] for data in given for each in reader.feed(data)]
+    assert lines == ["a", "b", "c", "err", "d", "again"]
+    told = Told(remembered=4)
+    assert [told.is_new(at) for at in (10, 11, 10, 5, 5, 12)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+    assert [told.is_new(at) for at in range(20, 40)] == [True] * 20
+    assert not told.is_new(7)  # too long ago to be told from a repetition
+    assert nanoseconds(b"2026-01-31T09:00:00.000000001Z") == 1769850000000000001
+    assert nanoseconds(b"no time") is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from libs.common.errors import GantryError, Unavailable
@@ -49,6 +50,7 @@ class HostdWorld:
             CLUSTER,
             fake_ports(self.host, self.ipam),
             self.settings,
+            data_dir=Path("/var/lib/gantry"),
             clock=self.world.clock,
             ids=self.world.ids,
             rng=self.world.rng,

@@ -16,10 +16,13 @@ from typer.main import get_command
 from libs.cli.host_cmd import SECRETS
 from libs.cli.main import make_app
 from libs.client.hostfiles import HostFiles
-from libs.common.bus.base import MAX_RECORD_BYTES
+from libs.common.bus.base import MAX_RECORD_BYTES, TopicSpec
 from libs.common.bus.kafka import KafkaBus
 from libs.common.bus.kafka_url import KafkaSettings
+from libs.common.bus.retention import DAY_S, Retention
+from libs.common.bus.sqlite import PARTITION_BYTES, TOTAL_BYTES
 from libs.common.clock import SystemClock
+from libs.common.disk import MIB
 from libs.common.events import TOPICS, model
 from libs.common.generations import ASK_EVERY_S
 from libs.common.runtime import RESTART_WINDOW_S, RESTARTS, CommonConfig
@@ -62,14 +65,20 @@ def test_topics() -> None:
     assert documented == {
         each.name: (
             str(each.partitions),
-            "Kafka's" if each.retention_s is None else f"{each.retention_s:g} s",
+            f"{Retention().of(each.name) / DAY_S:g} days",
         )
         for each in TOPICS
     }
     assert f"{MAX_RECORD_BYTES:,}" in GUIDE
     broker = compose.environment(compose.resolved(CONTROL_FILE)["services"]["kafka"])
     assert f"`KAFKA_LOG_RETENTION_HOURS`, {broker['KAFKA_LOG_RETENTION_HOURS']} in" in GUIDE
-    made = KafkaBus(KafkaSettings(("kafka:9092",)), SystemClock())._new_topic(TOPICS[0])
+    bus = KafkaBus(KafkaSettings(("kafka:9092",)), SystemClock())
+    made = bus._new_topic(TOPICS[0])
+    assert made.topic_configs["retention.ms"] == str(7 * 86_400 * 1000)
+    letters = bus._new_topic(TopicSpec("dead.deployer"))
+    assert letters.topic_configs["retention.ms"] == str(30 * 86_400 * 1000)
+    assert "`dead.<group>` is kept for 30 days" in GUIDE
+    assert f"{PARTITION_BYTES // MIB} MiB a partition and {TOTAL_BYTES // MIB // 1024} GiB" in GUIDE
     assert f"`max.message.bytes` of {int(made.topic_configs['max.message.bytes']):,}" in GUIDE
 
 
@@ -163,7 +172,7 @@ def test_ports() -> None:
 
 def test_alerts() -> None:
     rules = {core.APP_CRASHING, core.NODE_LOST, core.BREAKER_OPEN, core.COMPONENT_DOWN}
-    rules |= {core.BLIND, core.CONSUMER_LAG}
+    rules |= {core.BLIND, core.CONSUMER_LAG, core.DISK_LOW}
     constants = {
         value for name, value in vars(core).items() if name.isupper() and isinstance(value, str)
     }
@@ -219,6 +228,7 @@ NOT_SETTINGS = {each.name for each in TOPICS} | {
     *(f"dead.{service}" for service in CONTROL_PLANE),
     "host.yml",
     "unique.x",
+    "retention.ms",
 }
 SETTINGS = sorted(set(re.findall(r"`([a-z]+\.[a-z_]+)`", GUIDE)) - NOT_SETTINGS)
 
@@ -247,6 +257,20 @@ def test_numbers_are_the_defaults() -> None:
         (r"`scheduler.unreachable_after_s` \((\d+) s\)", "scheduler", "unreachable_after_s", 1),
         (r"`hostd.ipam_wait_s` \((\d+) s\)", "hostd", "ipam_wait_s", 1),
         (r"`gateway.audit_s`, (\d+) days", "gateway", "audit_s", 86_400),
+        (r"`deployer.keep_releases` \((\d+)\)", "deployer", "keep_releases", 1),
+        (
+            r"`deployer.keep_deployments_s`, (\d+) days",
+            "deployer",
+            "keep_deployments_s",
+            86_400,
+        ),
+        (r"`monitor.keep_lost_s` after a host was lost, (\d+) d", "monitor", "keep_lost_s", 86_400),
+        (
+            r"`monitor.keep_alerts_s` after they are over, (\d+) d",
+            "monitor",
+            "keep_alerts_s",
+            86_400,
+        ),
         (r"\((\d+) exits nobody wanted", "monitor", "crash_count", 1),
         (r"nobody wanted within (\d+) s", "monitor", "crash_window_s", 1),
         (r"nobody watched\s+for more than (\d+) s", "monitor", "blind_after_s", 1),
@@ -254,6 +278,17 @@ def test_numbers_are_the_defaults() -> None:
         found = re.search(text, GUIDE)
         assert found, text
         assert int(found[1]) * unit == MODELS[section].model_fields[field].default
+    for field, text in (
+        ("log_files", "`executor.log_files` ({:g})"),
+        ("log_max_mib", "`executor.log_max_mib` ({:g} MiB)"),
+        ("image_high_pct", "`executor.image_high_pct` ({:g}) percent"),
+        ("image_low_pct", "`executor.image_low_pct` ({:g})"),
+        ("image_min_age_s", "`executor.image_min_age_s` ({:g} s)"),
+        ("min_free_mib", "`executor.min_free_mib` ({:g})"),
+        ("min_free_inodes_pct", "`executor.min_free_inodes_pct` ({:g})"),
+        ("orphan_grace_s", "`executor.orphan_grace_s` ({:g} s)"),
+    ):
+        assert text.format(ExecutorConfig.model_fields[field].default) in GUIDE.replace("\n", " ")
     deadline_s = ExecutorConfig.model_fields["network_deadline_s"].default
     assert f"`executor.network_deadline_s` ({deadline_s:g} s)" in GUIDE
     assert f"more than {RESTARTS} failures in {RESTART_WINDOW_S / 60:g} minutes" in GUIDE

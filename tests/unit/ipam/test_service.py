@@ -289,3 +289,17 @@ async def test_a_host_speaks_for_itself_only(world: World) -> None:
     assert await ask("h1", "DELETE", f"{own}?generation=1", None) == "True"
     assert await ask("h1", "PUT", own, body) == "Conflict"
     server.cancel()
+
+
+@virtual
+async def test_tombstones_go_however_many_they_are(world: World) -> None:
+    small = SmallWorld(world.loop)
+    one = await replica(small, config("10.0.0.0/28").model_copy(update={"tombstone_s": 3600}))
+    for n in range(1200):
+        await one.store.bury(f"a{n}", "h1", world.clock.now())
+    running = asyncio.ensure_future(one.run())
+    await world.clock.sleep(3000)
+    assert await one.store.buried("a1199", "h1")
+    await world.clock.sleep(1300)
+    assert not any([await one.store.buried(f"a{n}", "h1") for n in range(1200)])
+    running.cancel()

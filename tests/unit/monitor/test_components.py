@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from libs.common.errors import Unavailable
 from libs.common.http import Response, reply
-from services.monitor.components import Watch, ask, host_probes, lags
+from services.monitor.components import Watch, ask, host_probes, lags, low_disks
 from services.monitor.model import MonitorConfig, Node
+from tests.simulation.faults import Point
 from tests.simulation.loop import World, virtual
 from tests.simulation.small import SmallWorld
 from tests.unit.monitor.test_service import NO_MASTER, Desk, within
@@ -144,3 +145,50 @@ async def test_a_service_that_stays_behind_is_an_alert_until_it_has_caught_up(wo
         behind.telemetry.lagging("deployer", [0, 0])
         await within(world, 30, (alert, True), (alert, False), desk=desk)
         task.cancel()
+
+
+async def test_hosts_say_themselves_how_much_room_they_have() -> None:
+    client = Hosts(
+        {
+            "http://h1:1": reply({"status": "alive", "disk_low": ""}),
+            "http://h2:1": reply({"status": "alive", "disk_low": "/engine has 7 MiB left"}),
+            "http://h3:1": reply({"status": "alive"}),  # of an older version
+            "http://h4:1": Response(200, b"<html>", content_type="text/html"),
+        }
+    )
+    nodes = [Node(f"a{n}", f"h{n}", attributes={"hostd": f"http://h{n}:1"}) for n in range(1, 6)]
+    found = await low_disks(client, [*nodes, Node("a9", "h9")], 1.0)
+    assert found == {"h1": "", "h2": "/engine has 7 MiB left"}
+
+
+@virtual
+async def test_a_disk_that_fills_is_an_alert_until_there_is_room(world: World) -> None:
+    desk = Desk(SmallWorld(world.loop))
+    alert = "disk-low:control-plane"
+    task = desk.start()
+    await world.clock.sleep(40)
+    assert desk.mails.told == []
+    desk.disk.used_mib = 91_000
+    await within(world, 40, (alert, True), desk=desk)
+    body = desk.small.store.body("monitor_alerts", alert)
+    assert body and "has 9000 MiB (9 %) left" in body["summary"]
+    desk.disk.used_mib = 0
+    await within(world, 40, (alert, True), (alert, False), desk=desk)
+    task.cancel()
+
+
+@virtual
+async def test_people_are_told_once_when_the_store_takes_nothing_any_more(world: World) -> None:
+    desk = Desk(SmallWorld(world.loop))
+    alert = "disk-low:control-plane"
+    task = desk.start()
+    await world.clock.sleep(10)
+    desk.disk.used_mib = 100_000
+    desk.small.faults.rates = dict.fromkeys(Point, 0.0) | {Point.STORE_FAILS: 1.0}
+    desk.small.faults.on = True
+    await within(world, 120, (alert, True), desk=desk, about=alert)
+    assert not desk.alert(alert)
+    desk.disk.used_mib = 0
+    desk.small.faults.on = False
+    await within(world, 120, (alert, True), (alert, False), desk=desk, about=alert)
+    task.cancel()

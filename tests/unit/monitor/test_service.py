@@ -13,9 +13,10 @@ from libs.common.events.base import seal, to_record
 from libs.common.runtime import Runtime
 from libs.common.store.base import Write
 from services.monitor.mesos import Operator
-from services.monitor.model import Alert, MonitorConfig, Node
+from services.monitor.model import Alert, MonitorConfig, Node, alert_body
 from services.monitor.service import run
-from services.monitor.store import NODES
+from services.monitor.store import ALERTS, NODES
+from tests.fakes.disk import FakeDisk
 from tests.simulation.faults import Point
 from tests.simulation.loop import World, virtual
 from tests.simulation.small import SmallWorld
@@ -65,6 +66,7 @@ class Desk:
     small: SmallWorld
     master: Master = field(default_factory=Master)
     mails: Mails = field(default_factory=Mails)
+    disk: FakeDisk = field(default_factory=lambda: FakeDisk({}))
     sequence: int = 0
 
     def start(self) -> asyncio.Task[None]:
@@ -75,7 +77,7 @@ class Desk:
         async def open_operator(_rt: Runtime, _config: MonitorConfig) -> AsyncIterator[Operator]:
             yield self.master
 
-        return asyncio.create_task(run(rt, open_operator, self.mails))
+        return asyncio.create_task(run(rt, open_operator, self.mails, self.disk.measure))
 
     async def crash(self, count: int = 1) -> None:
         """Instances of acme/web end."""
@@ -199,4 +201,35 @@ async def test_under_a_failing_store_alerts_still_come_and_go_once_each(world: W
     small.faults.on = False
     assert not desk.alert(CRASHING)
     assert not small.bugs
+    task.cancel()
+
+
+@virtual
+async def test_what_is_long_over_is_forgotten(world: World) -> None:
+    desk = Desk(
+        SmallWorld(
+            world.loop, settings={"monitor": MonitorConfig(keep_lost_s=3600, keep_alerts_s=7200)}
+        )
+    )
+    desk.master.agents = [Node("a1", "h1"), Node("a2", "h2")]
+    task = desk.start()
+    await world.clock.sleep(10)
+    desk.master.agents = [Node("a2", "h2")]
+    await within(world, 60, (LOST, True), desk=desk)
+    low = Alert("disk-low:h1", "disk-low", firing=True, notified=True)
+    alerts = await desk.small.store.collection(ALERTS)
+    await alerts.replace_many([Write(low.id, 0, alert_body(low))])
+    await world.clock.sleep(3000)
+    assert desk.small.store.body("monitor_nodes", "a1")
+    await world.clock.sleep(1500)
+    # A host that is lost for good is no trouble any more: its alert is resolved before it is forgotten.
+    assert desk.small.store.body("monitor_nodes", "a1") is None
+    assert desk.small.store.body("monitor_nodes", "a2")
+    over = [(LOST, True), (LOST, False), ("disk-low:h1", False)]
+    assert desk.mails.told == over
+    await world.clock.sleep(6000)
+    assert desk.small.store.body("monitor_alerts", LOST)
+    await world.clock.sleep(3000)
+    assert desk.small.store.body("monitor_alerts", LOST) is None
+    assert desk.mails.told == over
     task.cancel()

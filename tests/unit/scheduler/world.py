@@ -121,9 +121,11 @@ class Desk:
         reason: str = "",
         healthy: bool | None = None,
         container: str = "",
+        refused: str = "",
     ) -> list[Action]:
         """A status update comes in."""
-        report = TaskReport(container=container, address="10.0.0.1" if container else "")
+        address = "10.0.0.1" if container else ""
+        report = TaskReport(container=container, address=address, refused=refused)
         status: dict[str, Any] = {
             "task_id": {"value": task},
             "agent_id": {"value": agent},
