@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.common.backoff import Backoff
-from libs.common.bus.base import Bus, Consumer, Delivered, TopicPartition, TopicSpec
+from libs.common.bus.base import Bus, Consumer, Delivered, Record, TopicPartition, TopicSpec
 from libs.common.clock import Clock
 from libs.common.deadletters import bury, dead_topic
 from libs.common.errors import Fenced, GantryError, Poison, Unavailable
@@ -137,7 +137,7 @@ class Subscription:
         tries = 0
         while True:
             try:
-                await self._once(each)
+                await self.handle(each.record)
                 return
             except (
                 Unavailable,
@@ -158,8 +158,9 @@ class Subscription:
                     return
             await self.clock.sleep(backoff.delay_s(failures + tries, self.rng))
 
-    async def _once(self, each: Delivered) -> None:
-        event, envelope = EVENT_TYPES.open(each.record)
+    async def handle(self, record: Record) -> None:
+        """Have one record handled, once. Raises what the handler does, and Poison."""
+        event, envelope = EVENT_TYPES.open(record)
         handler = self.handlers.get(type(event))
         if handler is None:
             return

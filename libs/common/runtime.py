@@ -22,6 +22,7 @@ from libs.common.bus.base import Bus
 from libs.common.clock import Clock, Ids, RngIds, SystemClock, system_rng
 from libs.common.config import Settings
 from libs.common.consume import Handlers, Subscription
+from libs.common.direct import Courier
 from libs.common.errors import InvalidInput
 from libs.common.http import (
     Access,
@@ -192,6 +193,17 @@ class Runtime:
             rng=self.rng,
             log=self.telemetry.log,
             sign=ServiceProofs(self.secret).sign,
+            courier=self.courier(),
+        )
+
+    def courier(self) -> Courier:
+        """Hands this service's events to their readers directly; a relay has one that it runs itself."""
+        return Courier(
+            self.peers,
+            ServiceProofs(self.secret).sign,
+            clock=self.clock,
+            rng=self.rng,
+            log=self.telemetry.log,
         )
 
     def subscription(self, handlers: Handlers, group: str = "") -> Subscription:
