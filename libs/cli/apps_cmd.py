@@ -44,13 +44,23 @@ def register(app: typer.Typer) -> None:
 
 
 def run_deployment(
-    context: Context, app: str, ask: Ask, *, detach: bool, timeout_s: float | None
+    context: Context,
+    app: str,
+    ask: Ask,
+    *,
+    detach: bool,
+    timeout_s: float | None,
+    break_glass: bool = False,
 ) -> None:
-    """Ask for a deployment and watch it to its end, unless detached."""
+    """Ask for a deployment and watch it to its end, unless detached; where the glass is broken, without the events."""
     printer = context.printer
 
     async def run(client: GantryClient) -> None:
-        place = None if detach else await place_now(client, printer, app)
+        place = None if detach or break_glass else await place_now(client, printer, app)
+        if break_glass:
+            printer.note(
+                "the glass is broken, and that is audited; events are delayed, this is the state"
+            )
         accepted = await ask(client)
         if detach:
             if printer.is_json:
@@ -234,6 +244,7 @@ def scale(
         lambda client, name: client.scale(name, instances, force=force, break_glass=why),
         detach,
         timeout,
+        why,
     )
 
 
@@ -257,6 +268,7 @@ def rollback(
         lambda client, name: client.rollback(name, release, force=force, break_glass=why),
         detach,
         timeout,
+        why,
     )
 
 
@@ -277,6 +289,7 @@ def restart(
         lambda client, name: client.restart(name, force=force, break_glass=why),
         detach,
         timeout,
+        why,
     )
 
 
@@ -297,6 +310,7 @@ def stop(
         lambda client, name: client.stop(name, force=force, break_glass=why),
         detach,
         timeout,
+        why,
     )
 
 
@@ -315,12 +329,18 @@ def _change(
     verb: Callable[[GantryClient, str], Awaitable[Accepted]],
     detach: bool,
     timeout_s: float | None,
+    why: str | None,
 ) -> None:
-    """Ask for a deployment that takes the spec as it stands."""
+    """Ask for a deployment that takes the spec as it stands; `why` the glass is broken, if it is."""
     context = context_of(ctx)
     name = context.settings.app(app)
     run_deployment(
-        context, name, lambda client: verb(client, name), detach=detach, timeout_s=timeout_s
+        context,
+        name,
+        lambda client: verb(client, name),
+        detach=detach,
+        timeout_s=timeout_s,
+        break_glass=why is not None,
     )
 
 

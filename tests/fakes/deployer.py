@@ -11,10 +11,11 @@ import orjson
 from libs.common.actor import Actor
 from libs.common.bus.base import Bus
 from libs.common.clock import Clock
+from libs.common.direct import INBOX
 from libs.common.errors import Conflict, NotFound, Stale, Unavailable
 from libs.common.events import Envelope, Event, seal, to_record
 from libs.common.events import model as ev
-from libs.common.http import Request, Response, Role, Route, reply
+from libs.common.http import Handler, Request, Response, Role, Route, reply
 from libs.common.spec import AppSpec
 
 ENDED = ("succeeded", "failed", "aborted")
@@ -29,12 +30,14 @@ class FakeDeployer:
     away: bool = False
     deaf: bool = False
     slow: bool = False  # leaves a deployment rolling
+    silent: bool = False  # its events are for later
     apps: dict[str, dict[str, Any]] = field(default_factory=dict)
     deployments: dict[str, dict[str, Any]] = field(default_factory=dict)
     instances: dict[str, dict[str, Any]] = field(default_factory=dict)
     heard: list[ev.DeployRequested] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     sequence: int = 0
+    inbox: Handler | None = None
 
     def routes(self) -> list[Route]:
         """As the real one's."""
@@ -52,6 +55,7 @@ class FakeDeployer:
                 for verb in ("pause", "resume", "abort")
             ),
             Route("GET", "/v1/instances", self._up(self.list_instances)),
+            Route("PUT", INBOX, self._up(self.take)),
         ]
 
     def _up(self, handler: Any) -> Any:
@@ -161,6 +165,15 @@ class FakeDeployer:
             raise NotFound(f"there is no deployment {request.params['id']!r}")
         return found
 
+    async def take(self, request: Request) -> Response:
+        """The real inbox, whatever `deaf` says of the bus."""
+        assert self.inbox is not None
+        deaf, self.deaf = self.deaf, False
+        try:
+            return await self.inbox(request)
+        finally:
+            self.deaf = deaf
+
     # -- events ----------------------------------------------------------------------------------
 
     async def on_requested(self, event: ev.DeployRequested, envelope: Envelope) -> None:
@@ -256,6 +269,8 @@ class FakeDeployer:
     async def tell(self, *events: Event) -> None:
         """Publish events as their owners would."""
         self.sequence += 1
+        if self.silent:
+            return
         sealed = seal(events, source="fake", sequence=self.sequence, now=self.clock.now())
         await self.bus.publish([to_record(each) for each in sealed])
 

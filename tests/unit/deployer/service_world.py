@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,16 +13,20 @@ from typing import Any, Protocol
 import orjson
 
 from libs.common.actor import Actor
-from libs.common.bus.base import TopicSpec
+from libs.common.bus.base import Record, TopicSpec
+from libs.common.bus.faults import NO_FAULTS, BusFaults, BusPoint
 from libs.common.bus.memory import MemoryBus
 from libs.common.clock import Clock, Ids
+from libs.common.direct import INBOX, Courier, Parcel
 from libs.common.errors import NotFound, Unavailable
 from libs.common.events import EVENT_TYPES, Event, seal, to_record
 from libs.common.events import model as ev
 from libs.common.events.model import DeployAction
 from libs.common.http import Dispatcher, Kind, Response, Role, reply
+from libs.common.peers import LocalServices, PeerClient
 from libs.common.proofs import ServiceProofs
 from libs.common.runtime import CommonConfig, Runtime
+from libs.common.store.base import OutboxEvent
 from libs.common.store.memory import MemoryStore
 from libs.common.telemetry import Telemetry, make_log
 from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
@@ -84,6 +88,7 @@ class FakeScheduler:
 
     bus: MemoryBus
     world: World
+    tasks: asyncio.TaskGroup = field(init=False)
     running: dict[str, ev.InstanceRequested] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
     sequences: dict[str, int] = field(default_factory=dict)
@@ -95,17 +100,31 @@ class FakeScheduler:
     mute: bool = False  # its events are lost
     healthy: dict[str, bool] = field(default_factory=dict)
     deaf: bool = False  # hears nothing
+    heard: set[str] = field(default_factory=set)
+    courier: Courier | None = None  # its events go this way, while the bus is away
     stop_slowly_s: float = 0.0
 
     async def run(self) -> None:
         topics = ["instance.requested", "instance.stop_requested"]
         async with self.bus.consumer("scheduler", topics) as consumer, asyncio.TaskGroup() as tasks:
+            self.tasks = tasks
             while True:
-                for each in await consumer.fetch(500, 1.0):
-                    event, _ = EVENT_TYPES.open(each.record)
+                try:
+                    batch = await consumer.fetch(500, 1.0)
+                except Unavailable:
+                    await self.world.clock.sleep(1.0)
+                    continue
+                for each in batch:
                     if not self.deaf:
-                        tasks.create_task(self.hear(event))
+                        self.hear_soon(each.record)
                 await consumer.commit({})
+
+    def hear_soon(self, record: Record) -> None:
+        """A copy of what was heard is no news."""
+        event, envelope = EVENT_TYPES.open(record)
+        if envelope.id not in self.heard:
+            self.heard.add(envelope.id)
+            self.tasks.create_task(self.hear(event))
 
     async def hear(self, event: Event) -> None:
         if isinstance(event, ev.InstanceRequested):
@@ -180,12 +199,31 @@ class FakeScheduler:
                 **fields,
             }
         )
-        await publish(self.bus, event, "scheduler", self.sequences[instance], self.world)
+        sealed = sealed_now(event, "scheduler", self.sequences[instance], self.world)
+        if self.courier is not None:
+            await self.courier.deliver(sealed)
+        else:
+            await publish(self.bus, sealed)
+
+    async def take(self, body: bytes) -> None:
+        """What is handed over to it."""
+        for each in Parcel.model_validate_json(body).records:
+            self.hear_soon(each.record())
 
 
-async def publish(bus: MemoryBus, event: Event, source: str, sequence: int, world: World) -> None:
-    sealed = seal([event], source=source, sequence=sequence, now=world.clock.now())
+def sealed_now(event: Event, source: str, sequence: int, world: World) -> tuple[OutboxEvent, ...]:
+    return seal([event], source=source, sequence=sequence, now=world.clock.now())
+
+
+async def publish(bus: MemoryBus, sealed: Sequence[OutboxEvent]) -> None:
     await bus.publish([ServiceProofs(SECRET).sign(to_record(each)) for each in sealed])
+
+
+class BusAway(BusFaults):
+    """Nothing goes in, nothing comes out."""
+
+    def draw(self, point: BusPoint, what: str) -> float:
+        return float(point in (BusPoint.PUBLISH_FAILS, BusPoint.FETCH_FAILS))
 
 
 @dataclass
@@ -224,8 +262,10 @@ class Site:
         """Write the app's spec."""
         return await self.call("PUT", f"/v1/apps/{APP}", {**SPEC, **changes})
 
-    async def ask(self, action: DeployAction, name: str, actor: Actor = ANN, **fields: Any) -> None:
-        """Ask for a deployment as the gateway does."""
+    def asked(
+        self, action: DeployAction, name: str, actor: Actor = ANN, **fields: Any
+    ) -> tuple[OutboxEvent, ...]:
+        """The request for a deployment as the gateway makes it."""
         event = ev.DeployRequested(
             deployment=name,
             app=fields.pop("app", APP),
@@ -235,7 +275,36 @@ class Site:
             actor_role=actor.role.value,
             **fields,
         )
-        await publish(self.bus, event, "gateway", 1, self.world)
+        return sealed_now(event, "gateway", 1, self.world)
+
+    async def ask(self, action: DeployAction, name: str, actor: Actor = ANN, **fields: Any) -> None:
+        """Ask for a deployment as the gateway does."""
+        await publish(self.bus, self.asked(action, name, actor, **fields))
+
+    async def hand(self, sealed: Sequence[OutboxEvent], writer: str = "gateway") -> None:
+        """Hand events over, as their writer does."""
+        await self.courier(writer).deliver(sealed)
+
+    def courier(self, writer: str) -> Courier:
+        """Of another service, to the first replica."""
+        world = self.world
+        signer = TokenSigner(
+            Kind.SERVICE, writer, derive_key(SECRET, Kind.SERVICE, writer), world.clock
+        )
+        peers = PeerClient(signer, {}, LocalServices({"deployer": self.apps[0]}))
+        sign = ServiceProofs(SECRET).sign
+        log = make_log(writer, stream=self.log)
+        return Courier(peers, sign, clock=world.clock, rng=world.rng, log=log)
+
+    def bus_away(self) -> None:
+        """From now on."""
+        self.bus.faults = BusAway()
+        self.scheduler.courier = self.courier("scheduler")
+
+    def bus_back(self) -> None:
+        """As if nothing had been."""
+        self.bus.faults = NO_FAULTS
+        self.scheduler.courier = None
 
     async def deploy(self, name: str, action: DeployAction = DeployAction.RELEASE, **f: Any) -> Any:
         """Ask and wait for the end."""
@@ -339,8 +408,13 @@ class Peers:
 
     scheduler: FakeScheduler
 
-    async def call(self, service: str, method: str, path: str, **_: Any) -> Response:
+    async def call(
+        self, service: str, method: str, path: str, *, body: bytes = b"", **_: Any
+    ) -> Response:
         if self.scheduler.deaf:
             raise Unavailable(f"{service} is not there")
+        if (service, method, path) == ("scheduler", "PUT", INBOX):
+            await self.scheduler.take(body)
+            return Response(204)
         assert (service, method, path) == ("scheduler", "GET", "/v1/instances?app=shop%2Fweb")
         return reply({"instances": self.scheduler.rows()})
