@@ -240,24 +240,24 @@ async def open_shared(common: CommonConfig, settings: Settings) -> AsyncIterator
     await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True, mode=0o700)
     secret = await asyncio.to_thread(open_secret, common.secret_file or data_dir / "cluster.secret")
     bus = await open_bus(common.bus or f"sqlite://{data_dir}/bus.db", clock)
+    opened: list[Bus | Store] = [bus]
     try:
         store = await open_store(common.store or f"sqlite://{data_dir}/store.db")
-        try:
-            yield Shared(
-                common,
-                settings,
-                bus,
-                store,
-                clock,
-                rng,
-                RngIds(rng),
-                secret=secret,
-                sinks=open_sinks(common.trace_file),
-            )
-        finally:
-            await store.close()
+        opened.append(store)
+        yield Shared(
+            common,
+            settings,
+            bus,
+            store,
+            clock,
+            rng,
+            RngIds(rng),
+            secret=secret,
+            sinks=open_sinks(common.trace_file),
+        )
     finally:
-        await bus.close()
+        # Side by side: each may wait a while for a server that does not answer.
+        await asyncio.gather(*(each.close() for each in opened))
 
 
 async def open_bus(url: str, clock: Clock) -> Bus:

@@ -16,7 +16,9 @@ from aiohttp import web
 
 from libs.common.http import MAX_BODY_BYTES, Dispatcher, Response
 
-SHUTDOWN_S = 5.0
+SHUTDOWN_S = (
+    2.0  # for requests in hand when we stop; as long again to notice that they are given up
+)
 READER_LOOK_S = 0.5
 
 
