@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import io
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from libs.common.actor import Actor
-from libs.common.bus.base import Record, TopicSpec
+from libs.common.bus.base import TopicSpec
 from libs.common.bus.faults import NO_FAULTS, BusFaults, BusPoint
 from libs.common.bus.memory import MemoryBus
-from libs.common.clock import Clock, Ids
-from libs.common.direct import INBOX, Courier, Parcel
+from libs.common.clock import Ids
+from libs.common.direct import INBOX, Courier
 from libs.common.errors import NotFound, Unavailable
-from libs.common.events import EVENT_TYPES, Event, seal, to_record
+from libs.common.events import EVENT_TYPES, Event
 from libs.common.events import model as ev
 from libs.common.events.model import DeployAction
-from libs.common.http import Dispatcher, Kind, Response, Role, reply
+from libs.common.http import Dispatcher, Kind, Response, Role, problem, reply
 from libs.common.peers import LocalServices, PeerClient
 from libs.common.proofs import ServiceProofs
 from libs.common.runtime import CommonConfig, Runtime
@@ -36,9 +35,15 @@ from services.deployer.model import DeployerConfig
 from services.deployer.registry import ImageRef
 from services.deployer.service import run
 from tests.fakes.loadbalancer import FakeLoadBalancer
+from tests.unit.deployer.fake_scheduler import (
+    APP,
+    SECRET,
+    FakeScheduler,
+    World,
+    publish,
+    sealed_now,
+)
 
-SECRET = b"a secret of thirty-two bytes ...."
-APP = "shop/web"
 ANN = Actor("ann", "shop", Role.DEPLOYER)
 SPEC: Mapping[str, Any] = {
     "image": "reg:5000/web:1",
@@ -47,19 +52,6 @@ SPEC: Mapping[str, Any] = {
     "strategy": {"max_surge": 2, "deadline_s": 60},
 }
 BALANCED = {"load_balancer": {"driver": "haproxy", "port": 80, "drain_s": 5, "deadline_s": 10}}
-
-
-class World(Protocol):
-    """Time and chance: the simulation's, or the machine's own."""
-
-    @property
-    def clock(self) -> Clock: ...
-
-    @property
-    def rng(self) -> random.Random: ...
-
-    @property
-    def ids(self) -> Ids: ...
 
 
 @dataclass
@@ -82,143 +74,6 @@ class FakeImages:
         """Nothing is open."""
 
 
-@dataclass
-class FakeScheduler:
-    """Places what is requested and tells of it. `broken`: images (by last digit) whose containers crash."""
-
-    bus: MemoryBus
-    world: World
-    tasks: asyncio.TaskGroup = field(init=False)
-    running: dict[str, ev.InstanceRequested] = field(default_factory=dict)
-    addresses: dict[str, str] = field(default_factory=dict)
-    sequences: dict[str, int] = field(default_factory=dict)
-    attempts: dict[str, int] = field(default_factory=dict)
-    requested: list[str] = field(default_factory=list)
-    stopped: list[tuple[str, str]] = field(default_factory=list)
-    broken: set[str] = field(default_factory=set)
-    full: bool = False
-    mute: bool = False  # its events are lost
-    healthy: dict[str, bool] = field(default_factory=dict)
-    deaf: bool = False  # hears nothing
-    heard: set[str] = field(default_factory=set)
-    courier: Courier | None = None  # its events go this way, while the bus is away
-    stop_slowly_s: float = 0.0
-
-    async def run(self) -> None:
-        topics = ["instance.requested", "instance.stop_requested"]
-        async with self.bus.consumer("scheduler", topics) as consumer, asyncio.TaskGroup() as tasks:
-            self.tasks = tasks
-            while True:
-                try:
-                    batch = await consumer.fetch(500, 1.0)
-                except Unavailable:
-                    await self.world.clock.sleep(1.0)
-                    continue
-                for each in batch:
-                    if not self.deaf:
-                        self.hear_soon(each.record)
-                await consumer.commit({})
-
-    def hear_soon(self, record: Record) -> None:
-        """A copy of what was heard is no news."""
-        event, envelope = EVENT_TYPES.open(record)
-        if envelope.id not in self.heard:
-            self.heard.add(envelope.id)
-            self.tasks.create_task(self.hear(event))
-
-    async def hear(self, event: Event) -> None:
-        if isinstance(event, ev.InstanceRequested):
-            self.requested.append(event.instance)
-            if event.instance in self.running:
-                return
-            if self.full:
-                await self.tell(
-                    event.instance,
-                    ev.PlacementDelayed,
-                    agents=3,
-                    failed={"mem": 3},
-                    message="no agent has 128 MiB",
-                )
-                return
-            self.running[event.instance] = event
-            self.addresses[event.instance] = f"10.0.0.{len(self.addresses) + 1}"
-            await self.start(event.instance)
-        elif isinstance(event, ev.InstanceStopRequested):
-            self.stopped.append((event.instance, event.reason))
-            await self.world.clock.sleep(self.stop_slowly_s)
-            self.running.pop(event.instance, None)
-            await self.tell(
-                event.instance, ev.ContainerExited, state="TASK_KILLED", wanted=True, final=True
-            )
-
-    def rows(self) -> list[dict[str, Any]]:
-        """What it answers when it is asked."""
-        return [
-            {
-                "instance": name,
-                "app": APP,
-                "state": "running" if self.attempts.get(name) else "pending",
-                "healthy": self.healthy.get(name),
-                "attempt": f"{name}.{self.attempts[name]}" if name in self.attempts else "",
-                "address": self.addresses[name],
-                "agent": "a1",
-                "version": self.sequences.get(name, 0),
-            }
-            for name in self.running
-        ]
-
-    async def start(self, instance: str) -> None:
-        await self.world.clock.sleep(0.2)
-        self.attempts[instance] = self.attempts.get(instance, 0) + 1
-        if instance in self.running:
-            await self.tell(instance, ev.ContainerStarted)
-        await self.world.clock.sleep(0.3)
-        if instance not in self.running:
-            return
-        if self.running[instance].spec.image[-1] in self.broken:
-            await self.tell(instance, ev.ContainerExited, state="TASK_FAILED", exit_code=1)
-            await self.start(instance)
-        else:
-            await self.tell(instance, ev.ContainerHealthy)
-
-    async def tell(self, instance: str, kind: type[Event], **fields: object) -> None:
-        attempt = self.attempts.get(instance, 0)
-        self.sequences[instance] = self.sequences.get(instance, 0) + 1
-        self.healthy[instance] = kind is ev.ContainerHealthy
-        if self.mute:
-            return
-        event = kind.model_validate(
-            {
-                "instance": instance,
-                "app": APP,
-                "attempt": f"{instance}.{attempt}",
-                "agent": "a1",
-                "hostname": "h1",
-                "address": self.addresses.get(instance, ""),
-                "container": f"c-{instance}-{attempt}",
-                **fields,
-            }
-        )
-        sealed = sealed_now(event, "scheduler", self.sequences[instance], self.world)
-        if self.courier is not None:
-            await self.courier.deliver(sealed)
-        else:
-            await publish(self.bus, sealed)
-
-    async def take(self, body: bytes) -> None:
-        """What is handed over to it."""
-        for each in Parcel.model_validate_json(body).records:
-            self.hear_soon(each.record())
-
-
-def sealed_now(event: Event, source: str, sequence: int, world: World) -> tuple[OutboxEvent, ...]:
-    return seal([event], source=source, sequence=sequence, now=world.clock.now())
-
-
-async def publish(bus: MemoryBus, sealed: Sequence[OutboxEvent]) -> None:
-    await bus.publish([ServiceProofs(SECRET).sign(to_record(each)) for each in sealed])
-
-
 class BusAway(BusFaults):
     """Nothing goes in, nothing comes out."""
 
@@ -238,6 +93,7 @@ class Site:
     balancer: FakeLoadBalancer
     apps: list[Dispatcher]
     ids: Ids
+    peers: Peers
     events: list[Event] = field(default_factory=list)
     log: io.StringIO = field(default_factory=io.StringIO)
 
@@ -358,7 +214,8 @@ async def site(
     bus, store = MemoryBus(world.clock), MemoryStore()
     images, balancer = FakeImages(), FakeLoadBalancer(world.clock)
     scheduler = make_scheduler(bus, world)
-    here = Site(world, bus, store, scheduler, images, balancer, [], world.ids)
+    peers = Peers(scheduler)
+    here = Site(world, bus, store, scheduler, images, balancer, [], world.ids, peers)
     await bus.ensure_topics([TopicSpec(each.TOPIC) for each in ev.ALL])
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(here.follow()), tasks.create_task(scheduler.run())]
@@ -394,7 +251,7 @@ def make_runtime(here: Site, number: int, config: DeployerConfig) -> Runtime:
         ids=world.ids,
         bus=here.bus,
         store=here.store.share(),
-        peers=Peers(here.scheduler),
+        peers=here.peers,
         verify=TokenVerifier(SECRET, world.clock),
         telemetry=Telemetry("deployer", make_log("deployer", stream=here.log)),
         server=server,
@@ -404,15 +261,18 @@ def make_runtime(here: Site, number: int, config: DeployerConfig) -> Runtime:
 
 @dataclass
 class Peers:
-    """The deployer asks nobody but the scheduler, for an app's instances."""
+    """The deployer asks nobody but the scheduler, for an app's instances, and the gateway, for producers' keys."""
 
     scheduler: FakeScheduler
+    gateway_away: bool = False
 
     async def call(
         self, service: str, method: str, path: str, *, body: bytes = b"", **_: Any
     ) -> Response:
-        if self.scheduler.deaf:
+        if self.scheduler.deaf or (service == "gateway" and self.gateway_away):
             raise Unavailable(f"{service} is not there")
+        if service == "gateway":
+            return problem(NotFound(f"no such key: {path}"))
         if (service, method, path) == ("scheduler", "PUT", INBOX):
             await self.scheduler.take(body)
             return Response(204)
