@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from libs.common.backoff import Backoff
 from libs.common.bus.base import Record
 from libs.common.clock import Clock
-from libs.common.consume import Subscription
+from libs.common.consume import Subscription, side_by_side
 from libs.common.errors import Fenced, Forbidden, GantryError, InvalidInput, Poison, Unavailable
 from libs.common.events import model as ev
 from libs.common.events.base import DIRECT, to_record
@@ -179,18 +179,11 @@ def inbox(service: str, subscriptions: Sequence[Subscription]) -> Route:
         for each in request.parse(Parcel).records:
             _check(each, writer, service)
             by_key.setdefault((each.topic, each.key), []).append(each.record())
-        failures: list[Exception] = []
 
-        async def handle_in_order(records: Sequence[Record]) -> None:
-            try:
-                for record in records:
-                    await readers[record.topic].handle(record)
-            except Exception as error:
-                failures.append(error)
+        async def handle(record: Record) -> None:
+            await readers[record.topic].handle(record)
 
-        async with asyncio.TaskGroup() as group:
-            for records in by_key.values():
-                group.create_task(handle_in_order(records))
+        failures = await side_by_side(by_key.values(), handle, (Exception,))
         if failures:
             raise _told(failures[0])
         return Response(204)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 
 from libs.common.actor import Actor
 from libs.common.bus.base import Record
@@ -64,7 +65,8 @@ class Intake:
         if await self._repo.deployment(event.deployment) is not None:
             self._wake(event.app)
             return
-        cause = envelope.caused()
+        # Until when what comes of it goes directly, nobody but we may say.
+        cause = replace(envelope.caused(), direct_until=0.0)
         for _ in range(TRIES):
             kept = await self._repo.app(event.app)
             if kept is not None and _knows(kept.value, event.deployment):

@@ -180,7 +180,7 @@ def _envelope(headers: Mapping[str, str], value: bytes) -> Envelope:
                 headers.get("ce_correlationid", ""),
                 headers.get("ce_causationid", ""),
                 headers.get("traceparent", ""),
-                float(headers.get(DIRECT, 0)),
+                float(int(headers.get(DIRECT, "0"))),
             ),
             proof=Proof(signature, claims_of(headers, value)) if signature else None,
         )

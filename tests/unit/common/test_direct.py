@@ -40,7 +40,7 @@ class Desk:
     world: World
     heard: list[tuple[Event, Envelope]] = field(default_factory=list)
     log: Lines = field(default_factory=Lines)
-    trouble: list[Exception] = field(default_factory=list)
+    trouble: list[BaseException] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.local = LocalServices()
@@ -128,7 +128,11 @@ async def test_a_reader_that_is_away_is_asked_again_and_not_for_ever(world: Worl
     desk = Desk(world)
     courier = desk.courier()
     task = asyncio.create_task(courier.run())
-    desk.trouble = [Unavailable("the store is away"), RuntimeError("a bug")]
+    desk.trouble = [
+        Unavailable("the store is away"),
+        RuntimeError("a bug"),
+        asyncio.CancelledError(),  # leaked out of a client
+    ]
     courier.post([stop("i1")])
     await world.clock.sleep(5.0)
     assert desk.seen() == [("i1", 1)] and desk.log.of("error") == []
