@@ -119,6 +119,8 @@ async def test_the_glass_is_broken_where_kafka_never_was(many: Distributed) -> N
             await asyncio.sleep(0.5)
     assert await story.containers() == running, "the copies on the bus changed something"
     assert not (await client.dead_letters()).letters
+    await story.gantry("stop", apps[1])  # by the bus again
+    assert await story.containers() == {}
 
 
 @pytest.mark.parametrize(("part", "kind"), CELLS)
