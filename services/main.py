@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import uvloop
 from pydantic import BaseModel
@@ -20,6 +21,7 @@ from libs.common.runtime import CommonConfig, ServiceMain, Shared, open_shared, 
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+STOP_S = 9.5
 
 
 def read_settings(argv: list[str], sections: Mapping[str, type[BaseModel]]) -> config.Settings:
@@ -61,12 +63,21 @@ def main(
             hint = f" (expected: {each.expected})" if each.expected else ""
             print(f"{each.field}: {each.problem}{hint}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
+    code = 0
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(mains, settings, around))
     except* GantryError as group:
         print(f"gantry: {group.exceptions[0]}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+        code = EXIT_FAILED
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process: everything is closed, and what a driver's threads still wait for matters to nobody."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 async def _run(
@@ -81,9 +92,17 @@ async def _run(
 
 
 async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` until it ends, or SIGTERM or SIGINT cancels it."""
+    """Run `work` until it ends, or SIGTERM or SIGINT cancels it.
+
+    Then the process has STOP_S to end. One that hangs all the same says where, and ends as if it had been killed.
+    """
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as group:
         task = group.create_task(work)
+
+        def stop() -> None:
+            faulthandler.dump_traceback_later(STOP_S, exit=True)
+            task.cancel()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, task.cancel)
+            loop.add_signal_handler(number, stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from libs.cli.progress import TOPICS
 from libs.cli.watch import verdict, watch
 from libs.client import GantryClient
 from libs.client.model import Accepted, Plan
-from libs.common.errors import NotFound
+from libs.common.errors import InvalidInput, NotFound, Unavailable
 from libs.common.spec import AppSpec
 
 AppArgument = Annotated[str, typer.Argument(metavar="APP", help="bu/app, or app with --bu")]
@@ -23,7 +24,17 @@ Force = Annotated[bool, typer.Option("--force", help="take over from a deploymen
 TimeOut = Annotated[
     float | None, typer.Option("--timeout", min=1, help="wait at most so many seconds")
 ]
+BreakGlass = Annotated[
+    bool,
+    typer.Option(
+        "--break-glass",
+        help="don't wait for the event bus, and take over; for admins, with --reason, audited",
+    ),
+]
+Reason = Annotated[str, typer.Option("--reason", help="why the glass is broken")]
 Ask = Callable[[GantryClient], Awaitable[Accepted]]
+
+PLACE_S = 5.0
 
 
 def register(app: typer.Typer) -> None:
@@ -33,13 +44,23 @@ def register(app: typer.Typer) -> None:
 
 
 def run_deployment(
-    context: Context, app: str, ask: Ask, *, detach: bool, timeout_s: float | None
+    context: Context,
+    app: str,
+    ask: Ask,
+    *,
+    detach: bool,
+    timeout_s: float | None,
+    break_glass: bool = False,
 ) -> None:
-    """Ask for a deployment and watch it to its end, unless detached."""
+    """Ask for a deployment and watch it to its end, unless detached; where the glass is broken, without the events."""
     printer = context.printer
 
     async def run(client: GantryClient) -> None:
-        place = "" if detach else await client.place(TOPICS, app)
+        place = None if detach or break_glass else await place_now(client, printer, app)
+        if break_glass:
+            printer.note(
+                "the glass is broken, and that is audited; events are delayed, this is the state"
+            )
         accepted = await ask(client)
         if detach:
             if printer.is_json:
@@ -53,6 +74,16 @@ def run_deployment(
         printer.say(verdict(ended))
 
     context.ask(run)
+
+
+async def place_now(client: GantryClient, printer: Printer, app: str) -> str | None:
+    """Where the events stand; None, after a while and with a note, when the event bus does not tell."""
+    try:
+        async with asyncio.timeout(PLACE_S):
+            return await client.place(TOPICS, app)
+    except (TimeoutError, Unavailable):
+        printer.note("the event bus does not answer: events are delayed, what follows is the state")
+        return None
 
 
 def deploy(
@@ -201,11 +232,19 @@ def scale(
     instances: Annotated[int, typer.Argument(min=0, max=10_000)],
     detach: Detach = False,
     force: Force = False,
+    break_glass: BreakGlass = False,
+    reason: Reason = "",
     timeout: TimeOut = None,
 ) -> None:
     """Change how many instances there shall be."""
+    why = glass(break_glass, reason)
     _change(
-        ctx, app, lambda client, name: client.scale(name, instances, force=force), detach, timeout
+        ctx,
+        app,
+        lambda client, name: client.scale(name, instances, force=force, break_glass=why),
+        detach,
+        timeout,
+        why,
     )
 
 
@@ -217,11 +256,19 @@ def rollback(
     ] = None,
     detach: Detach = False,
     force: Force = False,
+    break_glass: BreakGlass = False,
+    reason: Reason = "",
     timeout: TimeOut = None,
 ) -> None:
     """Go back to a release."""
+    why = glass(break_glass, reason)
     _change(
-        ctx, app, lambda client, name: client.rollback(name, release, force=force), detach, timeout
+        ctx,
+        app,
+        lambda client, name: client.rollback(name, release, force=force, break_glass=why),
+        detach,
+        timeout,
+        why,
     )
 
 
@@ -230,10 +277,20 @@ def restart(
     app: AppArgument,
     detach: Detach = False,
     force: Force = False,
+    break_glass: BreakGlass = False,
+    reason: Reason = "",
     timeout: TimeOut = None,
 ) -> None:
     """Replace all instances by new ones of the same release."""
-    _change(ctx, app, lambda client, name: client.restart(name, force=force), detach, timeout)
+    why = glass(break_glass, reason)
+    _change(
+        ctx,
+        app,
+        lambda client, name: client.restart(name, force=force, break_glass=why),
+        detach,
+        timeout,
+        why,
+    )
 
 
 def stop(
@@ -241,10 +298,29 @@ def stop(
     app: AppArgument,
     detach: Detach = False,
     force: Force = False,
+    break_glass: BreakGlass = False,
+    reason: Reason = "",
     timeout: TimeOut = None,
 ) -> None:
     """Stop all instances; the app and its releases stay."""
-    _change(ctx, app, lambda client, name: client.stop(name, force=force), detach, timeout)
+    why = glass(break_glass, reason)
+    _change(
+        ctx,
+        app,
+        lambda client, name: client.stop(name, force=force, break_glass=why),
+        detach,
+        timeout,
+        why,
+    )
+
+
+def glass(break_glass: bool, reason: str) -> str | None:
+    """The reason, if the glass is to be broken. Raises InvalidInput for one flag without the other."""
+    if break_glass and not reason.strip():
+        raise InvalidInput.of("--reason", "is missing", 'with --break-glass: --reason "why"')
+    if reason and not break_glass:
+        raise InvalidInput.of("--reason", "has no use here", "together with --break-glass")
+    return reason if break_glass else None
 
 
 def _change(
@@ -253,12 +329,18 @@ def _change(
     verb: Callable[[GantryClient, str], Awaitable[Accepted]],
     detach: bool,
     timeout_s: float | None,
+    why: str | None,
 ) -> None:
-    """Ask for a deployment that takes the spec as it stands."""
+    """Ask for a deployment that takes the spec as it stands; `why` the glass is broken, if it is."""
     context = context_of(ctx)
     name = context.settings.app(app)
     run_deployment(
-        context, name, lambda client: verb(client, name), detach=detach, timeout_s=timeout_s
+        context,
+        name,
+        lambda client: verb(client, name),
+        detach=detach,
+        timeout_s=timeout_s,
+        break_glass=why is not None,
     )
 
 

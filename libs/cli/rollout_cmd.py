@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from libs.cli.apps_cmd import AppArgument, TimeOut
+from libs.cli.apps_cmd import AppArgument, TimeOut, place_now
 from libs.cli.context import Context, context_of
 from libs.cli.output import Column, Printer, time_of
-from libs.cli.progress import TOPICS
 from libs.cli.watch import verdict, watch
 from libs.client import GantryClient
 from libs.client.api import ENDED
@@ -47,7 +46,7 @@ def status(
     name = context.settings.app(app)
 
     async def run(client: GantryClient) -> DeploymentView:
-        place = await client.place(TOPICS, name) if follow else ""
+        place = await place_now(client, context.printer, name) if follow else None
         view = await newest(client, name)
         if not follow or view.state in ENDED:
             return view
@@ -120,5 +119,7 @@ def show(printer: Printer, view: DeploymentView) -> None:
     if view.counts:
         counts = ", ".join(f"{value} {name}" for name, value in view.counts.items() if value)
         printer.say(f"instances   {counts or 'none'}")
+    if view.break_glass:
+        printer.say(f"break glass {view.break_glass}")
     if view.reason:
         printer.say(f"reason      {view.reason}")

@@ -21,6 +21,8 @@ from libs.common.errors import TimedOut
 
 POLL_S = 1.0
 LAST_WORDS_S = 2.0
+LATE_S = 5.0
+DELAYED_S = 30.0  # so long a request may wait for the event bus before the watching ends
 SHOWN = 16
 _BUSY = ("requested", "placed", "waiting", "started", "unhealthy", "exited", "lost", "stopping")
 
@@ -30,29 +32,35 @@ async def watch(
     printer: Printer,
     app: str,
     deployment: str,
-    place: str,
+    place: str | None,
     timeout_s: float | None,
 ) -> DeploymentView:
     """Show the deployment's steps until it has ended, and return it. `place` is where in the events to begin.
 
-    Raises TimedOut when it has not ended in time (it goes on), DeployFailed when it ended badly.
+    Without one, or where events are late, its state alone is shown. Raises TimedOut when it has not ended in time, or
+    could not begin for DELAYED_S because the event bus is away (it goes on), DeployFailed when it ended badly.
     """
     progress = Progress(deployment, app)
     woken = asyncio.Event()
     try:
         async with asyncio.timeout(timeout_s):
-            with Shown(printer, progress) as shown:
+            with Shown(printer, progress, LATE_S if place is not None else 0.0) as shown:
                 async with asyncio.TaskGroup() as group:
                     follower = group.create_task(
                         _follow(client, app, place, progress, shown, woken)
                     )
-                    ended = await _until_ended(client, deployment, woken)
-                    await _last_words(shown)
+                    ended = await _until_ended(client, deployment, shown, woken)
+                    if place is not None and ended.state in ENDED:
+                        await _last_words(shown)
                     follower.cancel()
     except TimeoutError:
         raise TimedOut(
             f"{deployment} has not ended within {timeout_s:g} s; it goes on: gantry rollout status {app}"
         ) from None
+    if ended.state not in ENDED:
+        raise TimedOut(
+            f"{deployment}: {ended.reason}; to see how it goes: gantry rollout status {app}"
+        )
     return ended
 
 
@@ -69,12 +77,16 @@ def verdict(view: DeploymentView) -> str:
 
 
 async def _until_ended(
-    client: GantryClient, deployment: str, woken: asyncio.Event
+    client: GantryClient, deployment: str, shown: Shown, woken: asyncio.Event
 ) -> DeploymentView:
+    """The deployment once it has ended, or for DELAYED_S could not begin."""
+    delayed_s = 0.0
     while True:
         view = await client.deployment(deployment)
-        if view.state in ENDED:
+        delayed_s = delayed_s + POLL_S if view.delayed else 0.0
+        if view.state in ENDED or delayed_s > DELAYED_S:
             return view
+        shown.state(view)
         woken.clear()
         try:
             async with asyncio.timeout(POLL_S):
@@ -95,11 +107,13 @@ async def _last_words(shown: Shown) -> None:
 async def _follow(
     client: GantryClient,
     app: str,
-    place: str,
+    place: str | None,
     progress: Progress,
     shown: Shown,
     woken: asyncio.Event,
 ) -> None:
+    if place is None:
+        return
     async with aclosing(client.events(TOPICS, app, place)) as events:
         async for event in events:
             said = progress.observe(event)
@@ -112,13 +126,16 @@ async def _follow(
 
 
 class Shown:
-    """Steps as lines, or as a table that moves where somebody watches."""
+    """Steps as lines, or as a table that moves where somebody watches. Events may be `late_s` behind the state."""
 
-    def __init__(self, printer: Printer, progress: Progress) -> None:
+    def __init__(self, printer: Printer, progress: Progress, late_s: float) -> None:
         self._printer = printer
         self._progress = progress
         self._live: Live | None = None
         self.over = asyncio.Event()  # its last event has been shown
+        self._patience_s = late_s
+        self._late_s = 0.0
+        self._noted: set[str] = set()
 
     def __enter__(self) -> Shown:
         if self._printer.out.is_terminal and not self._printer.is_json:
@@ -132,6 +149,26 @@ class Shown:
         if self._live is not None:
             self._live.refresh()
             self._live.stop()
+
+    def state(self, view: DeploymentView) -> None:
+        """How it stands by itself: shown where events are too late to tell."""
+        progress, counts = self._progress, view.counts or {}
+        if view.delayed:
+            self._note_once("delayed", view.reason)
+        if (view.state, counts) == (progress.state, progress.counts):
+            self._late_s = 0.0
+            return
+        self._late_s += POLL_S
+        if self._late_s > self._patience_s:
+            if self._patience_s:
+                self._note_once("late", "events are delayed; what follows is the state")
+            progress.state, progress.counts = view.state, counts
+            self.step(f"{view.state}: {progress.summary()}")
+
+    def _note_once(self, what: str, said: str) -> None:
+        if what not in self._noted:
+            self._noted.add(what)
+            self._printer.note(said)
 
     def step(self, said: str) -> None:
         """Something happened."""

@@ -123,28 +123,43 @@ class GantryClient:
         return read(model.Plan, await self._post(f"{_app(app)}/deploys", body))
 
     async def scale(
-        self, app: str, instances: int, *, force: bool = False, key: str = ""
+        self,
+        app: str,
+        instances: int,
+        *,
+        force: bool = False,
+        break_glass: str | None = None,
+        key: str = "",
     ) -> model.Accepted:
-        """Change how many instances there shall be."""
-        return await self._ask(
-            app, "scale", _body(model.Scale, instances=instances, force=force), key
-        )
+        """Change how many instances there shall be; `break_glass`, a reason: without waiting for the event bus."""
+        body = _urgent(model.Scale, break_glass, instances=instances, force=force)
+        return await self._ask(app, "scale", body, key)
 
     async def rollback(
-        self, app: str, release: int | None = None, *, force: bool = False, key: str = ""
+        self,
+        app: str,
+        release: int | None = None,
+        *,
+        force: bool = False,
+        break_glass: str | None = None,
+        key: str = "",
     ) -> model.Accepted:
-        """Go back to a release, or to the one before."""
-        return await self._ask(
-            app, "rollback", _body(model.Rollback, release=release, force=force), key
-        )
+        """Go back to a release, or to the one before; `break_glass` as in `scale`."""
+        body = _urgent(model.Rollback, break_glass, release=release, force=force)
+        return await self._ask(app, "rollback", body, key)
 
-    async def restart(self, app: str, *, force: bool = False, key: str = "") -> model.Accepted:
-        """Replace all instances by new ones of the same release."""
-        return await self._ask(app, "restart", _body(model.Force, force=force), key)
+    async def restart(
+        self, app: str, *, force: bool = False, break_glass: str | None = None, key: str = ""
+    ) -> model.Accepted:
+        """Replace all instances by new ones of the same release; `break_glass` as in `scale`."""
+        body = _urgent(model.Urgent, break_glass, force=force)
+        return await self._ask(app, "restart", body, key)
 
-    async def stop(self, app: str, *, force: bool = False, key: str = "") -> model.Accepted:
-        """Stop all instances; the app stays."""
-        return await self._ask(app, "stop", _body(model.Force, force=force), key)
+    async def stop(
+        self, app: str, *, force: bool = False, break_glass: str | None = None, key: str = ""
+    ) -> model.Accepted:
+        """Stop all instances; the app stays. `break_glass` as in `scale`."""
+        return await self._ask(app, "stop", _urgent(model.Urgent, break_glass, force=force), key)
 
     async def deployment(self, deployment: str) -> model.DeploymentView:
         """How a deployment goes."""
@@ -357,6 +372,11 @@ def _body(kind: type[BodyT], **fields: Any) -> BodyT:
         return kind.model_validate(fields)
     except ValidationError as error:
         raise invalid(error) from None
+
+
+def _urgent(kind: type[BodyT], break_glass: str | None, **fields: Any) -> BodyT:
+    broken = {} if break_glass is None else {"break_glass": True, "reason": break_glass}
+    return _body(kind, **fields, **broken)
 
 
 def _dead(group: str) -> str:

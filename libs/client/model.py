@@ -24,9 +24,31 @@ MAX_INSTANCES = 10_000
 
 
 class Force(Strict):
-    """The body of a restart or stop."""
+    """What all that is asked of a deployment has in common."""
 
     force: bool = Field(False, description="take over from a deployment in progress")
+
+
+class Urgent(Force):
+    """The body of a restart or stop; may be asked for without waiting for the event bus."""
+
+    break_glass: bool | None = Field(
+        None,
+        description="don't wait for the event bus; for admins, audited, takes over as force does",
+    )
+    reason: str | None = Field(
+        None, max_length=500, validate_default=True, description="why the glass is broken"
+    )
+
+    @field_validator("reason")
+    @classmethod
+    def _reason(cls, value: str | None, info: ValidationInfo) -> str | None:
+        broken = bool(info.data.get("break_glass"))
+        if broken and not (value or "").strip():
+            raise ValueError("must say why the glass is broken")
+        if value is not None and not broken:
+            raise ValueError("only with break_glass")
+        return value
 
 
 class Release(Force):
@@ -55,13 +77,13 @@ class Release(Force):
         return value
 
 
-class Scale(Force):
+class Scale(Urgent):
     """The body of `POST …/scale`."""
 
     instances: int = Field(ge=0, le=MAX_INSTANCES, description="how many there shall be")
 
 
-class Rollback(Force):
+class Rollback(Urgent):
     """The body of `POST …/rollback`."""
 
     release: int | None = Field(None, ge=1, le=2**31, description="None is the one before")
@@ -142,7 +164,10 @@ class Accepted(View):
 
 
 class DeploymentView(View):
-    """A deployment; `accepted` is the state of one that its owner has yet to hear of."""
+    """A deployment; `accepted` is the state of one that its owner has yet to hear of.
+
+    `delayed`: it can't hear of it, as the event bus has not taken the request yet; `reason` tells more.
+    """
 
     deployment: str
     app: str
@@ -151,6 +176,8 @@ class DeploymentView(View):
     release: int | None = None
     counts: dict[str, int] | None = None
     reason: str = ""
+    delayed: bool = False
+    break_glass: str = ""
 
 
 class Deployments(Partial):

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from libs.common.backoff import Backoff
-from libs.common.bus.base import Bus, Consumer, Delivered, TopicPartition, TopicSpec
+from libs.common.bus.base import Bus, Consumer, Delivered, Record, TopicPartition, TopicSpec
 from libs.common.clock import Clock
 from libs.common.deadletters import bury, dead_topic
-from libs.common.errors import Fenced, GantryError, Poison, Unavailable
+from libs.common.errors import Fenced, Poison, Unavailable
 from libs.common.events import EVENT_TYPES, Envelope, Event
 from libs.common.telemetry import Telemetry
 from libs.common.waiting import is_being_cancelled, lasting
@@ -25,6 +25,7 @@ from libs.common.waiting import is_being_cancelled, lasting
 # The table below is keyed by class, so a handler's parameter is the very class it is registered for.
 EventHandler = Callable[[Any, Envelope], Awaitable[None]]
 Handlers = Mapping[type[Event], EventHandler]
+T = TypeVar("T")
 
 MAX_TRIES = 5
 FETCH_RECORDS = 500
@@ -98,25 +99,12 @@ class Subscription:
         for each in batch:
             by_key.setdefault((each.record.topic, each.record.key), []).append(each)
         handled: set[tuple[TopicPartition, int]] = set()
-        failures: list[GantryError] = []
 
-        async def handle_in_order(records: Sequence[Delivered]) -> None:
-            # Keys go side by side, so that handlers of one batch can share a group commit.
-            try:
-                for each in records:
-                    await self._handle(each)
-                    handled.add((each.place, each.offset))
-            except (Unavailable, Fenced) as error:
-                failures.append(error)
-            except asyncio.CancelledError:
-                if is_being_cancelled():
-                    raise
-                # Leaked out of a client: unhandled, so that it is handled again.
-                failures.append(Unavailable("a call was given up"))
+        async def handle(each: Delivered) -> None:
+            await self._handle(each)
+            handled.add((each.place, each.offset))
 
-        async with asyncio.TaskGroup() as group:
-            for records in by_key.values():
-                group.create_task(handle_in_order(records))
+        failures = await side_by_side(by_key.values(), handle, (Unavailable, Fenced))
         await self._commit(consumer, _finished(batch, handled))
         if failures:
             raise failures[0]
@@ -137,7 +125,7 @@ class Subscription:
         tries = 0
         while True:
             try:
-                await self._once(each)
+                await self.handle(each.record)
                 return
             except (
                 Unavailable,
@@ -158,8 +146,9 @@ class Subscription:
                     return
             await self.clock.sleep(backoff.delay_s(failures + tries, self.rng))
 
-    async def _once(self, each: Delivered) -> None:
-        event, envelope = EVENT_TYPES.open(each.record)
+    async def handle(self, record: Record) -> None:
+        """Have one record handled, once. Raises what the handler does, and Poison."""
+        event, envelope = EVENT_TYPES.open(record)
         handler = self.handlers.get(type(event))
         if handler is None:
             return
@@ -175,6 +164,35 @@ class Subscription:
             "poison", group=self.group, topic=record.topic, key=record.key, reason=reason
         )
         await self.bus.publish([bury(each, self.group, reason)])
+
+
+async def side_by_side(
+    lanes: Iterable[Sequence[T]],
+    handle: Callable[[T], Awaitable[None]],
+    expected: tuple[type[Exception], ...],
+) -> list[Exception]:
+    """Handle each lane in order, up to its first failure; the `expected` failures.
+
+    Lanes go side by side, so that handlers can share a group commit.
+    """
+    failures: list[Exception] = []
+
+    async def in_order(lane: Sequence[T]) -> None:
+        try:
+            for each in lane:
+                await handle(each)
+        except expected as error:
+            failures.append(error)
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise
+            # Leaked out of a client: unhandled, so that it is handled again.
+            failures.append(Unavailable("a call was given up"))
+
+    async with asyncio.TaskGroup() as group:
+        for lane in lanes:
+            group.create_task(in_order(lane))
+    return failures
 
 
 def _finished(

@@ -31,7 +31,7 @@ class LeaseLost(Fenced):
     """The store has been away for too long to go on leading; whether another leads, nobody knows."""
 
 
-DROP_S = 2.0
+DROP_S = 1.0
 
 
 @asynccontextmanager

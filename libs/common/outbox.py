@@ -1,7 +1,8 @@
 """The relay: publishes what writes left in their outboxes, in order per document, and clears it.
 
 Several replicas may run it: a lease lets one work at a time, and the events' ids and sequence numbers make the
-odd double harmless. A writer calls `kick()` after a save, so that nothing waits for the poll.
+odd double harmless. A writer calls `kick()` after a save, so that nothing waits for the poll; events that must not wait
+for the bus either go to their reader directly besides (direct.py).
 """
 
 from __future__ import annotations
@@ -9,20 +10,28 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from libs.common.backoff import Backoff
 from libs.common.bus.base import Bus, Record
 from libs.common.clock import Clock
+from libs.common.direct import Courier
 from libs.common.errors import GantryError
 from libs.common.events.base import to_record
 from libs.common.leader import drop_lease
-from libs.common.store.base import Collection, Doc, Store
+from libs.common.store.base import Collection, Doc, OutboxEvent, Store
 from libs.common.telemetry import Log
-from libs.common.waiting import set_or_due
+from libs.common.waiting import lasting, set_or_due
 
 BATCH = 500
 LEASE_TTL_S = 4.0  # two at work for a moment do no harm, a dead one at work for long does
 POLL_S = 2.0
+
+
+class Kick(Protocol):
+    """Says that events were saved; see Relay.kick."""
+
+    def __call__(self, events: Sequence[OutboxEvent] = ()) -> None: ...
 
 
 class Relay:
@@ -40,8 +49,10 @@ class Relay:
         rng: random.Random,
         log: Log,
         sign: Callable[[Record], Record] | None = None,
+        courier: Courier | None = None,
     ) -> None:
         self._sign = sign or (lambda record: record)
+        self._courier = courier
         self._lease = f"relay:{name}"
         self._holder = holder
         self._store = store
@@ -53,14 +64,19 @@ class Relay:
         self._wake = asyncio.Event()
         self._leased_until = 0.0
 
-    def kick(self) -> None:
-        """Say that there is something to publish."""
+    def kick(self, events: Sequence[OutboxEvent] = ()) -> None:
+        """Say that there is something to publish; of `events`, just saved, those that go directly go now."""
         self._wake.set()
+        if self._courier is not None:
+            self._courier.post(events)
 
     async def run(self) -> None:
         """Publish until cancelled; then another replica may go on at once."""
         try:
-            await self._publish_for_ever()
+            async with asyncio.TaskGroup() as group:
+                if self._courier is not None:
+                    group.create_task(lasting(self._courier.run()))
+                await self._publish_for_ever()
         finally:
             if self._leased_until > 0:
                 await drop_lease(self._store, self._lease, self._holder)

@@ -23,6 +23,7 @@ from libs.common.bus.retention import Retention
 from libs.common.clock import Clock, Ids, RngIds, SystemClock, system_rng
 from libs.common.config import Settings
 from libs.common.consume import Handlers, Subscription
+from libs.common.direct import Courier
 from libs.common.errors import InvalidInput
 from libs.common.http import (
     Access,
@@ -199,6 +200,17 @@ class Runtime:
             rng=self.rng,
             log=self.telemetry.log,
             sign=ServiceProofs(self.secret).sign,
+            courier=self.courier(),
+        )
+
+    def courier(self) -> Courier:
+        """Hands this service's events to their readers directly; a relay has one that it runs itself."""
+        return Courier(
+            self.peers,
+            ServiceProofs(self.secret).sign,
+            clock=self.clock,
+            rng=self.rng,
+            log=self.telemetry.log,
         )
 
     def subscription(self, handlers: Handlers, group: str = "") -> Subscription:
@@ -236,24 +248,24 @@ async def open_shared(common: CommonConfig, settings: Settings) -> AsyncIterator
     secret = await asyncio.to_thread(open_secret, common.secret_file or data_dir / "cluster.secret")
     url = common.bus or f"sqlite://{data_dir}/bus.db"
     bus = await open_bus(url, clock, common.retention)
+    opened: list[Bus | Store] = [bus]
     try:
         store = await open_store(common.store or f"sqlite://{data_dir}/store.db")
-        try:
-            yield Shared(
-                common,
-                settings,
-                bus,
-                store,
-                clock,
-                rng,
-                RngIds(rng),
-                secret=secret,
-                sinks=open_sinks(common.trace_file),
-            )
-        finally:
-            await store.close()
+        opened.append(store)
+        yield Shared(
+            common,
+            settings,
+            bus,
+            store,
+            clock,
+            rng,
+            RngIds(rng),
+            secret=secret,
+            sinks=open_sinks(common.trace_file),
+        )
     finally:
-        await bus.close()
+        # Side by side: each may wait a while for a server that does not answer.
+        await asyncio.gather(*(each.close() for each in opened))
 
 
 async def open_bus(url: str, clock: Clock, retention: Retention | None = None) -> Bus:

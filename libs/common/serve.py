@@ -16,7 +16,8 @@ from aiohttp import web
 
 from libs.common.http import MAX_BODY_BYTES, Dispatcher, Response
 
-SHUTDOWN_S = 5.0
+# For requests in hand when we stop, and as long again for them to notice that they are given up.
+SHUTDOWN_S = 2.0
 READER_LOOK_S = 0.5
 
 

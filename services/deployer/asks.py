@@ -32,6 +32,7 @@ from services.deployer.model import (
 
 MAX_INSTANCES = 10_000
 RESOLVE_AGAIN_S = 1.0
+DIRECT_S = 3600.0  # so long what comes of a broken glass goes directly
 MAY_DEPLOY = frozenset({Role.DEPLOYER.value, Role.ADMIN.value})
 
 
@@ -53,14 +54,26 @@ def authorise(request: DeployRequested) -> str:
         return f"{request.actor} may not act for business unit {bu}"
     if request.actor_role not in MAY_DEPLOY:
         return f"{request.actor} is {request.actor_role or 'nobody'} in {bu}; this needs deployer"
+    if request.break_glass and request.actor_role != Role.ADMIN.value:
+        return f"{request.actor} is {request.actor_role} in {bu}; breaking the glass needs admin"
     return ""
+
+
+def overtaken(app: App | None, asked_at: float) -> str:
+    """Why a request comes too late: it waited for the bus while somebody broke the glass. "" when it does not."""
+    if app is None or asked_at >= app.glass_at:
+        return ""
+    return (
+        "it was asked for before somebody broke the glass, and came after; ask again if it is still"
+        " wanted"
+    )
 
 
 def refuse(app: App | None, request: DeployRequested, facts: Facts) -> str:
     """Why the request can't be taken; "" when it can."""
     if app is None:
         return f"there is no app {request.app}; put its spec first"
-    if app.deployment is not None and not request.force:
+    if app.deployment is not None and not (request.force or request.break_glass):
         running = app.deployment
         counts = running.counts
         return (
@@ -117,8 +130,18 @@ def missing_secret(bu: str, spec: AppSpec, known: Mapping[str, bool]) -> str:
     return ""
 
 
-def accept(app: App, request: DeployRequested, facts: Facts, cause: Cause, now: float) -> Decision:
-    """The app with the new deployment; `ended` is one that it took over from. Only after `refuse` said ""."""
+def accept(
+    app: App,
+    request: DeployRequested,
+    facts: Facts,
+    cause: Cause,
+    now: float,
+    asked_at: float = 0.0,
+) -> Decision:
+    """The app with the new deployment; `ended` is one that it took over from. Only after `refuse` said "".
+
+    `asked_at` is when the request was made, by its writer's clock.
+    """
     before = Goal(release=app.release, wanted=app.wanted)
     spec = app.spec
     if request.image:
@@ -140,6 +163,8 @@ def accept(app: App, request: DeployRequested, facts: Facts, cause: Cause, now: 
         deadline_s=deadline_s(spec, facts.releases.get(app.release or 0)),
         traceparent=cause.traceparent,
         correlation_id=cause.correlation_id,
+        break_glass=request.break_glass,
+        direct_until=now + DIRECT_S if request.break_glass else 0.0,
     )
     if not release:
         deployment = begin(deployment, _goal(app, request), now)
@@ -151,6 +176,8 @@ def accept(app: App, request: DeployRequested, facts: Facts, cause: Cause, now: 
         over = end(app, app.deployment, DeployState.SUPERSEDED, reason, now)
         ended, events = over.ended, [*over.events, *events]
     fields = {"deployment": deployment, "updated_at": now, "traceparent": cause.traceparent}
+    if request.break_glass:
+        fields["glass_at"] = asked_at
     return Decision(app.model_copy(update=fields), events=tuple(events), ended=ended)
 
 
@@ -196,6 +223,7 @@ def refused(request: DeployRequested, reason: str, now: float) -> Deployment:
         image=request.image or "",
         reason=reason,
         release=request.release,
+        break_glass=request.break_glass,
     )
 
 

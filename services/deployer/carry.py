@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from libs.common.clock import Clock, Ids
 from libs.common.errors import Unavailable
 from libs.common.events import Cause, Event, seal
+from libs.common.outbox import Kick
 from libs.common.store.base import Write
 from services.deployer.core import Decision
 from services.deployer.instances import Change, born, doomed
@@ -65,7 +66,7 @@ def intended(
 class Carrier:
     """Writes instances, and their events with them."""
 
-    def __init__(self, repo: Repository, clock: Clock, kick: Callable[[], None]) -> None:
+    def __init__(self, repo: Repository, clock: Clock, kick: Kick) -> None:
         self._repo = repo
         self._clock = clock
         self._kick = kick
@@ -83,7 +84,9 @@ class Carrier:
             name for name in reasons if name in fleet and fleet[name].value.wanted is Wanted.RUN
         ]
         return await self.change(
-            fleet, victims, lambda each: doomed(each, reasons[each.id], self._clock.now())
+            fleet,
+            victims,
+            lambda each: doomed(each, reasons[each.id], self._clock.now(), app.direct_until),
         )
 
     async def change(
@@ -121,8 +124,7 @@ class Carrier:
             kept = fleet[name]
             writes.append(_write(kept, instance, event, now))
         results = await self._repo.save_instances(writes)
-        if any(write.events for write in writes):
-            self._kick()
+        self._told(writes, results)
         lost = []
         for name, ok in zip(moved, results, strict=True):
             if ok:
@@ -137,7 +139,7 @@ class Carrier:
         made = {each.id: born(each, app, releases[each.release], now) for each in births}
         writes = [_write(Kept(0, each), each, event, now) for each, event in made.values()]
         results = await self._repo.save_instances(writes)
-        self._kick()
+        self._told(writes, results)
         fleet = dict(fleet)
         there: list[str] = []  # made by another replica, or by us before a crash
         for name, ok in zip(made, results, strict=True):
@@ -148,6 +150,12 @@ class Carrier:
         if there:
             fleet.update(await self._repo.get_instances(there))
         return fleet
+
+    def _told(self, writes: Sequence[Write], results: Sequence[bool]) -> None:
+        done = [write for write, ok in zip(writes, results, strict=True) if ok]
+        events = [event for write in done for event in write.events]
+        if events:
+            self._kick(events)
 
     async def releases(self, app: App, numbers: Iterable[int]) -> Mapping[int, Release]:
         """The releases, which must exist; their documents follow the app's at once."""
@@ -162,6 +170,6 @@ class Carrier:
 
 def _write(kept: Kept[Instance], instance: Instance, event: Event | None, now: float) -> Write:
     events = () if event is None else (event,)
-    cause = Cause(traceparent=instance.traceparent)
+    cause = Cause(traceparent=instance.traceparent, direct_until=instance.direct_until)
     sealed = seal(events, source="deployer", sequence=kept.version + 1, now=now, cause=cause)
     return write_of(instance.id, kept, instance, sealed)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from libs.common.actor import Actor
 from libs.common.clock import Clock
 from libs.common.errors import NotFound, Refused, Stale, Unavailable
 from libs.common.events import model as ev
 from libs.common.events import seal
 from libs.common.events.model import DeployAction
+from libs.common.outbox import Kick
 from libs.common.spec import AppSpec
 from services.deployer import asks
 from services.deployer.intake import Intake
@@ -33,7 +32,7 @@ class Desk:
         intake: Intake,
         vault: Vault,
         images: ImageResolver,
-        kick: Callable[[], None],
+        kick: Kick,
     ) -> None:
         self.repo = repo
         self.deployments = intake

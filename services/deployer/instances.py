@@ -19,6 +19,7 @@ from services.deployer.model import (
 )
 
 NUDGE_AFTER_S = 30.0
+NUDGE_DIRECT_S = 5.0  # where nothing waits for the bus
 MAX_NUDGE_S = 600.0
 
 Change = tuple[Instance, Event | None]
@@ -42,6 +43,7 @@ def born(birth: Birth, app: App, release: Release, now: float) -> Change:
         min_ready_s=release.spec.strategy.min_ready_s,
         stop_grace_s=release.spec.stop_grace_s,
         traceparent=traceparent,
+        direct_until=app.direct_until,
     )
     return instance, requested(instance, release)
 
@@ -58,12 +60,13 @@ def requested(instance: Instance, release: Release) -> ev.InstanceRequested:
     )
 
 
-def doomed(instance: Instance, reason: str, now: float) -> Change:
+def doomed(instance: Instance, reason: str, now: float, direct_until: float = 0.0) -> Change:
     """To be stopped; asked for at once where no load balancer has to let it go first."""
     if instance.wanted is Wanted.STOP:
         return instance, None
-    stopped = instance.model_copy(update={"wanted": Wanted.STOP, "stop_reason": reason})
-    return asked_to_stop(stopped, now)
+    until = max(instance.direct_until, direct_until)
+    fields = {"wanted": Wanted.STOP, "stop_reason": reason, "direct_until": until}
+    return asked_to_stop(instance.model_copy(update=fields), now)
 
 
 def asked_to_stop(instance: Instance, now: float) -> Change:
@@ -83,20 +86,28 @@ def asked_to_stop(instance: Instance, now: float) -> Change:
     ), event
 
 
-def nudge_s(instance: Instance, now: float) -> float | None:
-    """Seconds until a request that nobody has answered is made again; None when none is open."""
-    pause_s = min(MAX_NUDGE_S, NUDGE_AFTER_S * 2.0 ** min(instance.nudges, 10))
+def nudge_s(instance: Instance, now: float, direct_until: float = 0.0) -> float | None:
+    """Seconds until a request that nobody has answered is made again; None when none is open.
+
+    At once when somebody broke the glass since it was made: it may lie in an outbox.
+    """
+    first_s = NUDGE_DIRECT_S if instance.direct_until > now else NUDGE_AFTER_S
+    pause_s = min(MAX_NUDGE_S, first_s * 2.0 ** min(instance.nudges, 10))
+    unasked = direct_until > instance.direct_until
     if instance.state is State.GONE:
         return None
     if instance.stop_sent_at is not None:
         since = max(instance.stop_sent_at, instance.nudged_at)
-        return since + instance.stop_grace_s + pause_s - now
+        return 0.0 if unasked else since + instance.stop_grace_s + pause_s - now
     if instance.wanted is Wanted.RUN and instance.seen < 0:
-        return max(instance.created_at, instance.nudged_at) + pause_s - now
+        since = max(instance.created_at, instance.nudged_at)
+        return 0.0 if unasked else since + pause_s - now
     return None
 
 
-def nudged(instance: Instance, releases: Mapping[int, Release], now: float) -> Change:
+def nudged(
+    instance: Instance, releases: Mapping[int, Release], now: float, direct_until: float = 0.0
+) -> Change:
     """The request once more: events may be lost to retention, and so may the scheduler's memory."""
     event: Event
     if instance.stop_sent_at is not None:
@@ -105,7 +116,12 @@ def nudged(instance: Instance, releases: Mapping[int, Release], now: float) -> C
         )
     else:
         event = requested(instance, releases[instance.release])
-    fields = {"nudges": instance.nudges + 1, "nudged_at": now}
+    unasked = direct_until > instance.direct_until
+    fields = {
+        "nudges": 0 if unasked else instance.nudges + 1,
+        "nudged_at": now,
+        "direct_until": max(instance.direct_until, direct_until),
+    }
     return instance.model_copy(update=fields), event
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 
 from libs.common.actor import Actor
 from libs.common.bus.base import Record
@@ -11,6 +12,7 @@ from libs.common.errors import Conflict, Forbidden, NotFound, Unavailable
 from libs.common.events import Cause, Envelope, Event, seal, to_record
 from libs.common.events import model as ev
 from libs.common.http import Role
+from libs.common.outbox import Kick
 from services.deployer import asks
 from services.deployer.asks import Facts
 from services.deployer.core import Decision
@@ -22,6 +24,7 @@ from services.deployer.vault import Vault
 
 TRIES = 8
 NAME_CHARS = 200  # of a stranger's words, so much is passed on
+REASON_CHARS = 500
 
 Control = Callable[[App, Deployment], Decision]
 
@@ -36,7 +39,7 @@ class Intake:
         ledger: Ledger,
         clock: Clock,
         wake: Callable[[str], None],
-        kick: Callable[[], None],
+        kick: Kick,
         *,
         balancers: Collection[str],
         trust: Trust,
@@ -65,7 +68,8 @@ class Intake:
         if await self._repo.deployment(event.deployment) is not None:
             self._wake(event.app)
             return
-        cause = envelope.caused()
+        # Until when what comes of it goes directly, nobody but we may say.
+        cause = replace(envelope.caused(), direct_until=0.0)
         for _ in range(TRIES):
             kept = await self._repo.app(event.app)
             if kept is not None and _knows(kept.value, event.deployment):
@@ -73,11 +77,16 @@ class Intake:
                 return
             app = kept.value if kept is not None else None
             facts = await self.facts(app, event)
-            reason = asks.authorise(event) or asks.refuse(app, event, facts)
+            reason = (
+                asks.authorise(event)
+                or asks.overtaken(app, envelope.time)
+                or asks.refuse(app, event, facts)
+            )
             if reason or kept is None:
                 await self._refuse(event, reason, cause)
                 return
-            decision = asks.accept(kept.value, event, facts, cause, self._clock.now())
+            now = self._clock.now()
+            decision = asks.accept(kept.value, event, facts, cause, now, envelope.time)
             audit = _audit(event, True, "")
             if await self._ledger.save(kept, decision, cause, audit) is not None:
                 self._wake(event.app)
@@ -203,11 +212,12 @@ def _refusal(refused: Deployment) -> Event:
 
 
 def _audit(event: ev.DeployRequested, allowed: bool, detail: str) -> ev.AuditRecorded:
+    glass = f"BREAK GLASS: {event.break_glass[:REASON_CHARS]}" if event.break_glass else ""
     return ev.AuditRecorded(
         actor=event.actor,
         action=f"deploy.{event.action}",
         target=event.app,
         allowed=allowed,
-        detail=detail,
+        detail="; ".join(each for each in (glass, detail) if each),
         request_id=event.deployment,
     )

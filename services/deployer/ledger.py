@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from libs.common.clock import Clock, Ids
 from libs.common.events import Cause, Event, seal
+from libs.common.outbox import Kick
 from libs.common.store.base import OutboxEvent
 from libs.common.telemetry import Telemetry
 from services.deployer.carry import intended
@@ -25,7 +26,7 @@ class Ledger:
         clock: Clock,
         ids: Ids,
         telemetry: Telemetry,
-        kick: Callable[[], None],
+        kick: Kick,
     ) -> None:
         self._repo = repo
         self._clock = clock
@@ -65,6 +66,7 @@ class Ledger:
             self._kick()
         if decision.ended is not None:
             self.count(decision.ended)
+        self._tell_of_glass(kept.value.deployment, app.deployment)
         return saved
 
     def _seal(
@@ -76,6 +78,18 @@ class Ledger:
             return events
         source = audit_source(kept.value.id)
         return (*events, *seal([audit], source=source, sequence=sequence, now=now, cause=cause))
+
+    def _tell_of_glass(self, before: Deployment | None, after: Deployment | None) -> None:
+        if after is None or not after.break_glass or (before and before.id == after.id):
+            return
+        self._log.warning(
+            "glass broken",
+            app=after.app,
+            deployment=after.id,
+            action=after.action.value,
+            actor=after.actor,
+            reason=after.break_glass,
+        )
 
     def count(self, deployment: Deployment) -> None:
         """Tell log and metrics of an end."""

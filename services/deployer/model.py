@@ -145,6 +145,7 @@ class Instance(Body):
     min_ready_s: float = 0.0
     stop_grace_s: float = 10.0
     traceparent: str = ""
+    direct_until: float = 0.0  # until then its events are handed over besides
 
     wanted: Wanted = Wanted.RUN
     stop_reason: str = ""
@@ -298,6 +299,8 @@ class Deployment(Body):
     ended_at: float | None = None
     traceparent: str = ""
     correlation_id: str = ""
+    break_glass: str = ""  # why somebody broke the glass for it
+    direct_until: float = 0.0  # until then what comes of it does not wait for the bus
 
     @property
     def on_way_back(self) -> bool:
@@ -358,6 +361,12 @@ class App(Body):
     deployment: Deployment | None = None
     intents: Intents = Intents()
     traceparent: str = ""
+    glass_at: float = 0.0  # when the newest request that broke the glass was made
+
+    @property
+    def direct_until(self) -> float:
+        """Until when what comes of its deployment does not wait for the bus; 0 unless somebody broke the glass."""
+        return self.deployment.direct_until if self.deployment is not None else 0.0
 
     @property
     def bu(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from libs.common.consume import Handlers
+from libs.common.direct import inbox
 from libs.common.errors import GantryError, Unavailable
 from libs.common.events import Envelope
 from libs.common.events import model as ev
@@ -89,6 +90,12 @@ class Deployer:
         )
         self._seconds = rt.telemetry.histogram("deployer_reconcile_seconds", "One app's round")
         self._round_s: dict[str, float] = {}  # how long an app's last round took
+        # Requests have a group of their own: one may wait for the gateway to tell whose key signed it, and what is
+        # heard of instances must not wait with it.
+        self.subscriptions = (
+            rt.subscription({ev.DeployRequested: self.intake.on_deploy_requested}, "deployer-asks"),
+            rt.subscription(self.handlers()),
+        )
 
     def wake(self, app: str) -> None:
         """Look at the app soon."""
@@ -96,9 +103,8 @@ class Deployer:
         self._queue.add(app, min(max(wait_s, COALESCE_S), COALESCE_MAX_S))
 
     def handlers(self) -> Handlers:
-        """What the deployer consumes."""
+        """What the deployer hears of instances."""
         return {
-            ev.DeployRequested: self.intake.on_deploy_requested,
             ev.OfferAccepted: self.on_observed,
             ev.PlacementDelayed: self.on_observed,
             ev.ContainerStarted: self.on_observed,
@@ -114,7 +120,8 @@ class Deployer:
         async with asyncio.TaskGroup() as group:
             group.create_task(lasting(self.relay.run()))
             group.create_task(lasting(self._observations.run()))
-            group.create_task(lasting(self._rt.subscription(self.handlers()).run()))
+            for subscription in self.subscriptions:
+                group.create_task(lasting(subscription.run()))
             group.create_task(lasting(self._queue.run(list_keys, sweep_s)))
             group.create_task(lasting(self._hook_queue.run(list_keys, sweep_s)))
             group.create_task(lasting(self._vault_queue.run(_once, sweep_s)))
@@ -224,12 +231,14 @@ async def run(
         deployer = Deployer(rt, config, repo, images, balancers)
         vault, log = deployer.vault, rt.telemetry.log
         desk = Desk(rt.clock, repo, deployer.intake, vault, images, deployer.relay.kick)
+        taking = inbox(rt.service, deployer.subscriptions)
         hosts = await KnownHosts.open(rt.peers, rt.store, HOSTS)
         deliveries = Deliveries(repo, vault, rt.peers, rt.secret, hosts.generations, rt.rng, log)
         routes = (
             *api.routes(desk),
             *api_vault.routes(repo, vault),
             *api_vault.host_routes(deliveries),
+            taking,
         )
         verify = TokenVerifier(rt.secret, rt.clock, hosts.generations)
         asking = rt.queue("hosts", hosts.ask, workers=1)

@@ -23,6 +23,9 @@ from services.deployer.store import Kept, Repository
 RESYNC_CALM_S = 300.0
 RESYNC_BUSY_S = 30.0
 FORGET_EVERY_S = 600.0
+RESYNC_DIRECT_S = (
+    3.0  # while a deployment does not wait for the bus: that may hold back what happened before
+)
 
 
 @dataclass
@@ -42,7 +45,8 @@ class Tending:
     async def tend(self, kept: Kept[App], fleet: Fleet) -> float | None:
         """One round; seconds until the next is due, or None."""
         now = self.clock.now()
-        fleet, changed = await self._resync(kept.value.id, fleet)
+        direct_until = kept.value.direct_until
+        fleet, changed = await self._resync(kept.value, fleet)
         if changed:
             return 0.0  # what was missed may change the decision
         due = [name for name, each in fleet.items() if asked_to_stop(each.value, now)[1]]
@@ -50,26 +54,30 @@ class Tending:
         wait_s = await self._nudge(kept.value, fleet)
         await self._forget(kept, fleet)
         await self._forget_releases(kept.value, fleet)
+        if direct_until > now:
+            return RESYNC_DIRECT_S if wait_s is None else min(wait_s, RESYNC_DIRECT_S)
         return wait_s
 
     async def _nudge(self, app: App, fleet: Fleet) -> float | None:
-        now = self.clock.now()
+        now, direct_until = self.clock.now(), app.direct_until
         waits = {
             name: wait_s
             for name, each in fleet.items()
-            if (wait_s := nudge_s(each.value, now)) is not None
+            if (wait_s := nudge_s(each.value, now, direct_until)) is not None
         }
         late = [name for name, wait_s in waits.items() if wait_s <= 0]
         if not late:
             return min(waits.values(), default=None)
         releases = await self.carrier.releases(app, {fleet[name].value.release for name in late})
-        await self.carrier.change(fleet, late, lambda each: nudged(each, releases, now))
+        await self.carrier.change(
+            fleet, late, lambda each: nudged(each, releases, now, direct_until)
+        )
         self.log.warning("asked again", app=app.id, instances=len(late))
         return 1.0
 
-    async def _resync(self, app: str, fleet: Fleet) -> tuple[Fleet, bool]:
+    async def _resync(self, asking: App, fleet: Fleet) -> tuple[Fleet, bool]:
         """Ask the scheduler for what no event told: at times, and sooner while something hangs."""
-        now = self.clock.now()
+        app, now = asking.id, self.clock.now()
         hangs = any(
             now - each.value.changed_at > RESYNC_BUSY_S
             and (each.value.wanted is Wanted.STOP or each.value.state is not State.HEALTHY)
@@ -77,6 +85,8 @@ class Tending:
             if each.value.state is not State.GONE
         )
         pause_s = RESYNC_BUSY_S if hangs else RESYNC_CALM_S
+        if asking.direct_until > now:
+            pause_s = RESYNC_DIRECT_S
         if now - self._resynced_at.setdefault(app, now) < pause_s:
             return fleet, False
         self._resynced_at[app] = now

@@ -63,6 +63,7 @@ def deployment_view(deployment: Deployment) -> View:
         "progress_at": deployment.progress_at,
         "created_at": deployment.created_at,
         "ended_at": deployment.ended_at,
+        "break_glass": deployment.break_glass,
     }
 
 

@@ -18,6 +18,7 @@ from libs.client.model import (
     Releases,
     Rollback,
     Scale,
+    Urgent,
 )
 from libs.common.errors import NotFound, Unavailable
 from libs.common.events.model import DeployAction
@@ -25,14 +26,15 @@ from libs.common.http import Access, Request, Response, Role, Route, reply
 from libs.common.serve import segment
 from libs.common.spec import AppSpec
 from services.gateway.core import bu_of_target, incomplete
-from services.gateway.model import Operation
 from services.gateway.parts import Gateway, actor_of, app_filter, app_of, guarded, reading, whole
 from services.gateway.peers import DEPLOYER
+from services.gateway.store import Versioned
 from services.gateway.views import list_apps, list_instances
 
 IDEMPOTENT = {"Idempotency-Key": "a fresh UUID; the same one again gets the same answer"}
 APP = "/v1/apps/{bu}/{app}"
 DEPLOYMENT = "/v1/deployments/{deployment}"
+BUS_PATIENCE_S = 3.0  # so long the bus may take before we say that it is away
 
 
 def app_routes(gateway: Gateway) -> tuple[Route, ...]:
@@ -110,36 +112,41 @@ def _passed_on(response: Response) -> Response:
 
 
 def _deploy_routes(gateway: Gateway) -> tuple[Route, ...]:
-    async def ask(request: Request, action: DeployAction, **fields: Any) -> Response:
+    async def ask(request: Request, action: DeployAction, body: Force, **fields: Any) -> Response:
         app = app_of(request)
+        if isinstance(body, Urgent) and body.break_glass:
+            actor_of(request).require(request.params["bu"], Role.ADMIN)
+            fields["break_glass"] = body.reason
 
         async def exists() -> object:
             path = f"/v1/apps/{app}"
             return await gateway.peers.get(actor_of(request), DEPLOYER, path)
 
-        return await gateway.operations.deploy(request, app, action, exists, **fields)
+        return await gateway.operations.deploy(
+            request, app, action, exists, force=body.force, **fields
+        )
 
     async def release(request: Request) -> Response:
         body = request.parse(Release) if request.body else Release()
         if body.dry_run:
             return await _plan(gateway, request, body)
-        return await ask(request, DeployAction.RELEASE, image=body.image, force=body.force)
+        return await ask(request, DeployAction.RELEASE, body, image=body.image)
 
     async def scale(request: Request) -> Response:
         body = request.parse(Scale)
-        return await ask(request, DeployAction.SCALE, instances=body.instances, force=body.force)
+        return await ask(request, DeployAction.SCALE, body, instances=body.instances)
 
     async def rollback(request: Request) -> Response:
         body = request.parse(Rollback) if request.body else Rollback()
-        return await ask(request, DeployAction.ROLLBACK, release=body.release, force=body.force)
+        return await ask(request, DeployAction.ROLLBACK, body, release=body.release)
 
     async def restart(request: Request) -> Response:
-        body = request.parse(Force) if request.body else Force()
-        return await ask(request, DeployAction.RESTART, force=body.force)
+        body = request.parse(Urgent) if request.body else Urgent()
+        return await ask(request, DeployAction.RESTART, body)
 
     async def stop(request: Request) -> Response:
-        body = request.parse(Force) if request.body else Force()
-        return await ask(request, DeployAction.STOP, force=body.force)
+        body = request.parse(Urgent) if request.body else Urgent()
+        return await ask(request, DeployAction.STOP, body)
 
     def route(name: str, handler: Any, text: str, model: Any, action: DeployAction) -> Route:
         made = Route(
@@ -160,8 +167,8 @@ def _deploy_routes(gateway: Gateway) -> tuple[Route, ...]:
         route("deploys", release, "Release the spec as it stands", Release, DeployAction.RELEASE),
         route("scale", scale, "Change the number of instances", Scale, DeployAction.SCALE),
         route("rollback", rollback, "Go back to a release", Rollback, DeployAction.ROLLBACK),
-        route("restart", restart, "Replace all instances", Force, DeployAction.RESTART),
-        route("stop", stop, "Stop all instances; the app stays", Force, DeployAction.STOP),
+        route("restart", restart, "Replace all instances", Urgent, DeployAction.RESTART),
+        route("stop", stop, "Stop all instances; the app stays", Urgent, DeployAction.STOP),
     )
 
 
@@ -192,7 +199,7 @@ def _deployment_routes(gateway: Gateway) -> tuple[Route, ...]:
         part = await gateway.peers.part(actor, DEPLOYER, "/v1/deployments", query)
         rows = [row for row in part.rows("deployments") if actor.sees(bu_of_target(row["app"]))]
         own = await gateway.repository.operations_on(app, limit) if app else []
-        merged = [*_unknown(own, rows, limit), *rows][:limit]
+        merged = [*_unknown(own, rows, limit, gateway.clock.now()), *rows][:limit]
         content = {"deployments": merged, "incomplete": incomplete(part)}
         return reply(Deployments.model_validate(content))
 
@@ -235,9 +242,10 @@ async def read_deployment(gateway: Gateway, request: Request, deployment: str) -
     except Unavailable as error:
         away = error
     own = await gateway.repository.operation_of(deployment)
-    if own is not None and actor.sees(own.bu):
+    if own is not None and actor.sees(own.operation.bu):
         missing = {"incomplete": [DEPLOYER]} if away else {}
-        return DeploymentView.model_validate({**_accepted(own), **missing})
+        accepted = _accepted(own, gateway.clock.now())
+        return DeploymentView.model_validate({**accepted, **missing})
     if away is not None:
         raise away
     raise NotFound(f"there is no deployment {deployment!r}")
@@ -263,27 +271,37 @@ async def _change(gateway: Gateway, request: Request, verb: str) -> Response:
     return await gateway.operations.through(request, f"deployment.{verb}", target, perform)
 
 
-def _accepted(own: Operation) -> Mapping[str, Any]:
+def _accepted(own: Versioned, now: float) -> Mapping[str, Any]:
+    asked, waits_s = own.operation, now - own.operation.started_at
+    delayed = waits_s >= BUS_PATIENCE_S and bool(own.unsent)
+    reason = "accepted; not begun yet"
+    if delayed:
+        reason = (
+            f"accepted and kept; the event bus has not taken it for {waits_s:.0f} s, and it begins"
+            " when the bus is back. Until then an admin can stop, scale, restart or roll back"
+            f" {asked.target} with --break-glass --reason WHY"
+        )
     return {
-        "deployment": own.deployment,
-        "app": own.target,
-        "action": own.action.removeprefix("deploy."),
+        "deployment": asked.deployment,
+        "app": asked.target,
+        "action": asked.action.removeprefix("deploy."),
         "state": "accepted",
-        "actor": own.actor,
-        "created_at": own.started_at,
-        "reason": "accepted; not begun yet",
+        "actor": asked.actor,
+        "created_at": asked.started_at,
+        "reason": reason,
+        "delayed": delayed,
     }
 
 
 def _unknown(
-    own: list[Operation], rows: list[dict[str, Any]], limit: int
+    own: list[Versioned], rows: list[dict[str, Any]], limit: int, now: float
 ) -> list[Mapping[str, Any]]:
     """Those of our own that the deployer does not list, unless they may be further down its list."""
     listed = {row["deployment"] for row in rows}
     oldest = min((row.get("created_at", 0.0) for row in rows), default=0.0)
     reach = oldest if len(rows) >= limit else 0.0
     return [
-        _accepted(each)
+        _accepted(each, now)
         for each in own
-        if each.deployment not in listed and each.started_at >= reach
+        if each.operation.deployment not in listed and each.operation.started_at >= reach
     ]

@@ -143,6 +143,7 @@ class Operation(BaseModel):
     started_at: float
     request_id: str = ""
     deployment: str | None = None  # of a deploy, scale, rollback, restart or stop
+    break_glass: bool = False  # it was handed to the deployer besides
     status: int = 0
     answer: str = ""  # the JSON text of the answer's body
     headers: dict[str, str] = {}

@@ -13,6 +13,7 @@ from typing import Any
 
 from libs.client.model import Accepted
 from libs.common.clock import Clock, Ids
+from libs.common.direct import Courier
 from libs.common.errors import GantryError, Unavailable
 from libs.common.events import Cause, Event, seal
 from libs.common.events import model as ev
@@ -39,19 +40,27 @@ class Operations:
 
     repository: Repository
     relay: Relay
+    courier: Courier
     clock: Clock
     ids: Ids
 
     async def deploy(
         self, request: Request, app: str, action: ev.DeployAction, check: Check, **fields: Any
     ) -> Response:
-        """Ask for a deployment of `app` and answer 202; `check` may refuse it. Repetitions get the same answer."""
+        """Ask for a deployment of `app` and answer 202; `check` may refuse it. Repetitions get the same answer.
+
+        With `break_glass` among the event's fields the deployer has it when this returns: it was handed over besides.
+        Raises Unavailable when it could not be; it is kept then, and the same request again hands it over again.
+        """
         for _ in range(WRITE_TRIES):
             asked = self._asked(request, f"deploy.{action}", app)
             known = await self._known(asked)
             if known is not None and is_repetition(known.operation, asked):
+                if known.operation.break_glass:
+                    await self.courier.deliver(known.unsent)
                 return replayed(known.operation)
             await check()
+            glass = fields.get("break_glass")
             deployment = f"dep-{self.ids.short()}"
             url = f"/v1/deployments/{deployment}"
             answer = Accepted(deployment=deployment, app=app, action=action, url=url)
@@ -62,6 +71,7 @@ class Operations:
                 status=202,
                 answer=answer.model_dump_json(),
                 headers={"location": url},
+                break_glass=glass is not None,
             )
             principal = request.principal
             wanted = ev.DeployRequested(
@@ -76,11 +86,14 @@ class Operations:
             after = wanted.model_dump(
                 mode="json", exclude_none=True, include={*fields, "deployment"}
             )
-            audit = _audit(done, allowed=True, detail="accepted", after=after)
+            detail = "accepted" if glass is None else f"BREAK GLASS: {glass}"
+            audit = _audit(done, allowed=True, detail=detail, after=after)
             try:
-                await self._save(done, known, (wanted, audit))
+                events = await self._save(done, known, (wanted, audit))
             except VersionConflict:
                 continue  # the same key, at the same time: see what the other one made of it
+            if glass is not None:
+                await self.courier.deliver(events)
             return _answer(done)
         raise Unavailable(f"{app} is being deployed by too many at once")
 
@@ -176,11 +189,11 @@ class Operations:
 
     async def _save(
         self, operation: Operation, known: Versioned | None, events: Sequence[Event]
-    ) -> None:
-        await self.repository.save_operation(
-            operation, known.version if known else 0, self._seal(operation, events)
-        )
+    ) -> tuple[OutboxEvent, ...]:
+        sealed = self._seal(operation, events)
+        await self.repository.save_operation(operation, known.version if known else 0, sealed)
         self.relay.kick()
+        return sealed
 
     def _seal(self, operation: Operation, events: Sequence[Event]) -> tuple[OutboxEvent, ...]:
         # Many operations speak about one app (and one actor), so there is no version of the subject to

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterable
 
-from libs.common.errors import GantryError
+from libs.common.backoff import Backoff
+from libs.common.errors import GantryError, Unavailable
 from libs.common.events import TOPICS, Envelope
 from libs.common.events import model as ev
 from libs.common.runtime import Ready, Runtime
@@ -39,9 +40,8 @@ async def run(rt: Runtime) -> None:
 async def run_with(rt: Runtime, key_file: KeyFile) -> None:
     """The same, with the first admin key put elsewhere."""
     repository = await Repository.open(rt.store)
-    await rt.bus.ensure_topics(TOPICS)
     relay = rt.relay(repository.outboxes)
-    operations = Operations(repository, relay, rt.clock, rt.ids)
+    operations = Operations(repository, relay, rt.courier(), rt.clock, rt.ids)
     async with asyncio.TaskGroup() as group:
 
         def spawn(coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -53,6 +53,7 @@ async def run_with(rt: Runtime, key_file: KeyFile) -> None:
         pruning = rt.queue("prune", Pruner(gateway).prune, workers=1)
         inner = rt.http_app(routes(gateway), authenticate=gateway.gate, ready=_ready(repository))
         async with rt.serve(PublicFace(inner, rt.ids, rt.telemetry)):
+            group.create_task(make_topics(rt))
             group.create_task(lasting(relay.run()), name="relay")
             subscription = rt.subscription({ev.AuditRecorded: trail.on_recorded})
             group.create_task(lasting(subscription.run()))
@@ -89,6 +90,19 @@ def assemble(rt: Runtime, repository: Repository, operations: Operations, spawn:
         slots=Slots(config.max_streams, config.max_streams_per_key),
         spawn=spawn,
     )
+
+
+async def make_topics(rt: Runtime) -> None:
+    """Make all topics there are, once the bus is there: what followers outside read must not wait for a first event."""
+    backoff, failures = Backoff(0.5, 30.0), 0
+    while True:
+        try:
+            await rt.bus.ensure_topics(TOPICS)
+            return
+        except Unavailable as error:
+            failures += 1
+            rt.telemetry.log.warning("topics not made", error=str(error))
+            await rt.clock.sleep(backoff.delay_s(failures, rt.rng))
 
 
 class AuditTrail:

@@ -59,10 +59,11 @@ _WRITE_TRIES = 8
 
 @dataclass(frozen=True, slots=True)
 class Versioned:
-    """An operation and the version of its document."""
+    """An operation, the version of its document, and its events that the bus has yet to take."""
 
     operation: Operation
     version: int
+    unsent: tuple[OutboxEvent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class Repository:
     async def operation(self, operation_id: str) -> Versioned | None:
         """The operation with its document's version, or None."""
         doc = await self.operations.get(operation_id)
-        return Versioned(_operation(doc.id, doc.body), doc.version) if doc else None
+        return _versioned(doc) if doc else None
 
     async def save_operation(
         self, operation: Operation, version: int, events: Sequence[OutboxEvent] = ()
@@ -230,18 +231,18 @@ class Repository:
             raise VersionConflict(operation.id)
         return version + 1
 
-    async def operation_of(self, deployment: str) -> Operation | None:
+    async def operation_of(self, deployment: str) -> Versioned | None:
         """The operation that asked for a deployment, or None."""
         page = await self.operations.find(Query((eq("deployment", deployment),), limit=1))
-        return _operation(page.docs[0].id, page.docs[0].body) if page.docs else None
+        return _versioned(page.docs[0]) if page.docs else None
 
-    async def operations_on(self, target: str, limit: int) -> list[Operation]:
+    async def operations_on(self, target: str, limit: int) -> list[Versioned]:
         """The newest operations on an app that are deployments."""
         where = (eq("target", target), Where("deployment", Op.EXISTS, True))
         page = await self.operations.find(
             Query(where, order="started_at", descending=True, limit=limit)
         )
-        return [_operation(doc.id, doc.body) for doc in page.docs]
+        return [_versioned(doc) for doc in page.docs]
 
     # -- audit trail -----------------------------------------------------------------------------
 
@@ -299,8 +300,9 @@ class Repository:
         return gone
 
 
-def _operation(doc_id: str, body: object) -> Operation:
-    return Operation.model_validate({**body, "id": doc_id})  # type: ignore[dict-item]
+def _versioned(doc: Doc) -> Versioned:
+    operation = Operation.model_validate({**doc.body, "id": doc.id})
+    return Versioned(operation, doc.version, doc.outbox)
 
 
 def _host_token(doc: Doc) -> HostToken:

@@ -74,8 +74,8 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
             _want(draft, instance, now)
         case Unwant():
             _unwant(draft, each, now)
-        case Retell(instance):
-            updates.retell(draft, instance)
+        case Retell():
+            updates.retell(draft, each)
         case mesos.Subscribed():
             _subscribed(draft, now)
         case mesos.Disconnected():
@@ -109,9 +109,11 @@ def _unwant(draft: Draft, unwant: Unwant, now: float) -> None:
             # Its request is still on the way: the tombstone makes that one a no-op.
             updates.bury(draft, unwant, now)
     elif instance.state is State.PENDING:
-        updates.end(draft, replace(instance, stop=True), now, unwant.reason)
+        updates.end(draft, replace(instance.asked_by(unwant), stop=True), now, unwant.reason)
     elif not instance.stop and instance.state is not State.ENDED:
-        draft.put(replace(instance, stop=True, message=unwant.reason))
+        draft.put(replace(instance.asked_by(unwant), stop=True, message=unwant.reason))
+    elif unwant.direct_until > instance.direct_until and instance.state is not State.ENDED:
+        draft.put(instance.asked_by(unwant))
 
 
 def _subscribed(draft: Draft, now: float) -> None:

@@ -7,7 +7,7 @@ moves forward, the instance goes on in the next attempt.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NewType
@@ -85,6 +85,8 @@ class Instance:
     cleanup: bool = False  # not an instance of anybody's: see `cleaning.py`
     traceparent: str = ""
     correlation: str = ""
+    asked: int = 0  # the newest ce_sequence of what was asked of it: older requests are copies
+    direct_until: float = 0.0  # until then its events do not wait for the bus
 
     @property
     def attempt(self) -> AttemptId:
@@ -95,6 +97,14 @@ class Instance:
     def live(self) -> bool:
         """Is there a task of it."""
         return self.state in LIVE
+
+    def asked_by(self, request: Unwant | Retell) -> Instance:
+        """The instance with what it takes over from a request."""
+        return replace(
+            self,
+            asked=max(self.asked, request.asked),
+            direct_until=max(self.direct_until, request.direct_until),
+        )
 
 
 def attempt_id(instance: InstanceId, generation: int) -> AttemptId:
@@ -235,6 +245,8 @@ class Unwant:
     id: InstanceId
     app: str
     reason: str
+    asked: int = 0
+    direct_until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +254,8 @@ class Retell:
     """Somebody who should know better asks (again): events may have been lost. `instance` is as it is stored."""
 
     instance: Instance
+    asked: int = 0
+    direct_until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +309,7 @@ class SchedulerConfig(BaseModel):
 _PLAIN = (
     *("app", "release", "deployment", "stop", "generation", "agent", "hostname", "address"),
     *("container", "healthy", "failures", "not_before", "since", "adopt", "message", "delayed"),
-    *("orphaned_at", "delayed_at", "traceparent", "correlation"),
+    *("orphaned_at", "delayed_at", "traceparent", "correlation", "asked", "direct_until"),
 )
 
 
@@ -320,5 +334,5 @@ def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:
         state=State(body["state"]),
         strays=tuple((AttemptId(task), AgentId(agent)) for task, agent in body["strays"]),
         cleanup=body.get("cleanup", False),
-        **{name: body[name] for name in _PLAIN},
+        **{name: body[name] for name in _PLAIN if name in body},  # an older one has fewer
     )

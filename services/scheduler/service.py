@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from libs.common.backoff import Backoff
 from libs.common.consume import Handlers
+from libs.common.direct import inbox
 from libs.common.errors import Fenced, GantryError, Unavailable
 from libs.common.events import Envelope
 from libs.common.events import model as ev
@@ -39,7 +40,7 @@ from services.scheduler.model import (
     Unwant,
     Want,
 )
-from services.scheduler.store import Framework, SchedulerStore
+from services.scheduler.store import Framework, Saved, SchedulerStore
 from services.scheduler.tasks import TaskFactory, executor_info, framework_info
 
 BATCH = 2000
@@ -71,6 +72,7 @@ class Scheduler:
         self._store = store
         self._driver = driver
         self._relay = rt.relay([store.instances])
+        self.subscription = rt.subscription(self.handlers())
         self._tasks = TaskFactory(
             rt.common.cluster, config.role, executor_info(framework.executor_command, config.role)
         )
@@ -86,7 +88,7 @@ class Scheduler:
         async with asyncio.TaskGroup() as group:
             for work in (
                 self._relay.run(),
-                self._rt.subscription(self.handlers()).run(),
+                self.subscription.run(),
                 self._follow_mesos(),
                 self._tick(),
                 self._batches(),
@@ -117,10 +119,9 @@ class Scheduler:
         await saved
 
     async def _on_requested(self, event: ev.InstanceRequested, envelope: Envelope) -> None:
-        instance_id = InstanceId(event.instance)
-        if await self._known(instance_id):
+        instance_id, cause = InstanceId(event.instance), envelope.caused()
+        if await self._known(instance_id, envelope):
             return
-        cause = envelope.caused()
         await self.submit(
             Want(
                 Instance(
@@ -131,23 +132,23 @@ class Scheduler:
                     spec=event.spec,
                     traceparent=cause.traceparent,
                     correlation=cause.correlation_id,
+                    asked=envelope.sequence,
+                    direct_until=cause.direct_until,
                 )
             )
         )
 
-    async def _on_stop_requested(
-        self, event: ev.InstanceStopRequested, _envelope: Envelope
-    ) -> None:
-        instance_id = InstanceId(event.instance)
-        if instance_id not in self.cluster.instances and await self._known(instance_id):
+    async def _on_stop_requested(self, event: ev.InstanceStopRequested, envelope: Envelope) -> None:
+        instance_id, until = InstanceId(event.instance), envelope.cause.direct_until
+        if instance_id not in self.cluster.instances and await self._known(instance_id, envelope):
             return
-        await self.submit(Unwant(instance_id, event.app, event.reason))
+        await self.submit(Unwant(instance_id, event.app, event.reason, envelope.sequence, until))
 
-    async def _known(self, instance_id: InstanceId) -> bool:
-        """Is there such an instance, ended or not. Whoever asks for it again is told how it is."""
+    async def _known(self, instance_id: InstanceId, envelope: Envelope) -> bool:
+        """Is there such an instance, ended or not. Whoever asks for it again, and anew, is told how it is."""
         stored = await self._store.get(instance_id)
-        if stored is not None:
-            await self.submit(Retell(stored))
+        if stored is not None and envelope.sequence > stored.asked:
+            await self.submit(Retell(stored, envelope.sequence, envelope.cause.direct_until))
         return stored is not None
 
     async def _tick(self) -> None:
@@ -199,20 +200,18 @@ class Scheduler:
             now = self._rt.clock.now()
             draft = decide(self.cluster, [each for each, _ in batch], now, self.config, self._tasks)
             self._decide_s.observe(self._rt.clock.monotonic() - started)
-            versions: dict[InstanceId, int] = {}
-            if draft.changed:
-                versions = await self._save(draft, now)
-            self.cluster.commit(draft, versions)
-            if draft.events:
-                self._relay.kick()
+            saved = await self._save(draft, now) if draft.changed else Saved({})
+            self.cluster.commit(draft, saved.versions)
+            if saved.events:
+                self._relay.kick(saved.events)
             self._instances.set(len(self.cluster.instances))
-            for _, saved in batch:
-                if saved is not None and not saved.done():
-                    saved.set_result(None)
+            for _, waiting in batch:
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(None)
             if draft.actions:
                 await self._outgoing.put(draft.actions)
 
-    async def _save(self, draft: Draft, now: float) -> dict[InstanceId, int]:
+    async def _save(self, draft: Draft, now: float) -> Saved:
         """Nothing of a draft is acted upon, and nothing acknowledged, before this returns."""
         return await self._retried(partial(self._store.save, draft, now))
 
@@ -285,7 +284,8 @@ async def _lead(rt: Runtime, config: SchedulerConfig, open_driver: OpenDriver) -
     info = framework_info(config, framework.id)
     async with open_driver(rt, config, info) as driver:
         scheduler = Scheduler(rt, config, store, framework, cluster, driver)
-        app = rt.http_app(api.routes(scheduler), ready=scheduler.why_not_ready)
+        routes = (*api.routes(scheduler), inbox(rt.service, [scheduler.subscription]))
+        app = rt.http_app(routes, ready=scheduler.why_not_ready)
         async with rt.serve(app), asyncio.TaskGroup() as group:
             group.create_task(hold_lease(rt, "scheduler", config.leader_lease_s))
             group.create_task(lasting(scheduler.run()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from libs.common.store.base import (
     Doc,
     Fence,
     Index,
+    OutboxEvent,
     Outcome,
     Query,
     Store,
@@ -37,6 +39,14 @@ class Framework:
     id: str = ""
     executor_command: str = ""
     version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The new versions of documents, and the events that went with them."""
+
+    versions: dict[InstanceId, int]
+    events: Sequence[OutboxEvent] = ()
 
 
 class SchedulerStore:
@@ -78,8 +88,8 @@ class SchedulerStore:
         doc = await self.instances.get(instance)
         return from_body(doc.id, doc.version, doc.body) if doc else None
 
-    async def save(self, draft: Draft, now: float) -> dict[InstanceId, int]:
-        """Save all changes of a draft with their events; returns the new versions.
+    async def save(self, draft: Draft, now: float) -> Saved:
+        """Save all changes of a draft with their events.
 
         May be repeated after Unavailable: what is already there is recognised. Raises Fenced when
         somebody else has written, which only a newer leader does.
@@ -97,7 +107,10 @@ class SchedulerStore:
             for write in doubtful:
                 if not _same(write, stored.get(write.id)):
                     raise Fenced(f"instance {write.id} was written by somebody else")
-        return {InstanceId(write.id): write.version + 1 for write in writes}
+        return Saved(
+            {InstanceId(write.id): write.version + 1 for write in writes},
+            [event for write in writes for event in write.events],
+        )
 
     async def framework(self) -> Framework:
         """The framework document, or an empty one."""
@@ -131,7 +144,7 @@ class SchedulerStore:
 
 def _write(instance: Instance, draft: Draft, now: float) -> Write:
     events = draft.events.get(instance.id, ())
-    cause = Cause(instance.correlation, "", instance.traceparent)
+    cause = Cause(instance.correlation, "", instance.traceparent, instance.direct_until)
     sealed = seal(events, source="scheduler", sequence=instance.version + 1, now=now, cause=cause)
     return Write(instance.id, instance.version, to_body(instance), sealed)
 

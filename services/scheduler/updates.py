@@ -24,6 +24,7 @@ from services.scheduler.model import (
     AttemptId,
     Instance,
     Kill,
+    Retell,
     SchedulerConfig,
     State,
     Unwant,
@@ -247,22 +248,33 @@ def end(draft: Draft, instance: Instance, now: float, reason: str) -> None:
     draft.put(replace(instance, state=State.ENDED, since=now, message=reason), exited)
 
 
-def retell(draft: Draft, stored: Instance) -> None:
+def retell(draft: Draft, asking: Retell) -> None:
     """Tell an instance's present state once more, with a new sequence number; nothing changes by it."""
+    stored = asking.instance
     current = draft.get(stored.id)
     if current is None:
         if draft.cluster.ended.get(stored.id) == stored.version:
-            draft.put(stored, _last_words(stored))
+            draft.put(stored.asked_by(asking), _last_words(stored))
     elif current.state is State.ENDED:
         pass  # it ended in this very draft, which tells so
-    elif current.state is State.RUNNING:
-        events: list[Event] = [ev.ContainerStarted(**_place(current))]
-        if current.healthy is not None:
-            kind = ev.ContainerHealthy if current.healthy else ev.ContainerUnhealthy
-            events.append(kind(**_place(current)))
-        draft.put(current, *events)
-    elif current.state is State.UNREACHABLE:
-        draft.put(current, ev.ContainerLost(**_place(current), reason=current.message))
+    else:
+        after = current.asked_by(asking)
+        events = _present(current)
+        if events or after != current:
+            draft.put(after, *events)
+
+
+def _present(instance: Instance) -> list[Event]:
+    """The events that tell how a live instance is."""
+    if instance.state is State.UNREACHABLE:
+        return [ev.ContainerLost(**_place(instance), reason=instance.message)]
+    if instance.state is not State.RUNNING:
+        return []
+    events: list[Event] = [ev.ContainerStarted(**_place(instance))]
+    if instance.healthy is not None:
+        kind = ev.ContainerHealthy if instance.healthy else ev.ContainerUnhealthy
+        events.append(kind(**_place(instance)))
+    return events
 
 
 def _last_words(instance: Instance) -> ev.ContainerExited:
@@ -293,6 +305,8 @@ def _tombstone(unwant: Unwant, now: float) -> Instance:
         stop=True,
         since=now,
         message=unwant.reason,
+        asked=unwant.asked,
+        direct_until=unwant.direct_until,
     )
 
 

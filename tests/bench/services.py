@@ -1,7 +1,8 @@
 """service_start_s, service_stop_s, service_rss_mib: the worst service of an idle cluster of many processes.
 
 A start is from the process' exec until /readyz says 200 (it leads, it reads, it writes); a stop from SIGTERM until the
-process is gone. Kafka and the MongoDB-wire server are real.
+process is gone. Kafka and the MongoDB-wire server are real; service_stop_kafka_frozen_s and service_stop_mongo_frozen_s
+are stops while that one answers nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tests.bench.report import Report
 
 ROUNDS = 3
 IDLE_S = 10.0
+FROZEN_S = 5.0  # so that calls to it hang already
 PATIENCE_S = 60.0
 POLL_S = 0.01
 
@@ -44,6 +46,10 @@ async def measure(report: Report) -> None:
                 starts[service] = statistics.median(each[1] for each in rounds)
             _worst(report, "service_stop_s", stops, "s")
             _worst(report, "service_start_s", starts, "s")
+            for server in ("kafka", "mongo"):
+                _worst(
+                    report, f"service_stop_{server}_frozen_s", await _without(stack, server), "s"
+                )
         finally:
             await stack.destroy()
 
@@ -55,6 +61,10 @@ def _worst(report: Report, key: str, values: dict[str, float], unit: str) -> Non
 
 async def _restart(stack: DistributedStack, name: str) -> tuple[float, float]:
     """Seconds from SIGTERM until it is gone, and from its new start until it is ready."""
+    return await _stop(stack, name), await _start(stack, name)
+
+
+async def _stop(stack: DistributedStack, name: str) -> float:
     pid = stack.service(name).pid()
     assert pid is not None
     began = time.perf_counter()
@@ -62,12 +72,29 @@ async def _restart(stack: DistributedStack, name: str) -> tuple[float, float]:
     while alive(pid):
         _within(began, f"{name} to stop")
         await asyncio.sleep(POLL_S)
-    gone = time.perf_counter()
+    return time.perf_counter() - began
+
+
+async def _start(stack: DistributedStack, name: str) -> float:
+    began = time.perf_counter()
     stack.launch(name)
     while not await answers(f"{stack.url_of(name)}/readyz"):
-        _within(gone, f"{name} to be ready")
+        _within(began, f"{name} to be ready")
         await asyncio.sleep(POLL_S)
-    return gone - began, time.perf_counter() - gone
+    return time.perf_counter() - began
+
+
+async def _without(stack: DistributedStack, server: str) -> dict[str, float]:
+    """Seconds that each service takes to stop while a server is frozen; all run again afterwards."""
+    await stack.servers[server].pause()
+    try:
+        await asyncio.sleep(FROZEN_S)
+        stops = {each: await _stop(stack, f"{each}-1") for each in SERVICES}
+    finally:
+        await stack.servers[server].resume()
+    for each in SERVICES:
+        await _start(stack, f"{each}-1")
+    return stops
 
 
 def _within(since: float, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from infra.local.distributed import DistributedStack
 from infra.local.layout import Layout
 from infra.provision.sources import provided
 from libs.client.api import GantryClient
+from libs.common.errors import Unavailable
 from tests.e2e.conftest import MailSink, mail_sink
 
 LOGS = Path("build/distributed-logs")
@@ -38,6 +40,27 @@ class Distributed:
     stack: DistributedStack
     story: SpreadStory
     mail: MailSink
+
+    async def ready(self) -> None:
+        """Wait until the API answers for all services, whoever leads."""
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    answers = await self.story.client.instances(), await self.story.client.nodes()
+                    if not any(each.incomplete for each in answers):
+                        return
+                except Unavailable:
+                    pass
+                await asyncio.sleep(0.2)
+
+    def prefix(self, app: str) -> str:
+        """How the names of an app's containers begin."""
+        return f"gantry-{self.stack.layout.cluster}-{app.replace('/', '-')}-"
+
+    async def loud_lines(self) -> list[str]:
+        """The apps of lines in the audit trail that tell of a broken glass."""
+        entries = (await self.story.client.audit()).entries
+        return [each.target for each in entries if "BREAK GLASS" in each.detail]
 
 
 @asynccontextmanager

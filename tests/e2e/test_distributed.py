@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
 from infra.demo.__main__ import finish, releases
+from infra.local.distributed import SERVICES
 from infra.provision import OvsServer
+from libs.common.spec import AppSpec
 from tests.e2e.conftest import Cloud
 from tests.e2e.distributed import Distributed, distributed
 from tests.matrix.runner import Matrix
@@ -19,6 +24,7 @@ from tests.matrix.runner import Matrix
 pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(400)]
 SIZE = 4
 OUTAGE_S = 6.0
+SOON_S = 30.0
 CELLS = (
     ("kafka", "kill9"),
     ("mongo", "stop"),
@@ -79,6 +85,42 @@ async def test_one_replica_of_each_service(ovs: OvsServer) -> None:
 
 async def test_two_replicas_of_each_service(many: Distributed) -> None:
     await whole_life(many)
+
+
+async def test_the_glass_is_broken_where_kafka_never_was(many: Distributed) -> None:
+    """Kafka is killed, all services start without it, and two apps are stopped and scaled within seconds."""
+    story, stack, client = many.story, many.stack, many.story.client
+    apps = ("acme/glass-a", "acme/glass-b")
+    spec = {**story.spec("sample-web:v1", 2), "load_balancer": {"driver": "none"}}
+    for app in apps:
+        await client.put_app(app, AppSpec.model_validate(spec))
+    asked = [await client.deploy(app) for app in apps]
+    ended = await asyncio.gather(*(client.wait(each.deployment) for each in asked))
+    assert [each.state for each in ended] == ["succeeded"] * 2
+    kafka, firsts = stack.parts["kafka"], [f"{service}-1" for service in SERVICES]
+    await kafka.kill9()
+    await asyncio.gather(*(stack.parts[name].stop() for name in stack.names))
+    await asyncio.gather(*(stack.parts[name].start() for name in firsts))
+    await many.ready()
+
+    began = time.monotonic()
+    glass = ("--break-glass", "--reason", "Kafka is gone")
+    await story.gantry("stop", apps[0], *glass)
+    await story.gantry("scale", apps[1], "3", *glass)
+    assert time.monotonic() - began < SOON_S
+    running = await story.containers()
+    assert [sum(each.startswith(many.prefix(app)) for each in running) for app in apps] == [0, 3]
+    assert len((await client.instances(apps[1])).instances) == 3
+
+    await kafka.start()
+    await asyncio.gather(*(stack.parts[name].start() for name in stack.names if name not in firsts))
+    async with asyncio.timeout(60):
+        while Counter(await many.loud_lines()) != dict.fromkeys(apps, 2):  # gateway and deployer
+            await asyncio.sleep(0.5)
+    assert await story.containers() == running, "the copies on the bus changed something"
+    assert not (await client.dead_letters()).letters
+    await story.gantry("stop", apps[1])  # by the bus again
+    assert await story.containers() == {}
 
 
 @pytest.mark.parametrize(("part", "kind"), CELLS)

@@ -12,10 +12,11 @@ import orjson
 from libs.common.actor import Actor
 from libs.common.bus.base import Bus
 from libs.common.clock import Clock
+from libs.common.direct import INBOX
 from libs.common.errors import Conflict, NotFound, Stale, Unavailable
 from libs.common.events import Envelope, Event, seal, to_record
 from libs.common.events import model as ev
-from libs.common.http import Request, Response, Role, Route, reply
+from libs.common.http import Handler, Request, Response, Role, Route, reply
 from libs.common.spec import AppSpec
 
 ENDED = ("succeeded", "failed", "aborted")
@@ -30,6 +31,7 @@ class FakeDeployer:
     away: bool = False
     deaf: bool = False
     slow: bool = False  # leaves a deployment rolling
+    silent: bool = False  # its events are for later
     apps: dict[str, dict[str, Any]] = field(default_factory=dict)
     deployments: dict[str, dict[str, Any]] = field(default_factory=dict)
     instances: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -37,6 +39,7 @@ class FakeDeployer:
     request_ids: list[str] = field(default_factory=list)
     sequence: int = 0
     vault: Sequence[Route] = ()  # the real one's, on a store in memory
+    inbox: Handler | None = None
 
     def routes(self) -> list[Route]:
         """As the real one's."""
@@ -55,6 +58,7 @@ class FakeDeployer:
             ),
             Route("GET", "/v1/instances", self._up(self.list_instances)),
             *(replace(each, handler=self._up(each.handler)) for each in self.vault),
+            Route("PUT", INBOX, self._up(self.take)),
         ]
 
     def _up(self, handler: Any) -> Any:
@@ -164,6 +168,15 @@ class FakeDeployer:
             raise NotFound(f"there is no deployment {request.params['id']!r}")
         return found
 
+    async def take(self, request: Request) -> Response:
+        """The real inbox, whatever `deaf` says of the bus."""
+        assert self.inbox is not None
+        deaf, self.deaf = self.deaf, False
+        try:
+            return await self.inbox(request)
+        finally:
+            self.deaf = deaf
+
     # -- events ----------------------------------------------------------------------------------
 
     async def on_requested(self, event: ev.DeployRequested, envelope: Envelope) -> None:
@@ -259,6 +272,8 @@ class FakeDeployer:
     async def tell(self, *events: Event) -> None:
         """Publish events as their owners would."""
         self.sequence += 1
+        if self.silent:
+            return
         sealed = seal(events, source="fake", sequence=self.sequence, now=self.clock.now())
         await self.bus.publish([to_record(each) for each in sealed])
 

@@ -14,6 +14,7 @@ import orjson
 
 from libs.common.bus.memory import MemoryBus
 from libs.common.clock import RngIds, SystemClock
+from libs.common.direct import inbox
 from libs.common.events import model as ev
 from libs.common.http import Dispatcher, Response, Route
 from libs.common.runtime import CommonConfig, Runtime, Shared, open_runtime
@@ -156,6 +157,7 @@ async def gateway_world(
         asyncio.TaskGroup() as group,
     ):
         listening = rt_deployer.subscription({ev.DeployRequested: deployer.on_requested})
+        deployer.inbox = inbox("deployer", [listening]).handler
         task = group.create_task(listening.run())
         world.admin_key = (data_dir / KEY_FILE).read_text().strip()
         yield world

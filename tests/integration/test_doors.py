@@ -17,6 +17,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from libs.common.clock import SystemClock
+from libs.common.direct import inbox
 from libs.common.http import Access, Front, HttpApp, Kind, Route
 from libs.common.keys import SecretFile, keys_of, write_secrets
 from libs.common.runtime import CommonConfig, Runtime, open_runtime, open_shared
@@ -104,8 +105,8 @@ async def app_of(service: str, rt: Runtime, secret: SecretFile, stack: AsyncExit
         gate = Gate(await Repository.open(rt.store), rt.verify, GatewayConfig(), rt.clock)
         return rt.http_app(gateway_routes(bare(Gateway)), authenticate=gate)  # type: ignore[arg-type]
     tables: dict[str, Callable[[], Sequence[Route]]] = {
-        "deployer": lambda: deployer_routes(bare(Desk)),  # type: ignore[arg-type]
-        "scheduler": lambda: scheduler_routes(bare(Scheduler)),  # type: ignore[arg-type]
+        "deployer": lambda: (*deployer_routes(bare(Desk)), inbox(service, [])),  # type: ignore[arg-type]
+        "scheduler": lambda: (*scheduler_routes(bare(Scheduler)), inbox(service, [])),  # type: ignore[arg-type]
         "ipam": lambda: ipam_routes(bare(Ipam), rt.clock),  # type: ignore[arg-type]
         "monitor": lambda: monitor_routes(bare(Monitor)),  # type: ignore[arg-type]
     }

@@ -20,7 +20,8 @@ from libs.common.events import model as ev
 from libs.common.events.model import DeployAction
 from services.deployer.model import DeployerConfig
 from tests.contract.loadbalancer.harness import HaproxyHarness, haproxy_harness
-from tests.unit.deployer.service_world import FakeScheduler, Site, site
+from tests.unit.deployer.fake_scheduler import FakeScheduler
+from tests.unit.deployer.service_world import Site, site
 
 ADDRESSES = iter(f"127.9.{n // 250}.{n % 250 + 1}" for n in range(60_000))
 PORT = 18_099

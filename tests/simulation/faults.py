@@ -40,6 +40,7 @@ class Point(StrEnum):
     BUS_COMMIT_FAILS = "bus: a commit fails"
     BUS_COMMIT_LOST = "bus: committed, but the answer is lost"
     BUS_AWAY = "bus: away for a while"
+    BUS_AWAY_LONG = "bus: away for minutes, and somebody breaks the glass"
     HTTP_DELAY = "http: a request is slow"
     HTTP_REQUEST_LOST = "http: a request is lost"
     HTTP_RESPONSE_LOST = "http: done, but the response is lost"

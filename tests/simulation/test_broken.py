@@ -17,8 +17,9 @@ from services.executor.ports import Network
 from services.ipam import core as ipam_core
 from services.ipam.model import Address
 from services.scheduler.cluster import Draft
-from services.scheduler.model import Acknowledge, InstanceId
+from services.scheduler.model import Acknowledge
 from services.scheduler.service import Scheduler
+from services.scheduler.store import Saved
 from tests.simulation.cloud import Cloud
 from tests.simulation.host import Host
 from tests.simulation.run import MakeCloud, Plan, simulate, told
@@ -50,7 +51,7 @@ def test_generation_check_removed_in_ipam(monkeypatch: pytest.MonkeyPatch) -> No
 class Hasty(Scheduler):
     """Acknowledges what it is about to save."""
 
-    async def _save(self, draft: Draft, now: float) -> dict[InstanceId, int]:
+    async def _save(self, draft: Draft, now: float) -> Saved:
         for action in draft.actions:
             if isinstance(action, Acknowledge):
                 await self._driver.do(action)

@@ -17,6 +17,7 @@ from libs.common.http import Response
 from libs.common.spec import AppSpec
 from tests.fakes.docker import FakeImage
 from tests.simulation.cloud import Cloud, SimulationFailed
+from tests.simulation.faults import Point
 from tests.simulation.life import Life
 from tests.simulation.wire import NetClient
 
@@ -201,6 +202,7 @@ class User:
     async def _turn(self, turns: int) -> None:
         # The first turns make sure that each kind is there, the rest is the seed's.
         kinds = ["release", "scale", "bad", "rollback", "restart", "missing", "pause", "abort"]
+        kinds.append("glass")
         kind = kinds[turns - 1] if turns <= 4 else self.rng.choice(kinds)
         match kind:
             case "release":
@@ -225,6 +227,29 @@ class User:
                 await self.ask("restart")
             case "pause" | "abort":
                 await self._interrupt(kind)
+            case "glass":
+                await self._break_glass()
+
+    async def _break_glass(self) -> None:
+        """What is asked for so is the deployer's when it is accepted, bus or no bus."""
+        faults = self.cloud.faults
+        away = faults.on
+        if away:
+            faults.hit(Point.BUS_AWAY_LONG, self.app)
+            faults.away["bus"] += 1
+        await asyncio.sleep(self.rng.uniform(5, 60))
+        glass = {"break_glass": True, "reason": "a drill"}
+        what, more = self.rng.choice(
+            [("stop", {}), ("scale", {"instances": self.rng.randint(0, MAX_INSTANCES)})]
+        )
+        deployment = await self.ask(what, {**glass, **more})
+        if deployment is not None:
+            state = await self.state(deployment)
+            if state["delayed"] and not state.get("incomplete"):
+                raise SimulationFailed(f"{self.app}: the glass was broken for nothing: {state}")
+        await asyncio.sleep(self.rng.uniform(20, 150))
+        if away:
+            faults.away["bus"] -= 1
 
     async def _interrupt(self, kind: str) -> None:
         deployment = await self.ask("deploys", {"image": self.image(self.good)})

@@ -25,7 +25,7 @@ from libs.common.bus.base import (
     TopicSpec,
     check_records,
 )
-from libs.common.bus.kafka_consumer import CALL_S, START_S, KafkaConsumer, to_delivered
+from libs.common.bus.kafka_consumer import CALL_S, START_S, STOP_S, KafkaConsumer, to_delivered
 from libs.common.bus.kafka_errors import guarded
 from libs.common.bus.kafka_url import KafkaSettings, parse_url
 from libs.common.bus.retention import Retention
@@ -121,7 +121,7 @@ class KafkaBus:
                 await admin.start()
                 yield admin
             finally:
-                await admin.close()
+                await _stop(admin)
 
     def _new_admin(self) -> AIOKafkaAdminClient:
         return AIOKafkaAdminClient(**self._settings.connection(), request_timeout_ms=_REQUEST_MS)
@@ -143,8 +143,7 @@ class KafkaBus:
     async def _drop_lasting(self) -> None:
         admin, self._lasting = self._lasting, None
         if admin is not None:
-            with suppress(KafkaError, OSError):
-                await admin.close()
+            await _stop(admin)
 
     async def publish(self, records: Sequence[Record]) -> None:
         """See Bus."""
@@ -191,6 +190,7 @@ class KafkaBus:
                 try:
                     async with guarded("connect", START_S):
                         await producer.start()
+                    self._check_open()  # it may have been closed meanwhile
                 except BaseException:
                     await _stop(producer)
                     raise
@@ -270,6 +270,7 @@ class KafkaBus:
                 try:
                     async with guarded("connect", START_S):
                         await observer.start()
+                    self._check_open()
                 except BaseException:
                     await _stop(observer)
                     raise
@@ -297,20 +298,17 @@ class KafkaBus:
     async def close(self) -> None:
         """See Bus."""
         self._closed = True
-        async with self._connecting:
-            for client in (self._producer, self._observer):
-                if client is not None:
-                    await _stop(client)
-            self._producer = self._observer = None
-        await self._drop_lasting()
+        clients = [each for each in (self._producer, self._observer) if each is not None]
+        self._producer = self._observer = None
+        await asyncio.gather(*(_stop(each) for each in clients), self._drop_lasting())
 
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable("the bus is closed")
 
 
-async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer | AIOKafkaAdminClient) -> None:
     """Flush and stop, without waiting for a broker that does not come."""
-    with suppress(TimeoutError, KafkaError):
-        async with asyncio.timeout(CALL_S):
-            await client.stop()
+    with suppress(TimeoutError, KafkaError, OSError):
+        async with asyncio.timeout(STOP_S):
+            await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())

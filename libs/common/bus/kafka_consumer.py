@@ -21,6 +21,7 @@ from libs.common.errors import Fenced
 
 CALL_S = 15.0
 START_S = 30.0
+STOP_S = 2.0  # for a goodbye; a broker that does not answer finds out by itself
 
 
 def to_delivered(record: ConsumerRecord[bytes, bytes], prefix: str) -> Delivered:
@@ -76,7 +77,7 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
     async def stop(self) -> None:
         """Leave the group."""
         self._give_back()
-        async with guarded("leave", CALL_S):
+        async with guarded("leave", STOP_S):
             await self._consumer.stop()
 
     async def on_partitions_revoked(self, revoked: frozenset[KafkaPartition]) -> None:

@@ -2,14 +2,15 @@
 
 Headers: ce_id, ce_source, ce_type (`gantry.<topic>.v<version>`), ce_specversion, ce_subject, ce_time,
 ce_partitionkey, ce_sequence (the subject's version), ce_correlationid, ce_causationid, traceparent.
-Requests that others than Gantry's services may write carry a proof of their writer besides: libs/common/proofs.py.
+Requests that others than Gantry's services may write carry a proof of their writer besides: libs/common/proofs.py; what
+must not wait for the bus says so in `gantry-direct`: libs/common/direct.py.
 `ce_id` is a function of (aggregate, version, n): a handler that runs twice emits the same id.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import ClassVar, Self
 
@@ -20,6 +21,9 @@ from libs.common.clock import deterministic_uuid
 from libs.common.errors import Poison
 from libs.common.proofs import SIGNATURE, Proof, claims_of
 from libs.common.store.base import OutboxEvent
+
+DIRECT = "gantry-direct"
+"""The header of events that are handed over directly besides: until when what comes of them is, too (Unix seconds)."""
 
 
 class Event(BaseModel):
@@ -42,11 +46,12 @@ class Event(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What an event came from: ids for the chain, and the W3C trace to go on with."""
+    """What an event came from: ids for the chain, the W3C trace to go on with, and until when it goes directly."""
 
     correlation_id: str = ""
     causation_id: str = ""
     traceparent: str = ""
+    direct_until: float = 0.0
 
 
 NO_CAUSE = Cause()
@@ -67,7 +72,11 @@ class Envelope:
 
     def caused(self) -> Cause:
         """The cause to give to events that a handler of this one emits."""
-        return Cause(self.cause.correlation_id or self.id, self.id, self.cause.traceparent)
+        return replace(
+            self.cause,
+            correlation_id=self.cause.correlation_id or self.id,
+            causation_id=self.id,
+        )
 
 
 def seal(
@@ -109,6 +118,7 @@ def _seal_one(
         "ce_correlationid": cause.correlation_id,
         "ce_causationid": cause.causation_id,
         "traceparent": cause.traceparent,
+        DIRECT: f"{cause.direct_until:.0f}" if cause.direct_until > now else "",
     }
     return OutboxEvent(
         id=ce_id,
@@ -170,6 +180,7 @@ def _envelope(headers: Mapping[str, str], value: bytes) -> Envelope:
                 headers.get("ce_correlationid", ""),
                 headers.get("ce_causationid", ""),
                 headers.get("traceparent", ""),
+                float(int(headers.get(DIRECT, "0"))),
             ),
             proof=Proof(signature, claims_of(headers, value)) if signature else None,
         )

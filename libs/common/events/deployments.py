@@ -39,6 +39,7 @@ class DeployRequested(Event):
     instances: int | None = None  # SCALE
     release: int | None = None  # ROLLBACK: to this release; None is the one before
     force: bool = False  # take over from a deployment in progress
+    break_glass: str = ""  # why an admin has it done without waiting for the bus; takes over, too
 
     def subject(self) -> str:
         """The app."""

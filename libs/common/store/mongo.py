@@ -17,6 +17,7 @@ import asyncio
 import re
 import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -52,6 +53,7 @@ from libs.common.store.mongo_url import parse_url
 from libs.common.waiting import is_being_cancelled
 
 CALL_S = 30.0
+CLOSE_S = 2.0
 _OPTIONS: Mapping[str, Any] = {
     "serverSelectionTimeoutMS": 5_000,
     "connectTimeoutMS": 5_000,
@@ -211,7 +213,13 @@ class MongoStore:
     async def close(self) -> None:
         """See Store."""
         self._closed = True
-        self._client.close()
+        # It takes leave of the server, in a blocking call; not in the loop's own threads, which are waited for.
+        thread = ThreadPoolExecutor(1, "mongo-close")
+        loop = asyncio.get_running_loop()
+        with suppress(TimeoutError, PyMongoError):
+            async with asyncio.timeout(CLOSE_S):
+                await loop.run_in_executor(thread, self._client.close)
+        thread.shutdown(wait=False)
 
     def check_open(self) -> None:
         """Raise Unavailable after close."""

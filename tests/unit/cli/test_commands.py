@@ -10,6 +10,8 @@ import orjson
 import pytest
 from joserfc.jwk import OKPKey
 
+from libs.common.bus.faults import BusFaults, BusPoint
+from libs.common.errors import Unavailable
 from libs.common.events import model as ev
 from tests.unit.cli.conftest import Live
 from tests.unit.gateway.test_dead import dead_letter
@@ -326,3 +328,58 @@ def test_registry_logins_come_and_go(live: Live, tmp_path: Path) -> None:
     assert live.gantry("bu-registry", "rm", "reg.example:5000", *unit).code == 0
     assert "no logins" in live.gantry("bu-registry", "ls", *unit).err
     assert live.gantry("bu-registry", "put", "Not/A/Host", "ci", str(file), *unit).code == 2
+
+
+class Away(BusFaults):
+    """Nothing goes through the bus; nobody can read it either."""
+
+    def draw(self, point: BusPoint, what: str) -> float:
+        return float(point in (BusPoint.PUBLISH_FAILS, BusPoint.FETCH_FAILS))
+
+
+def test_breaking_the_glass_needs_a_reason_and_an_admin(live: Live, file: str) -> None:
+    live.gantry("deploy", file)
+    for argv in (("--break-glass",), ("--reason", "why"), ("--break-glass", "--reason", " ")):
+        refused = live.gantry("stop", "acme/web", *argv)
+        assert refused.code == 2 and "--reason" in refused.err
+    key = live.do(live.world.key("acme", "deployer"))
+    glass = ("--break-glass", "--reason", "fire")
+    assert live.gantry("stop", "acme/web", *glass, GANTRY_KEY=key).code == 3
+    assert len(live.world.deployer.instances) == 3
+
+
+def test_the_glass_is_broken_without_events_and_the_state_is_shown(
+    live: Live, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live.gantry("deploy", file)
+    live.world.bus.faults = Away()
+    monkeypatch.setattr(live.world.bus, "end_offsets", _refuse)
+    live.world.deployer.silent = True
+    glass = ("--break-glass", "--reason", "fire")
+    for argv, left in ((("scale", "acme/web", "2"), 2), (("stop", "acme/web"), 0)):
+        done = live.gantry(*argv, *glass)
+        assert done.code == 0, done.err
+        assert "events are delayed" in done.err and "succeeded" in done.out
+        assert len(live.world.deployer.instances) == left
+    assert [each.break_glass for each in live.world.deployer.heard] == ["", "fire", "fire"]
+
+
+def test_a_stop_that_waits_for_the_bus_says_what_can_be_done(
+    live: Live, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("libs.cli.watch.DELAYED_S", 1.5)
+    monkeypatch.setattr("services.gateway.api_apps.BUS_PATIENCE_S", 0.5)
+    live.gantry("deploy", file)
+    live.world.bus.faults = Away()
+    waits = live.gantry("stop", "acme/web")
+    assert waits.code == 6
+    assert "the event bus has not taken it for" in waits.err
+    assert (
+        "--break-glass --reason WHY" in waits.err and "gantry rollout status acme/web" in waits.err
+    )
+    status = live.gantry("rollout", "status", "acme/web")
+    assert "state       accepted" in status.out and "--break-glass" in status.out
+
+
+async def _refuse(_topics: object) -> dict[tuple[str, int], int]:
+    raise Unavailable("connection refused")

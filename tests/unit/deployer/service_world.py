@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import io
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from libs.common.actor import Actor
 from libs.common.bus.base import TopicSpec
+from libs.common.bus.faults import NO_FAULTS, BusFaults, BusPoint
 from libs.common.bus.memory import MemoryBus
-from libs.common.clock import Clock, Ids
+from libs.common.clock import Ids
+from libs.common.direct import INBOX, Courier
 from libs.common.errors import NotFound, Unavailable
-from libs.common.events import EVENT_TYPES, Event, seal, to_record
+from libs.common.events import EVENT_TYPES, Event
 from libs.common.events import model as ev
 from libs.common.events.model import DeployAction
 from libs.common.http import Dispatcher, Kind, Response, Role, problem, reply
 from libs.common.keys import Secret
+from libs.common.peers import LocalServices, PeerClient
 from libs.common.proofs import ServiceProofs
 from libs.common.runtime import CommonConfig, Runtime
-from libs.common.store.base import CollectionSpec, Query
+from libs.common.store.base import CollectionSpec, OutboxEvent, Query
 from libs.common.store.memory import MemoryStore
 from libs.common.telemetry import Telemetry, make_log
 from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
@@ -34,9 +36,15 @@ from services.deployer.model import DeployerConfig
 from services.deployer.registry import ImageRef, Login
 from services.deployer.service import run
 from tests.fakes.loadbalancer import FakeLoadBalancer
+from tests.unit.deployer.fake_scheduler import (
+    APP,
+    SECRET,
+    FakeScheduler,
+    World,
+    publish,
+    sealed_now,
+)
 
-SECRET = b"a secret of thirty-two bytes ...."
-APP = "shop/web"
 ANN = Actor("ann", "shop", Role.DEPLOYER)
 SPEC: Mapping[str, Any] = {
     "image": "reg:5000/web:1",
@@ -45,19 +53,6 @@ SPEC: Mapping[str, Any] = {
     "strategy": {"max_surge": 2, "deadline_s": 60},
 }
 BALANCED = {"load_balancer": {"driver": "haproxy", "port": 80, "drain_s": 5, "deadline_s": 10}}
-
-
-class World(Protocol):
-    """Time and chance: the simulation's, or the machine's own."""
-
-    @property
-    def clock(self) -> Clock: ...
-
-    @property
-    def rng(self) -> random.Random: ...
-
-    @property
-    def ids(self) -> Ids: ...
 
 
 @dataclass
@@ -83,115 +78,11 @@ class FakeImages:
         """Nothing is open."""
 
 
-@dataclass
-class FakeScheduler:
-    """Places what is requested and tells of it. `broken`: images (by last digit) whose containers crash."""
+class BusAway(BusFaults):
+    """Nothing goes in, nothing comes out."""
 
-    bus: MemoryBus
-    world: World
-    running: dict[str, ev.InstanceRequested] = field(default_factory=dict)
-    addresses: dict[str, str] = field(default_factory=dict)
-    sequences: dict[str, int] = field(default_factory=dict)
-    attempts: dict[str, int] = field(default_factory=dict)
-    requested: list[str] = field(default_factory=list)
-    stopped: list[tuple[str, str]] = field(default_factory=list)
-    broken: set[str] = field(default_factory=set)
-    full: bool = False
-    mute: bool = False  # its events are lost
-    healthy: dict[str, bool] = field(default_factory=dict)
-    deaf: bool = False  # hears nothing
-    stop_slowly_s: float = 0.0
-
-    async def run(self) -> None:
-        topics = ["instance.requested", "instance.stop_requested"]
-        async with self.bus.consumer("scheduler", topics) as consumer, asyncio.TaskGroup() as tasks:
-            while True:
-                for each in await consumer.fetch(500, 1.0):
-                    event, _ = EVENT_TYPES.open(each.record)
-                    if not self.deaf:
-                        tasks.create_task(self.hear(event))
-                await consumer.commit({})
-
-    async def hear(self, event: Event) -> None:
-        if isinstance(event, ev.InstanceRequested):
-            self.requested.append(event.instance)
-            if event.instance in self.running:
-                return
-            if self.full:
-                await self.tell(
-                    event.instance,
-                    ev.PlacementDelayed,
-                    agents=3,
-                    failed={"mem": 3},
-                    message="no agent has 128 MiB",
-                )
-                return
-            self.running[event.instance] = event
-            self.addresses[event.instance] = f"10.0.0.{len(self.addresses) + 1}"
-            await self.start(event.instance)
-        elif isinstance(event, ev.InstanceStopRequested):
-            self.stopped.append((event.instance, event.reason))
-            await self.world.clock.sleep(self.stop_slowly_s)
-            self.running.pop(event.instance, None)
-            await self.tell(
-                event.instance, ev.ContainerExited, state="TASK_KILLED", wanted=True, final=True
-            )
-
-    def rows(self) -> list[dict[str, Any]]:
-        """What it answers when it is asked."""
-        return [
-            {
-                "instance": name,
-                "app": APP,
-                "state": "running" if self.attempts.get(name) else "pending",
-                "healthy": self.healthy.get(name),
-                "attempt": f"{name}.{self.attempts[name]}" if name in self.attempts else "",
-                "address": self.addresses[name],
-                "agent": "a1",
-                "hostname": "h1",
-                "version": self.sequences.get(name, 0),
-            }
-            for name in self.running
-        ]
-
-    async def start(self, instance: str) -> None:
-        await self.world.clock.sleep(0.2)
-        self.attempts[instance] = self.attempts.get(instance, 0) + 1
-        if instance in self.running:
-            await self.tell(instance, ev.ContainerStarted)
-        await self.world.clock.sleep(0.3)
-        if instance not in self.running:
-            return
-        if self.running[instance].spec.image[-1] in self.broken:
-            await self.tell(instance, ev.ContainerExited, state="TASK_FAILED", exit_code=1)
-            await self.start(instance)
-        else:
-            await self.tell(instance, ev.ContainerHealthy)
-
-    async def tell(self, instance: str, kind: type[Event], **fields: object) -> None:
-        attempt = self.attempts.get(instance, 0)
-        self.sequences[instance] = self.sequences.get(instance, 0) + 1
-        self.healthy[instance] = kind is ev.ContainerHealthy
-        if self.mute:
-            return
-        event = kind.model_validate(
-            {
-                "instance": instance,
-                "app": APP,
-                "attempt": f"{instance}.{attempt}",
-                "agent": "a1",
-                "hostname": "h1",
-                "address": self.addresses.get(instance, ""),
-                "container": f"c-{instance}-{attempt}",
-                **fields,
-            }
-        )
-        await publish(self.bus, event, "scheduler", self.sequences[instance], self.world)
-
-
-async def publish(bus: MemoryBus, event: Event, source: str, sequence: int, world: World) -> None:
-    sealed = seal([event], source=source, sequence=sequence, now=world.clock.now())
-    await bus.publish([ServiceProofs(SECRET).sign(to_record(each)) for each in sealed])
+    def draw(self, point: BusPoint, what: str) -> float:
+        return float(point in (BusPoint.PUBLISH_FAILS, BusPoint.FETCH_FAILS))
 
 
 @dataclass
@@ -206,6 +97,7 @@ class Site:
     balancer: FakeLoadBalancer
     apps: list[Dispatcher]
     ids: Ids
+    peers: Peers
     secret: Secret = SECRET
     events: list[Event] = field(default_factory=list)
     log: io.StringIO = field(default_factory=io.StringIO)
@@ -231,8 +123,10 @@ class Site:
         """Write the app's spec."""
         return await self.call("PUT", f"/v1/apps/{APP}", {**SPEC, **changes})
 
-    async def ask(self, action: DeployAction, name: str, actor: Actor = ANN, **fields: Any) -> None:
-        """Ask for a deployment as the gateway does."""
+    def asked(
+        self, action: DeployAction, name: str, actor: Actor = ANN, **fields: Any
+    ) -> tuple[OutboxEvent, ...]:
+        """The request for a deployment as the gateway makes it."""
         event = ev.DeployRequested(
             deployment=name,
             app=fields.pop("app", APP),
@@ -242,7 +136,36 @@ class Site:
             actor_role=actor.role.value,
             **fields,
         )
-        await publish(self.bus, event, "gateway", 1, self.world)
+        return sealed_now(event, "gateway", 1, self.world)
+
+    async def ask(self, action: DeployAction, name: str, actor: Actor = ANN, **fields: Any) -> None:
+        """Ask for a deployment as the gateway does."""
+        await publish(self.bus, self.asked(action, name, actor, **fields))
+
+    async def hand(self, sealed: Sequence[OutboxEvent], writer: str = "gateway") -> None:
+        """Hand events over, as their writer does."""
+        await self.courier(writer).deliver(sealed)
+
+    def courier(self, writer: str) -> Courier:
+        """Of another service, to the first replica."""
+        world = self.world
+        signer = TokenSigner(
+            Kind.SERVICE, writer, derive_key(SECRET, Kind.SERVICE, writer), world.clock
+        )
+        peers = PeerClient(signer, {}, LocalServices({"deployer": self.apps[0]}))
+        sign = ServiceProofs(SECRET).sign
+        log = make_log(writer, stream=self.log)
+        return Courier(peers, sign, clock=world.clock, rng=world.rng, log=log)
+
+    def bus_away(self) -> None:
+        """From now on."""
+        self.bus.faults = BusAway()
+        self.scheduler.courier = self.courier("scheduler")
+
+    def bus_back(self) -> None:
+        """As if nothing had been."""
+        self.bus.faults = NO_FAULTS
+        self.scheduler.courier = None
 
     async def deploy(self, name: str, action: DeployAction = DeployAction.RELEASE, **f: Any) -> Any:
         """Ask and wait for the end."""
@@ -302,7 +225,8 @@ async def site(
     bus, store = MemoryBus(world.clock), MemoryStore()
     images, balancer = FakeImages(), FakeLoadBalancer(world.clock)
     scheduler = make_scheduler(bus, world)
-    here = Site(world, bus, store, scheduler, images, balancer, [], world.ids, secret)
+    peers = Peers(scheduler)
+    here = Site(world, bus, store, scheduler, images, balancer, [], world.ids, peers, secret)
     await bus.ensure_topics([TopicSpec(each.TOPIC) for each in ev.ALL])
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(here.follow()), tasks.create_task(scheduler.run())]
@@ -338,7 +262,7 @@ def make_runtime(here: Site, number: int, config: DeployerConfig) -> Runtime:
         ids=world.ids,
         bus=here.bus,
         store=here.store.share(),
-        peers=Peers(here.scheduler),
+        peers=here.peers,
         verify=TokenVerifier(SECRET, world.clock),
         telemetry=Telemetry("deployer", make_log("deployer", stream=here.log)),
         server=server,
@@ -348,13 +272,21 @@ def make_runtime(here: Site, number: int, config: DeployerConfig) -> Runtime:
 
 @dataclass
 class Peers:
-    """The deployer asks nobody but the scheduler, for an app's instances or for one."""
+    """The deployer asks nobody but the scheduler, for instances, and the gateway, for producers' keys."""
 
     scheduler: FakeScheduler
+    gateway_away: bool = False
 
-    async def call(self, service: str, method: str, path: str, **_: Any) -> Response:
-        if self.scheduler.deaf:
+    async def call(
+        self, service: str, method: str, path: str, *, body: bytes = b"", **_: Any
+    ) -> Response:
+        if self.scheduler.deaf or (service == "gateway" and self.gateway_away):
             raise Unavailable(f"{service} is not there")
+        if service == "gateway":
+            return problem(NotFound(f"no such key: {path}"))
+        if (service, method, path) == ("scheduler", "PUT", INBOX):
+            await self.scheduler.take(body)
+            return Response(204)
         assert (service, method) == ("scheduler", "GET")
         rows = self.scheduler.rows()
         if path == "/v1/instances?app=shop%2Fweb":

@@ -13,7 +13,8 @@ from libs.common.events.model import DeployAction
 from libs.common.http import Role
 from services.deployer.api import _versions
 from tests.simulation.loop import World, run, virtual
-from tests.unit.deployer.service_world import APP, SPEC, site
+from tests.unit.deployer.fake_scheduler import APP
+from tests.unit.deployer.service_world import SPEC, site
 
 PATH = f"/v1/apps/{APP}"
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from joserfc import jws
+from joserfc.jwk import OKPKey
+
 from libs.common.actor import Actor
+from libs.common.bus.base import Record
 from libs.common.events import model as ev
+from libs.common.events import seal, to_record
 from libs.common.events.model import DeployAction
 from libs.common.http import Role
+from libs.common.proofs import SIGNATURE
 from services.deployer.model import DeployerConfig
 from services.deployer.store import DEPLOYMENTS
 from tests.simulation.loop import World, virtual
-from tests.unit.deployer.service_world import APP, site
+from tests.unit.deployer.fake_scheduler import APP
+from tests.unit.deployer.service_world import site
 
 
 @virtual
@@ -350,3 +358,49 @@ async def test_old_deployments_are_forgotten(world: World) -> None:
         await world.clock.sleep(2000)
         assert await here.store_ids(DEPLOYMENTS) == {"d2"}
         assert (await here.get(f"/v1/apps/{APP}"))["release"] == 1
+
+
+@virtual
+async def test_a_request_that_waits_for_its_signers_key_holds_no_deployment_up(
+    world: World,
+) -> None:
+    async with site(world) as here:
+        await here.put()
+        here.peers.gateway_away = True
+        await here.bus.publish([foreign_request()])
+        await here.ask(DeployAction.RELEASE, "d1")
+        requests, heard = ["deploy.requested"], ["container.healthy", "offer.accepted"]
+        await world.clock.sleep(30)
+        # One partition of requests waits, in order; nothing of it is dead, and all else has been heard.
+        assert sum((await here.bus.lag("deployer-asks", requests)).values()) >= 1
+        assert not any(
+            here.bus.log.topics["dead.deployer-asks"].partitions[n].end for n in range(8)
+        )
+        await here.hand(here.asked(DeployAction.RELEASE, "d2"))
+        assert (await here.ended("d2", 60.0))["state"] == "succeeded"
+        assert sum((await here.bus.lag("deployer", heard)).values()) == 0
+        here.peers.gateway_away = False
+
+        async def caught_up() -> bool:
+            return not any((await here.bus.lag("deployer-asks", requests)).values())
+
+        await here.until(caught_up)
+        refused = [each for each in here.of(ev.AuditRecorded) if not each.allowed]
+        assert [each.actor for each in refused] == ["unproven:mallory"]
+
+
+def foreign_request() -> Record:
+    """Of a producer, signed with a key that only the gateway could know."""
+    event = ev.DeployRequested(
+        deployment="shop.x", app=APP, action=DeployAction.STOP, actor="mallory"
+    )
+    (sealed,) = seal([event], source="x", sequence=1, now=0.0)
+    record = to_record(sealed)
+    signature = jws.serialize_compact(
+        {"alg": "Ed25519", "kid": "pk-0001"},
+        b"{}",
+        OKPKey.generate_key("Ed25519"),
+        algorithms=["Ed25519"],
+    )
+    named = dict(record.headers) | {"ce_source": b"/shop/x", SIGNATURE: signature.encode()}
+    return replace(record, headers=tuple(named.items()))

@@ -23,7 +23,8 @@ from services.deployer.store import VAULT
 from services.deployer.vault import MAX_ENTRIES
 from services.deployer.vault import Kind as EntryKind
 from tests.simulation.loop import World, virtual
-from tests.unit.deployer.service_world import APP, SECRET, Site, site
+from tests.unit.deployer.fake_scheduler import APP, SECRET
+from tests.unit.deployer.service_world import Site, site
 
 BOB = Actor("bob", "other", Role.DEPLOYER)
 VIEWER = Actor("vic", "shop", Role.VIEWER)

@@ -84,16 +84,21 @@ def test_topics() -> None:
 
 def _handled(service: str) -> set[str]:
     """Topics of the events that a service's handler tables name: `{ev.X: …}`."""
-    found: set[str] = set()
-    for _, tree in parsed(service):
-        for node in ast.walk(tree):
-            for key in node.keys if isinstance(node, ast.Dict) else ():
-                if isinstance(key, ast.Attribute) and key.attr in EVENTS:
-                    found.add(EVENTS[key.attr])
-    return found
+    return {topic for _, tree in parsed(service) for topic in _topics(tree)}
 
 
-def _subscribes(service: str) -> int:
+def _topics(tree: ast.AST) -> set[str]:
+    return {
+        EVENTS[key.attr]
+        for node in ast.walk(tree)
+        for key in (node.keys if isinstance(node, ast.Dict) else ())
+        if isinstance(key, ast.Attribute) and key.attr in EVENTS
+    }
+
+
+def _groups(service: str) -> dict[str, set[str]]:
+    """Its consumer groups and what each reads: one with a name of its own has its table in the call itself."""
+    handled, groups = _handled(service), {}
     calls = [
         node
         for _, tree in parsed(service)
@@ -102,9 +107,14 @@ def _subscribes(service: str) -> int:
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "subscription"
     ]
-    # With a name of its own, a second group would have to be in the table, too.
-    assert all(len(each.args) == 1 and not each.keywords for each in calls), service
-    return len(calls)
+    for call in sorted(calls, key=lambda each: -len(each.args)):
+        assert not call.keywords, service
+        own = _topics(call.args[0]) if len(call.args) > 1 else handled
+        name = ast.literal_eval(call.args[1]) if len(call.args) > 1 else service
+        assert name not in groups and own, service
+        groups[name], handled = own, handled - own
+    assert not handled or service in groups
+    return groups
 
 
 def test_consumer_groups() -> None:
@@ -112,9 +122,9 @@ def test_consumer_groups() -> None:
         group: (set(names(reads)), names(dead)) for group, reads, dead in table("Consumer groups")
     }
     assert documented == {
-        service: (_handled(service), [f"dead.{service}"])
+        group: (reads, [f"dead.{group}"])
         for service in CONTROL_PLANE
-        if _subscribes(service)
+        for group, reads in _groups(service).items()
     }
 
 

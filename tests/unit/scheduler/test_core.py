@@ -23,6 +23,8 @@ from services.scheduler.model import (
     SchedulerConfig,
     State,
     Suppress,
+    from_body,
+    to_body,
 )
 from tests.unit.scheduler.world import Desk, kills, launches, spec, unwant, want
 
@@ -310,6 +312,40 @@ def test_who_asks_for_an_ended_one_again_hears_of_its_end_once_a_version() -> No
     assert desk.kinds() == ["ContainerExited", "ContainerExited"]
     desk.give(Retell(buried))  # of a version that is not the stored one any more
     assert len(desk.events) == 2
+
+
+def test_what_is_asked_directly_is_told_directly_from_then_on() -> None:
+    desk = Desk()
+    instance = desk.running()
+    assert (instance.asked, instance.direct_until) == (0, 0.0)
+    desk.give(Retell(instance, asked=3, direct_until=5000.0))
+    assert (desk["i1"].asked, desk["i1"].direct_until) == (3, 5000.0)
+    desk.give(replace(unwant("i1"), asked=4, direct_until=4000.0))
+    assert (desk["i1"].stop, desk["i1"].asked, desk["i1"].direct_until) == (True, 4, 5000.0)
+    desk.give(replace(unwant("i1"), asked=5, direct_until=6000.0))
+    assert (
+        desk["i1"].direct_until == 6000.0
+    )  # it was to stop already; its end shall not wait for the bus
+    version = desk["i1"].version
+    desk.give(replace(unwant("i1"), asked=5, direct_until=6000.0))
+    assert desk["i1"].version == version
+
+
+def test_one_that_waits_to_be_placed_is_told_of_directly_too() -> None:
+    desk = Desk()
+    desk.subscribe()
+    desk.give(want("i1"))
+    desk.events.clear()
+    desk.give(Retell(desk["i1"], asked=2, direct_until=5000.0))
+    assert desk.events == [] and desk["i1"].direct_until == 5000.0
+
+
+def test_an_instance_outlives_its_document_and_an_older_one_has_fewer_fields() -> None:
+    instance = replace(Desk().running(), asked=7, direct_until=5000.0)
+    body = to_body(instance)
+    assert from_body("i1", instance.version, body) == instance
+    del body["asked"], body["direct_until"]
+    assert from_body("i1", 1, body) == replace(instance, version=1, asked=0, direct_until=0.0)
 
 
 def test_an_executor_that_dies_in_a_launch_may_have_started_the_container() -> None:
