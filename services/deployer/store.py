@@ -14,19 +14,33 @@ from libs.common.store.base import (
     OutboxEvent,
     Outcome,
     Query,
+    Schema,
     Store,
     Where,
     Write,
     eq,
 )
+from libs.common.store.shapes import known_to
 from services.deployer.model import App, Body, Deployment, Instance, Release
 
-APPS = CollectionSpec("deployer_apps", (Index("bu", ("bu",)),))
-RELEASES = CollectionSpec("deployer_releases", (Index("app", ("app", "number"), unique=True),))
-DEPLOYMENTS = CollectionSpec(
-    "deployer_deployments", (Index("app", ("app", "created_at")), Index("at", ("created_at",)))
+APPS = CollectionSpec(
+    "deployer_apps",
+    (Index("bu", ("bu",)),),
+    Schema(known=lambda body: body_of(App.model_validate(body, extra="ignore"))),
 )
-INSTANCES = CollectionSpec("deployer_instances", (Index("app", ("app",)),))
+RELEASES = CollectionSpec(
+    "deployer_releases",
+    (Index("app", ("app", "number"), unique=True),),
+    Schema(known=known_to(Release)),
+)
+DEPLOYMENTS = CollectionSpec(
+    "deployer_deployments",
+    (Index("app", ("app", "created_at")), Index("at", ("created_at",))),
+    Schema(known=known_to(Deployment)),
+)
+INSTANCES = CollectionSpec(
+    "deployer_instances", (Index("app", ("app",)),), Schema(known=known_to(Instance))
+)
 PAGE = 1000
 MAX_RELEASES_CACHED = 2000
 MAX_INSTANCES_CACHED = 20_000

@@ -99,7 +99,9 @@ class MesosDriver:
 def payload_of(task: TaskInfo) -> TaskPayload:
     """What the scheduler put into the task. Raises InvalidInput."""
     try:
-        return TaskPayload.model_validate_json(b64decode(task.get("data", ""), validate=True))
+        return TaskPayload.model_validate_json(
+            b64decode(task.get("data", ""), validate=True), extra="ignore"
+        )
     except ValidationError as error:
         raise invalid(error, prefix="data.") from None
     except ValueError as error:

@@ -282,7 +282,9 @@ class ExecutorService:
 
     def _rebuild(self, seen: Summary) -> None:
         try:
-            payload = TaskPayload.model_validate_json(seen.labels.get(LABEL_PAYLOAD, ""))
+            payload = TaskPayload.model_validate_json(
+                seen.labels.get(LABEL_PAYLOAD, ""), extra="ignore"
+            )
         except ValidationError:
             self._log.error("a container's labels are spoilt", container=seen.name)
             return

@@ -14,6 +14,7 @@ from libs.common.store.base import (
     OutboxEvent,
     Outcome,
     Query,
+    Schema,
     Store,
     VersionConflict,
     Where,
@@ -21,6 +22,7 @@ from libs.common.store.base import (
     WriteResult,
     eq,
 )
+from libs.common.store.shapes import known_to
 from services.gateway.model import (
     ApiKey,
     AuditEntry,
@@ -31,8 +33,10 @@ from services.gateway.model import (
     Tenant,
 )
 
-KEYS = CollectionSpec("gateway_keys", (Index("bu", ("bu",)),))
-TENANTS = CollectionSpec("gateway_tenants")
+KEYS = CollectionSpec(
+    "gateway_keys", (Index("bu", ("bu",)),), Schema(known=known_to(ApiKey, by_id=True))
+)
+TENANTS = CollectionSpec("gateway_tenants", schema=Schema(known=known_to(Tenant)))
 OPERATIONS = CollectionSpec(
     "gateway_operations",
     (
@@ -40,10 +44,19 @@ OPERATIONS = CollectionSpec(
         Index("started_at", ("started_at",)),
         Index("target", ("target", "started_at")),
     ),
+    Schema(known=known_to(Operation, by_id=True, without_none=True)),
 )
-PRODUCERS = CollectionSpec("gateway_producers", (Index("bu", ("bu",)),))
-AUDIT = CollectionSpec("gateway_audit", (Index("bu", ("bu",)), Index("time", ("time",))))
-REPLAYS = CollectionSpec("gateway_replays", (Index("at", ("at",)),))
+PRODUCERS = CollectionSpec(
+    "gateway_producers", (Index("bu", ("bu",)),), Schema(known=known_to(ProducerKey, by_id=True))
+)
+AUDIT = CollectionSpec(
+    "gateway_audit",
+    (Index("bu", ("bu",)), Index("time", ("time",))),
+    Schema(known=known_to(AuditEntry, by_id=True, without_none=True)),
+)
+REPLAYS = CollectionSpec(
+    "gateway_replays", (Index("at", ("at",)),), Schema(known=known_to(Replay, by_id=True))
+)
 
 _WRITE_TRIES = 8
 

@@ -13,11 +13,13 @@ from libs.common.store.base import (
     Op,
     Outcome,
     Query,
+    Schema,
     Store,
     Where,
     Write,
     eq,
 )
+from libs.common.store.shapes import fields
 from services.ipam.model import Address, State, from_body, to_body
 
 ADDRESSES = CollectionSpec(
@@ -29,8 +31,9 @@ ADDRESSES = CollectionSpec(
         Index("sticky", ("network", "sticky_key")),
         Index("host", ("host", "state")),
     ),
+    Schema(known=lambda body: to_body(from_body(0, body))),
 )
-TOMBSTONES = CollectionSpec("ipam_tombstones", (Index("at", ("at",)),))
+TOMBSTONES = CollectionSpec("ipam_tombstones", (Index("at", ("at",)),), Schema(known=fields("at")))
 _PAGE = 1000
 
 

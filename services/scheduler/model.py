@@ -310,7 +310,7 @@ def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:
     return Instance(
         id=InstanceId(doc_id),
         version=version,
-        spec=InstanceSpec.model_validate(body["spec"]),
+        spec=InstanceSpec.model_validate(body["spec"], extra="ignore"),
         state=State(body["state"]),
         strays=tuple((AttemptId(task), AgentId(agent)) for task, agent in body["strays"]),
         **{name: body[name] for name in _PLAIN},

@@ -17,15 +17,23 @@ from libs.common.store.base import (
     Index,
     Outcome,
     Query,
+    Schema,
     Store,
     Write,
     eq,
 )
+from libs.common.store.shapes import fields
 from services.scheduler.cluster import Draft
 from services.scheduler.model import Instance, InstanceId, from_body, to_body
 
-INSTANCES = CollectionSpec("scheduler_instances", (Index("ended", ("ended",)),))
-FRAMEWORK = CollectionSpec("scheduler_framework")
+INSTANCES = CollectionSpec(
+    "scheduler_instances",
+    (Index("ended", ("ended",)),),
+    Schema(known=lambda body: to_body(from_body("", 0, body))),
+)
+FRAMEWORK = CollectionSpec(
+    "scheduler_framework", schema=Schema(known=fields("id", "executor_command"))
+)
 _PAGE = 2000
 _FRAMEWORK_DOC = "framework"
 

@@ -20,6 +20,7 @@ from libs.common.runtime import CommonConfig, Runtime, Shared, open_runtime
 from libs.common.serve import serve
 from libs.common.store.base import Store
 from libs.common.store.memory import MemoryStore
+from libs.common.store.schemas import SchemaStore
 from services.gateway.model import GatewayConfig
 from services.gateway.service import KEY_FILE, run
 from tests.fakes.deployer import FakeDeployer
@@ -122,7 +123,7 @@ def make_shared(
         CommonConfig(data_dir=data_dir, bus="memory:", store="memory:", log_level="error"),
         {"gateway": config},
         MemoryBus(clock),
-        store or MemoryStore(),
+        SchemaStore(store or MemoryStore()),
         clock,
         rng,
         RngIds(rng),

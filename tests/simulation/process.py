@@ -17,6 +17,7 @@ from libs.common.config import Settings
 from libs.common.errors import GantryError
 from libs.common.http import Kind
 from libs.common.runtime import CommonConfig, Runtime
+from libs.common.store.schemas import SchemaStore
 from libs.common.telemetry import Telemetry
 from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
 from libs.mesos.errors import MesosError
@@ -93,7 +94,7 @@ def make_runtime(world: Surroundings, life: Life, service: str) -> Runtime:
         rng=rng,
         ids=RngIds(rng),
         bus=world.bus.share(BusHandleFaults(world.faults, life)),
-        store=world.store.share(StoreHandleFaults(world.faults, life)),
+        store=SchemaStore(world.store.share(StoreHandleFaults(world.faults, life))),
         peers=client_of(world, life, Kind.SERVICE, service),
         verify=TokenVerifier(SECRET, clock),
         telemetry=make_telemetry(world, service, life.name),

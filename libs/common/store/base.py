@@ -9,7 +9,7 @@ sqlite, mongo) passes `tests/contract/store/`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,13 +43,15 @@ class Doc:
 class Write:
     """Replace document `id` at `version` by `body` (version 0: insert). The new version is `version` + 1.
 
-    `events` are appended to what the outbox still holds.
+    `events` are appended to what the outbox still holds. `schema` is the newest version of the collection's schema that
+    may be overwritten (0: any); SchemaStore sets it.
     """
 
     id: str
     version: int
     body: Body
     events: tuple[OutboxEvent, ...] = ()
+    schema: int = 0
 
 
 class Outcome(enum.Enum):
@@ -59,6 +61,7 @@ class Outcome(enum.Enum):
     CONFLICT = "conflict"  # another version is stored (or none, or one where none was expected)
     DUPLICATE = "duplicate"  # a unique index holds the same values in another document
     FENCED = "fenced"  # the fence's epoch is an old one
+    NEWER = "newer"  # the stored document is of a newer schema than the write allows for
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +100,37 @@ class Index:
     unique: bool = False
 
 
+Reshape = Callable[[Body], Body]
+"""A pure function from a body to a body; it must not change what it is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """How a collection's documents look to this code; `docs/adr/0015` says how they change.
+
+    `version` counts the shapes that the collection has had. `upgrades` lead up to it from the oldest shape that can
+    still be read, one step each: the last takes a body of `version` - 1. `readable_by` is the oldest version whose
+    code may read and write what this code writes. `known` is what this code understands of a body of newer code.
+    """
+
+    version: int = 1
+    readable_by: int = 1
+    upgrades: tuple[Reshape, ...] = ()
+    known: Reshape | None = None
+
+    @property
+    def oldest(self) -> int:
+        """The oldest version that can be read."""
+        return self.version - len(self.upgrades)
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionSpec:
-    """A collection's name and indexes; equality and range filters should be covered by one of them."""
+    """A collection's name, indexes and schema; equality and range filters should be covered by an index."""
 
     name: str
     indexes: tuple[Index, ...] = ()
+    schema: Schema = Schema()
 
 
 class Op(enum.Enum):
@@ -200,8 +228,17 @@ class Collection(Protocol):
 
         Within a batch a document may be written once only (ValueError), and no order of its writes is promised: one
         that needs a unique value which another gives up goes into a later batch. Of several reasons to refuse a
-        write, FENCED is told before CONFLICT before DUPLICATE. On TimedOut any of the writes may have been done.
+        write, FENCED is told before CONFLICT before NEWER before DUPLICATE. On TimedOut any of the writes may have been
+        done.
         Raises InvalidInput for a body that JSON can't hold or of more than 8 MB.
+        """
+        ...
+
+    async def rewrite(self, changes: Sequence[tuple[Doc, Body]]) -> int:
+        """Say the same in other words: replace bodies where documents are exactly as read; returns how many.
+
+        Versions don't change and no fence is asked: whoever has read one before may write on top of it. What a unique
+        index refuses stays as it is.
         """
         ...
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from libs.common.errors import Conflict, TimedOut, Unavailable
 from libs.common.store.base import (
+    Body,
     CollectionSpec,
     Doc,
     Fence,
@@ -36,6 +37,7 @@ from libs.common.store.bodies import (
     lookup,
     matches,
     order_key,
+    schema_of,
     unique_key,
 )
 from libs.common.store.faults import NO_FAULTS, StoreFaults, StorePoint
@@ -300,6 +302,8 @@ class MemoryCollection:
             return _FENCED
         if write.version != (stored.version if stored else 0):
             return _CONFLICT
+        if stored is not None and write.schema and schema_of(stored.body) > write.schema:
+            return WriteResult(Outcome.NEWER)
         body = decode_body(raw)
         index = self._table.violated(write.id, body)
         if index:
@@ -314,6 +318,24 @@ class MemoryCollection:
             return False
         newest = max(self._store.newest_epoch(fence.name), stored.epoch if stored else 0)
         return fence.epoch < newest
+
+    async def rewrite(self, changes: Sequence[tuple[Doc, Body]]) -> int:
+        """See Collection."""
+        what = f"{self._name}.rewrite"
+        await self._store.call(what)
+        done = 0
+        for doc, given in changes:
+            stored = self._table.docs.get(doc.id)
+            if stored is None or stored.version != doc.version or stored.body != doc.body:
+                continue
+            raw = encode_body(doc.id, given)
+            body = decode_body(raw)
+            if not self._table.violated(doc.id, body):
+                fresh = _Stored(stored.version, stored.epoch, raw, body, stored.outbox)
+                self._table.put(doc.id, fresh)
+                done += 1
+        self._store.answer(what)
+        return done
 
     async def delete(self, doc_id: str, version: int, fence: Fence | None = None) -> WriteResult:
         """See Collection."""

@@ -34,6 +34,7 @@ from pymongo.errors import (
 from libs.common.errors import InvalidInput, TimedOut, Unavailable
 from libs.common.store import mongo_documents as documents
 from libs.common.store.base import (
+    Body,
     CollectionSpec,
     Doc,
     Fence,
@@ -45,7 +46,14 @@ from libs.common.store.base import (
     Write,
     WriteResult,
 )
-from libs.common.store.bodies import check_query, check_writes, decode_body, encode_body, matches
+from libs.common.store.bodies import (
+    check_query,
+    check_writes,
+    decode_body,
+    encode_body,
+    matches,
+    schema_of,
+)
 from libs.common.store.mongo_documents import Document
 from libs.common.store.mongo_schema import prepare
 from libs.common.store.mongo_url import parse_url
@@ -295,6 +303,8 @@ class MongoCollection:
         wanted: Document = {"_id": write.id, "version": write.version}
         if fence is not None:
             wanted["epoch"] = {"$lte": fence.epoch}
+        if write.schema:
+            wanted[documents.SCHEMA_PATH] = {"$not": {"$gt": write.schema}}
         epoch_now = fence.epoch if fence else None
         update = documents.replacement(write, body, self._indexes, epoch_now)
         return UpdateOne(wanted, update, upsert=True)
@@ -320,8 +330,23 @@ class MongoCollection:
 
     async def _stored(self, ids: Sequence[str]) -> dict[str, Document]:
         chosen = {"_id": {"$in": list(ids)}, "version": {"$gt": 0}}
-        found = await self._collection.find(chosen, {"version": 1, "epoch": 1}).to_list(None)
+        wanted = {"version": 1, "epoch": 1, documents.SCHEMA_FIELD: 1}
+        found = await self._collection.find(chosen, wanted).to_list(None)
         return {each["_id"]: each for each in found}
+
+    async def rewrite(self, changes: Sequence[tuple[Doc, Body]]) -> int:
+        """See Collection."""
+        if not changes:
+            return 0
+        operations = [
+            UpdateOne(*documents.rewording(doc, body, self._indexes)) for doc, body in changes
+        ]
+        async with self._call("rewrite"):
+            try:
+                done = await self._collection.bulk_write(operations, ordered=False)
+            except BulkWriteError as error:
+                return int(error.details.get("nModified", 0))
+            return int(done.modified_count)
 
     async def delete(self, doc_id: str, version: int, fence: Fence | None = None) -> WriteResult:
         """See Collection."""
@@ -369,6 +394,8 @@ def _reason(
         return _FENCED
     if write.version != (stored["version"] if stored else 0):
         return _CONFLICT
+    if stored is not None and write.schema and schema_of(stored.get("body", {})) > write.schema:
+        return WriteResult(Outcome.NEWER)
     # E11000 duplicate key error collection: db.things index: unique_by_name dup key: …
     found = re.search(r"index: (?:\S+\.\$)?unique_(\S+)", str(error.get("errmsg", "")))
     return WriteResult(Outcome.DUPLICATE, found.group(1)) if found else _CONFLICT
