@@ -24,7 +24,7 @@ from services.executor import moves as m
 from services.executor.book import Book
 from services.executor.config import ExecutorConfig
 from services.executor.hands import Hands
-from services.executor.mesos import grace_of, payload_of, status_fields
+from services.executor.mesos import asked_anew, grace_of, payload_of, status_fields
 from services.executor.model import (
     LABEL_PAYLOAD,
     LABEL_RUN,
@@ -144,6 +144,10 @@ class ExecutorService:
                     self._group.create_task(self._drain(), name="drain")
             case mesos_events.Shutdown(reason) | mesos_events.Disconnected(reason):
                 self._log.warning("agent lost", reason=reason)
+            case mesos_events.Message(data):
+                for attempt in asked_anew(data):
+                    if self._book.get(attempt) is not None:
+                        self._feed(attempt, m.AskedAnew())
             case mesos_events.Error(message):
                 raise Unavailable(f"the agent ended the subscription: {message}")
             case mesos_events.ExecutorSubscribed():

@@ -198,6 +198,14 @@ class Acknowledge:
 
 
 @dataclass(frozen=True, slots=True)
+class AskAnew:
+    """MESSAGE to the agent's executor: report these attempts once more, with where they are."""
+
+    attempts: tuple[AttemptId, ...]
+    agent: AgentId
+
+
+@dataclass(frozen=True, slots=True)
 class Reconcile:
     """Ask for the state of these tasks; of all when empty."""
 
@@ -214,7 +222,7 @@ class Suppress:
     """No offers are wanted."""
 
 
-Action = Launch | Decline | Kill | Acknowledge | Reconcile | Revive | Suppress
+Action = Launch | Decline | Kill | Acknowledge | AskAnew | Reconcile | Revive | Suppress
 
 
 # -- inputs that don't come from Mesos -----------------------------------------------------------------
@@ -249,6 +257,13 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """Instances of unknown tasks that are stored as ended, with their documents' versions."""
+
+    ended: Mapping[InstanceId, int]
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseBreaker:
     """A person says that the unknown tasks may be killed."""
 
@@ -279,7 +294,7 @@ class SchedulerConfig(BaseModel):
     offer_hold_s: float = 5.0
     decline_s: float = 5.0
     delayed_every_s: float = 10.0
-    breaker_limit: int = 5
+    breaker_limit: int = 0  # so many tasks of instances that are not stored are killed unasked
     leader_lease_s: float = (
         0.0  # 0: the only scheduler there is; otherwise standbys wait for the lease
     )

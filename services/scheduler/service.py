@@ -33,11 +33,13 @@ from services.scheduler.model import (
     InstanceId,
     Launch,
     OfferId,
+    Recall,
     Retell,
     SchedulerConfig,
     Tick,
     Unwant,
     Want,
+    split_attempt,
 )
 from services.scheduler.store import Framework, SchedulerStore
 from services.scheduler.tasks import TaskFactory, executor_info, framework_info
@@ -154,11 +156,26 @@ class Scheduler:
     async def _tick(self) -> None:
         while True:
             await self._rt.clock.sleep(self.config.tick_s)
+            await self._recall()
             await self._inbox.put((Tick(), None))
             if self._unanswered:
                 # Nobody else would ever free their resources; declining a used offer does nothing.
                 offers, self._unanswered = tuple(self._unanswered), []
                 await self._outgoing.put([Decline(offers, self.config.decline_s)])
+
+    async def _recall(self) -> None:
+        """Look up whose the unknown tasks are: of ended instances only the last are in memory."""
+        names = map(split_attempt, self.cluster.volatile.unknown)
+        wanted = list({name[0]: None for name in names if name is not None})
+        if not wanted:
+            return
+        try:
+            ended = await self._store.ended_among(wanted)
+        except Unavailable as error:
+            self._log.warning("unknown tasks wait", count=len(wanted), error=str(error))
+            return
+        if ended:
+            await self._inbox.put((Recall(ended), None))
 
     async def _follow_mesos(self) -> None:
         async with self._driver.subscribe() as events:

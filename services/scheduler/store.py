@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,11 @@ class SchedulerStore:
         query = Query((eq("ended", True),), order="since", descending=True, limit=limit)
         page = await self.instances.find(query)
         return {InstanceId(doc.id): doc.version for doc in reversed(page.docs)}
+
+    async def ended_among(self, instances: Sequence[InstanceId]) -> dict[InstanceId, int]:
+        """Those of the instances that are stored as ended, with their versions."""
+        found = await self.instances.get_many(instances)
+        return {InstanceId(doc.id): doc.version for doc in found.values() if doc.body["ended"]}
 
     async def get(self, instance: str) -> Instance | None:
         """One instance, ended or not."""
