@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -274,8 +275,44 @@ class Store(Protocol):
         """Give the lease up if `holder` has it."""
         ...
 
+    def archive(self) -> Archive:
+        """For backup and restore."""
+        ...
+
     async def close(self) -> None:
         """Release everything; later calls raise Unavailable."""
+        ...
+
+
+class Archive(Protocol):
+    """What of an adapter backup and restore need. Nobody else may be at work when it writes."""
+
+    def snapshot(self) -> AbstractAsyncContextManager[Archive]:
+        """The store at one moment, where the adapter can tell; else the store itself."""
+        ...
+
+    async def collections(self) -> list[str]:
+        """The names of all collections, sorted."""
+        ...
+
+    async def page(self, collection: str, after: str, limit: int) -> list[Doc]:
+        """The next documents by id, exactly as they are stored."""
+        ...
+
+    async def epochs(self) -> dict[str, int]:
+        """All leaders' epochs."""
+        ...
+
+    async def put(self, collection: str, docs: Sequence[Doc]) -> None:
+        """Store documents exactly as given, in place of those of the same ids."""
+        ...
+
+    async def put_epochs(self, epochs: Mapping[str, int]) -> None:
+        """Set leaders' epochs."""
+        ...
+
+    async def clear(self) -> None:
+        """Forget all documents, epochs and leases."""
         ...
 
 

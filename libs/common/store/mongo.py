@@ -13,7 +13,6 @@ may still land afterwards, since one document's write can't look at another; the
 
 from __future__ import annotations
 
-import asyncio
 import re
 import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -25,15 +24,13 @@ from pymongo import DeleteOne, InsertOne, UpdateOne
 from pymongo.errors import (
     BulkWriteError,
     DuplicateKeyError,
-    NetworkTimeout,
-    OperationFailure,
     PyMongoError,
-    WTimeoutError,
 )
 
 from libs.common.errors import InvalidInput, TimedOut, Unavailable
 from libs.common.store import mongo_documents as documents
 from libs.common.store.base import (
+    Archive,
     Body,
     CollectionSpec,
     Doc,
@@ -55,11 +52,10 @@ from libs.common.store.bodies import (
     schema_of,
 )
 from libs.common.store.mongo_documents import Document
+from libs.common.store.mongo_errors import guarded
 from libs.common.store.mongo_schema import prepare
 from libs.common.store.mongo_url import parse_url
-from libs.common.waiting import is_being_cancelled
 
-CALL_S = 30.0
 _OPTIONS: Mapping[str, Any] = {
     "serverSelectionTimeoutMS": 5_000,
     "connectTimeoutMS": 5_000,
@@ -70,41 +66,12 @@ _OPTIONS: Mapping[str, Any] = {
     "appname": "gantry",
 }
 _DUPLICATE_KEY = 11000
-_REFUSED = {13: "demands a user that may do this", 18: "refuses the user or its password"}
 _RAISE_TRIES = 200
 _FIND_TRIES = 5
 _LEASE_TRIES = 5
 _OK = WriteResult(Outcome.OK)
 _CONFLICT = WriteResult(Outcome.CONFLICT)
 _FENCED = WriteResult(Outcome.FENCED)
-
-
-@asynccontextmanager
-async def guarded(what: str) -> AsyncIterator[None]:
-    """Raises TimedOut or Unavailable for what goes wrong between us and the server."""
-    try:
-        async with asyncio.timeout(CALL_S):
-            yield
-    except TimeoutError:
-        raise TimedOut(f"mongodb: {what}: no answer within {CALL_S} s") from None
-    except asyncio.CancelledError:
-        if is_being_cancelled():
-            raise
-        raise Unavailable(f"mongodb: {what}: the client gave it up") from None
-    except (NetworkTimeout, WTimeoutError) as error:
-        raise TimedOut(f"mongodb: {what}: {error}") from error
-    except OperationFailure as error:
-        why = _REFUSED.get(error.code or 0)
-        said = (
-            f"the server {why}: {error.details.get('errmsg', '')}"
-            if why and error.details
-            else error
-        )
-        raise Unavailable(f"mongodb: {what}: {said}") from error
-    except OverflowError as error:
-        raise InvalidInput.of("body", f"a number is too large: {error}", "64 bits") from error
-    except PyMongoError as error:
-        raise Unavailable(f"mongodb: {what}: {error}") from error
 
 
 class MongoStore:
@@ -215,6 +182,12 @@ class MongoStore:
             await self._leases.update_one(
                 {"_id": name, "holder": holder}, {"$set": {"until": float("-inf")}}
             )
+
+    def archive(self) -> Archive:
+        """For backup and restore."""
+        from libs.common.store.mongo_archive import MongoArchive
+
+        return MongoArchive(self._database)
 
     async def close(self) -> None:
         """See Store."""

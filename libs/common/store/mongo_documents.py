@@ -102,6 +102,21 @@ def rewording(doc: Doc, body: Body, indexes: Sequence[Index]) -> tuple[Document,
     return same, {"$set": {"body": escaped(plain), "unique": unique_keys(plain, indexes)}}
 
 
+def restored(doc: Doc, body: Document) -> Document:
+    """A document as it was, but for what unique indexes need."""
+    document = {
+        "_id": doc.id,
+        "version": doc.version,
+        "epoch": doc.epoch,
+        "body": escaped(body),
+        "outbox": [pack(event) for event in doc.outbox],
+        "unique": {},
+    }
+    if doc.outbox:
+        document["unsent"] = True
+    return document
+
+
 def to_doc(document: Document) -> Doc:
     """What the store's users see."""
     return Doc(

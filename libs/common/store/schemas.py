@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from libs.common.errors import Outdated, Unavailable
 from libs.common.store.base import (
+    Archive,
     Body,
     Collection,
     CollectionSpec,
@@ -100,6 +101,10 @@ class SchemaStore:
     async def drop_lease(self, name: str, holder: str) -> None:
         """See Store."""
         await self.inner.drop_lease(name, holder)
+
+    def archive(self) -> Archive:
+        """See Store."""
+        return self.inner.archive()
 
     async def close(self) -> None:
         """See Store."""

@@ -15,6 +15,7 @@ from typing import Any
 from libs.common.errors import Conflict, InvalidInput
 from libs.common.sqlite import SqliteThread
 from libs.common.store.base import (
+    Archive,
     Body,
     CollectionSpec,
     Doc,
@@ -58,7 +59,8 @@ _SCHEMA = (
 class SqliteStore:
     """A `Store` in an SQLite file."""
 
-    def __init__(self, writer: SqliteThread, reader: SqliteThread) -> None:
+    def __init__(self, path: Path, writer: SqliteThread, reader: SqliteThread) -> None:
+        self._path = path
         self._writer = writer
         self._reader = reader
 
@@ -72,7 +74,7 @@ class SqliteStore:
         except BaseException:
             await writer.close()
             raise
-        return cls(writer, reader)
+        return cls(Path(path), writer, reader)
 
     async def collection(self, spec: CollectionSpec) -> SqliteCollection:
         """See Store. Raises Conflict when a new unique index doesn't fit what is stored."""
@@ -109,6 +111,12 @@ class SqliteStore:
         # The row stays: its epoch must grow when somebody else takes it.
         sql = "UPDATE leases SET until = -1e300 WHERE name = ? AND holder = ?"
         await self._writer.run(lambda connection: connection.execute(sql, (name, holder)).rowcount)
+
+    def archive(self) -> Archive:
+        """For backup and restore."""
+        from libs.common.store.sqlite_archive import SqliteArchive
+
+        return SqliteArchive(self._path, self._writer)
 
     async def close(self) -> None:
         """See Store."""
