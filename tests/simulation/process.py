@@ -113,19 +113,25 @@ class Process:
         self.name = name
         self.service = service
         self.life: Life | None = None
+        self.stopped = False
         self._main = main
         self._skew_s = skew_s
         self._failures = 0
         self._backoff = Backoff(0.2, 10.0)
 
     def start(self) -> None:
-        """Begin a life, if there is none."""
-        if self.life is not None and not self.life.dead:
+        """Begin a life, if there is none and it is not stopped."""
+        if self.stopped or (self.life is not None and not self.life.dead):
             return
         life = self.life = Life(self.world.loop, self.name, self._skew_s)
         life.on_kill = self._killed
         self.world.trace.add(self.name, "starts")
         life.spawn(self._live(life))
+
+    def stop(self) -> None:
+        """End it; it stays so until `stopped` is taken back and it is started."""
+        self.stopped = True
+        self.kill()
 
     def kill(self) -> None:
         """kill -9; the supervisor starts it again."""
