@@ -105,7 +105,7 @@ def heard(
         known = {each.who for each in stored.claims}
         if (host, told.attachment) in known:
             return Verdict()
-        return _quarantined(stored, told, host, now)
+        return quarantined(stored, told, host, now)
     if stored.state is State.ALLOCATED and (stored.host, stored.attachment) == (
         host,
         told.attachment,
@@ -117,7 +117,7 @@ def heard(
         return _adopted(stored, told, host, now)
     given_twice = stored.state is State.ALLOCATED and told.generation == stored.generation
     if newer or given_twice or now - stored.since >= grace_s:
-        return _quarantined(stored, told, host, now)
+        return quarantined(stored, told, host, now)
     return Verdict()
 
 
@@ -140,7 +140,8 @@ def _adopted(stored: Address, told: Reported, host: str, now: float) -> Verdict:
     return Verdict(after, (_allocation(after), _audit(after, host, True, detail)), gone_back=True)
 
 
-def _quarantined(stored: Address, told: Reported, host: str, now: float) -> Verdict:
+def quarantined(stored: Address, told: Reported, host: str, now: float) -> Verdict:
+    """The address for nobody, until all who claim it have let it go."""
     claims = stored.claims
     if stored.state is State.ALLOCATED:
         holder = Claimed(stored.host, stored.attachment, stored.generation, now)

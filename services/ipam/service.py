@@ -24,7 +24,9 @@ from services.ipam.store import IpamStore
 
 MAX_TRIES = 64
 CANDIDATES = 64
+RACES = 4
 FORGET_EVERY_S = 600.0
+QUARANTINE_LOOK_S = 30.0
 
 
 class Ipam:
@@ -42,6 +44,8 @@ class Ipam:
         # Offsets below the frontier have been used; each replica guesses it and is corrected by the store.
         self._frontier: dict[str, int] = {}
         self._in_flight: set[str] = set()
+        self._quarantine: dict[str, None] = {}  # as of the last look
+        self._looked_at = float("-inf")
         self._allocations = rt.telemetry.counter("ipam_allocations", "Addresses given", "network")
         self._releases = rt.telemetry.counter("ipam_releases", "Addresses given back", "network")
         self._conflicts = rt.telemetry.counter("ipam_races_lost", "Lost compare-and-sets")
@@ -247,7 +251,7 @@ class Ipam:
     async def _hear(self, host: str, live: frozenset[str], held: Sequence[Reported]) -> None:
         """What a host says it has is not free, whatever the store says."""
         told = {f"{each.network}/{each.address}": each for each in held}
-        for _ in range(MAX_TRIES):
+        for tries in range(MAX_TRIES):
             stored = await self.store.get_many(list(told))
             again: dict[str, Reported] = {}
             for name, each in told.items():
@@ -257,6 +261,9 @@ class Ipam:
                     continue
                 now, grace_s = self._rt.clock.now(), self.config.leak_grace_s
                 verdict = core.heard(known, each, host, live, now, grace_s)
+                if tries >= RACES and verdict.address is not None:
+                    # No race any more: by the store the attachment has another address.
+                    verdict = core.quarantined(known, each, host, now)
                 if not await self._settle(verdict):
                     again[name] = each
             if not again:
@@ -271,8 +278,14 @@ class Ipam:
 
     async def _end_claims(self, host: str, live: frozenset[str]) -> None:
         """Claims of this host's on addresses in quarantine, as far as they are over."""
-        config = self.config
-        for address in await self.store.quarantined(self.networks):
+        config, now = self.config, self._rt.clock.now()
+        if now - self._looked_at >= QUARANTINE_LOOK_S:
+            self._looked_at = now
+            found = await self.store.quarantined(self.networks)
+            self._quarantine = {each.id: None for each in found}
+        for address in (await self.store.get_many(list(self._quarantine))).values():
+            if address.state is not State.QUARANTINED:
+                continue
             now = self._rt.clock.now()
             verdict = core.unclaimed(
                 address, host, live, now, config.leak_grace_s, config.cooldown_s
@@ -289,6 +302,8 @@ class Ipam:
         now = self._rt.clock.now()
         if not await self.store.save(address, verdict.events, now, current_traceparent()):
             return False
+        if address.state is State.QUARANTINED:
+            self._quarantine[address.id] = None
         if verdict.events:
             self._rt.telemetry.log.warning(
                 "an address is not as stored",

@@ -79,6 +79,7 @@ class Scheduler:
         )
         self._inbox: asyncio.Queue[tuple[Input, asyncio.Future[None] | None]] = asyncio.Queue(INBOX)
         self._outgoing: asyncio.Queue[Sequence[Action]] = asyncio.Queue(INBOX)
+        self._strangers: set[InstanceId] = set()  # looked up, and not stored
         self._unanswered: list[OfferId] = []  # offers that Mesos may think we still have
         self._decide_s = rt.telemetry.histogram("scheduler_decide_seconds", "One batch's decision")
         self._launched = rt.telemetry.counter("scheduler_launched_total", "Tasks launched")
@@ -166,7 +167,9 @@ class Scheduler:
     async def _recall(self) -> None:
         """Look up whose the unknown tasks are: of ended instances only the last are in memory."""
         names = map(split_attempt, self.cluster.volatile.unknown)
-        wanted = list({name[0]: None for name in names if name is not None})
+        unknown = {name[0] for name in names if name is not None}
+        self._strangers &= unknown
+        wanted = sorted(unknown - self._strangers)
         if not wanted:
             return
         try:
@@ -174,6 +177,7 @@ class Scheduler:
         except Unavailable as error:
             self._log.warning("unknown tasks wait", count=len(wanted), error=str(error))
             return
+        self._strangers.update(each for each in wanted if each not in ended)
         if ended:
             await self._inbox.put((Recall(ended), None))
 

@@ -24,6 +24,7 @@ from services.scheduler.model import (
     AttemptId,
     Instance,
     Kill,
+    Reconcile,
     SchedulerConfig,
     State,
     Unwant,
@@ -54,8 +55,11 @@ def update(draft: Draft, status: TaskStatus, now: float, config: SchedulerConfig
         _foreign(draft, task, agent, status, known, now)
     elif name[1] < instance.generation:
         _older(draft, instance, task, agent, status)
-    elif name[1] > instance.generation:
+    elif name[1] > instance.generation and status.get("reason") == RECONCILED:
         _newer(draft, instance, name[1], agent, status, now, config)
+    elif name[1] > instance.generation:
+        # A host's word is not enough to give up an attempt on another: the master says whether there is such a task.
+        draft.act(Reconcile(((task, agent),)))
     elif instance.live:
         _current(draft, instance, status, now, config)
 

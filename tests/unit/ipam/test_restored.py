@@ -209,6 +209,18 @@ async def test_a_hosts_word_alone_holds_new_addresses_back_and_not_again_and_aga
 
 
 @virtual
+async def test_an_address_of_an_attachment_that_has_another_by_the_store_is_given_to_nobody(
+    world: World,
+) -> None:
+    first, _ = await two(SmallWorld(world.loop))
+    _, stored = await first.allocate(claim("a", "h1"))
+    await first.report("h1", frozenset({"a.eth0"}), [told("a", 5, "10.0.0.6")])
+    found = await first.store.get("web", "10.0.0.6")
+    assert found is not None and found.state is State.QUARANTINED
+    assert (await first.store.of_attachment("a.eth0")) == replace(stored, version=1)
+
+
+@virtual
 async def test_hosts_report_what_they_have_over_http_and_for_themselves_only(world: World) -> None:
     small = SmallWorld(world.loop, settings={"ipam": config()})
     task = asyncio.create_task(run(small.runtime("ipam", "ipam-1")))

@@ -70,8 +70,10 @@ class Storm(RuleBasedStateMachine):
     ) -> None:
         known = self.desk.cluster.instances.get(name)  # type: ignore[call-overload]
         generation = max(0, (known.generation if known else 1) - back)
-        if known:  # one from the future: a restored store has forgotten it
-            self.launched[name] = max(self.launched.get(name, 0), generation)
+        if back < 0:  # one from the future: a restored store has forgotten it
+            reason = "REASON_RECONCILIATION"
+            if known:
+                self.launched[name] = max(self.launched.get(name, 0), generation)
         self.desk.tell(
             f"{name}.{generation}",
             state,

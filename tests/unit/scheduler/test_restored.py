@@ -14,6 +14,7 @@ from services.scheduler.model import (
     AttemptId,
     InstanceId,
     Recall,
+    Reconcile,
     ReleaseBreaker,
     SchedulerConfig,
     State,
@@ -81,7 +82,8 @@ def test_an_attempt_that_a_restored_store_has_forgotten_is_taken_up(told_first: 
     if told_first:
         desk.tell("i1.3", "TASK_GONE", reason="REASON_RECONCILIATION")
         assert launches(desk.offer()) == []  # not before all have been told of
-    asked = [e for e in desk.tell("i1.5", "TASK_RUNNING", agent="a2") if isinstance(e, AskAnew)]
+    said = desk.tell("i1.5", "TASK_RUNNING", agent="a2", reason="REASON_RECONCILIATION")
+    asked = [each for each in said if isinstance(each, AskAnew)]
     assert asked == [AskAnew((AttemptId("i1.5"),), AgentId("a2"))]
     if not told_first:
         desk.tell("i1.3", "TASK_GONE", reason="REASON_RECONCILIATION")
@@ -99,14 +101,23 @@ def test_an_attempt_that_a_restored_store_has_forgotten_is_taken_up(told_first: 
 
 def test_a_forgotten_attempt_that_has_ended_gives_its_number_to_no_other() -> None:
     desk = restored()
-    desk.tell("i1.5", "TASK_FINISHED", agent="a2")
+    desk.tell("i1.5", "TASK_FINISHED", agent="a2", reason="REASON_RECONCILIATION")
     desk.tell("i1.3", "TASK_GONE", reason="REASON_RECONCILIATION")
     assert launches(desk.offer()) == ["i1.6"]
 
 
+def test_a_hosts_word_alone_costs_no_attempt_on_another_host() -> None:
+    desk = restored()
+    before = desk["i1"]
+    for state in ("TASK_RUNNING", "TASK_FAILED"):
+        actions = desk.tell("i1.99", state, agent="a2")
+        assert Reconcile(((AttemptId("i1.99"), AgentId("a2")),)) in actions
+        assert kills(actions) == [] and desk["i1"] == before
+
+
 def test_a_stop_that_the_store_knows_goes_to_the_forgotten_attempt() -> None:
     desk = restored(State.PENDING)
-    desk.tell("i1.5", "TASK_RUNNING", agent="a2")
+    desk.tell("i1.5", "TASK_RUNNING", agent="a2", reason="REASON_RECONCILIATION")
     assert kills(desk.give(unwant("i1"))) == ["i1.5"]
 
 
