@@ -16,9 +16,6 @@ from libs.common.errors import Outdated
 from libs.common.store.base import Body, CollectionSpec, Reshape, Schema
 from libs.common.store.bodies import SCHEMA, schema_of
 
-Unknown = Mapping[str, Any]
-"""What one body has that another lacks, in the first one's form; lists are pairs of an item's identity and its own."""
-
 
 def readable(spec: CollectionSpec, doc_id: str, stored: Body) -> Body:
     """A stored body as this code knows it. Raises Outdated for one that it can't know."""
@@ -67,7 +64,10 @@ def blended(schema: Schema, written: Body, stored: Body) -> Body:
 
 
 def unknown(whole: Any, part: Any) -> Any:
-    """What `whole` has and `part`, the same as far as it is known, lacks; None when nothing."""
+    """What `whole` has and `part`, the same as far as it is known, lacks; None when nothing.
+
+    Of an object: by name, what to put there and what to go into. Of a list: pairs of an item's identity and its own.
+    """
     if isinstance(whole, Mapping) and isinstance(part, Mapping):
         own = {
             name: ("put", value) if name not in part else ("into", rest)
