@@ -127,7 +127,7 @@ async def write_spec(client: GantryClient, context: Context, app: str, spec: App
 def changes(known: dict[str, Any], spec: AppSpec) -> dict[str, tuple[Any, Any]]:
     """The spec's fields that differ from what is known: before and after."""
     after = spec.model_dump(mode="json", by_alias=True)
-    before = AppSpec.model_validate(known).model_dump(mode="json", by_alias=True)
+    before = AppSpec.model_validate(known, extra="ignore").model_dump(mode="json", by_alias=True)
     return {name: (before[name], after[name]) for name in after if before[name] != after[name]}
 
 

@@ -10,7 +10,8 @@
     │   ├── Forbidden
     │   └── TooMany        a quota or a rate limit
     ├── Unavailable        a peer's fault: the store, the bus, a service, Docker, Mesos; worth a retry
-    │   └── TimedOut       no answer in time; the deed may have been done
+    │   ├── TimedOut       no answer in time; the deed may have been done
+    │   └── Outdated       what is stored is not for code of this version; another release can work with it
     ├── Fenced             this leader or consumer has been replaced; it must stop acting
     └── Poison             an input that can never be handled; goes to the dead-letter topic
 
@@ -86,6 +87,10 @@ class Unavailable(GantryError):
 
 class TimedOut(Unavailable):
     """A peer did not answer in time; what was asked may have been done all the same."""
+
+
+class Outdated(Unavailable):
+    """What is stored is of a version that this code can't work with; only another release can."""
 
 
 class Fenced(GantryError):

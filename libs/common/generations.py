@@ -10,8 +10,11 @@ from collections.abc import Iterable, Mapping
 
 from libs.common.errors import Unavailable
 from libs.common.http import ServiceClient, call_json
-from libs.common.store.base import Collection, CollectionSpec, Query, Store, Write
+from libs.common.store.base import Collection, CollectionSpec, Query, Schema, Store, Write
+from libs.common.store.shapes import fields
 
+HOSTS_SCHEMA = Schema(known=fields("generation"))
+"""Of the collection that a service keeps them in."""
 PATH = "/v1/host-generations"
 ASK_EVERY_S = 5.0
 _PAGE = 1000

@@ -47,6 +47,8 @@ from libs.common.serve import serve
 from libs.common.spans import open_sinks
 from libs.common.spec import Name
 from libs.common.store.base import Collection, Store
+from libs.common.store.schemas import SchemaStore
+from libs.common.store.upkeep import is_outdated, keep_documents
 from libs.common.telemetry import SpanSink, Telemetry, make_log
 from libs.common.tokens import TokenSigner, TokenVerifier, party_keys
 
@@ -230,7 +232,7 @@ class Shared:
     common: CommonConfig
     settings: Settings
     bus: Bus
-    store: Store
+    store: SchemaStore
     clock: Clock
     rng: random.Random
     ids: Ids
@@ -292,8 +294,12 @@ async def open_bus(url: str, clock: Clock, retention: Retention | None = None) -
     raise InvalidInput.of("common.bus", f"unknown scheme {scheme!r}", "memory, sqlite or kafka")
 
 
-async def open_store(url: str) -> Store:
-    """The store adapter of a URL: memory:, sqlite:///path or mongodb://host:port/database."""
+async def open_store(url: str) -> SchemaStore:
+    """The store of a URL: memory:, sqlite:///path or mongodb://host:port/database."""
+    return SchemaStore(await _open_adapter(url))
+
+
+async def _open_adapter(url: str) -> Store:
     scheme = urlsplit(url).scheme
     if scheme == "memory":
         from libs.common.store.memory import MemoryStore
@@ -362,7 +368,8 @@ RESTART_WINDOW_S = 300.0
 async def supervise(shared: Shared, service: str, main: ServiceMain) -> None:
     """Run a service and restart it when it fails, alone, with a back-off.
 
-    More than RESTARTS failures within RESTART_WINDOW_S end the process: something outside must look at it.
+    More than RESTARTS failures within RESTART_WINDOW_S end the process, and so does one that another release alone can
+    mend: something outside must look at it.
     """
     backoff = Backoff(0.2, 10.0)
     failed_at: list[float] = []
@@ -376,20 +383,24 @@ async def supervise(shared: Shared, service: str, main: ServiceMain) -> None:
             now = shared.clock.monotonic()
             failed_at = [t for t in failed_at if now - t < RESTART_WINDOW_S] + [now]
             log.error("service failed", failures=len(failed_at), exc_info=error)
-            if len(failed_at) > RESTARTS:
+            if len(failed_at) > RESTARTS or is_outdated(error):
                 raise
         await shared.clock.sleep(backoff.delay_s(len(failed_at), shared.rng))
 
 
 async def run_services(shared: Shared, mains: Mapping[str, ServiceMain]) -> None:
-    """Run several services in this process until cancelled; a changed secret file is taken up meanwhile."""
+    """Run several services in this process until cancelled; secret files and documents are looked after meanwhile."""
     async with asyncio.TaskGroup() as group:
         running = [
             group.create_task(supervise(shared, service, main), name=service)
             for service, main in mains.items()
         ]
+        log = make_log("process", level=shared.common.log_level)
+        beside = [
+            group.create_task(keep_documents(shared.store, shared.ids.short(), shared.clock, log))
+        ]
         if isinstance(shared.secret, SecretFile):
-            log = make_log("secrets", level=shared.common.log_level)
-            watching = group.create_task(shared.secret.watch(shared.clock, log))
-            await asyncio.wait(running)
-            watching.cancel()
+            beside.append(group.create_task(shared.secret.watch(shared.clock, log)))
+        await asyncio.wait(running)
+        for each in beside:
+            each.cancel()

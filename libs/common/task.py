@@ -1,4 +1,4 @@
-"""What travels inside Mesos' `TaskInfo.data` and `TaskStatus.data`, between scheduler and executor."""
+"""What travels inside Mesos' `TaskInfo.data`, `TaskStatus.data` and MESSAGE, between scheduler and executor."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ class TaskReport(BaseModel):
     healthy: bool | None = None  # None: not known yet
     detail: str = ""
     refused: str = ""  # "disk": the host has no room, and nothing of the attempt was begun
+
+
+class TellAnew(BaseModel):
+    """MESSAGE of the scheduler's to an executor: report these attempts once more, if they run. May get lost."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    attempts: tuple[str, ...]
 
 
 def container_name(cluster: str, attempt: str) -> str:

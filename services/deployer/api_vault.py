@@ -10,11 +10,12 @@ from libs.common.actor import Actor
 from libs.common.errors import Conflict, Forbidden, InvalidInput
 from libs.common.http import Access, Kind, Request, Response, Role, Route, reply
 from libs.common.spec import NAME_PATTERN
-from services.deployer import vault as kept
+from services.deployer import entries as kept
 from services.deployer.delivery import Deliveries
+from services.deployer.entries import Entry
 from services.deployer.registry import Login, registry_name
 from services.deployer.store import Repository
-from services.deployer.vault import Entry, Vault
+from services.deployer.vault import Vault
 
 SECRETS = "/v1/bus/{bu}/secrets"
 REGISTRIES = "/v1/bus/{bu}/registries"

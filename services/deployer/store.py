@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from libs.common.generations import HOSTS_SCHEMA
 from libs.common.store.base import (
     Collection,
     CollectionSpec,
@@ -16,22 +17,39 @@ from libs.common.store.base import (
     OutboxEvent,
     Outcome,
     Query,
+    Schema,
     Store,
     Where,
     Write,
     eq,
 )
+from libs.common.store.shapes import known_to
+from services.deployer.entries import Entry
 from services.deployer.model import App, Body, Deployment, Instance, Release
 
-APPS = CollectionSpec("deployer_apps", (Index("bu", ("bu",)),))
-RELEASES = CollectionSpec("deployer_releases", (Index("app", ("app", "number"), unique=True),))
-DEPLOYMENTS = CollectionSpec(
-    "deployer_deployments", (Index("app", ("app", "created_at")), Index("at", ("created_at",)))
+APPS = CollectionSpec(
+    "deployer_apps",
+    (Index("bu", ("bu",)),),
+    Schema(known=lambda body: body_of(App.model_validate(body, extra="ignore"))),
 )
-HOSTS = CollectionSpec("deployer_hosts")  # of libs/common/generations.py
-INSTANCES = CollectionSpec("deployer_instances", (Index("app", ("app",)),))
+RELEASES = CollectionSpec(
+    "deployer_releases",
+    (Index("app", ("app", "number"), unique=True),),
+    Schema(known=known_to(Release)),
+)
+DEPLOYMENTS = CollectionSpec(
+    "deployer_deployments",
+    (Index("app", ("app", "created_at")), Index("at", ("created_at",))),
+    Schema(known=known_to(Deployment)),
+)
+INSTANCES = CollectionSpec(
+    "deployer_instances", (Index("app", ("app",)),), Schema(known=known_to(Instance))
+)
+HOSTS = CollectionSpec("deployer_hosts", schema=HOSTS_SCHEMA)
 VAULT = CollectionSpec(
-    "deployer_vault", (Index("bu", ("bu", "kind")), Index("sealed_by", ("sealed_by",)))
+    "deployer_vault",
+    (Index("bu", ("bu", "kind")), Index("sealed_by", ("sealed_by",))),
+    Schema(known=known_to(Entry)),
 )
 PAGE = 1000
 MAX_RELEASES_CACHED = 2000

@@ -8,8 +8,6 @@ a secret can be retired without losing a value.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from enum import StrEnum
-from typing import NewType
 
 import orjson
 
@@ -22,61 +20,16 @@ from libs.common.events import seal
 from libs.common.sealing import Sealer, label_of
 from libs.common.store.base import Collection, Op, OutboxEvent, Query, Where, Write, eq
 from libs.common.telemetry import Telemetry
-from services.deployer.model import Body
+from services.deployer.entries import Entry, Kind, entry_id
 from services.deployer.registry import ImageRef, Login
-
-EntryId = NewType("EntryId", str)  # bu/kind/name
 
 PURPOSE = "business-unit-vault"
 TRIES = 8
 PAGE = 200
 
 
-class Kind(StrEnum):
-    """What an entry is; also its word in paths and audit lines."""
-
-    SECRET = "secret"
-    REGISTRY = "registry"
-
-
 MAX_ENTRIES: Mapping[Kind, int] = {Kind.SECRET: 200, Kind.REGISTRY: 20}
 """Of one business unit."""
-
-
-class Entry(Body):
-    """One secret or login. A removed one stays, without its value, until its audit line is out."""
-
-    bu: str
-    kind: Kind
-    name: str  # of the secret, or the registry's host
-    version: int
-    boxes: tuple[str, ...]
-    sealed_by: str  # the label of the boxes, for the sweep
-    text: bool = True  # may be an environment variable: UTF-8 without NUL
-    user: str = ""  # of a login
-    created_at: float
-    updated_at: float
-    updated_by: str
-
-    @property
-    def removed(self) -> bool:
-        """Is nothing but the number of its versions left."""
-        return not self.boxes
-
-    @property
-    def id(self) -> EntryId:
-        """Its document's id."""
-        return entry_id(self.bu, self.kind, self.name)
-
-    @property
-    def about(self) -> str:
-        """What its boxes are bound to."""
-        return f"{self.id}@{self.version}"
-
-
-def entry_id(bu: str, kind: Kind, name: str) -> EntryId:
-    """The id of an entry's document."""
-    return EntryId(f"{bu}/{kind}/{name}")
 
 
 class Vault:

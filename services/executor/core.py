@@ -47,6 +47,7 @@ _HANDLERS: dict[type, Callable[[Attempt, Any, World], m.Step]] = {
     m.Suspect: running.suspect,
     Died: running.died,
     Destroyed: running.destroyed,
+    m.AskedAnew: running.asked_anew,
     m.StopAsked: running.stop_asked,
     m.Broken: ending.broken,
     m.Due: running.due,

@@ -13,12 +13,13 @@ from pydantic import ValidationError
 from libs.common.clock import Clock, Ids
 from libs.common.errors import InvalidInput
 from libs.common.problems import invalid
-from libs.common.task import TaskPayload
+from libs.common.task import TaskPayload, TellAnew
 from libs.mesos.environment import ExecutorEnvironment
 from libs.mesos.events import Acknowledged, ExecutorEvent, ExecutorSubscribed
 from libs.mesos.executor import ExecutorClient
 from libs.mesos.messages import KillPolicy, TaskInfo, TaskStatus, UpdateCall
 from libs.mesos.ports import Transport
+from services.executor.model import AttemptId
 from services.executor.moves import Report
 
 
@@ -96,10 +97,20 @@ class MesosDriver:
             self._missed[status["uuid"]] = status
 
 
+def asked_anew(data: bytes) -> tuple[AttemptId, ...]:
+    """The attempts that a MESSAGE of the scheduler's asks for; none when it says something else."""
+    try:
+        return tuple(map(AttemptId, TellAnew.model_validate_json(data).attempts))
+    except ValidationError:
+        return ()
+
+
 def payload_of(task: TaskInfo) -> TaskPayload:
     """What the scheduler put into the task. Raises InvalidInput."""
     try:
-        return TaskPayload.model_validate_json(b64decode(task.get("data", ""), validate=True))
+        return TaskPayload.model_validate_json(
+            b64decode(task.get("data", ""), validate=True), extra="ignore"
+        )
     except ValidationError as error:
         raise invalid(error, prefix="data.") from None
     except ValueError as error:

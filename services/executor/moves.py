@@ -116,6 +116,11 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedAnew:
+    """The scheduler has lost what it was told."""
+
+
+@dataclass(frozen=True, slots=True)
 class StopAsked:
     """By KILL or SHUTDOWN. `grace_s` None: the spec's."""
 
@@ -176,6 +181,7 @@ Input = (
     | Died
     | Destroyed
     | Begun
+    | AskedAnew
     | StopAsked
     | Broken
     | Due

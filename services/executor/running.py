@@ -28,6 +28,7 @@ from services.executor.reporting import (
     World,
     changed,
     outcome_of,
+    report_of,
     tell,
     to,
 )
@@ -118,6 +119,13 @@ def suspect(a: Attempt, _move: m.Suspect, _world: World) -> m.Step:
     if a.state not in (State.RUNNING, State.STOPPING) or Op.INSPECT in a.busy:
         return m.Step(a)
     return m.Step(changed(a, busy=a.busy | {Op.INSPECT}), (m.Inspect(),))
+
+
+def asked_anew(a: Attempt, _move: m.AskedAnew, _world: World) -> m.Step:
+    """Told again as it was told last; what has not been told yet will be."""
+    if a.state is not State.RUNNING or a.reported is not TaskState.RUNNING:
+        return m.Step(a)
+    return m.Step(a, (m.Report(TaskState.RUNNING, "running", "", a.healthy, report_of(a)),))
 
 
 def died(a: Attempt, move: Died, _world: World) -> m.Step:

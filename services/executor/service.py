@@ -25,7 +25,7 @@ from services.executor.book import Book
 from services.executor.config import ExecutorConfig
 from services.executor.hands import Hands
 from services.executor.janitor import Janitor
-from services.executor.mesos import grace_of, payload_of, status_fields
+from services.executor.mesos import asked_anew, grace_of, payload_of, status_fields
 from services.executor.model import (
     LABEL_PAYLOAD,
     LABEL_RUN,
@@ -151,6 +151,10 @@ class ExecutorService:
                     self._group.create_task(self._drain(), name="drain")
             case mesos_events.Shutdown(reason) | mesos_events.Disconnected(reason):
                 self._log.warning("agent lost", reason=reason)
+            case mesos_events.Message(data):
+                for attempt in asked_anew(data):
+                    if self._book.get(attempt) is not None:
+                        self._feed(attempt, m.AskedAnew())
             case mesos_events.Error(message):
                 raise Unavailable(f"the agent ended the subscription: {message}")
             case mesos_events.ExecutorSubscribed():
@@ -311,7 +315,9 @@ class ExecutorService:
 
     def _rebuild(self, seen: Summary) -> None:
         try:
-            payload = TaskPayload.model_validate_json(seen.labels.get(LABEL_PAYLOAD, ""))
+            payload = TaskPayload.model_validate_json(
+                seen.labels.get(LABEL_PAYLOAD, ""), extra="ignore"
+            )
         except ValidationError:
             self._log.error("a container's labels are spoilt", container=seen.name)
             return

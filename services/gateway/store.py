@@ -15,6 +15,7 @@ from libs.common.store.base import (
     OutboxEvent,
     Outcome,
     Query,
+    Schema,
     Store,
     VersionConflict,
     Where,
@@ -22,6 +23,7 @@ from libs.common.store.base import (
     WriteResult,
     eq,
 )
+from libs.common.store.shapes import known_to
 from services.gateway.core import FIRST_KEY
 from services.gateway.model import (
     ApiKey,
@@ -35,8 +37,10 @@ from services.gateway.model import (
     Tenant,
 )
 
-KEYS = CollectionSpec("gateway_keys", (Index("bu", ("bu",)),))
-TENANTS = CollectionSpec("gateway_tenants")
+KEYS = CollectionSpec(
+    "gateway_keys", (Index("bu", ("bu",)),), Schema(known=known_to(ApiKey, by_id=True))
+)
+TENANTS = CollectionSpec("gateway_tenants", schema=Schema(known=known_to(Tenant)))
 OPERATIONS = CollectionSpec(
     "gateway_operations",
     (
@@ -44,15 +48,29 @@ OPERATIONS = CollectionSpec(
         Index("started_at", ("started_at",)),
         Index("target", ("target", "started_at")),
     ),
+    Schema(known=known_to(Operation, by_id=True, without_none=True)),
 )
-PRODUCERS = CollectionSpec("gateway_producers", (Index("bu", ("bu",)),))
-HOSTS = CollectionSpec("gateway_hosts", (Index("generation", ("generation",)),))
+PRODUCERS = CollectionSpec(
+    "gateway_producers", (Index("bu", ("bu",)),), Schema(known=known_to(ProducerKey, by_id=True))
+)
+AUDIT = CollectionSpec(
+    "gateway_audit",
+    (Index("bu", ("bu",)), Index("time", ("time",))),
+    Schema(known=known_to(AuditEntry, by_id=True, without_none=True)),
+)
+REPLAYS = CollectionSpec(
+    "gateway_replays", (Index("at", ("at",)),), Schema(known=known_to(Replay, by_id=True))
+)
+HOSTS = CollectionSpec(
+    "gateway_hosts",
+    (Index("generation", ("generation",)),),
+    Schema(known=known_to(Host, by_id="host")),
+)
 HOST_TOKENS = CollectionSpec(
     "gateway_host_tokens",
     (Index("created_at", ("created_at",)), Index("expires_at", ("expires_at",))),
+    Schema(known=known_to(HostToken, by_id=True)),
 )
-AUDIT = CollectionSpec("gateway_audit", (Index("bu", ("bu",)), Index("time", ("time",))))
-REPLAYS = CollectionSpec("gateway_replays", (Index("at", ("at",)),))
 
 _WRITE_TRIES = 8
 

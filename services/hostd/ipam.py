@@ -50,10 +50,10 @@ class HttpIpam:
         path = f"/v1/attachments/{segment(pending.ipam_key)}?generation={generation}&reason=del"
         await call_json(self._peers, SERVICE, "DELETE", path, timeout_s=TIMEOUT_S)
 
-    async def report_live(self, keys: Sequence[str]) -> None:
+    async def report_live(self, keys: Sequence[str], held: Sequence[Attachment] = ()) -> None:
         """See IpamPort."""
         path = f"/v1/hosts/{segment(self._host)}/attachments"
-        content = {"live": sorted(keys)}
+        content = {"live": sorted(keys), "held": [_held(each) for each in held if each.address]}
         await call_json(self._peers, SERVICE, "POST", path, content, timeout_s=TIMEOUT_S)
 
     async def _put(self, key: str, spec: AttachmentSpec) -> Address:
@@ -80,3 +80,17 @@ class HttpIpam:
             )
         except ValidationError as error:
             raise Unavailable(f"ipam answered what can't be used: {error}") from error
+
+
+def _held(attachment: Attachment) -> dict[str, object]:
+    spec, address = attachment.spec, attachment.address
+    assert address is not None
+    return {
+        "attachment": attachment.ipam_key,
+        "network": spec.network,
+        "address": address.ip,
+        "generation": address.generation,
+        "instance": spec.instance,
+        "attempt": spec.attempt,
+        "sticky_key": spec.sticky_key,
+    }

@@ -143,8 +143,11 @@ class IpamPort(Protocol):
         """The attachment's address; the same one however often it is asked."""
         ...
 
-    async def report_live(self, keys: Sequence[str]) -> None:
-        """Tell all attachments of this host, so that ipam can find leaked addresses."""
+    async def report_live(self, keys: Sequence[str], held: Sequence[Attachment] = ()) -> None:
+        """Tell all attachments of this host (by ipam's keys), and of those that are `held` which address they have.
+
+        So ipam finds leaked addresses, and gives none away that is in use.
+        """
         ...
 
     async def release(self, pending: PendingRelease) -> None:

@@ -205,8 +205,9 @@ class Sweeper:
             await self._service.release(pending)
 
     async def _report_live(self) -> None:
-        keys = {each.ipam_key for each in self._table.all()} | set(self._table.releases)
-        await self._ports.ipam.report_live(sorted(keys))
+        every = self._table.all()
+        keys = {each.ipam_key for each in every} | set(self._table.releases)
+        await self._ports.ipam.report_live(sorted(keys), every)
 
     # -- containers --------------------------------------------------------------------------------------
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.clock import Clock
 from libs.common.errors import Forbidden, InvalidInput, NotFound
 from libs.common.http import Access, Kind, Request, Response, Route, reply
-from services.ipam.model import Address, Claim, Network
+from services.ipam.model import Address, Claim, Network, Reported
 from services.ipam.store import IpamStore
 
 
 class ClaimBody(BaseModel):
-    """PUT /v1/attachments/{attachment}."""
+    """PUT /v1/attachments/{attachment}. A newer host may say more than is known here."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     network: str
     instance: str
@@ -27,12 +27,27 @@ class ClaimBody(BaseModel):
     requested: str = ""
 
 
-class LiveBody(BaseModel):
-    """POST /v1/hosts/{host}/attachments: all attachments that the host has."""
+class HeldBody(BaseModel):
+    """An attachment that has an address, in a host's report."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    attachment: str = Field(min_length=1, max_length=300)
+    network: str = Field(max_length=64)
+    address: str = Field(max_length=64)
+    generation: int = Field(ge=1, le=2**53)
+    instance: str = Field("", max_length=200)
+    attempt: str = Field("", max_length=200)
+    sticky_key: str = Field("", max_length=200)
+
+
+class LiveBody(BaseModel):
+    """POST /v1/hosts/{host}/attachments: all attachments that the host has, and of those with an address which."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     live: tuple[str, ...]
+    held: tuple[HeldBody, ...] | None = None
 
 
 class Allocator(Protocol):
@@ -45,7 +60,9 @@ class Allocator(Protocol):
     async def release(
         self, attachment: str, generation: int, reason: str, actor: str, host: str = ""
     ) -> bool: ...
-    async def report(self, host: str, live: frozenset[str]) -> int: ...
+    async def report(
+        self, host: str, live: frozenset[str], held: Sequence[Reported] | None = None
+    ) -> int: ...
 
 
 def routes(ipam: Allocator, clock: Clock) -> Sequence[Route]:
@@ -79,8 +96,11 @@ def _host_routes(ipam: Allocator) -> Sequence[Route]:
     async def report(request: Request) -> Response:
         host = request.params["host"]
         _own_host(request, host)
-        live = frozenset(request.parse(LiveBody).live)
-        return reply({"released": await ipam.report(host, live)})
+        body = request.parse(LiveBody)
+        held = None
+        if body.held is not None:
+            held = [Reported(**each.model_dump()) for each in body.held]
+        return reply({"released": await ipam.report(host, frozenset(body.live), held)})
 
     attachment = "/v1/attachments/{attachment}"
     return (
@@ -188,4 +208,5 @@ def address_view(address: Address) -> Mapping[str, Any]:
         "host": address.host,
         "free_at": address.free_at,
         "since": address.since,
+        "claims": [f"{each.attachment} on {each.host}" for each in address.claims],
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from libs.common.events import Event
 from libs.common.events import model as ev
-from services.ipam.model import Address, State, released
+from services.ipam.model import Address, Claimed, Reported, State, released
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +76,153 @@ def leaks(on_host: Sequence[Address], live: Collection[str], now: float, grace_s
         elif now - address.missing_since >= grace_s:
             leaked.append(address)
     return Leaks(tuple(missing), tuple(found), tuple(leaked))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a host's word about an address leads to: the address to save (None: nothing), and the events.
+
+    `gone_back` says that the store knows less than it once did: it has been restored.
+    """
+
+    address: Address | None = None
+    events: tuple[Event, ...] = ()
+    gone_back: bool = False
+
+
+def heard(
+    stored: Address, told: Reported, host: str, live: Collection[str], now: float, grace_s: float
+) -> Verdict:
+    """A host says that its attachment has the address.
+
+    An address is given with a generation that is saved first. So a higher one than the stored means that the store has
+    gone back in time: what it calls free is taken after all. An older one comes late, unless it comes for long.
+    Nobody's word takes an address away from another host's attachment: where two claim it, neither loses it and nobody
+    else gets it.
+    """
+    newer = told.generation > stored.generation
+    if stored.state is State.QUARANTINED:
+        known = {each.who for each in stored.claims}
+        if (host, told.attachment) in known:
+            return Verdict()
+        return quarantined(stored, told, host, now)
+    if stored.state is State.ALLOCATED and (stored.host, stored.attachment) == (
+        host,
+        told.attachment,
+    ):
+        return _adopted(stored, told, host, now) if newer else Verdict()
+    if newer and (
+        stored.state is State.RELEASED or (stored.host == host and stored.attachment not in live)
+    ):
+        return _adopted(stored, told, host, now)
+    given_twice = stored.state is State.ALLOCATED and told.generation == stored.generation
+    if newer or given_twice or now - stored.since >= grace_s:
+        return quarantined(stored, told, host, now)
+    return Verdict()
+
+
+def _adopted(stored: Address, told: Reported, host: str, now: float) -> Verdict:
+    after = replace(
+        stored,
+        state=State.ALLOCATED,
+        generation=told.generation,
+        attachment=told.attachment,
+        instance=told.instance,
+        attempt=told.attempt,
+        host=host,
+        sticky_key=told.sticky_key,
+        free_at=0.0,
+        since=now,
+        missing_since=None,
+        claims=(),
+    )
+    detail = f"{told.attachment} has it with generation {told.generation}, stored was {stored.generation}"
+    return Verdict(after, (_allocation(after), _audit(after, host, True, detail)), gone_back=True)
+
+
+def quarantined(stored: Address, told: Reported, host: str, now: float) -> Verdict:
+    """The address for nobody, until all who claim it have let it go."""
+    claims = stored.claims
+    if stored.state is State.ALLOCATED:
+        holder = Claimed(stored.host, stored.attachment, stored.generation, now)
+        claims = (*claims, holder)
+    held = ", ".join(f"{each.attachment} on {each.host}" for each in claims) or "nobody"
+    after = replace(
+        stored,
+        state=State.QUARANTINED,
+        generation=max(stored.generation, told.generation),
+        attachment="",
+        since=now,
+        missing_since=None,
+        claims=(*claims, Claimed(host, told.attachment, told.generation, now)),
+    )
+    conflicted = ev.IpConflicted(
+        network=after.network,
+        address=after.address,
+        generation=after.generation,
+        attachment=told.attachment,
+    )
+    detail = f"{told.attachment} has it with generation {told.generation}, by the store {held} with {stored.generation}"
+    newer = told.generation > stored.generation
+    return Verdict(after, (conflicted, _audit(after, host, False, detail)), gone_back=newer)
+
+
+def unclaimed(
+    stored: Address, host: str, live: Collection[str], now: float, grace_s: float, cooldown_s: float
+) -> Verdict:
+    """An address in quarantine, after a host's report: claims that two reports a grace apart don't have are over."""
+    claims: list[Claimed] = []
+    for each in stored.claims:
+        if each.host != host or each.attachment in live:
+            claims.append(replace(each, missing_since=None) if each.host == host else each)
+        elif each.missing_since is None:
+            claims.append(replace(each, missing_since=now))
+        elif now - each.missing_since < grace_s:
+            claims.append(each)
+    if tuple(claims) == stored.claims:
+        return Verdict()
+    left = replace(stored, claims=tuple(claims))
+    if not claims:
+        event = ev.IpReleased(
+            network=left.network,
+            address=left.address,
+            generation=left.generation,
+            reason="nobody claims it any more",
+        )
+        return Verdict(released(left, now, cooldown_s, 0.0), (event,))
+    (first, *others) = claims
+    if others or first.generation != left.generation:
+        return Verdict(left)  # whoever has an older generation could not give it back
+    owned = replace(
+        left,
+        state=State.ALLOCATED,
+        attachment=first.attachment,
+        host=first.host,
+        instance="",
+        attempt="",
+        sticky_key="",
+        since=now,
+        claims=(),
+    )
+    return Verdict(owned, (_allocation(owned),))
+
+
+def _allocation(address: Address) -> ev.IpAllocated:
+    return ev.IpAllocated(
+        network=address.network,
+        address=address.address,
+        generation=address.generation,
+        attachment=address.attachment,
+        instance=address.instance,
+        host=address.host,
+    )
+
+
+def _audit(address: Address, host: str, allowed: bool, detail: str) -> ev.AuditRecorded:
+    return ev.AuditRecorded(
+        actor=f"host:{host}",
+        action="address.adopt",
+        target=address.id,
+        allowed=allowed,
+        detail=detail,
+    )

@@ -7,7 +7,7 @@ nothing, so a /8 is as cheap as a /26. Each allocation has a generation, one mor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any, Self
@@ -68,6 +68,9 @@ class IpamConfig(BaseModel):
     hold_s: float = Field(3600.0, ge=0, description="a sticky one is kept for its owner this long")
     leak_grace_s: float = Field(120.0, ge=1, description="between two looks at a lost attachment")
     tombstone_s: float = Field(86_400.0, ge=60)
+    restore_wait_s: float = Field(
+        300.0, ge=1, description="after a restore, new addresses wait so long for hosts to report"
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -157,6 +160,22 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Claimed:
+    """That a host says its attachment has an address, which is in quarantine because somebody else seems to as well."""
+
+    host: str
+    attachment: str
+    generation: int
+    since: float
+    missing_since: float | None = None
+
+    @property
+    def who(self) -> tuple[str, str]:
+        """Host and attachment."""
+        return self.host, self.attachment
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
     """One address; a document. Times are Unix seconds."""
 
@@ -174,6 +193,7 @@ class Address:
     free_at: float = 0.0
     since: float = 0.0
     missing_since: float | None = None
+    claims: tuple[Claimed, ...] = ()
 
     @property
     def id(self) -> str:
@@ -192,6 +212,19 @@ class Claim:
     host: str
     sticky_key: str = ""
     requested: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """An address that a host says one of its attachments has."""
+
+    attachment: str
+    network: str
+    address: str
+    generation: int
+    instance: str = ""
+    attempt: str = ""
+    sticky_key: str = ""
 
 
 def allocated(address: Address, claim: Claim, now: float) -> Address:
@@ -234,6 +267,8 @@ def to_body(address: Address) -> dict[str, Any]:
     """The document's body; `attachment` is absent unless allocated, since its index is unique."""
     body: dict[str, Any] = {name: getattr(address, name) for name in _PLAIN}
     body["state"] = address.state.value
+    if address.claims:
+        body["claims"] = [asdict(each) for each in address.claims]
     if address.attachment:
         body["attachment"] = address.attachment
     return body
@@ -245,5 +280,13 @@ def from_body(version: int, body: Mapping[str, Any]) -> Address:
         version=version,
         state=State(body["state"]),
         attachment=body.get("attachment", ""),
+        claims=tuple(_claimed(each) for each in body.get("claims", ())),
         **{name: body[name] for name in _PLAIN},
     )
+
+
+_CLAIMED = tuple(each.name for each in fields(Claimed))
+
+
+def _claimed(body: Mapping[str, Any]) -> Claimed:
+    return Claimed(**{name: body[name] for name in _CLAIMED})

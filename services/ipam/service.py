@@ -8,23 +8,27 @@ rested.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from libs.common.errors import Conflict, NotFound, Refused, TooMany, Unavailable
 from libs.common.events import Event
 from libs.common.events import model as ev
 from libs.common.generations import ASK_EVERY_S, KnownHosts, all_hosts
 from libs.common.runtime import Runtime
+from libs.common.store.restores import restored_at
 from libs.common.telemetry import current_traceparent
 from libs.common.tokens import TokenVerifier
 from libs.common.waiting import lasting
 from services.ipam import api, core
-from services.ipam.model import Address, Claim, IpamConfig, Network, State, allocated
+from services.ipam.model import Address, Claim, IpamConfig, Network, Reported, State, allocated
+from services.ipam.recovery import Recoveries
 from services.ipam.store import HOSTS, IpamStore
 
 MAX_TRIES = 64
 CANDIDATES = 64
+RACES = 4
 FORGET_EVERY_S = 600.0
+QUARANTINE_LOOK_S = 30.0
 
 
 class Ipam:
@@ -37,10 +41,13 @@ class Ipam:
         }
         self.store = store
         self._rt = rt
+        self.recovery = Recoveries(store, config, rt.clock, rt.telemetry.log)
         self._relay = rt.relay([store.addresses])
         # Offsets below the frontier have been used; each replica guesses it and is corrected by the store.
         self._frontier: dict[str, int] = {}
         self._in_flight: set[str] = set()
+        self._quarantine: dict[str, None] = {}  # as of the last look
+        self._looked_at = float("-inf")
         self._allocations = rt.telemetry.counter("ipam_allocations", "Addresses given", "network")
         self._releases = rt.telemetry.counter("ipam_releases", "Addresses given back", "network")
         self._conflicts = rt.telemetry.counter("ipam_races_lost", "Lost compare-and-sets")
@@ -51,6 +58,7 @@ class Ipam:
         async with asyncio.TaskGroup() as group:
             group.create_task(lasting(self._relay.run()))
             group.create_task(lasting(self._forget()))
+            group.create_task(lasting(self.recovery.run()))
 
     # -- allocation
 
@@ -69,6 +77,8 @@ class Ipam:
             return network, _own(held, claim)
         if await self.store.buried(claim.attachment, claim.host):
             raise Conflict(f"attachment {claim.attachment} is over; it gets no address any more")
+        if why := self.recovery.waiting():
+            raise Unavailable(why)
         address = _own(await self._allocate(network, claim), claim)
         if await self.store.buried(claim.attachment, claim.host):
             # It was released while we were at it; that release found nothing to free.
@@ -218,8 +228,17 @@ class Ipam:
         if await self.store.save(current, events, self._rt.clock.now()):
             self._relay.kick()
 
-    async def report(self, host: str, live: frozenset[str]) -> int:
-        """A host says which attachments it has; returns how many leaked addresses were released."""
+    async def report(
+        self, host: str, live: frozenset[str], held: Sequence[Reported] | None = None
+    ) -> int:
+        """A host says which attachments it has; returns how many leaked addresses were released.
+
+        `held` are those that have an address; None: the host does not say.
+        """
+        await self._hear(host, live, held or ())
+        await self._end_claims(host, live)
+        if held is not None:
+            await self.recovery.reported(host)
         now = self._rt.clock.now()
         found = core.leaks(await self.store.on_host(host), live, now, self.config.leak_grace_s)
         for address in (*found.missing, *found.found):
@@ -230,6 +249,72 @@ class Ipam:
                 address.attachment, address.generation, "leaked", f"host:{host}", host
             )
         return released
+
+    async def _hear(self, host: str, live: frozenset[str], held: Sequence[Reported]) -> None:
+        """What a host says it has is not free, whatever the store says."""
+        told = {f"{each.network}/{each.address}": each for each in held}
+        for tries in range(MAX_TRIES):
+            stored = await self.store.get_many(list(told))
+            again: dict[str, Reported] = {}
+            for name, each in told.items():
+                known = stored.get(name) or self._unused(each)
+                if known is None:
+                    self._rt.telemetry.log.warning("no address of ours", host=host, address=name)
+                    continue
+                now, grace_s = self._rt.clock.now(), self.config.leak_grace_s
+                verdict = core.heard(known, each, host, live, now, grace_s)
+                if tries >= RACES and verdict.address is not None:
+                    # No race any more: by the store the attachment has another address.
+                    verdict = core.quarantined(known, each, host, now)
+                if not await self._settle(verdict):
+                    again[name] = each
+            if not again:
+                return
+            told = again
+        raise Unavailable(f"report of {host}: lost {MAX_TRIES} races")
+
+    def _unused(self, told: Reported) -> Address | None:
+        network = self.networks.get(told.network)
+        offset = network.offset(told.address) if network else None
+        return None if offset is None else Address(told.network, told.address, offset)
+
+    async def _end_claims(self, host: str, live: frozenset[str]) -> None:
+        """Claims of this host's on addresses in quarantine, as far as they are over."""
+        config, now = self.config, self._rt.clock.now()
+        if now - self._looked_at >= QUARANTINE_LOOK_S:
+            self._looked_at = now
+            found = await self.store.quarantined(self.networks)
+            self._quarantine = {each.id: None for each in found}
+        for address in (await self.store.get_many(list(self._quarantine))).values():
+            if address.state is not State.QUARANTINED:
+                continue
+            now = self._rt.clock.now()
+            verdict = core.unclaimed(
+                address, host, live, now, config.leak_grace_s, config.cooldown_s
+            )
+            await self._settle(verdict)  # one that is being changed waits for the next report
+
+    async def _settle(self, verdict: core.Verdict) -> bool:
+        """Make it true; False when the address was changed meanwhile."""
+        if verdict.gone_back:
+            await self.recovery.gone_back()
+        address = verdict.address
+        if address is None:
+            return True
+        now = self._rt.clock.now()
+        if not await self.store.save(address, verdict.events, now, current_traceparent()):
+            return False
+        if address.state is State.QUARANTINED:
+            self._quarantine[address.id] = None
+        if verdict.events:
+            self._rt.telemetry.log.warning(
+                "an address is not as stored",
+                address=address.id,
+                state=address.state.value,
+                attachment=address.attachment,
+            )
+            self._relay.kick()
+        return True
 
     async def _forget(self) -> None:
         while True:
@@ -253,6 +338,7 @@ async def run(rt: Runtime) -> None:
     """The service."""
     config = rt.section(IpamConfig)
     ipam = Ipam(rt, config, await IpamStore.open(rt.store))
+    await ipam.recovery.start(await restored_at(rt.store))
     hosts = await KnownHosts.open(rt.peers, rt.store, HOSTS)
     verify = TokenVerifier(rt.secret, rt.clock, hosts.generations)
     asking = rt.queue("hosts", hosts.ask, workers=1)

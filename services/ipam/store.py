@@ -1,22 +1,26 @@
-"""ipam's documents: addresses that have been used, and tombstones of attachments that are over."""
+"""ipam's documents: addresses that have been used, tombstones of attachments that are over, and the recovery."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 
 from libs.common.events import Event, seal
 from libs.common.events.base import Cause
+from libs.common.generations import HOSTS_SCHEMA
 from libs.common.store.base import (
     Collection,
     CollectionSpec,
     Index,
     Op,
     Query,
+    Schema,
     Store,
     Where,
     Write,
     eq,
 )
+from libs.common.store.shapes import fields
 from services.ipam.model import Address, State, from_body, to_body
 
 ADDRESSES = CollectionSpec(
@@ -28,23 +32,45 @@ ADDRESSES = CollectionSpec(
         Index("sticky", ("network", "sticky_key")),
         Index("host", ("host", "state")),
     ),
+    Schema(known=lambda body: to_body(from_body(0, body))),
 )
-TOMBSTONES = CollectionSpec("ipam_tombstones", (Index("at", ("at",)),))
-HOSTS = CollectionSpec("ipam_hosts")  # of libs/common/generations.py
+TOMBSTONES = CollectionSpec("ipam_tombstones", (Index("at", ("at",)),), Schema(known=fields("at")))
+RECOVERY = CollectionSpec(
+    "ipam_recovery",
+    schema=Schema(known=fields("restored", "since", "why", "over", "expected", "reported")),
+)
+HOSTS = CollectionSpec("ipam_hosts", schema=HOSTS_SCHEMA)
 _PAGE = 1000
+_RECOVERY_DOC = "recovery"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """See recovery.py: what restore it is about, when it began and why, and which hosts are waited for."""
+
+    restored: float = 0.0
+    since: float = 0.0
+    why: str = ""
+    over: bool = True
+    expected: tuple[str, ...] = ()
+    reported: tuple[str, ...] = ()
+    version: int = 0
 
 
 class IpamStore:
-    """Typed access to both collections."""
+    """Typed access."""
 
-    def __init__(self, addresses: Collection, tombstones: Collection) -> None:
+    def __init__(
+        self, addresses: Collection, tombstones: Collection, recoveries: Collection
+    ) -> None:
         self.addresses = addresses
         self._tombstones = tombstones
+        self._recoveries = recoveries
 
     @classmethod
     async def open(cls, store: Store) -> IpamStore:
-        """Open both collections."""
-        return cls(await store.collection(ADDRESSES), await store.collection(TOMBSTONES))
+        """Open the collections."""
+        return cls(*[await store.collection(spec) for spec in (ADDRESSES, TOMBSTONES, RECOVERY)])
 
     async def of_attachment(self, attachment: str) -> Address | None:
         """The address that an attachment has."""
@@ -55,6 +81,21 @@ class IpamStore:
         """An address that has been used."""
         doc = await self.addresses.get(f"{network}/{address}")
         return from_body(doc.version, doc.body) if doc else None
+
+    async def get_many(self, ids: Sequence[str]) -> dict[str, Address]:
+        """Those of the addresses (by document id) that have been used."""
+        found = await self.addresses.get_many(ids)
+        return {name: from_body(doc.version, doc.body) for name, doc in found.items()}
+
+    async def quarantined(self, networks: Iterable[str]) -> list[Address]:
+        """All addresses of these networks that are in quarantine."""
+        state = eq("state", State.QUARANTINED.value)
+        return [a for each in networks for a in await self._all((eq("network", each), state))]
+
+    async def hosts(self) -> tuple[str, ...]:
+        """All hosts that have addresses."""
+        found = await self._all((eq("state", State.ALLOCATED.value),))
+        return tuple(sorted({each.host for each in found}))
 
     async def sticky(self, network: str, key: str) -> list[Address]:
         """Released addresses that were last used under a sticky key."""
@@ -136,6 +177,29 @@ class IpamStore:
         for doc in (await self._tombstones.find(Query(where, limit=limit))).docs:
             gone += (await self._tombstones.delete(doc.id, doc.version)).ok
         return gone
+
+    async def recovery(self) -> Recovery:
+        """What is being done about a restore; the empty one when there never was one."""
+        doc = await self._recoveries.get(_RECOVERY_DOC)
+        if doc is None:
+            return Recovery()
+        body = doc.body
+        return Recovery(
+            restored=body["restored"],
+            since=body["since"],
+            why=body["why"],
+            over=body["over"],
+            expected=tuple(body["expected"]),
+            reported=tuple(body["reported"]),
+            version=doc.version,
+        )
+
+    async def save_recovery(self, recovery: Recovery) -> bool:
+        """Compare-and-set."""
+        body = asdict(recovery)
+        version = body.pop("version")
+        (result,) = await self._recoveries.replace_many([Write(_RECOVERY_DOC, version, body)])
+        return result.ok
 
     async def _find(self, query: Query) -> list[Address]:
         page = await self.addresses.find(query)

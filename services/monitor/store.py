@@ -14,17 +14,23 @@ from libs.common.store.base import (
     Op,
     Outcome,
     Query,
+    Schema,
     Store,
     Where,
     Write,
     eq,
 )
+from libs.common.store.shapes import fields
 from services.monitor.model import Alert, Node, alert_body, alert_of, node_body, node_of
 
-NODES = CollectionSpec("monitor_nodes")
-PULSE = CollectionSpec("monitor_pulse")
+NODES = CollectionSpec(
+    "monitor_nodes", schema=Schema(known=lambda body: node_body(node_of("", 0, body)))
+)
+PULSE = CollectionSpec("monitor_pulse", schema=Schema(known=fields("at")))
 ALERTS = CollectionSpec(
-    "monitor_alerts", (Index("unsettled", ("unsettled",)), Index("firing", ("firing",)))
+    "monitor_alerts",
+    (Index("unsettled", ("unsettled",)), Index("firing", ("firing",))),
+    Schema(known=lambda body: alert_body(alert_of("", 0, body))),
 )
 _PAGE = 1000
 

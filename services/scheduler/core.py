@@ -9,7 +9,7 @@ placement (`placing.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from libs.mesos import events as mesos
@@ -18,9 +18,11 @@ from services.scheduler.cluster import Cluster, Draft
 from services.scheduler.model import (
     Agent,
     Instance,
+    InstanceId,
     Kill,
     Offer,
     OfferId,
+    Recall,
     Reconcile,
     ReleaseBreaker,
     Retell,
@@ -29,6 +31,7 @@ from services.scheduler.model import (
     Tick,
     Unwant,
     Want,
+    split_attempt,
 )
 from services.scheduler.placing import place_pending
 from services.scheduler.tasks import TaskFactory, parse_offer
@@ -38,6 +41,7 @@ Input = (
     | Unwant
     | Retell
     | Tick
+    | Recall
     | ReleaseBreaker
     | mesos.Subscribed
     | mesos.Disconnected
@@ -87,6 +91,8 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
             draft.volatile.offers.pop(OfferId(offer_id), None)
         case mesos.Update(status):
             updates.update(draft, status, now, config)
+        case Recall(ended):
+            _recall(draft, ended)
         case ReleaseBreaker():
             draft.volatile.breaker_open = False
             _kill_unknown(draft)
@@ -192,11 +198,13 @@ def kill(draft: Draft, instance: Instance, now: float, config: SchedulerConfig) 
 
 
 def _breaker(draft: Draft, now: float, config: SchedulerConfig) -> None:
-    """A few unknown tasks are killed; many, or any beside an empty store, wait for a person.
+    """Tasks of instances that are not stored wait for a person, or for their own end.
 
-    A lost database must not kill a fleet.
+    We save before we launch, so the store has been lost or has gone back in time, and that must not kill a fleet.
     """
     volatile = draft.volatile
+    if not volatile.unknown and now - volatile.subscribed_at >= updates.SETTLE_S:
+        volatile.breaker_open = False
     if (
         not volatile.unknown
         or volatile.breaker_open
@@ -211,7 +219,16 @@ def _breaker(draft: Draft, now: float, config: SchedulerConfig) -> None:
         _kill_unknown(draft)
 
 
+def _recall(draft: Draft, ended: Mapping[InstanceId, int]) -> None:
+    """These tasks are no strangers: their instances have ended."""
+    for attempt, agent in list(draft.volatile.unknown.items()):
+        name = split_attempt(attempt)
+        if name is not None and name[0] in ended:
+            del draft.volatile.unknown[attempt]
+            draft.act(Kill(attempt, agent, updates.STRAY_GRACE_S))
+
+
 def _kill_unknown(draft: Draft) -> None:
     for attempt, agent in draft.volatile.unknown.items():
-        draft.act(Kill(attempt, agent, 10.0))
+        draft.act(Kill(attempt, agent, updates.STRAY_GRACE_S))
     draft.volatile.unknown.clear()

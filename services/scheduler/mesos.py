@@ -10,6 +10,7 @@ import aiohttp
 
 from libs.common.errors import TimedOut, Unavailable
 from libs.common.runtime import Runtime
+from libs.common.task import TellAnew
 from libs.mesos import calls, errors
 from libs.mesos.credentials import read_credentials
 from libs.mesos.events import SchedulerEvent
@@ -19,6 +20,7 @@ from libs.mesos.scheduler import SchedulerClient
 from services.scheduler.model import (
     Acknowledge,
     Action,
+    AskAnew,
     Decline,
     Kill,
     Launch,
@@ -27,6 +29,7 @@ from services.scheduler.model import (
     SchedulerConfig,
     Suppress,
 )
+from services.scheduler.tasks import EXECUTOR_ID
 
 LAUNCH_REFUSE_S = 0.0
 """What a LAUNCH leaves of its offer is offered again at once: there may be more to place."""
@@ -80,6 +83,9 @@ class HttpDriver:
                 await client.kill(task, agent, grace_s)
             case Acknowledge(status):
                 await client.acknowledge(status)
+            case AskAnew(attempts, agent):
+                asked = TellAnew(attempts=attempts).model_dump_json().encode()
+                await client.message(agent, EXECUTOR_ID, asked)
             case Reconcile(tasks):
                 await client.reconcile(_named(tasks))
             case Revive():

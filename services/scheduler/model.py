@@ -209,6 +209,14 @@ class Acknowledge:
 
 
 @dataclass(frozen=True, slots=True)
+class AskAnew:
+    """MESSAGE to the agent's executor: report these attempts once more, with where they are."""
+
+    attempts: tuple[AttemptId, ...]
+    agent: AgentId
+
+
+@dataclass(frozen=True, slots=True)
 class Reconcile:
     """Ask for the state of these tasks; of all when empty."""
 
@@ -225,7 +233,7 @@ class Suppress:
     """No offers are wanted."""
 
 
-Action = Launch | Decline | Kill | Acknowledge | Reconcile | Revive | Suppress
+Action = Launch | Decline | Kill | Acknowledge | AskAnew | Reconcile | Revive | Suppress
 
 
 # -- inputs that don't come from Mesos -----------------------------------------------------------------
@@ -264,6 +272,13 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """Instances of unknown tasks that are stored as ended, with their documents' versions."""
+
+    ended: Mapping[InstanceId, int]
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseBreaker:
     """A person says that the unknown tasks may be killed."""
 
@@ -296,7 +311,7 @@ class SchedulerConfig(BaseModel):
     offer_hold_s: float = 5.0
     decline_s: float = 5.0
     delayed_every_s: float = 10.0
-    breaker_limit: int = 5
+    breaker_limit: int = 0  # so many tasks of instances that are not stored are killed unasked
     keep_ended_s: float = 86_400.0  # documents of instances, after their end
     leader_lease_s: float = (
         0.0  # 0: the only scheduler there is; otherwise standbys wait for the lease
@@ -330,7 +345,7 @@ def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:
     return Instance(
         id=InstanceId(doc_id),
         version=version,
-        spec=InstanceSpec.model_validate(body["spec"]),
+        spec=InstanceSpec.model_validate(body["spec"], extra="ignore"),
         state=State(body["state"]),
         strays=tuple((AttemptId(task), AgentId(agent)) for task, agent in body["strays"]),
         cleanup=body.get("cleanup", False),

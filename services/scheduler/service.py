@@ -34,11 +34,13 @@ from services.scheduler.model import (
     InstanceId,
     Launch,
     OfferId,
+    Recall,
     Retell,
     SchedulerConfig,
     Tick,
     Unwant,
     Want,
+    split_attempt,
 )
 from services.scheduler.store import Framework, Saved, SchedulerStore
 from services.scheduler.tasks import TaskFactory, executor_info, framework_info
@@ -78,6 +80,7 @@ class Scheduler:
         )
         self._inbox: asyncio.Queue[tuple[Input, asyncio.Future[None] | None]] = asyncio.Queue(INBOX)
         self._outgoing: asyncio.Queue[Sequence[Action]] = asyncio.Queue(INBOX)
+        self._strangers: set[InstanceId] = set()  # looked up, and not stored
         self._unanswered: list[OfferId] = []  # offers that Mesos may think we still have
         self._decide_s = rt.telemetry.histogram("scheduler_decide_seconds", "One batch's decision")
         self._launched = rt.telemetry.counter("scheduler_launched_total", "Tasks launched")
@@ -154,11 +157,29 @@ class Scheduler:
     async def _tick(self) -> None:
         while True:
             await self._rt.clock.sleep(self.config.tick_s)
+            await self._recall()
             await self._inbox.put((Tick(), None))
             if self._unanswered:
                 # Nobody else would ever free their resources; declining a used offer does nothing.
                 offers, self._unanswered = tuple(self._unanswered), []
                 await self._outgoing.put([Decline(offers, self.config.decline_s)])
+
+    async def _recall(self) -> None:
+        """Look up whose the unknown tasks are: of ended instances only the last are in memory."""
+        names = map(split_attempt, self.cluster.volatile.unknown)
+        unknown = {name[0] for name in names if name is not None}
+        self._strangers &= unknown
+        wanted = sorted(unknown - self._strangers)
+        if not wanted:
+            return
+        try:
+            ended = await self._store.ended_among(wanted)
+        except Unavailable as error:
+            self._log.warning("unknown tasks wait", count=len(wanted), error=str(error))
+            return
+        self._strangers.update(each for each in wanted if each not in ended)
+        if ended:
+            await self._inbox.put((Recall(ended), None))
 
     async def _follow_mesos(self) -> None:
         async with self._driver.subscribe() as events:

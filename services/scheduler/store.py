@@ -19,15 +19,23 @@ from libs.common.store.base import (
     OutboxEvent,
     Outcome,
     Query,
+    Schema,
     Store,
     Write,
     eq,
 )
+from libs.common.store.shapes import fields
 from services.scheduler.cluster import Draft
 from services.scheduler.model import Instance, InstanceId, from_body, to_body
 
-INSTANCES = CollectionSpec("scheduler_instances", (Index("ended", ("ended", "since")),))
-FRAMEWORK = CollectionSpec("scheduler_framework")
+INSTANCES = CollectionSpec(
+    "scheduler_instances",
+    (Index("ended", ("ended", "since")),),
+    Schema(known=lambda body: to_body(from_body("", 0, body))),
+)
+FRAMEWORK = CollectionSpec(
+    "scheduler_framework", schema=Schema(known=fields("id", "executor_command"))
+)
 _PAGE = 2000
 _FRAMEWORK_DOC = "framework"
 
@@ -82,6 +90,11 @@ class SchedulerStore:
         query = Query((eq("ended", True),), order="since", descending=True, limit=limit)
         page = await self.instances.find(query)
         return {InstanceId(doc.id): doc.version for doc in reversed(page.docs)}
+
+    async def ended_among(self, instances: Sequence[InstanceId]) -> dict[InstanceId, int]:
+        """Those of the instances that are stored as ended, with their versions."""
+        found = await self.instances.get_many(instances)
+        return {InstanceId(doc.id): doc.version for doc in found.values() if doc.body["ended"]}
 
     async def get(self, instance: str) -> Instance | None:
         """One instance, ended or not."""

@@ -21,9 +21,11 @@ from services.scheduler.cluster import Draft, Full
 from services.scheduler.model import (
     Acknowledge,
     AgentId,
+    AskAnew,
     AttemptId,
     Instance,
     Kill,
+    Reconcile,
     Retell,
     SchedulerConfig,
     State,
@@ -34,6 +36,9 @@ from services.scheduler.model import (
 # For us an unknown task is an ended one: we save before we launch, so it was launched or never will be.
 ENDED_STATES = TERMINAL_STATES | {"TASK_UNKNOWN"}
 STRAY_GRACE_S = 10.0
+SETTLE_S = 10.0
+"""After a subscription: by then reconciliation has told of the attempts that we have forgotten, if any."""
+RECONCILED = "REASON_RECONCILIATION"
 GONE_EXECUTOR = "REASON_EXECUTOR_TERMINATED"
 # The executor died, or did not come back to its agent in time: its containers run on.
 ORPHANING = frozenset({GONE_EXECUTOR, "REASON_EXECUTOR_REREGISTRATION_TIMEOUT"})
@@ -50,8 +55,13 @@ def update(draft: Draft, status: TaskStatus, now: float, config: SchedulerConfig
     if name is None or instance is None or instance.state is State.ENDED:
         known = name is not None and (name[0] in draft.cluster.ended or instance is not None)
         _foreign(draft, task, agent, status, known, now)
-    elif name[1] != instance.generation:
+    elif name[1] < instance.generation:
         _older(draft, instance, task, agent, status)
+    elif name[1] > instance.generation and status.get("reason") == RECONCILED:
+        _newer(draft, instance, name[1], agent, status, now, config)
+    elif name[1] > instance.generation:
+        # A host's word is not enough to give up an attempt on another: the master says whether there is such a task.
+        draft.act(Reconcile(((task, agent),)))
     elif instance.live:
         _current(draft, instance, status, now, config)
 
@@ -86,6 +96,47 @@ def _older(
             draft.put(replace(instance, strays=strays))
     elif status["state"] != "TASK_UNREACHABLE":
         draft.act(Kill(task, agent, STRAY_GRACE_S))
+
+
+def _newer(
+    draft: Draft,
+    instance: Instance,
+    generation: int,
+    agent: AgentId | None,
+    status: TaskStatus,
+    now: float,
+    config: SchedulerConfig,
+) -> None:
+    """An attempt that we have forgotten: we save before we launch, so the store has gone back in time.
+
+    It is the current one, wherever it is; the one that we took for that is over, and killed should it turn up.
+    """
+    place = agent or AgentId("")
+    host = draft.volatile.agents.get(place)
+    strays = tuple(each for each in instance.strays if each[0] != status["task_id"]["value"])
+    if instance.live:
+        strays = (*strays, (instance.attempt, instance.agent))
+        draft.act(Kill(instance.attempt, instance.agent or None, STRAY_GRACE_S))
+    fresh = replace(
+        instance,
+        state=State.PENDING,
+        generation=generation,
+        agent=place,
+        hostname=host.hostname if host else instance.hostname if place == instance.agent else "",
+        address="",
+        container="",
+        healthy=None,
+        since=now,
+        not_before=now,
+        adopt="",
+        orphaned_at=0.0,
+        strays=strays,
+    )
+    draft.put(fresh)
+    if status["state"] not in ENDED_STATES:
+        staged = replace(fresh, state=State.STAGED)
+        draft.put(staged)
+        _current(draft, staged, status, now, config)
 
 
 def _current(
@@ -127,6 +178,8 @@ def _running(
         orphaned_at=0.0,
         message=instance.message if instance.stop else report.detail,
     )
+    if not after.address:
+        draft.act(AskAnew((after.attempt,), after.agent))  # a master keeps no report
     if after == instance:
         return
     if fresh:
@@ -167,7 +220,10 @@ def _ended(
             since=now,
             adopt=instance.container,
             orphaned_at=instance.orphaned_at or now,
-            not_before=now + config.restart_backoff_s if instance.adopt else now,
+            not_before=max(
+                now + config.restart_backoff_s if instance.adopt else now,
+                _settled_at(draft, reason),
+            ),
             message=message,
         )
         draft.put(orphan)
@@ -197,7 +253,7 @@ def _ended(
         state=State.ENDED if final else State.PENDING,
         since=now,
         failures=failures,
-        not_before=now + backoff_s,
+        not_before=max(now + backoff_s, _settled_at(draft, reason)),
         healthy=None,
         adopt="",
         orphaned_at=0.0,
@@ -226,6 +282,11 @@ def _put_off(
         final=False,
     )
     draft.put(replace(after, healthy=None, adopt="", orphaned_at=0.0), dropped)
+
+
+def _settled_at(draft: Draft, reason: str) -> float:
+    """When to go on after an end that only reconciliation tells: a later attempt may run that it has yet to tell of."""
+    return draft.volatile.subscribed_at + SETTLE_S if reason == RECONCILED else 0.0
 
 
 def _container_may_run(instance: Instance, status: TaskStatus) -> bool:

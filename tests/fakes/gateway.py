@@ -22,6 +22,7 @@ from libs.common.sealing import Sealer
 from libs.common.serve import serve
 from libs.common.store.base import Store
 from libs.common.store.memory import MemoryStore
+from libs.common.store.schemas import SchemaStore
 from libs.common.telemetry import Telemetry, make_log
 from services.deployer import api_vault
 from services.deployer.store import Repository
@@ -128,7 +129,7 @@ def make_shared(
         CommonConfig(data_dir=data_dir, bus="memory:", store="memory:", log_level="error"),
         {"gateway": config},
         MemoryBus(clock),
-        store or MemoryStore(),
+        SchemaStore(store or MemoryStore()),
         clock,
         rng,
         RngIds(rng),

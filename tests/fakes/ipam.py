@@ -58,7 +58,7 @@ class FakeIpam:
             self._released_at[name, held.ip] = self._generation
         self._done(None)
 
-    async def report_live(self, keys: Sequence[str]) -> None:
+    async def report_live(self, keys: Sequence[str], held: Sequence[Attachment] = ()) -> None:
         """See IpamPort."""
         self._arrive("report", "")
         self.live = list(keys)

@@ -25,6 +25,7 @@ from libs.common.peers import PeerClient
 from libs.common.runtime import CommonConfig, Shared, run_services
 from libs.common.serve import serve
 from libs.common.store.memory import MemoryStore
+from libs.common.store.schemas import SchemaStore
 from libs.common.telemetry import make_log
 from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
 from services.gateway.model import GatewayConfig
@@ -104,7 +105,7 @@ def machine(directory: Path, urls: dict[str, str], service: str) -> tuple[Party,
         "gateway": GatewayConfig(rate_per_s=100_000.0, rate_burst=100_000.0),
         "ipam": IpamConfig.model_validate({"networks": [NETWORK]}),
     }
-    bus, store = MemoryBus(clock), MemoryStore()
+    bus, store = MemoryBus(clock), SchemaStore(MemoryStore())
     shared = Shared(common, settings, bus, store, clock, rng, RngIds(rng), secret=secret)
     return Party(secret.path, secret), shared
 

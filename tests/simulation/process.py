@@ -17,6 +17,7 @@ from libs.common.config import Settings
 from libs.common.errors import GantryError
 from libs.common.http import Kind
 from libs.common.runtime import CommonConfig, Runtime
+from libs.common.store.schemas import SchemaStore
 from libs.common.telemetry import Telemetry
 from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
 from libs.mesos.errors import MesosError
@@ -93,7 +94,7 @@ def make_runtime(world: Surroundings, life: Life, service: str) -> Runtime:
         rng=rng,
         ids=RngIds(rng),
         bus=world.bus.share(BusHandleFaults(world.faults, life)),
-        store=world.store.share(StoreHandleFaults(world.faults, life)),
+        store=SchemaStore(world.store.share(StoreHandleFaults(world.faults, life))),
         peers=client_of(world, life, Kind.SERVICE, service),
         verify=TokenVerifier(SECRET, clock),
         telemetry=make_telemetry(world, service, life.name),
@@ -112,19 +113,25 @@ class Process:
         self.name = name
         self.service = service
         self.life: Life | None = None
+        self.stopped = False
         self._main = main
         self._skew_s = skew_s
         self._failures = 0
         self._backoff = Backoff(0.2, 10.0)
 
     def start(self) -> None:
-        """Begin a life, if there is none."""
-        if self.life is not None and not self.life.dead:
+        """Begin a life, if there is none and it is not stopped."""
+        if self.stopped or (self.life is not None and not self.life.dead):
             return
         life = self.life = Life(self.world.loop, self.name, self._skew_s)
         life.on_kill = self._killed
         self.world.trace.add(self.name, "starts")
         life.spawn(self._live(life))
+
+    def stop(self) -> None:
+        """End it; it stays so until `stopped` is taken back and it is started."""
+        self.stopped = True
+        self.kill()
 
     def kill(self) -> None:
         """kill -9; the supervisor starts it again."""

@@ -9,7 +9,8 @@ sqlite, mongo) passes `tests/contract/store/`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,13 +44,15 @@ class Doc:
 class Write:
     """Replace document `id` at `version` by `body` (version 0: insert). The new version is `version` + 1.
 
-    `events` are appended to what the outbox still holds.
+    `events` are appended to what the outbox still holds. `schema` is the newest version of the collection's schema that
+    may be overwritten (0: any); SchemaStore sets it.
     """
 
     id: str
     version: int
     body: Body
     events: tuple[OutboxEvent, ...] = ()
+    schema: int = 0
 
 
 class Outcome(enum.Enum):
@@ -59,6 +62,7 @@ class Outcome(enum.Enum):
     CONFLICT = "conflict"  # another version is stored (or none, or one where none was expected)
     DUPLICATE = "duplicate"  # a unique index holds the same values in another document
     FENCED = "fenced"  # the fence's epoch is an old one
+    NEWER = "newer"  # the stored document is of a newer schema than the write allows for
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +101,37 @@ class Index:
     unique: bool = False
 
 
+Reshape = Callable[[Body], Body]
+"""A pure function from a body to a body; it must not change what it is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """How a collection's documents look to this code; `docs/adr/0015` says how they change.
+
+    `version` counts the shapes that the collection has had. `upgrades` lead up to it from the oldest shape that can
+    still be read, one step each: the last takes a body of `version` - 1. `readable_by` is the oldest version whose
+    code may read and write what this code writes. `known` is what this code understands of a body of newer code.
+    """
+
+    version: int = 1
+    readable_by: int = 1
+    upgrades: tuple[Reshape, ...] = ()
+    known: Reshape | None = None
+
+    @property
+    def oldest(self) -> int:
+        """The oldest version that can be read."""
+        return self.version - len(self.upgrades)
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionSpec:
-    """A collection's name and indexes; equality and range filters should be covered by one of them."""
+    """A collection's name, indexes and schema; equality and range filters should be covered by an index."""
 
     name: str
     indexes: tuple[Index, ...] = ()
+    schema: Schema = Schema()
 
 
 class Op(enum.Enum):
@@ -200,8 +229,17 @@ class Collection(Protocol):
 
         Within a batch a document may be written once only (ValueError), and no order of its writes is promised: one
         that needs a unique value which another gives up goes into a later batch. Of several reasons to refuse a
-        write, FENCED is told before CONFLICT before DUPLICATE. On TimedOut any of the writes may have been done.
+        write, FENCED is told before CONFLICT before NEWER before DUPLICATE. On TimedOut any of the writes may have been
+        done.
         Raises InvalidInput for a body that JSON can't hold or of more than 8 MB.
+        """
+        ...
+
+    async def rewrite(self, changes: Sequence[tuple[Doc, Body]]) -> int:
+        """Say the same in other words: replace bodies where documents are exactly as read; returns how many.
+
+        Versions don't change and no fence is asked: whoever has read one before may write on top of it. What a unique
+        index refuses stays as it is.
         """
         ...
 
@@ -237,8 +275,44 @@ class Store(Protocol):
         """Give the lease up if `holder` has it."""
         ...
 
+    def archive(self) -> Archive:
+        """For backup and restore."""
+        ...
+
     async def close(self) -> None:
         """Release everything; later calls raise Unavailable."""
+        ...
+
+
+class Archive(Protocol):
+    """What of an adapter backup and restore need. Nobody else may be at work when it writes."""
+
+    def snapshot(self) -> AbstractAsyncContextManager[Archive]:
+        """The store at one moment, where the adapter can tell; else the store itself."""
+        ...
+
+    async def collections(self) -> list[str]:
+        """The names of all collections, sorted."""
+        ...
+
+    async def page(self, collection: str, after: str, limit: int) -> list[Doc]:
+        """The next documents by id, exactly as they are stored."""
+        ...
+
+    async def epochs(self) -> dict[str, int]:
+        """All leaders' epochs."""
+        ...
+
+    async def put(self, collection: str, docs: Sequence[Doc]) -> None:
+        """Store documents exactly as given, in place of those of the same ids."""
+        ...
+
+    async def put_epochs(self, epochs: Mapping[str, int]) -> None:
+        """Set leaders' epochs."""
+        ...
+
+    async def clear(self) -> None:
+        """Forget all documents, epochs and leases."""
         ...
 
 

@@ -16,6 +16,9 @@ from libs.common.store.base import Body, Op, Query, Scalar, Where, Write
 
 MAX_BODY_BYTES: Final = 8_000_000  # MongoDB takes 16 MB a document; the outbox needs room too
 
+SCHEMA: Final = "_schema"
+"""Where a body says of which schema it is: {"version": …, "readable": …}; version 1 says nothing."""
+
 
 class _Missing:
     """The type of MISSING."""
@@ -39,6 +42,11 @@ def decode_body(raw: bytes | str) -> dict[str, Any]:
     """The body of its JSON."""
     decoded: dict[str, Any] = orjson.loads(raw)
     return decoded
+
+
+def schema_of(body: Body) -> int:
+    """The version of the schema that a stored body is of."""
+    return int(body[SCHEMA]["version"]) if SCHEMA in body else 1
 
 
 def lookup(body: Body, path: str) -> Any:

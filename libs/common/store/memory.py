@@ -13,6 +13,8 @@ from typing import Any
 
 from libs.common.errors import Conflict, TimedOut, Unavailable
 from libs.common.store.base import (
+    Archive,
+    Body,
     CollectionSpec,
     Doc,
     Fence,
@@ -36,6 +38,7 @@ from libs.common.store.bodies import (
     lookup,
     matches,
     order_key,
+    schema_of,
     unique_key,
 )
 from libs.common.store.faults import NO_FAULTS, StoreFaults, StorePoint
@@ -46,7 +49,9 @@ _FENCED = WriteResult(Outcome.FENCED)
 
 
 @dataclass(slots=True)
-class _Stored:
+class Stored:
+    """A document as it is kept."""
+
     version: int
     epoch: int
     raw: bytes
@@ -55,11 +60,11 @@ class _Stored:
 
 
 @dataclass
-class _Table:
+class Table:
     """One collection's documents and what finds them."""
 
     indexes: dict[str, Index] = field(default_factory=dict)
-    docs: dict[str, _Stored] = field(default_factory=dict)
+    docs: dict[str, Stored] = field(default_factory=dict)
     unsent: dict[str, None] = field(default_factory=dict)
     holders: dict[str, dict[str, str]] = field(default_factory=dict)  # unique index → key → id
     groups: dict[str, dict[Any, dict[str, None]]] = field(
@@ -89,7 +94,7 @@ class _Table:
                 return name
         return ""
 
-    def put(self, doc_id: str, stored: _Stored) -> None:
+    def put(self, doc_id: str, stored: Stored) -> None:
         """Store, and keep the indexes."""
         self.drop(doc_id)
         self.docs[doc_id] = stored
@@ -152,7 +157,7 @@ def _hashable(value: Any) -> Any:
 class _World:
     """What all handles share."""
 
-    tables: dict[str, _Table] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
 
@@ -172,7 +177,7 @@ class MemoryStore:
     async def collection(self, spec: CollectionSpec) -> MemoryCollection:
         """The collection, made with its indexes if need be."""
         await self.call("store.collection")
-        table = self._world.tables.setdefault(spec.name, _Table())
+        table = self._world.tables.setdefault(spec.name, Table())
         for index in spec.indexes:
             table.add_index(index)
         return MemoryCollection(self, spec.name, table)
@@ -205,6 +210,12 @@ class MemoryStore:
             self._world.leases[name] = replace(lease, until=float("-inf"))
         self.answer("store.drop_lease")
 
+    def archive(self) -> Archive:
+        """For backup and restore."""
+        from libs.common.store.memory_archive import MemoryArchive
+
+        return MemoryArchive(self._world.tables, self._world.epochs, self._world.leases)
+
     async def close(self) -> None:
         """Later calls through this handle raise Unavailable."""
         self._closed = True
@@ -236,7 +247,7 @@ class MemoryStore:
 class MemoryCollection:
     """A `Collection` of a MemoryStore."""
 
-    def __init__(self, store: MemoryStore, name: str, table: _Table) -> None:
+    def __init__(self, store: MemoryStore, name: str, table: Table) -> None:
         self._store = store
         self._name = name
         self._table = table
@@ -300,20 +311,40 @@ class MemoryCollection:
             return _FENCED
         if write.version != (stored.version if stored else 0):
             return _CONFLICT
+        if stored is not None and write.schema and schema_of(stored.body) > write.schema:
+            return WriteResult(Outcome.NEWER)
         body = decode_body(raw)
         index = self._table.violated(write.id, body)
         if index:
             return WriteResult(Outcome.DUPLICATE, index)
         epoch = fence.epoch if fence else (stored.epoch if stored else 0)
         outbox = (stored.outbox if stored else ()) + write.events
-        self._table.put(write.id, _Stored(write.version + 1, epoch, raw, body, outbox))
+        self._table.put(write.id, Stored(write.version + 1, epoch, raw, body, outbox))
         return _OK
 
-    def _fenced(self, stored: _Stored | None, fence: Fence | None) -> bool:
+    def _fenced(self, stored: Stored | None, fence: Fence | None) -> bool:
         if fence is None:
             return False
         newest = max(self._store.newest_epoch(fence.name), stored.epoch if stored else 0)
         return fence.epoch < newest
+
+    async def rewrite(self, changes: Sequence[tuple[Doc, Body]]) -> int:
+        """See Collection."""
+        what = f"{self._name}.rewrite"
+        await self._store.call(what)
+        done = 0
+        for doc, given in changes:
+            stored = self._table.docs.get(doc.id)
+            if stored is None or stored.version != doc.version or stored.body != doc.body:
+                continue
+            raw = encode_body(doc.id, given)
+            body = decode_body(raw)
+            if not self._table.violated(doc.id, body):
+                fresh = Stored(stored.version, stored.epoch, raw, body, stored.outbox)
+                self._table.put(doc.id, fresh)
+                done += 1
+        self._store.answer(what)
+        return done
 
     async def delete(self, doc_id: str, version: int, fence: Fence | None = None) -> WriteResult:
         """See Collection."""

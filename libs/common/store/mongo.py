@@ -26,15 +26,14 @@ from pymongo import DeleteOne, InsertOne, UpdateOne
 from pymongo.errors import (
     BulkWriteError,
     DuplicateKeyError,
-    NetworkTimeout,
-    OperationFailure,
     PyMongoError,
-    WTimeoutError,
 )
 
 from libs.common.errors import InvalidInput, TimedOut, Unavailable
 from libs.common.store import mongo_documents as documents
 from libs.common.store.base import (
+    Archive,
+    Body,
     CollectionSpec,
     Doc,
     Fence,
@@ -46,13 +45,19 @@ from libs.common.store.base import (
     Write,
     WriteResult,
 )
-from libs.common.store.bodies import check_query, check_writes, decode_body, encode_body, matches
+from libs.common.store.bodies import (
+    check_query,
+    check_writes,
+    decode_body,
+    encode_body,
+    matches,
+    schema_of,
+)
 from libs.common.store.mongo_documents import Document
+from libs.common.store.mongo_errors import guarded
 from libs.common.store.mongo_schema import prepare
 from libs.common.store.mongo_url import parse_url
-from libs.common.waiting import is_being_cancelled
 
-CALL_S = 30.0
 CLOSE_S = 2.0
 _OPTIONS: Mapping[str, Any] = {
     "serverSelectionTimeoutMS": 5_000,
@@ -64,41 +69,12 @@ _OPTIONS: Mapping[str, Any] = {
     "appname": "gantry",
 }
 _DUPLICATE_KEY = 11000
-_REFUSED = {13: "demands a user that may do this", 18: "refuses the user or its password"}
 _RAISE_TRIES = 200
 _FIND_TRIES = 5
 _LEASE_TRIES = 5
 _OK = WriteResult(Outcome.OK)
 _CONFLICT = WriteResult(Outcome.CONFLICT)
 _FENCED = WriteResult(Outcome.FENCED)
-
-
-@asynccontextmanager
-async def guarded(what: str) -> AsyncIterator[None]:
-    """Raises TimedOut or Unavailable for what goes wrong between us and the server."""
-    try:
-        async with asyncio.timeout(CALL_S):
-            yield
-    except TimeoutError:
-        raise TimedOut(f"mongodb: {what}: no answer within {CALL_S} s") from None
-    except asyncio.CancelledError:
-        if is_being_cancelled():
-            raise
-        raise Unavailable(f"mongodb: {what}: the client gave it up") from None
-    except (NetworkTimeout, WTimeoutError) as error:
-        raise TimedOut(f"mongodb: {what}: {error}") from error
-    except OperationFailure as error:
-        why = _REFUSED.get(error.code or 0)
-        said = (
-            f"the server {why}: {error.details.get('errmsg', '')}"
-            if why and error.details
-            else error
-        )
-        raise Unavailable(f"mongodb: {what}: {said}") from error
-    except OverflowError as error:
-        raise InvalidInput.of("body", f"a number is too large: {error}", "64 bits") from error
-    except PyMongoError as error:
-        raise Unavailable(f"mongodb: {what}: {error}") from error
 
 
 class MongoStore:
@@ -210,6 +186,12 @@ class MongoStore:
                 {"_id": name, "holder": holder}, {"$set": {"until": float("-inf")}}
             )
 
+    def archive(self) -> Archive:
+        """For backup and restore."""
+        from libs.common.store.mongo_archive import MongoArchive
+
+        return MongoArchive(self._database)
+
     async def close(self) -> None:
         """See Store."""
         self._closed = True
@@ -303,6 +285,8 @@ class MongoCollection:
         wanted: Document = {"_id": write.id, "version": write.version}
         if fence is not None:
             wanted["epoch"] = {"$lte": fence.epoch}
+        if write.schema:
+            wanted[documents.SCHEMA_PATH] = {"$not": {"$gt": write.schema}}
         epoch_now = fence.epoch if fence else None
         update = documents.replacement(write, body, self._indexes, epoch_now)
         return UpdateOne(wanted, update, upsert=True)
@@ -328,8 +312,23 @@ class MongoCollection:
 
     async def _stored(self, ids: Sequence[str]) -> dict[str, Document]:
         chosen = {"_id": {"$in": list(ids)}, "version": {"$gt": 0}}
-        found = await self._collection.find(chosen, {"version": 1, "epoch": 1}).to_list(None)
+        wanted = {"version": 1, "epoch": 1, documents.SCHEMA_FIELD: 1}
+        found = await self._collection.find(chosen, wanted).to_list(None)
         return {each["_id"]: each for each in found}
+
+    async def rewrite(self, changes: Sequence[tuple[Doc, Body]]) -> int:
+        """See Collection."""
+        if not changes:
+            return 0
+        operations = [
+            UpdateOne(*documents.rewording(doc, body, self._indexes)) for doc, body in changes
+        ]
+        async with self._call("rewrite"):
+            try:
+                done = await self._collection.bulk_write(operations, ordered=False)
+            except BulkWriteError as error:
+                return int(error.details.get("nModified", 0))
+            return int(done.modified_count)
 
     async def delete(self, doc_id: str, version: int, fence: Fence | None = None) -> WriteResult:
         """See Collection."""
@@ -377,6 +376,8 @@ def _reason(
         return _FENCED
     if write.version != (stored["version"] if stored else 0):
         return _CONFLICT
+    if stored is not None and write.schema and schema_of(stored.get("body", {})) > write.schema:
+        return WriteResult(Outcome.NEWER)
     # E11000 duplicate key error collection: db.things index: unique_by_name dup key: …
     found = re.search(r"index: (?:\S+\.\$)?unique_(\S+)", str(error.get("errmsg", "")))
     return WriteResult(Outcome.DUPLICATE, found.group(1)) if found else _CONFLICT

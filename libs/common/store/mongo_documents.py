@@ -15,11 +15,13 @@ from typing import Any
 from bson.int64 import Int64
 
 from libs.common.store.base import Body, Doc, Index, Op, OutboxEvent, Query, Where, Write
-from libs.common.store.bodies import unique_key
+from libs.common.store.bodies import SCHEMA, decode_body, encode_body, unique_key
 
 Document = dict[str, Any]
 
 GUARD_ID = "\x01guard"  # see mongo.py: the document that makes a stray upsert fail
+SCHEMA_FIELD = f"body.{SCHEMA}"
+SCHEMA_PATH = f"{SCHEMA_FIELD}.version"
 NOTHING: Document = {"_id": {"$in": []}}
 _RANGES = {Op.LT: "$lt", Op.LE: "$lte", Op.GT: "$gt", Op.GE: "$gte"}
 _ESCAPES = (("%", "%25"), (".", "%2E"), ("$", "%24"), ("\0", "%00"))
@@ -91,6 +93,28 @@ def replacement(write: Write, body: Body, indexes: Sequence[Index], epoch: int |
         values["unsent"] = True
         update["$push"] = {"outbox": {"$each": [pack(event) for event in write.events]}}
     return update
+
+
+def rewording(doc: Doc, body: Body, indexes: Sequence[Index]) -> tuple[Document, Document]:
+    """Filter and update of a `rewrite`: the document exactly as it was read, and its new body."""
+    plain = decode_body(encode_body(doc.id, body))
+    same = {"_id": doc.id, "version": doc.version, "body": escaped(doc.body)}
+    return same, {"$set": {"body": escaped(plain), "unique": unique_keys(plain, indexes)}}
+
+
+def restored(doc: Doc, body: Document) -> Document:
+    """A document as it was, but for what unique indexes need."""
+    document = {
+        "_id": doc.id,
+        "version": doc.version,
+        "epoch": doc.epoch,
+        "body": escaped(body),
+        "outbox": [pack(event) for event in doc.outbox],
+        "unique": {},
+    }
+    if doc.outbox:
+        document["unsent"] = True
+    return document
 
 
 def to_doc(document: Document) -> Doc:

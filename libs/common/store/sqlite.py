@@ -15,6 +15,8 @@ from typing import Any
 from libs.common.errors import Conflict, InvalidInput
 from libs.common.sqlite import SqliteThread
 from libs.common.store.base import (
+    Archive,
+    Body,
     CollectionSpec,
     Doc,
     Fence,
@@ -27,14 +29,23 @@ from libs.common.store.base import (
     Write,
     WriteResult,
 )
-from libs.common.store.bodies import check_query, check_writes, decode_body, encode_body
+from libs.common.store.bodies import (
+    SCHEMA,
+    check_query,
+    check_writes,
+    decode_body,
+    encode_body,
+)
 from libs.common.store.sqlite_query import condition, expression, select_page
 from libs.common.store.wire import pack_events, unpack_events
 
 _OK = WriteResult(Outcome.OK)
 _CONFLICT = WriteResult(Outcome.CONFLICT)
 _FENCED = WriteResult(Outcome.FENCED)
+_NEWER = WriteResult(Outcome.NEWER)
 _NO_FENCE = 2**62
+_ANY_SCHEMA = 2**62
+_SCHEMA_SQL = f"coalesce(json_extract(body, '$.{SCHEMA}.version'), 1)"
 _COLUMNS = "id, version, epoch, body, outbox"
 _ID_CHUNK = 5000
 
@@ -48,7 +59,8 @@ _SCHEMA = (
 class SqliteStore:
     """A `Store` in an SQLite file."""
 
-    def __init__(self, writer: SqliteThread, reader: SqliteThread) -> None:
+    def __init__(self, path: Path, writer: SqliteThread, reader: SqliteThread) -> None:
+        self._path = path
         self._writer = writer
         self._reader = reader
 
@@ -62,7 +74,7 @@ class SqliteStore:
         except BaseException:
             await writer.close()
             raise
-        return cls(writer, reader)
+        return cls(Path(path), writer, reader)
 
     async def collection(self, spec: CollectionSpec) -> SqliteCollection:
         """See Store. Raises Conflict when a new unique index doesn't fit what is stored."""
@@ -99,6 +111,12 @@ class SqliteStore:
         # The row stays: its epoch must grow when somebody else takes it.
         sql = "UPDATE leases SET until = -1e300 WHERE name = ? AND holder = ?"
         await self._writer.run(lambda connection: connection.execute(sql, (name, holder)).rowcount)
+
+    def archive(self) -> Archive:
+        """For backup and restore."""
+        from libs.common.store.sqlite_archive import SqliteArchive
+
+        return SqliteArchive(self._path, self._writer)
 
     async def close(self) -> None:
         """See Store."""
@@ -186,18 +204,41 @@ class SqliteCollection:
                     f"UPDATE {self._table} SET version = version + 1, epoch = coalesce(?, epoch),"
                     " body = ?, outbox = CASE WHEN ?3 IS NULL THEN outbox"
                     " ELSE coalesce(outbox || char(10), '') || ?3 END"
-                    " WHERE id = ? AND version = ? AND epoch <= ?"
+                    f" WHERE id = ? AND version = ? AND epoch <= ? AND {_SCHEMA_SQL} <= ?"
                 )
-                values = (mine, body, events, write.id, write.version, limit)
+                schema = write.schema or _ANY_SCHEMA
+                values = (mine, body, events, write.id, write.version, limit, schema)
                 done = connection.execute(sql, values).rowcount
         except sqlite3.IntegrityError as error:
             return WriteResult(Outcome.DUPLICATE, _violated(error, self._table))
-        return _OK if done else self._refusal(connection, write.id, limit)
+        return _OK if done else self._refusal(connection, write.id, limit, write.version)
 
-    def _refusal(self, connection: sqlite3.Connection, doc_id: str, limit: int) -> WriteResult:
-        sql = f"SELECT epoch FROM {self._table} WHERE id = ?"
+    def _refusal(
+        self, connection: sqlite3.Connection, doc_id: str, limit: int, version: int
+    ) -> WriteResult:
+        sql = f"SELECT epoch, version FROM {self._table} WHERE id = ?"
         row = connection.execute(sql, (doc_id,)).fetchone()
-        return _FENCED if row is not None and row[0] > limit else _CONFLICT
+        if row is not None and row[0] > limit:
+            return _FENCED
+        # Neither fence nor version refused it: its schema did.
+        return _NEWER if version and row is not None and row[1] == version else _CONFLICT
+
+    async def rewrite(self, changes: Sequence[tuple[Doc, Body]]) -> int:
+        """See Collection."""
+        rows = [
+            (encode_body(doc.id, body).decode(), doc.id, doc.version, encode_body(doc.id, doc.body))
+            for doc, body in changes
+        ]
+        sql = (
+            f"UPDATE OR IGNORE {self._table} SET body = ? WHERE id = ? AND version = ? AND body = ?"
+        )
+
+        def job(connection: sqlite3.Connection) -> int:
+            return sum(
+                connection.execute(sql, (*row[:3], row[3].decode())).rowcount for row in rows
+            )
+
+        return await self._writer.run(job)
 
     async def delete(self, doc_id: str, version: int, fence: Fence | None = None) -> WriteResult:
         """See Collection."""
@@ -211,7 +252,7 @@ class SqliteCollection:
             if _outdated(connection, fence):
                 return _FENCED
             done = connection.execute(sql, (doc_id, version, limit)).rowcount
-            return _OK if done else self._refusal(connection, doc_id, limit)
+            return _OK if done else self._refusal(connection, doc_id, limit, 0)
 
         return await self._writer.run(job)
 

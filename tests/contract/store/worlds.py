@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from libs.common.runtime import open_store
-from libs.common.store.base import Store
 from libs.common.store.memory import MemoryStore
+from libs.common.store.schemas import SchemaStore
 from tests.servers import MARK
 
 
@@ -23,9 +23,10 @@ class World:
         self._stack = stack
         self._memory = MemoryStore()
 
-    async def open(self) -> Store:
+    async def open(self) -> SchemaStore:
         """A handle such as another process would have."""
-        store = self._memory.share() if self.kind == "memory" else await open_store(self.url)
+        memory = SchemaStore(self._memory.share()) if self.kind == "memory" else None
+        store = memory or await open_store(self.url)
         self._stack.push_async_callback(store.close)
         return store
 

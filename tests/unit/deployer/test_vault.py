@@ -18,10 +18,10 @@ from libs.common.http import Kind, Response, Role
 from libs.common.keys import FixedKeys
 from libs.common.sealing import Sealer
 from libs.common.tokens import TokenSigner, derive_key
+from services.deployer.entries import Kind as EntryKind
 from services.deployer.registry import ImageRef, Login, registry_name
 from services.deployer.store import VAULT
 from services.deployer.vault import MAX_ENTRIES
-from services.deployer.vault import Kind as EntryKind
 from tests.simulation.loop import World, virtual
 from tests.unit.deployer.fake_scheduler import APP, SECRET
 from tests.unit.deployer.service_world import Site, site

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from libs.common.task import TellAnew
 from libs.mesos import events as mesos
 from services.executor.model import State
 from tests.fakes.docker import FakeImage
@@ -31,6 +32,27 @@ async def test_the_whole_life_of_an_attempt(world: World) -> None:
         await it.settle()
         assert it.agent.states("web.1") == ["TASK_RUNNING", "TASK_KILLED"]
         it.check_clean()
+        await it.crash()
+
+
+@virtual
+async def test_a_scheduler_that_has_forgotten_is_told_again(world: World) -> None:
+    it = ExecutorWorld(world)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.launch("web.1", health=(HTTP,))
+        await it.settle()
+        asked = TellAnew(attempts=("web.1", "stranger.1")).model_dump_json().encode()
+        for data in (asked, b"something else"):
+            it.agent.say(mesos.Message(data))
+        await it.settle()
+        assert it.agent.states("web.1") == ["TASK_RUNNING", "TASK_RUNNING"]
+        assert it.agent.last("web.1")["healthy"] is True
+        assert it.agent.report("web.1").address == "10.0.0.1"
+        it.kill("web.1")
+        it.agent.say(mesos.Message(asked))  # it is about to end: that will be told
+        await it.settle()
+        assert it.agent.states("web.1")[2:] == ["TASK_KILLED"]
         await it.crash()
 
 

@@ -191,6 +191,7 @@ async def test_under_a_failing_store_alerts_still_come_and_go_once_each(world: W
     small = SmallWorld(world.loop, seed=5)
     desk = Desk(small)
     task = desk.start()
+    await world.clock.sleep(1)  # a start that fails is its supervisor's business
     small.faults.rates = dict.fromkeys(Point, 0.0) | {Point.STORE_FAILS: 0.2}
     small.faults.on = True
     await desk.crash(4)

@@ -10,14 +10,12 @@ import pytest
 from libs.common.events import model as ev
 from libs.common.task import TaskPayload
 from libs.mesos import events as mesos
-from services.scheduler.cluster import Cluster
 from services.scheduler.model import (
     Acknowledge,
     Decline,
     InstanceId,
     Launch,
     Reconcile,
-    ReleaseBreaker,
     Retell,
     Revive,
     SchedulerConfig,
@@ -206,39 +204,6 @@ def test_a_stopped_instance_does_not_wait_for_ever_for_a_lost_host() -> None:
     desk.tick(desk.config.unreachable_after_s)
     assert InstanceId("i1") in desk.cluster.ended
     assert kills(desk.tell("i1.1", "TASK_RUNNING")) == ["i1.1"]
-
-
-def test_a_few_unknown_tasks_are_killed_after_a_moment() -> None:
-    desk = Desk()
-    desk.running()
-    assert kills(desk.tell("stranger.1", "TASK_RUNNING")) == []
-    assert kills(desk.tick(3.0)) == ["stranger.1"]
-
-
-def test_many_unknown_tasks_open_the_breaker_until_a_person_says_so() -> None:
-    desk = Desk()
-    desk.running()
-    for n in range(desk.config.breaker_limit + 1):
-        desk.tell(f"stranger-{n}.1", "TASK_RUNNING")
-    assert kills(desk.tick(3.0)) == []
-    assert desk.cluster.volatile.breaker_open
-    assert kills(desk.tick(1000.0)) == []
-    assert len(kills(desk.give(ReleaseBreaker()))) == desk.config.breaker_limit + 1
-
-
-def test_beside_an_empty_store_no_unknown_task_is_killed() -> None:
-    desk = Desk()
-    desk.subscribe()
-    desk.tell("stranger.1", "TASK_RUNNING")
-    assert kills(desk.tick(60.0)) == []
-    assert desk.cluster.volatile.breaker_open
-
-
-def test_a_task_of_an_instance_that_ended_before_a_restart_is_no_stranger() -> None:
-    desk = Desk(cluster=Cluster(ended={InstanceId("old"): 3}))
-    desk.subscribe()
-    assert kills(desk.tell("old.1", "TASK_RUNNING")) == ["old.1"]
-    assert not desk.cluster.volatile.unknown
 
 
 def test_a_new_subscription_reconciles_by_name_and_then_all() -> None:

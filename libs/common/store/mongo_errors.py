@@ -1,0 +1,43 @@
+"""What goes wrong between us and MongoDB, in our own errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from pymongo.errors import NetworkTimeout, OperationFailure, PyMongoError, WTimeoutError
+
+from libs.common.errors import InvalidInput, TimedOut, Unavailable
+from libs.common.waiting import is_being_cancelled
+
+CALL_S = 30.0
+_REFUSED = {13: "demands a user that may do this", 18: "refuses the user or its password"}
+
+
+@asynccontextmanager
+async def guarded(what: str) -> AsyncIterator[None]:
+    """Raises TimedOut or Unavailable for what goes wrong between us and the server."""
+    try:
+        async with asyncio.timeout(CALL_S):
+            yield
+    except TimeoutError:
+        raise TimedOut(f"mongodb: {what}: no answer within {CALL_S} s") from None
+    except asyncio.CancelledError:
+        if is_being_cancelled():
+            raise
+        raise Unavailable(f"mongodb: {what}: the client gave it up") from None
+    except (NetworkTimeout, WTimeoutError) as error:
+        raise TimedOut(f"mongodb: {what}: {error}") from error
+    except OperationFailure as error:
+        why = _REFUSED.get(error.code or 0)
+        said = (
+            f"the server {why}: {error.details.get('errmsg', '')}"
+            if why and error.details
+            else error
+        )
+        raise Unavailable(f"mongodb: {what}: {said}") from error
+    except OverflowError as error:
+        raise InvalidInput.of("body", f"a number is too large: {error}", "64 bits") from error
+    except PyMongoError as error:
+        raise Unavailable(f"mongodb: {what}: {error}") from error
