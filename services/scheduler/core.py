@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from libs.mesos import events as mesos
-from services.scheduler import cleaning, updates
+from services.scheduler import cleaning, telling, updates
 from services.scheduler.cluster import Cluster, Draft
 from services.scheduler.model import (
     Agent,
@@ -79,7 +79,7 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
         case Unwant():
             _unwant(draft, each, now)
         case Retell():
-            updates.retell(draft, each)
+            telling.retell(draft, each)
         case mesos.Subscribed():
             _subscribed(draft, now)
         case mesos.Disconnected():
@@ -113,7 +113,7 @@ def _unwant(draft: Draft, unwant: Unwant, now: float) -> None:
     if instance is None:
         if unwant.id not in draft.cluster.ended:
             # Its request is still on the way: the tombstone makes that one a no-op.
-            updates.bury(draft, unwant, now)
+            telling.bury(draft, unwant, now)
     elif instance.state is State.PENDING:
         updates.end(draft, replace(instance.asked_by(unwant), stop=True), now, unwant.reason)
     elif not instance.stop and instance.state is not State.ENDED:

@@ -301,6 +301,10 @@ async def _lead(rt: Runtime, config: SchedulerConfig, open_driver: OpenDriver) -
         command = config.executor_command or _default_command(config)
         given = Framework(framework.id, command, framework.version)
         framework = await store.save_framework(given)
+    elif config.executor_command not in ("", framework.executor_command):
+        # Mesos takes no other command for an executor id that it has seen.
+        kept = framework.executor_command
+        rt.telemetry.log.warning("scheduler.executor_command is not taken", kept=kept)
     cluster = Cluster(await store.load(), await store.ended(ENDED_REMEMBERED))
     info = framework_info(config, framework.id)
     async with open_driver(rt, config, info) as driver:

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from libs.common.events import Event
 from libs.common.events import model as ev
-from libs.common.spec import InstanceSpec, Resources
 from libs.common.task import TaskReport
 from libs.mesos.messages import TERMINAL_STATES, TaskStatus
 from services.scheduler import cleaning
@@ -26,12 +25,11 @@ from services.scheduler.model import (
     Instance,
     Kill,
     Reconcile,
-    Retell,
     SchedulerConfig,
     State,
-    Unwant,
     split_attempt,
 )
+from services.scheduler.telling import place_of
 
 # For us an unknown task is an ended one: we save before we launch, so it was launched or never will be.
 ENDED_STATES = TERMINAL_STATES | {"TASK_UNKNOWN"}
@@ -149,7 +147,7 @@ def _current(
     elif state == "TASK_UNREACHABLE":
         if instance.state is not State.UNREACHABLE:
             lost = ev.ContainerLost(
-                **_place(instance), reason=status.get("reason", "") or status.get("message", "")
+                **place_of(instance), reason=status.get("reason", "") or status.get("message", "")
             )
             draft.put(replace(instance, state=State.UNREACHABLE, since=now, healthy=None), lost)
     elif state == "TASK_STARTING":
@@ -184,7 +182,7 @@ def _running(
         return
     if fresh:
         draft.volatile.full.pop(instance.agent, None)
-    place = _place(after)
+    place = place_of(after)
     events: list[Event] = []
     # A reconciliation may say that it runs before its own update says where.
     located = (after.address, after.container) != (instance.address, instance.container)
@@ -236,7 +234,7 @@ def _ended(
     done = instance.cleanup and status["state"] == "TASK_FINISHED"
     final = instance.stop or done or 0 < config.max_attempts <= failures
     exited = ev.ContainerExited(
-        **_place(instance),
+        **place_of(instance),
         state=status["state"],
         reason=reason,
         message=message,
@@ -274,7 +272,7 @@ def _put_off(
         draft.volatile.full[instance.agent] = Full(now + pause_s, longer_s)
     after = replace(instance, state=State.PENDING, since=now, not_before=now, message=message)
     dropped = ev.ContainerExited(
-        **_place(instance),
+        **place_of(instance),
         state="TASK_DROPPED",
         reason="REASON_CONTAINER_LAUNCH_FAILED",
         message=message,
@@ -304,71 +302,9 @@ def _container_may_run(instance: Instance, status: TaskStatus) -> bool:
 def end(draft: Draft, instance: Instance, now: float, reason: str) -> None:
     """An instance without a task is no longer wanted."""
     exited = ev.ContainerExited(
-        **_place(instance), state="TASK_KILLED", reason=reason, wanted=True, final=True
+        **place_of(instance), state="TASK_KILLED", reason=reason, wanted=True, final=True
     )
     draft.put(replace(instance, state=State.ENDED, since=now, message=reason), exited)
-
-
-def retell(draft: Draft, asking: Retell) -> None:
-    """Tell an instance's present state once more, with a new sequence number; nothing changes by it."""
-    stored = asking.instance
-    current = draft.get(stored.id)
-    if current is None:
-        if draft.cluster.ended.get(stored.id) == stored.version:
-            draft.put(stored.asked_by(asking), _last_words(stored))
-    elif current.state is State.ENDED:
-        pass  # it ended in this very draft, which tells so
-    else:
-        after = current.asked_by(asking)
-        events = _present(current)
-        if events or after != current:
-            draft.put(after, *events)
-
-
-def _present(instance: Instance) -> list[Event]:
-    """The events that tell how a live instance is."""
-    if instance.state is State.UNREACHABLE:
-        return [ev.ContainerLost(**_place(instance), reason=instance.message)]
-    if instance.state is not State.RUNNING:
-        return []
-    events: list[Event] = [ev.ContainerStarted(**_place(instance))]
-    if instance.healthy is not None:
-        kind = ev.ContainerHealthy if instance.healthy else ev.ContainerUnhealthy
-        events.append(kind(**_place(instance)))
-    return events
-
-
-def _last_words(instance: Instance) -> ev.ContainerExited:
-    return ev.ContainerExited(
-        **_place(instance),
-        state="TASK_KILLED" if instance.stop else "TASK_FAILED",
-        message=instance.message,
-        wanted=instance.stop,
-        final=True,
-    )
-
-
-def bury(draft: Draft, unwant: Unwant, now: float) -> None:
-    """A tombstone for an instance whose stop overtook its request: it will never be."""
-    grave = _tombstone(unwant, now)
-    draft.put(grave, _last_words(grave))
-
-
-def _tombstone(unwant: Unwant, now: float) -> Instance:
-    nothing = InstanceSpec(image="", network="", resources=Resources())
-    return Instance(
-        id=unwant.id,
-        app=unwant.app,
-        release=0,
-        deployment="",
-        spec=nothing,
-        state=State.ENDED,
-        stop=True,
-        since=now,
-        message=unwant.reason,
-        asked=unwant.asked,
-        direct_until=unwant.direct_until,
-    )
 
 
 def replace_unreachable(draft: Draft, instance: Instance, now: float) -> None:
@@ -384,7 +320,7 @@ def replace_unreachable(draft: Draft, instance: Instance, now: float) -> None:
             message=f"{instance.hostname} is unreachable",
         ),
         ev.ContainerExited(
-            **_place(instance),
+            **place_of(instance),
             state="TASK_UNREACHABLE",
             reason="REASON_AGENT_REMOVED",
             message=f"{instance.hostname} was unreachable for too long; it is replaced",
@@ -406,7 +342,7 @@ def give_up_adoption(draft: Draft, instance: Instance, now: float) -> None:
         message="its executor died, and its container was not adopted in time",
     )
     exited = ev.ContainerExited(
-        **_place(instance),
+        **place_of(instance),
         state="TASK_FAILED",
         reason=GONE_EXECUTOR,
         message=after.message,
@@ -424,15 +360,3 @@ def _report(status: TaskStatus) -> TaskReport:
         except (ValidationError, ValueError):
             pass  # of a newer or foreign executor: its state counts all the same
     return TaskReport()
-
-
-def _place(instance: Instance) -> dict[str, str]:
-    return {
-        "instance": instance.id,
-        "app": instance.app,
-        "attempt": instance.attempt,
-        "agent": instance.agent,
-        "hostname": instance.hostname,
-        "container": instance.container,
-        "address": instance.address,
-    }
