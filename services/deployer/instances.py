@@ -94,10 +94,10 @@ def nudge_s(instance: Instance, now: float, direct_until: float = 0.0) -> float 
     first_s = NUDGE_DIRECT_S if instance.direct_until > now else NUDGE_AFTER_S
     pause_s = min(MAX_NUDGE_S, first_s * 2.0 ** min(instance.nudges, 10))
     unasked = direct_until > instance.direct_until
-    if instance.state is State.GONE:
+    if instance.state is State.GONE and not instance.turned_up:
         return None
-    if instance.stop_sent_at is not None:
-        since = max(instance.stop_sent_at, instance.nudged_at)
+    if instance.stop_sent_at is not None or instance.turned_up:
+        since = max(instance.stop_sent_at or 0.0, instance.nudged_at)
         return 0.0 if unasked else since + instance.stop_grace_s + pause_s - now
     if instance.wanted is Wanted.RUN and instance.seen < 0:
         since = max(instance.created_at, instance.nudged_at)
@@ -110,10 +110,9 @@ def nudged(
 ) -> Change:
     """The request once more: events may be lost to retention, and so may the scheduler's memory."""
     event: Event
-    if instance.stop_sent_at is not None:
-        event = ev.InstanceStopRequested(
-            instance=instance.id, app=instance.app, reason=instance.stop_reason
-        )
+    if instance.stop_sent_at is not None or instance.turned_up:
+        reason = instance.stop_reason or "it was taken for gone"
+        event = ev.InstanceStopRequested(instance=instance.id, app=instance.app, reason=reason)
     else:
         event = requested(instance, releases[instance.release])
     unasked = direct_until > instance.direct_until
@@ -122,6 +121,8 @@ def nudged(
         "nudged_at": now,
         "direct_until": max(instance.direct_until, direct_until),
     }
+    if instance.turned_up:
+        fields["stop_sent_at"] = instance.stop_sent_at or now
     return instance.model_copy(update=fields), event
 
 
@@ -129,6 +130,7 @@ def is_over(instance: Instance, keep_s: float, now: float) -> bool:
     """Its document may go: it is gone, was told of for long enough, and no load balancer has it."""
     return (
         instance.state is State.GONE
+        and not instance.turned_up
         and instance.hook.phase is HookPhase.OFF
         and now - instance.changed_at >= keep_s
     )

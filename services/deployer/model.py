@@ -154,6 +154,9 @@ class Instance(Body):
     nudges: int = 0
 
     state: State = State.REQUESTED
+    turned_up: bool = (
+        False  # taken for gone, and yet the scheduler tells of it: it is to be stopped
+    )
     attempt: str = ""
     generation: int = 0
     agent: str = ""

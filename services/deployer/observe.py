@@ -61,10 +61,12 @@ def _fields(instance: Instance, event: ObservedEvent, now: float) -> dict[str, A
     if isinstance(event, ev.PlacementDelayed):
         waits = instance.state in (State.REQUESTED, State.EXITED)
         return {"waiting": event.message} if waits else {}
-    generation = generation_of(event.attempt)
-    if generation < instance.generation or instance.state is State.GONE:
+    state, generation = _target(event), generation_of(event.attempt)
+    if instance.state is State.GONE:
+        # Its request lay in an outbox for so long that the scheduler, when asked, did not know of it yet.
+        return {"turned_up": state is not State.GONE}
+    if generation < instance.generation:
         return {}
-    state = _target(event)
     newer = generation > instance.generation
     if not newer and instance.state not in SAME_ATTEMPT[state]:
         return _place(instance, event, newer=False)

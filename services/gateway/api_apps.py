@@ -273,7 +273,8 @@ async def _change(gateway: Gateway, request: Request, verb: str) -> Response:
 
 def _accepted(own: Versioned, now: float) -> Mapping[str, Any]:
     asked, waits_s = own.operation, now - own.operation.started_at
-    delayed = waits_s >= BUS_PATIENCE_S and bool(own.unsent)
+    # What was handed over besides does not wait for the bus, though its events do.
+    delayed = waits_s >= BUS_PATIENCE_S and bool(own.unsent) and not asked.break_glass
     reason = "accepted; not begun yet"
     if delayed:
         reason = (

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from libs.common.events import Event
 from libs.common.events import model as ev
+from services.deployer.instances import is_over, nudge_s, nudged
 from services.deployer.model import Instance, State, Wanted
 from services.deployer.observe import ObservedEvent, generation_of, observe
+from services.deployer.resync import ended
 from tests.unit.deployer.world import make_instance
 
 ALIKE = {"instance": "i", "app": "shop/web", "agent": "a1", "hostname": "h1"}
@@ -135,6 +137,22 @@ def test_an_instance_that_was_never_placed_can_be_gone() -> None:
     gone = event(ev.ContainerExited, state="TASK_KILLED", final=True, wanted=True)
     after = observe(fresh(), gone.model_copy(update={"attempt": ""}), 1, 1.0)
     assert after.state is State.GONE
+
+
+def test_one_that_was_taken_for_gone_and_turns_up_is_asked_to_stop_until_it_has_ended() -> None:
+    taken = ended(make_instance("i", wanted=Wanted.STOP, state=State.REQUESTED, seen=-1), 10.0)
+    assert nudge_s(taken, 20.0) is None and is_over(taken, 60.0, 100.0)
+    seen = observe(taken, event(ev.ContainerStarted), 3, 1000.0)
+    assert (seen.state, seen.turned_up) == (State.GONE, True)
+    assert not is_over(seen, 60.0, 5000.0)
+    due = nudge_s(seen, 1000.0)
+    assert due is not None and due <= 0
+    asked, stop = nudged(seen, {}, 1000.0)
+    assert isinstance(stop, ev.InstanceStopRequested)
+    again = nudge_s(asked, 1000.0)
+    assert again is not None and again > 0
+    over = observe(asked, event(ev.ContainerExited, state="TASK_KILLED", final=True), 9, 1001.0)
+    assert nudge_s(over, 2000.0) is None and is_over(over, 60.0, 2000.0)
 
 
 def test_exits_say_why() -> None:
