@@ -29,11 +29,8 @@ CELLS = (
     ("kafka", "kill9"),
     ("mongo", "stop"),
     ("mesos-master", "pause"),
-    ("hostd", "kill9"),
     ("executor", "kill9"),
     ("scheduler", "kill9"),
-    ("deployer", "pause"),
-    ("gateway", "stop"),
 )
 
 
