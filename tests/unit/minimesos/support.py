@@ -263,14 +263,19 @@ class Scheduler:
         status = event.get("update", {}).get("status", {})
         if "uuid" in status:
             fields = ("agent_id", "task_id", "uuid")
-            await self.call({"type": "ACKNOWLEDGE", "acknowledge": {f: status[f] for f in fields}})
+            # A master that has just begun anew may not know us yet: the update comes again.
+            await self._call({"type": "ACKNOWLEDGE", "acknowledge": {f: status[f] for f in fields}})
 
     async def call(self, call: Json) -> None:
         """A call that must succeed."""
+        status, text = await self._call(call)
+        assert status in (200, 202), text
+
+    async def _call(self, call: Json) -> tuple[int, str]:
         body = {"framework_id": self.framework_id, **call}
         headers = {"Mesos-Stream-Id": self.stream_id}
         async with self.session.post(self.url, json=body, headers=headers) as response:
-            assert response.status in (200, 202), await response.text()
+            return response.status, await response.text()
 
     async def wait(self, wanted: Callable[[Json], bool], timeout_s: float = 40) -> Json:
         """The first event that `wanted` accepts."""

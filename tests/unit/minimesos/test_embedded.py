@@ -20,7 +20,7 @@ def config(work_dir: Path | None, agents: int = 2) -> EmbeddedConfig:
     """Free ports."""
     return EmbeddedConfig(
         work_dir,
-        MasterConfig(port=0, agent_ping_timeout_s=0.2, max_agent_ping_timeouts=2),
+        MasterConfig(port=0, agent_ping_timeout_s=5.0),
         tuple(AgentConfig(port=0, attributes=f"n:{i}") for i in range(agents)),
     )
 
