@@ -35,7 +35,7 @@ from services.executor.model import (
     View,
 )
 from services.executor.secret_files import SecretFiles, uid_in
-from services.executor.wording import says_no_entry, says_unknown, with_host
+from services.executor.wording import says_no_entry, says_too_late, says_unknown, with_host
 
 API_VERSION = "v1.40"  # of engine 19.03: it has all that is used here, and newer engines speak it
 CONCURRENCY = 8  # an engine gains nothing from more
@@ -178,6 +178,8 @@ class DockerEngine:
             if error.status == 404 and "No such container" in error.message:
                 self._etc.remove_hosts(container.name)
                 raise NotFound(error.message) from None
+            if says_too_late(error.message):
+                raise Unavailable(error.message) from None
             raise StartRefused(error.message) from None
 
     async def inspect(self, container: Ref) -> View:

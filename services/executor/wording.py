@@ -21,3 +21,9 @@ def says_unknown(message: str) -> bool:
     """Engines tell a missing image by the registry's words, with status 404 or in the stream."""
     known = ("manifest unknown", "not found", "repository does not exist", "name unknown")
     return any(each in message for each in known)
+
+
+def says_too_late(message: str) -> bool:
+    """What an engine says of a start that its own parts were too slow for: it was frozen, or has too much to do."""
+    known = ("context deadline exceeded", "context canceled", "ttrpc: closed")
+    return any(each in message for each in known)

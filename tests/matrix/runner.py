@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from infra.demo.story import APP
 from libs.client.api import ENDED
 from libs.client.model import DeploymentView
-from libs.common.errors import GantryError
+from libs.common.errors import GantryError, NotFound
 from libs.common.spec import AppSpec
 from tests.e2e.distributed import Distributed
 from tests.matrix.parts import part_of
@@ -113,7 +113,10 @@ class Matrix:
         return accepted.deployment
 
     async def _write(self) -> None:
-        """Small writes all the time, the newest over the older; what was acknowledged last must be there in the end."""
+        """Small writes all the time, the newest over the older; what was acknowledged last must be there in the end.
+
+        Each names what it replaces (If-Match): one that was given up may be done yet, and must not undo a newer one.
+        """
         self._acknowledged = 0
         self._newest: dict[str, int] = {}
         for n in range(10_000):
@@ -121,12 +124,19 @@ class Matrix:
             content = {**self._story.spec("sample-web:v1", 0), "env": {"N": str(self._mark(n))}}
             try:
                 async with asyncio.timeout(CALL_S):
-                    await self._client.put_app(app, AppSpec.model_validate(content))
+                    etag = await self._etag(app)
+                    await self._client.put_app(app, AppSpec.model_validate(content), if_match=etag)
                 self._acknowledged += 1
                 self._newest[app] = self._mark(n)
             except (GantryError, TimeoutError):
                 pass
             await asyncio.sleep(1.0)
+
+    async def _etag(self, app: str) -> str:
+        try:
+            return (await self._client.app(app))[1]
+        except NotFound:
+            return ""
 
     def _mark(self, n: int) -> int:
         """Grows from write to write, over all cells."""

@@ -44,6 +44,7 @@ from services.executor.model import (
 from services.executor.moves import Report
 from services.executor.ports import Journal
 from services.executor.reporting import World
+from services.executor.wording import says_too_late
 from tests.disks import small_disk
 from tests.fakes.journal import MemoryJournal
 from tests.unit.executor import world as w
@@ -395,3 +396,20 @@ def test_a_worker_that_can_not_work_says_so(
     assert not [name for name in os.environ if name.startswith("MESOS_")]
     assert worker.main(["--config", str(file)]) == 78
     assert "MESOS_AGENT_ENDPOINT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("message", "too_late"),
+    [
+        (
+            "failed to create shim task: failed to start io pipe copy: unable to copy pipes:"
+            ' containerd-shim: opening w/o fifo "/run/init-stdout" failed: context deadline exceeded',
+            True,
+        ),
+        ("failed to create shim task: OCI runtime create failed: no registration", False),
+    ],
+)
+def test_a_start_that_the_engine_was_too_slow_for_is_told_from_one_that_was_refused(
+    message: str, too_late: bool
+) -> None:
+    assert says_too_late(message) is too_late
