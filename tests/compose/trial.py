@@ -179,12 +179,12 @@ async def until(what: str, holds: Callable[[], Awaitable[bool]]) -> None:
 async def an_app(client: GantryClient, key_file: Path) -> None:
     """Release, ask the instances at their own addresses over the trunk, and again beside what was killed."""
     built = await build_images("unix:///run/docker.sock", f"{CONTROL}:5000")
-    images = {each.name.rpartition(":")[2]: each.reference for each in built}
+    images = {each.name.rpartition("/")[2]: each.reference for each in built}
     join_the_trunk()
-    await release(client, key_file, "v1", images["v1"])
+    await release(client, key_file, "v1", images["sample-web:v1"])
     run(*CONTROL_PLANE, "kill", "-s", "KILL", *KILLED)
     say(f"killed {', '.join(KILLED)}")
-    await release(client, key_file, "v2", images["v2"])
+    await release(client, key_file, "v2", images["sample-web:v2"])
     await client.stop(APP)
     await until("the app's stop", lambda: gone(client))
     say("the app is stopped")
