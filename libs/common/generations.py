@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping
 
 from libs.common.errors import Unavailable
 from libs.common.http import ServiceClient, call_json
-from libs.common.store.base import Collection, CollectionSpec, Query, Schema, Store, Write
+from libs.common.store.base import Collection, CollectionSpec, Schema, Store, Write
+from libs.common.store.paging import documents
 from libs.common.store.shapes import fields
 
 HOSTS_SCHEMA = Schema(known=fields("generation"))
 """Of the collection that a service keeps them in."""
 PATH = "/v1/host-generations"
 ASK_EVERY_S = 5.0
-_PAGE = 1000
 
 
 class Generations:
@@ -72,14 +72,8 @@ class KnownHosts:
             self._kept |= await self._keep(newer)
 
     async def _recall(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        after = ""
-        while True:
-            page = await self._collection.find(Query(after=after, limit=_PAGE))
-            found |= {doc.id: int(doc.body["generation"]) for doc in page.docs}
-            if not page.more:
-                return found
-            after = page.docs[-1].id
+        docs = documents(self._collection)
+        return {doc.id: int(doc.body["generation"]) async for doc in docs}
 
     async def _keep(self, told: Mapping[str, int]) -> dict[str, int]:
         """Keep what is newer than what is kept; those that are kept now, by this replica or another."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -23,6 +23,7 @@ from libs.common.store.base import (
     Write,
     eq,
 )
+from libs.common.store.paging import documents
 from libs.common.store.shapes import known_to
 from services.deployer.entries import Entry
 from services.deployer.model import App, Body, Deployment, Instance, Release
@@ -51,7 +52,6 @@ VAULT = CollectionSpec(
     (Index("bu", ("bu", "kind")), Index("sealed_by", ("sealed_by",))),
     Schema(known=known_to(Entry)),
 )
-PAGE = 1000
 MAX_RELEASES_CACHED = 2000
 MAX_INSTANCES_CACHED = 20_000
 
@@ -120,12 +120,12 @@ class Repository:
 
     async def app_ids(self) -> list[str]:
         """All apps there are."""
-        return [doc.id async for doc in _pages(self.apps, ())]
+        return [doc.id async for doc in documents(self.apps)]
 
     async def list_apps(self, bu: str = "") -> list[App]:
         """Apps of a business unit ("" is all), by id."""
         where = (eq("bu", bu),) if bu else ()
-        return [App.model_validate(doc.body) async for doc in _pages(self.apps, where)]
+        return [App.model_validate(doc.body) async for doc in documents(self.apps, where)]
 
     async def save_app(
         self, kept: Kept[App], app: App, events: Sequence[OutboxEvent] = ()
@@ -160,7 +160,7 @@ class Repository:
         """Delete the releases of an app with lower numbers, but those of `kept`; how many went."""
         where = (eq("app", app), Where("number", Op.LT, below))
         gone = 0
-        async for doc in _pages(self.releases, where):
+        async for doc in documents(self.releases, where):
             if doc.body["number"] not in kept:
                 gone += (await self.releases.delete(doc.id, doc.version)).ok
                 self._release_cache.pop(doc.id, None)
@@ -216,7 +216,7 @@ class Repository:
 
     async def instances_of(self, app: str) -> dict[str, Kept[Instance]]:
         """All instances of an app that have a document, by id."""
-        docs = [doc async for doc in _pages(self.instances, (eq("app", app),))]
+        docs = [doc async for doc in documents(self.instances, (eq("app", app),))]
         return {doc.id: Kept(doc.version, self._instance(doc)) for doc in docs}
 
     def _instance(self, doc: Doc) -> Instance:
@@ -232,7 +232,7 @@ class Repository:
     async def list_instances(self, app: str = "", bu: str = "") -> list[Instance]:
         """Instances of an app, of a business unit, or all."""
         where = (eq("app", app),) if app else ()
-        docs = [doc async for doc in _pages(self.instances, where)]
+        docs = [doc async for doc in documents(self.instances, where)]
         found = [Instance.model_validate(doc.body) for doc in docs]
         return [each for each in found if not bu or each.app.startswith(f"{bu}/")]
 
@@ -252,14 +252,3 @@ class Repository:
 
 def _kept(doc: Doc | None, model: type[BodyT]) -> Kept[BodyT] | None:
     return None if doc is None else Kept(doc.version, model.model_validate(doc.body))
-
-
-async def _pages(collection: Collection, where: tuple[Where, ...]) -> AsyncIterator[Doc]:
-    after = ""
-    while True:
-        page = await collection.find(Query(where, after=after, limit=PAGE))
-        for doc in page.docs:
-            yield doc
-        if not page.more or not page.docs:
-            return
-        after = page.docs[-1].id

@@ -18,7 +18,8 @@ from libs.common.errors import NotFound, TooMany, Unavailable
 from libs.common.events import model as ev
 from libs.common.events import seal
 from libs.common.sealing import Sealer, label_of
-from libs.common.store.base import Collection, Op, OutboxEvent, Query, Where, Write, eq
+from libs.common.store.base import Collection, Op, OutboxEvent, Where, Write, eq
+from libs.common.store.paging import documents
 from libs.common.telemetry import Telemetry
 from services.deployer.entries import Entry, Kind, entry_id
 from services.deployer.registry import ImageRef, Login
@@ -211,14 +212,8 @@ class Vault:
         return await self._save(fresh, version, ())
 
     async def _pages(self, where: tuple[Where, ...]) -> AsyncIterator[tuple[Entry, int]]:
-        after = ""
-        while True:
-            page = await self._entries.find(Query(where, after=after, limit=PAGE))
-            for doc in page.docs:
-                yield Entry.model_validate(doc.body), doc.version
-            if not page.more or not page.docs:
-                return
-            after = page.docs[-1].id
+        async for doc in documents(self._entries, where, PAGE):
+            yield Entry.model_validate(doc.body), doc.version
 
 
 def _missing(bu: str, kind: Kind, name: str) -> str:

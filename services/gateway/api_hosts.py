@@ -16,12 +16,12 @@ from libs.client.hosts import (
     SealedSecrets,
 )
 from libs.common.errors import NotFound
+from libs.common.generations import PATH as GENERATIONS
 from libs.common.http import Access, Request, Response, Role, Route, reply
 from services.gateway.api_apps import IDEMPOTENT
 from services.gateway.parts import Gateway, flag, guarded, reading, require_all
 
 PATH = "/v1/hosts"
-GENERATIONS = "/v1/host-generations"
 _NAME = re.compile(HOST_PATTERN)
 
 

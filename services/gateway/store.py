@@ -23,6 +23,7 @@ from libs.common.store.base import (
     WriteResult,
     eq,
 )
+from libs.common.store.paging import documents
 from libs.common.store.shapes import known_to
 from services.gateway.core import FIRST_KEY
 from services.gateway.model import (
@@ -201,13 +202,13 @@ class Repository:
 
     async def list_hosts(self) -> list[Host]:
         """All that have enrolled, renewed or were removed, by name."""
-        docs = await _all(self.hosts)
-        return [Host.model_validate({**doc.body, "host": doc.id}) for doc in docs]
+        docs = documents(self.hosts)
+        return [Host.model_validate({**doc.body, "host": doc.id}) async for doc in docs]
 
     async def generations(self) -> dict[str, int]:
         """The generation of the keys of all hosts that were ever removed."""
-        docs = await _all(self.hosts, (Where("generation", Op.GT, 0),))
-        return {doc.id: int(doc.body["generation"]) for doc in docs}
+        docs = documents(self.hosts, (Where("generation", Op.GT, 0),))
+        return {doc.id: int(doc.body["generation"]) async for doc in docs}
 
     async def host_token(self, token_id: str) -> tuple[HostToken, int] | None:
         """The token and its document's version, or None."""
@@ -325,16 +326,6 @@ def _versioned(doc: Doc) -> Versioned:
 
 def _host_token(doc: Doc) -> HostToken:
     return HostToken.model_validate({**doc.body, "id": doc.id})
-
-
-async def _all(collection: Collection, where: tuple[Where, ...] = ()) -> list[Doc]:
-    found: list[Doc] = []
-    page = await collection.find(Query(where))
-    found.extend(page.docs)
-    while page.more:
-        page = await collection.find(Query(where, after=found[-1].id))
-        found.extend(page.docs)
-    return found
 
 
 async def _write(collection: Collection, write: Write) -> WriteResult:

@@ -20,6 +20,7 @@ from libs.common.store.base import (
     Write,
     eq,
 )
+from libs.common.store.paging import documents
 from libs.common.store.shapes import fields
 from services.ipam.model import Address, State, from_body, to_body
 
@@ -40,7 +41,6 @@ RECOVERY = CollectionSpec(
     schema=Schema(known=fields("restored", "since", "why", "over", "expected", "reported")),
 )
 HOSTS = CollectionSpec("ipam_hosts", schema=HOSTS_SCHEMA)
-_PAGE = 1000
 _RECOVERY_DOC = "recovery"
 
 
@@ -206,14 +206,8 @@ class IpamStore:
         return [from_body(doc.version, doc.body) for doc in page.docs]
 
     async def _all(self, where: tuple[Where, ...]) -> list[Address]:
-        found: list[Address] = []
-        after = ""
-        while True:
-            page = await self.addresses.find(Query(where, after=after, limit=_PAGE))
-            found.extend(from_body(doc.version, doc.body) for doc in page.docs)
-            if not page.more:
-                return found
-            after = page.docs[-1].id
+        docs = documents(self.addresses, where)
+        return [from_body(doc.version, doc.body) async for doc in docs]
 
 
 def _grave(attachment: str, host: str) -> str:

@@ -24,6 +24,7 @@ from libs.common.store.base import (
     Write,
     eq,
 )
+from libs.common.store.paging import documents
 from libs.common.store.shapes import fields
 from services.scheduler.cluster import Draft
 from services.scheduler.model import Instance, InstanceId, from_body, to_body
@@ -75,15 +76,8 @@ class SchedulerStore:
 
     async def load(self) -> list[Instance]:
         """All instances that have not ended."""
-        found: list[Instance] = []
-        after = ""
-        while True:
-            query = Query((eq("ended", False),), after=after, limit=_PAGE)
-            page = await self.instances.find(query)
-            found.extend(from_body(doc.id, doc.version, doc.body) for doc in page.docs)
-            if not page.more:
-                return found
-            after = page.docs[-1].id
+        docs = documents(self.instances, (eq("ended", False),), _PAGE)
+        return [from_body(doc.id, doc.version, doc.body) async for doc in docs]
 
     async def ended(self, limit: int) -> dict[InstanceId, int]:
         """The instances that ended last, oldest first, with their versions: their tasks may still turn up."""
