@@ -63,9 +63,7 @@ def run_deployment(
             )
         accepted = await ask(client)
         if detach:
-            if printer.is_json:
-                printer.json(accepted)
-            printer.say(f"{accepted.deployment} of {app}: accepted")
+            printer.tell(accepted, f"{accepted.deployment} of {app}: accepted")
             return
         printer.note(f"{accepted.deployment} of {app}")
         ended = await watch(client, printer, app, accepted.deployment, place, timeout_s)

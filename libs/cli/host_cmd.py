@@ -115,9 +115,7 @@ def revoke(
     """Revoke a token that was not used yet."""
     context = context_of(ctx)
     gone = context.ask(lambda client: client.hosts.revoke_token(token_id))
-    if context.printer.is_json:
-        context.printer.json(gone)
-    context.printer.say(f"{gone.id}: {gone.state}")
+    context.printer.tell(gone, f"{gone.id}: {gone.state}")
 
 
 @host.command()
@@ -129,9 +127,7 @@ def remove(
     """Void a host's key and tokens; a new token lets it come back, with another key."""
     context = context_of(ctx)
     gone = context.ask(lambda client: client.hosts.remove(name, force=force))
-    if context.printer.is_json:
-        context.printer.json(gone)
-    context.printer.say(f"{gone.host}: removed")
+    context.printer.tell(gone, f"{gone.host}: removed")
 
 
 # -- on a host -------------------------------------------------------------------------------------
@@ -190,6 +186,7 @@ def _on_host(
 
 def _show(context: Context, done: Outcome) -> None:
     changed = [str(each) for each in done.changed]
-    if context.printer.is_json:
-        context.printer.json({"host": done.host, "keys": done.keys, "changed": changed})
-    context.printer.say(f"{done.host}: {', '.join(changed) or 'all as it was'}")
+    context.printer.tell(
+        {"host": done.host, "keys": done.keys, "changed": changed},
+        f"{done.host}: {', '.join(changed) or 'all as it was'}",
+    )

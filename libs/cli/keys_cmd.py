@@ -73,9 +73,7 @@ def revoke(ctx: typer.Context, key: Annotated[str, typer.Argument(metavar="ID")]
     """Revoke a key."""
     context = context_of(ctx)
     gone = context.ask(lambda client: client.revoke_key(key))
-    if context.printer.is_json:
-        context.printer.json(gone)
-    context.printer.say(f"{gone.id}: revoked")
+    context.printer.tell(gone, f"{gone.id}: revoked")
 
 
 def audit(

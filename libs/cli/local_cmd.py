@@ -38,6 +38,4 @@ def version(ctx: typer.Context) -> None:
         number = installed("gantry")
     except PackageNotFoundError:
         number = "unknown"
-    if context.printer.is_json:
-        context.printer.json({"version": number})
-    context.printer.say(f"gantry {number}")
+    context.printer.tell({"version": number}, f"gantry {number}")

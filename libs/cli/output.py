@@ -103,6 +103,12 @@ class Printer:
         if not self.is_json:
             self.out.print(Text(text))
 
+    def tell(self, content: BaseModel | Mapping[str, Any], text: str) -> None:
+        """A result: its data for a program, in words for a person."""
+        if self.is_json:
+            self.json(content)
+        self.say(text)
+
     def note(self, text: str) -> None:
         """Something about the results."""
         self.err.print(Text(text, style="dim"))

@@ -66,6 +66,4 @@ def remove(ctx: typer.Context, key: Annotated[str, typer.Argument(metavar="ID")]
     """Remove a key; what it signs is refused from then on."""
     context = context_of(ctx)
     gone = context.ask(lambda client: client.remove_producer_key(key))
-    if context.printer.is_json:
-        context.printer.json(gone)
-    context.printer.say(f"{gone.id}: removed")
+    context.printer.tell(gone, f"{gone.id}: removed")

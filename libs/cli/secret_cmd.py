@@ -106,9 +106,7 @@ def make_scraper_token(
 
     _run(to, write)
     printer = context_of(ctx).printer
-    if printer.is_json:
-        printer.json({"file": str(to), "expires_at": until})
-    printer.say(f"{to}: good until {time_of(until)}")
+    printer.tell({"file": str(to), "expires_at": until}, f"{to}: good until {time_of(until)}")
 
 
 def _run(file: Path, what: Callable[[], T]) -> T:
@@ -121,6 +119,4 @@ def _run(file: Path, what: Callable[[], T]) -> T:
 def _show(ctx: typer.Context, file: Path, secrets: tuple[bytes, ...]) -> None:
     printer = context_of(ctx).printer
     prints = [fingerprint(each) for each in secrets]
-    if printer.is_json:
-        printer.json({"file": str(file), "fingerprints": prints})
-    printer.say(f"{file}: {', '.join(prints)}")
+    printer.tell({"file": str(file), "fingerprints": prints}, f"{file}: {', '.join(prints)}")

@@ -44,9 +44,7 @@ def put_secret(ctx: typer.Context, name: Name, file: Source = STDIN) -> None:
     if value.endswith(b"\n") and value.count(b"\n") == 1:
         context.printer.note("the value ends with a line break, which is kept")
     made = context.ask(lambda client: client.vault.put_secret(bu, name, value))
-    if context.printer.is_json:
-        context.printer.json(made)
-    context.printer.say(f"{made.bu}/{made.name}: version {made.version}")
+    context.printer.tell(made, f"{made.bu}/{made.name}: version {made.version}")
 
 
 @secret.command("ls")
@@ -72,9 +70,7 @@ def remove_secret(
     """Forget a secret. What runs keeps its value; what names it can't start any more."""
     context, bu = _context(ctx)
     gone = context.ask(lambda client: client.vault.remove_secret(bu, name, force=force))
-    if context.printer.is_json:
-        context.printer.json(gone)
-    context.printer.say(f"{gone.bu}/{gone.name}: removed")
+    context.printer.tell(gone, f"{gone.bu}/{gone.name}: removed")
 
 
 @registry.command("put")
@@ -94,9 +90,7 @@ def put_registry(
     except ValidationError as error:
         raise invalid(error) from None
     made = context.ask(lambda client: client.vault.put_registry(bu, host, login))
-    if context.printer.is_json:
-        context.printer.json(made)
-    context.printer.say(f"{made.bu}: {made.user} at {made.registry}, version {made.version}")
+    context.printer.tell(made, f"{made.bu}: {made.user} at {made.registry}, version {made.version}")
 
 
 @registry.command("ls")
@@ -119,9 +113,7 @@ def remove_registry(ctx: typer.Context, host: Host) -> None:
     """Forget the login at a registry."""
     context, bu = _context(ctx)
     gone = context.ask(lambda client: client.vault.remove_registry(bu, host))
-    if context.printer.is_json:
-        context.printer.json(gone)
-    context.printer.say(f"{gone.bu}: login at {gone.registry} removed")
+    context.printer.tell(gone, f"{gone.bu}: login at {gone.registry} removed")
 
 
 def _context(ctx: typer.Context) -> tuple[Context, str]:

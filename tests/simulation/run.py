@@ -16,7 +16,7 @@ from tests.simulation.cloud import Cloud, SimulationFailed
 from tests.simulation.faults import Point
 from tests.simulation.final import check_end
 from tests.simulation.invariants import Invariants
-from tests.simulation.workload import APPS, Acked, User, stock
+from tests.simulation.workload import APPS, Acked, User, begin
 
 MakeCloud = Callable[[loop.World], Cloud]
 
@@ -76,14 +76,9 @@ def simulate(seed: int, plan: Plan | None = None, make: MakeCloud = Cloud) -> Re
 
 
 async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
-    stock(cloud)
-    invariants = Invariants(cloud)
-    cloud.start()
-    cloud.loop.after_step = invariants.after_step
-    acked = Acked()
+    invariants, acked = Invariants(cloud), Acked()
+    await begin(cloud, invariants.after_step)
     users = [User(cloud, app, acked) for app in APPS]
-    while not cloud.keys.key:
-        await asyncio.sleep(0.5)
     async with asyncio.TaskGroup() as group:
         for user in users:
             group.create_task(user.first())

@@ -13,7 +13,7 @@ from tests.simulation.cloud import Cloud
 from tests.simulation.host import Host
 from tests.simulation.invariants import Invariants
 from tests.simulation.test_roll import APP, until_ended
-from tests.simulation.workload import Acked, User, stock
+from tests.simulation.workload import Acked, User, begin
 
 
 def instances(host: Host) -> set[str]:
@@ -47,10 +47,7 @@ def play(seed: int) -> tuple[set[str], bool]:
 
     async def main(world: loop.World) -> None:
         cloud = Cloud(world)
-        stock(cloud)
-        cloud.start()
-        while not cloud.keys.key:
-            await asyncio.sleep(0.5)
+        await begin(cloud)
         user = User(cloud, APP, Acked())
         await user.put()
         assert await until_ended(user, await user.ask("deploys")) == "succeeded"

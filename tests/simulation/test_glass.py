@@ -16,7 +16,7 @@ from tests.simulation.cloud import Cloud
 from tests.simulation.final import check_end
 from tests.simulation.invariants import Invariants
 from tests.simulation.test_roll import until_ended
-from tests.simulation.workload import APPS, Acked, User, stock
+from tests.simulation.workload import APPS, Acked, User, begin
 
 GLASS = {"break_glass": True, "reason": "the bus is gone"}
 SECONDS = 45.0
@@ -39,12 +39,8 @@ def published(cloud: Cloud, topic: str) -> list[Delivered]:
 
 async def play(world: loop.World) -> Cloud:
     cloud, acked = Cloud(world), Acked()
-    stock(cloud)
     invariants = Invariants(cloud)
-    cloud.start()
-    cloud.loop.after_step = invariants.after_step
-    while not cloud.keys.key:
-        await asyncio.sleep(0.5)
+    await begin(cloud, invariants.after_step)
     users = {app: User(cloud, app, acked) for app in APPS}
     for user in users.values():
         await user.first()

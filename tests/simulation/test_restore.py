@@ -13,7 +13,7 @@ from tests.simulation.cloud import Cloud
 from tests.simulation.final import check_end
 from tests.simulation.invariants import Invariants
 from tests.simulation.restore import Drill
-from tests.simulation.workload import APPS, Acked, User, stock
+from tests.simulation.workload import APPS, Acked, User, begin
 
 SEEDS = range(1, 5)
 
@@ -27,14 +27,9 @@ def test_a_restored_store_costs_no_container_and_gives_no_address_twice(
 
     async def main(world: loop.World) -> None:
         cloud = Cloud(world)
-        stock(cloud)
-        invariants = Invariants(cloud)
-        cloud.start()
-        cloud.loop.after_step = invariants.after_step
-        acked = Acked()
+        invariants, acked = Invariants(cloud), Acked()
+        await begin(cloud, invariants.after_step)
         users = [User(cloud, app, acked) for app in APPS]
-        while not cloud.keys.key:
-            await asyncio.sleep(0.5)
         async with asyncio.TaskGroup() as group:
             for user in users:
                 group.create_task(user.first())

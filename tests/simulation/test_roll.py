@@ -9,7 +9,7 @@ import pytest
 from tests.simulation import loop
 from tests.simulation.cloud import Cloud
 from tests.simulation.invariants import Invariants
-from tests.simulation.workload import APPS, Acked, User, stock
+from tests.simulation.workload import APPS, Acked, User, begin
 
 APP = "acme/web"
 WANTED = int(APPS[APP]["instances"])
@@ -54,10 +54,7 @@ async def until_ended(user: User, deployment: str | None) -> str:
 def test_rolls_and_a_bad_release_never_take_capacity_away() -> None:
     async def main(world: loop.World) -> None:
         cloud = Cloud(world)
-        stock(cloud)
-        cloud.start()
-        while not cloud.keys.key:
-            await asyncio.sleep(0.5)
+        await begin(cloud)
         user = User(cloud, APP, Acked())
         await user.put()
         assert await until_ended(user, await user.ask("deploys")) == "succeeded"

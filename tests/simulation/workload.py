@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,15 @@ APPS: Mapping[str, Mapping[str, Any]] = {
         "stop_grace_s": 3,
     },
 }
+
+
+async def begin(cloud: Cloud, after_step: Callable[[], None] | None = None) -> None:
+    """Put images out, start everything, look on after each step; returns when users have a key."""
+    stock(cloud)
+    cloud.start()
+    cloud.loop.after_step = after_step
+    while not cloud.keys.key:
+        await asyncio.sleep(0.5)
 
 
 def stock(cloud: Cloud) -> None:
