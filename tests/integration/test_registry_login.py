@@ -21,8 +21,8 @@ from services.deployer.registry import Login, RegistryResolver
 from services.executor.docker import DockerEngine
 from services.executor.model import Identity
 from services.executor.model import Login as PullLogin
+from tests.integration.pushing import LAYER_TYPE, push_image
 
-MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 PASSWORD = "pa:ss&word"
 
 
@@ -71,36 +71,10 @@ async def push(
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{plain}"]},
         }
     )
-    parts = {}
-    for kind, blob in (("config", config), ("layer", layer)):
-        digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
-        async with session.post(f"{base}/v2/{name}/blobs/uploads/") as begun:
-            assert begun.status == 202
-            place = begun.headers["Location"]
-        joint = "&" if "?" in place else "?"
-        async with session.put(f"{place}{joint}digest={digest}", data=blob) as done:
-            assert done.status == 201
-        parts[kind] = {"digest": digest, "size": len(blob)}
-    manifest = orjson.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "config": {
-                "mediaType": "application/vnd.docker.container.image.v1+json",
-                **parts["config"],
-            },
-            "layers": [
-                {
-                    "mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip",
-                    **parts["layer"],
-                }
-            ],
-        }
+    layer_type = f"{LAYER_TYPE}.gzip"
+    return await push_image(
+        session, base, name, tag, config=config, layer=layer, layer_type=layer_type
     )
-    url = f"{base}/v2/{name}/manifests/{tag}"
-    async with session.put(url, data=manifest, headers={"Content-Type": MANIFEST_TYPE}) as done:
-        assert done.status == 201, await done.text()
-    return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
 
 
 async def test_looked_up_with_the_right_login_only(private: PrivateRegistry) -> None:
