@@ -151,7 +151,8 @@ class Story:
         return self.stack.layout.root / "load.json"
 
     def start_load(self) -> None:
-        """Continuous requests through HAProxy, from the edge."""
+        """Continuous requests through HAProxy, from the edge; the counts begin at nothing."""
+        self._load_file.unlink(missing_ok=True)
         layout = self.stack.layout
         gateway = next(vlan.gateway for vlan in layout.vlans if vlan.name == NETWORK)
         url = f"http://{gateway}:{layout.pools[0].port}/"
@@ -167,7 +168,7 @@ class Story:
         """What the load has seen so far."""
         try:
             counts: dict[str, Any] = json.loads(self._load_file.read_text())
-        except OSError:
+        except FileNotFoundError:  # it has just been started
             counts = {"requests": 0, "failed": 0, "versions": {}, "errors": []}
         return counts
 

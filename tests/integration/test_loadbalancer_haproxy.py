@@ -26,6 +26,7 @@ from tests.unit.deployer.service_world import Site, site
 ADDRESSES = iter(f"127.9.{n // 250}.{n % 250 + 1}" for n in range(60_000))
 PORT = 18_099
 WORK_S = 0.03
+ACCEPT_TURNS = 5  # of the loop, until a connection that was just accepted is among the server's
 SPEC = {
     "instances": 4,
     "strategy": {"max_surge": 2, "deadline_s": 30},
@@ -67,12 +68,24 @@ class ServerScheduler(FakeScheduler):
 
     async def hear(self, event: Event) -> None:
         if isinstance(event, ev.InstanceStopRequested) and event.instance in self.runners:
-            await self.runners.pop(event.instance).cleanup()
+            await self.kill(event.instance)
         await super().hear(event)
 
+    async def kill(self, instance: str) -> None:
+        """As a process that is gone: its connections are reset, those not yet accepted too."""
+        runner = self.runners.pop(instance)
+        for place in runner.sites:
+            await place.stop()
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
+        for connection in list(runner.server.connections) if runner.server else ():
+            if connection.transport is not None:
+                connection.transport.abort()
+        await runner.cleanup()
+
     async def close(self) -> None:
-        for runner in self.runners.values():
-            await runner.cleanup()
+        for instance in list(self.runners):
+            await self.kill(instance)
 
 
 @dataclass
@@ -195,7 +208,7 @@ async def test_an_instance_that_dies_is_out_and_its_gets_are_tried_elsewhere() -
         async with under_load(it, "GET") as load:
             await asyncio.sleep(0.3)
             victim = sorted(scheduler.runners)[0]
-            await scheduler.runners.pop(victim).cleanup()
+            await scheduler.kill(victim)
             scheduler.running.pop(victim)
             await scheduler.tell(victim, ev.ContainerExited, state="TASK_FAILED", final=True)
 
