@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 SEEDS ?= 50
 SEED_FROM ?= 1
 
@@ -46,7 +47,7 @@ test: $(STAMP) ## everything: style, types, boundaries, and all tests on real se
 	infra/host/setup.sh test
 	infra/host/setup.sh browser
 	$(MAKE) native check
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --no-loadscope-reorder
 
 matrix: $(STAMP) native ## every part stopped, killed and frozen in the middle of a release; about an hour
 	infra/host/setup.sh test

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.servers"]
+pytest_plugins = ["tests.parallel", "tests.servers"]
 
 # The same examples everywhere, no verdict by the clock of a busy machine, nothing left in the tree.
 settings.register_profile("gantry", deadline=None, derandomize=True, database=None)

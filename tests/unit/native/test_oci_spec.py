@@ -117,7 +117,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("text", "reason"), REFUSED)
+@pytest.mark.parametrize(
+    ("text", "reason"), REFUSED, ids=[f"{n}-{reason}" for n, (_, reason) in enumerate(REFUSED)]
+)
 def test_refuses(native: Path, text: str, reason: str) -> None:
     status, out, why = edit(native, text)
     assert (status, out) == (1, b"")
