@@ -24,11 +24,12 @@ from libs.mesos.errors import (
     TransportError,
     Unavailable,
 )
+from libs.mesos.framework import SchedulerOptions
 from libs.mesos.http import AiohttpTransport
 from libs.mesos.messages import FrameworkInfo
 from libs.mesos.operator import OperatorClient
 from libs.mesos.ports import Credentials
-from libs.mesos.scheduler import SchedulerClient, SchedulerOptions
+from libs.mesos.scheduler import SchedulerClient
 from libs.mesos.subscription import Options
 from tests.unit.mesos.server import peer, stream
 
