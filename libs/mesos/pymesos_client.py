@@ -170,15 +170,16 @@ class PymesosClient(FrameworkClient):
     async def call(self, call: Call) -> None:
         """See `FrameworkClient.call`; calls go one after the other."""
         line, body = self._addressed(call, self._line if self._subscribed else None)
-        work = line.calls.submit(line.thread.call, body)
+        timeout_s = self._options.call_timeout_s
+        work = line.calls.submit(line.thread.call, body, self._clock.monotonic() + timeout_s)
         try:
-            async with asyncio.timeout(self._options.call_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 await asyncio.wrap_future(work)
         except TimeoutError as error:
             # One that has not begun never will; one that has holds up all the others.
             if not work.cancel():
                 line.thread.cut()
-            raise CallTimeout(f"no answer within {self._options.call_timeout_s} s") from error
+            raise CallTimeout(f"no answer within {timeout_s} s") from error
 
 
 def _address(url: str) -> str:

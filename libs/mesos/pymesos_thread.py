@@ -134,8 +134,8 @@ class PymesosThread(MesosSchedulerDriver):  # type: ignore[misc]  # pymesos has 
         hear: Callable[[SchedulerEvent], None],
         ended: Callable[[MesosError], None],
     ) -> None:
-        # `timeout` is what pymesos lets 86,400 s for: it bounds each step of a call, and connecting.
-        super().__init__(None, {}, address, failover=True, timeout=call_timeout_s)
+        # Of each step of a call; who waits for the whole gives up before, and cuts it. pymesos' own is 86,400 s.
+        super().__init__(None, {}, address, failover=True, timeout=call_timeout_s + 1.0)
         self._address = address
         self._master: str | None = address
         self._new_master: str | None = address
@@ -174,8 +174,10 @@ class PymesosThread(MesosSchedulerDriver):  # type: ignore[misc]  # pymesos has 
 
     # -- from a thread for calls
 
-    def call(self, body: Mapping[str, Any]) -> None:
-        """Send a whole call, after those before it. Raises a `MesosError`."""
+    def call(self, body: Mapping[str, Any], until: float) -> None:
+        """Send a whole call, after those before it, unless it is past `until` by then. Raises a `MesosError`."""
+        if self._monotonic() >= until:
+            raise NotConnected(f"{body['type']}: not sent in time")
         try:
             # Its default for `headers` is one dict for all drivers: credentials of one would go with another's calls.
             self._send(dict(body), path=PATH, headers={})
