@@ -11,7 +11,7 @@ WORKDIR /src
 COPY requirements.lock pyproject.toml ./
 COPY infra/compose/prune.py infra/pymesos/wheel.py ./
 RUN python3 -m venv /opt/gantry \
- && GANTRY_CACHE=/src /opt/gantry/bin/python wheel.py \
+ && /opt/gantry/bin/python wheel.py wheels \
  && /opt/gantry/bin/pip install --no-cache-dir --no-compile --find-links wheels \
       --require-hashes -r requirements.lock \
  && /opt/gantry/bin/python prune.py pyproject.toml

@@ -4,8 +4,10 @@
 The C in the sdist was generated for older Pythons; the parser written in Python beside it works. So the wheel has the
 sdist's Python files and nothing else, byte for byte the same wherever it is made: requirements.lock pins its hash.
 
-usage: wheel.py       prints the directory with the wheel, for pip's --find-links: $GANTRY_CACHE, else
-                      ~/.cache/gantry. Needs pip's index once; asks nothing, and is quick the next time.
+usage: wheel.py [DIR]       puts it into DIR unless it is there, and prints DIR, for pip's --find-links
+                            (default: wheels/ in $GANTRY_CACHE, else in ~/.cache/gantry)
+
+Needs pip's index once, asks nothing, and is quick the next time.
 """
 
 from __future__ import annotations
@@ -33,9 +35,8 @@ _ABOUT = {"PKG-INFO": "METADATA", "LICENSE": "LICENSE", "NOTICE": "NOTICE"}
 _TAGS = "Wheel-Version: 1.0\nGenerator: gantry\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
-def main() -> int:
+def main(place: Path) -> int:
     """Make it unless it is there."""
-    place = Path(os.environ.get("GANTRY_CACHE") or Path.home() / ".cache" / "gantry") / "wheels"
     if not _is_right(place / WHEEL):
         content = wheel(_sdist())
         if _sha256(content) != WHEEL_SHA256:
@@ -105,5 +106,9 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _cache() -> Path:
+    return Path(os.environ.get("GANTRY_CACHE") or Path.home() / ".cache" / "gantry") / "wheels"
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else _cache()))
