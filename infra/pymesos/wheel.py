@@ -21,7 +21,7 @@ import tarfile
 import tempfile
 import zipfile
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 NAME, VERSION = "http-parser", "0.9.0"
@@ -35,11 +35,25 @@ _ABOUT = {"PKG-INFO": "METADATA", "LICENSE": "LICENSE", "NOTICE": "NOTICE"}
 _TAGS = "Wheel-Version: 1.0\nGenerator: gantry\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
-def main(place: Path) -> int:
-    """Make it unless it is there."""
-    if not _is_right(place / WHEEL):
-        content = wheel(_sdist())
-        if _sha256(content) != WHEEL_SHA256:
+def sdist() -> bytes:
+    """From the index that pip is set up with; pip checks the hash. Raises CalledProcessError."""
+    with tempfile.TemporaryDirectory(prefix="gantry-wheel-") as directory:
+        wanted = Path(directory) / "wanted.txt"
+        wanted.write_text(f"{NAME}=={VERSION} --hash=sha256:{SDIST_SHA256}\n")
+        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps")
+        given = ("--no-binary", NAME, "--require-hashes", "-r", str(wanted), "--dest", directory)
+        # pip's own words are not our output.
+        subprocess.run([*pip, *given], check=True, stdout=sys.stderr, timeout=TIMEOUT_S)
+        return (Path(directory) / f"{NAME}-{VERSION}.tar.gz").read_bytes()
+
+
+def main(
+    place: Path, fetch: Callable[[], bytes] = sdist, expected_sha256: str = WHEEL_SHA256
+) -> int:
+    """Make it unless it is there; 1 when it comes out as something else."""
+    if not (place / WHEEL).is_file() or _sha256((place / WHEEL).read_bytes()) != expected_sha256:
+        content = wheel(fetch())
+        if _sha256(content) != expected_sha256:
             print(f"wheel: {WHEEL} came out as {_sha256(content)}", file=sys.stderr)
             return 1
         place.mkdir(parents=True, exist_ok=True)
@@ -51,10 +65,10 @@ def main(place: Path) -> int:
     return 0
 
 
-def wheel(sdist: bytes) -> bytes:
+def wheel(packed: bytes) -> bytes:
     """The wheel made of an sdist's Python files."""
     files: dict[str, bytes] = {}
-    with tarfile.open(fileobj=io.BytesIO(sdist)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         for member in archive:
             name = member.name.removeprefix(_ROOT)
             wanted = name.startswith("http_parser/") and name.endswith(".py")
@@ -84,22 +98,6 @@ def _zipped(files: Mapping[str, bytes]) -> bytes:
             entry.create_system, entry.external_attr = 3, 0o644 << 16
             archive.writestr(entry, content)
     return buffer.getvalue()
-
-
-def _sdist() -> bytes:
-    """From the index that pip is set up with; pip checks the hash. Raises CalledProcessError."""
-    with tempfile.TemporaryDirectory(prefix="gantry-wheel-") as directory:
-        wanted = Path(directory) / "wanted.txt"
-        wanted.write_text(f"{NAME}=={VERSION} --hash=sha256:{SDIST_SHA256}\n")
-        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps")
-        given = ("--no-binary", NAME, "--require-hashes", "-r", str(wanted), "--dest", directory)
-        # pip's own words are not our output.
-        subprocess.run([*pip, *given], check=True, stdout=sys.stderr, timeout=TIMEOUT_S)
-        return (Path(directory) / f"{NAME}-{VERSION}.tar.gz").read_bytes()
-
-
-def _is_right(file: Path) -> bool:
-    return file.is_file() and _sha256(file.read_bytes()) == WHEEL_SHA256
 
 
 def _sha256(content: bytes) -> str:

@@ -56,36 +56,28 @@ def test_it_does_not_depend_on_when_and_in_which_order() -> None:
     assert wheel.wheel(_sdist(FILES)) == wheel.wheel(_sdist(again, mtime=1_000_000))
 
 
-@pytest.fixture
-def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No index, no sdist."""
-
-    def refuse() -> bytes:
-        raise AssertionError("nothing was to be fetched")
-
-    monkeypatch.setattr(wheel, "_sdist", refuse)
+def _nothing() -> bytes:
+    raise AssertionError("nothing was to be fetched")
 
 
-@pytest.mark.usefixtures("no_pip")
-def test_what_is_there_already_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_there_already_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And what only seems to be it is not."""
+    expected = hashlib.sha256(b"one").hexdigest()
     (tmp_path / wheel.WHEEL).write_bytes(b"one")
-    monkeypatch.setattr(wheel, "WHEEL_SHA256", hashlib.sha256(b"one").hexdigest())
-    assert wheel.main(tmp_path) == 0
+    assert wheel.main(tmp_path, _nothing, expected) == 0
     assert capsys.readouterr().out == f"{tmp_path}\n"
     (tmp_path / wheel.WHEEL).write_bytes(b"another")
     with pytest.raises(AssertionError, match="fetched"):
-        wheel.main(tmp_path)
+        wheel.main(tmp_path, _nothing, expected)
 
 
-def test_what_comes_out_otherwise_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wheel, "_sdist", lambda: _sdist(FILES))
-    assert wheel.main(tmp_path) == 1
-    assert not list(tmp_path.iterdir())
+def test_it_is_put_there_if_it_is_what_it_should_be(tmp_path: Path) -> None:
+    packed = _sdist(FILES)
+    assert wheel.main(tmp_path / "a", lambda: packed) == 1
+    assert not (tmp_path / "a").exists()
+    expected = hashlib.sha256(wheel.wheel(packed)).hexdigest()
+    assert wheel.main(tmp_path / "a", lambda: packed, expected) == 0
+    assert (tmp_path / "a" / wheel.WHEEL).read_bytes() == wheel.wheel(packed)
 
 
 def test_it_is_what_the_lock_and_the_extra_name() -> None:
