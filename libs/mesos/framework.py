@@ -62,7 +62,7 @@ class FrameworkClient(ABC):
     def _subscribe_call(self) -> Call:
         return calls.subscribe(self._framework, self._suppressed_roles)
 
-    def _heard(self, event: events.SchedulerEvent) -> None:
+    def _learn(self, event: events.SchedulerEvent) -> None:
         if isinstance(event, events.Subscribed):
             self._framework = {**self._framework, "id": calls.value(event.framework_id)}
 

@@ -94,7 +94,7 @@ class PymesosClient(FrameworkClient):
             heard, outputs = await self._advance(machine)
             if heard is None:
                 continue
-            self._heard(heard)
+            self._learn(heard)
             self._subscribed = machine.phase is Phase.SUBSCRIBED
             yield heard
 
@@ -177,7 +177,7 @@ class PymesosClient(FrameworkClient):
                 await asyncio.wrap_future(work)
         except TimeoutError as error:
             # One that has not begun never will; one that has holds up all the others.
-            if not work.cancel():
+            if not work.cancel() and not work.done():
                 line.thread.cut()
             raise CallTimeout(f"no answer within {timeout_s} s") from error
 

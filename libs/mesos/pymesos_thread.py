@@ -53,7 +53,8 @@ def _sigint_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler or signal.default_int_handler)
+        # None: somebody's that is not Python's, and lost by now.
+        signal.signal(signal.SIGINT, signal.SIG_DFL if handler is None else handler)
 
 
 with _sigint_kept():

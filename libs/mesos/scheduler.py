@@ -70,7 +70,7 @@ class SchedulerClient(FrameworkClient):
                 yield events.Disconnected(item.reason, item.was_subscribed, item.retry_in_s)
                 continue
             event = events.scheduler_event(item)
-            self._heard(event)
+            self._learn(event)
             yield event
 
     def resubscribe(self, reason: str) -> None:

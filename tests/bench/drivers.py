@@ -87,11 +87,10 @@ async def _run(client: FrameworkClient) -> tuple[float, float]:
 
 async def _far(kind: str) -> float:
     """Calls a second to a slow master."""
-    subscribed = {"type": "SUBSCRIBED", "subscribed": {"framework_id": calls.value("f")}}
 
     async def answer(request: web.Request, body: Any) -> web.StreamResponse:
         if body["type"] == "SUBSCRIBE":
-            return await server.stream(request, [subscribed], hold_s=TIMEOUT_S)
+            return await server.stream(request, [server.subscribed()], hold_s=TIMEOUT_S)
         await asyncio.sleep(FAR_S)
         return web.Response(status=202)
 

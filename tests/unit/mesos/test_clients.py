@@ -32,16 +32,11 @@ from libs.mesos.operator import OperatorClient
 from libs.mesos.ports import Credentials
 from libs.mesos.subscription import Options
 from tests.frameworks import KINDS, make_client
-from tests.unit.mesos.server import peer, stream
+from tests.unit.mesos.server import peer, stream, subscribed
 
 FRAMEWORK: FrameworkInfo = {"user": "root", "name": "unit", "failover_timeout": 60.0}
 Make = Callable[..., FrameworkClient]
 FAST = Options(backoff_min_s=0.01, backoff_max_s=0.02, connect_timeout_s=2.0)
-
-
-def _subscribed(interval_s: float = 15.0) -> dict[str, Any]:
-    body = {"framework_id": {"value": "m-0001"}, "heartbeat_interval_seconds": interval_s}
-    return {"type": "SUBSCRIBED", "subscribed": body}
 
 
 @pytest_asyncio.fixture
@@ -79,7 +74,7 @@ async def test_events_calls_and_the_stream_id(scheduler: Make) -> None:
 
     async def handler(request: web.Request, body: Any) -> web.StreamResponse:
         if body["type"] == "SUBSCRIBE":
-            return await stream(request, [_subscribed(), {"type": "HEARTBEAT"}], hold_s=1)
+            return await stream(request, [subscribed(), {"type": "HEARTBEAT"}], hold_s=1)
         return web.Response(status=202)
 
     async with peer(handler) as master:
@@ -111,7 +106,7 @@ async def test_what_is_given_is_what_is_sent(scheduler: Make) -> None:
 
     async def handler(request: web.Request, body: Any) -> web.StreamResponse:
         if body["type"] == "SUBSCRIBE":
-            return await stream(request, [_subscribed()], hold_s=1)
+            return await stream(request, [subscribed()], hold_s=1)
         return web.Response(status=202)
 
     async with peer(handler) as master:
@@ -139,7 +134,7 @@ async def test_a_master_that_takes_the_connection_only_is_left(scheduler: Make) 
         writer.close()
 
     async def lively(request: web.Request, body: Any) -> web.StreamResponse:
-        return await stream(request, [_subscribed()], hold_s=1)
+        return await stream(request, [subscribed()], hold_s=1)
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
@@ -156,7 +151,7 @@ async def test_a_cut_stream_is_subscribed_again_with_the_id(scheduler: Make) -> 
     """Both places of the second SUBSCRIBE carry the framework id."""
 
     async def handler(request: web.Request, body: Any) -> web.StreamResponse:
-        return await stream(request, [_subscribed()])
+        return await stream(request, [subscribed()])
 
     async with peer(handler) as master:
         client = scheduler(master.url)
@@ -181,10 +176,10 @@ async def test_a_silent_master_is_left(scheduler: Make) -> None:
     """No record for five heartbeats although TCP is fine: the other master is asked."""
 
     async def silent(request: web.Request, body: Any) -> web.StreamResponse:
-        return await stream(request, [_subscribed(0.05)], hold_s=10)
+        return await stream(request, [subscribed(0.05)], hold_s=10)
 
     async def lively(request: web.Request, body: Any) -> web.StreamResponse:
-        return await stream(request, [_subscribed(), {"type": "HEARTBEAT"}], hold_s=10)
+        return await stream(request, [subscribed(), {"type": "HEARTBEAT"}], hold_s=10)
 
     async with peer(silent) as first, peer(lively) as second:
         found = await _until(scheduler(first.url, second.url), events.Heartbeat)
@@ -197,7 +192,7 @@ async def test_redirects_lead_to_the_leader(scheduler: Make) -> None:
 
     async def lead(request: web.Request, body: Any) -> web.StreamResponse:
         if body["type"] == "SUBSCRIBE":
-            return await stream(request, [_subscribed()], hold_s=1)
+            return await stream(request, [subscribed()], hold_s=1)
         return web.Response(status=202)
 
     async with peer(lead) as leader:
@@ -215,7 +210,7 @@ async def test_redirects_lead_to_the_leader(scheduler: Make) -> None:
         assert leader.types() == ["SUBSCRIBE", "REVIVE"]
 
 
-@pytest.mark.parametrize("before", [[], [_subscribed()]])
+@pytest.mark.parametrize("before", [[], [subscribed()]])
 async def test_an_error_event_ends_the_iteration(scheduler: Make, before: list[Any]) -> None:
     """No second SUBSCRIBE follows."""
     error = {"type": "ERROR", "error": {"message": "Framework failed over"}}
@@ -254,7 +249,7 @@ async def test_broken_records_lead_to_a_new_subscription(scheduler: Make) -> Non
         nonlocal attempts
         attempts += 1
         if attempts == 3:
-            return await stream(request, [_subscribed()], hold_s=1)
+            return await stream(request, [subscribed()], hold_s=1)
         response = web.StreamResponse()
         await response.prepare(request)
         await response.write(b"x\n" if attempts == 1 else b"3\nabc")
@@ -271,7 +266,7 @@ async def test_calls_time_out_and_tell_refusals_apart(scheduler: Make) -> None:
 
     async def handler(request: web.Request, body: Any) -> web.StreamResponse:
         if body["type"] == "SUBSCRIBE":
-            return await stream(request, [_subscribed()], hold_s=3)
+            return await stream(request, [subscribed()], hold_s=3)
         if body["type"] == "TEARDOWN":
             await asyncio.sleep(2)
         status, text = answers.get(body["type"], (400, "bad"))

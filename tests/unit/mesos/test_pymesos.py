@@ -6,9 +6,9 @@ import asyncio
 import os
 import resource
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,9 +21,12 @@ from libs.mesos.framework import SchedulerOptions
 from libs.mesos.ports import Credentials
 from libs.mesos.pymesos_client import STOP_S, PymesosClient
 from libs.mesos.pymesos_thread import IDLE_S
+from libs.mesos.recordio import encode
+from libs.mesos.stream import json_body
 from libs.mesos.subscription import Options
-from tests.unit.mesos.server import Peer, peer, stream
-from tests.unit.mesos.test_clients import FRAMEWORK, _subscribed
+from tests.contract.mesos.cluster import ROOT
+from tests.unit.mesos.server import peer, stream, subscribed
+from tests.unit.mesos.test_clients import FRAMEWORK
 
 FAST = Options(backoff_min_s=0.02, backoff_max_s=10.0, connect_timeout_s=2.0)
 
@@ -56,7 +59,7 @@ async def _disconnections(client: PymesosClient, count: int) -> list[events.Disc
 
 
 async def _hold(request: web.Request, _body: Any) -> web.StreamResponse:
-    return await stream(request, [_subscribed()], hold_s=5)
+    return await stream(request, [subscribed()], hold_s=5)
 
 
 @pytest.mark.parametrize("text", ["no", ""])
@@ -80,7 +83,7 @@ async def test_an_event_that_can_not_be_read_ends_the_subscription_only() -> Non
     spoilt = {"type": "RESCIND", "rescind": {}}
 
     async def handler(request: web.Request, body: Any) -> web.StreamResponse:
-        return await stream(request, [_subscribed(), spoilt], hold_s=5)
+        return await stream(request, [subscribed(), spoilt], hold_s=5)
 
     async with peer(handler) as master:
         found = await _disconnections(_client(master.url), 2)
@@ -149,18 +152,18 @@ async def test_stopping_breaks_what_is_under_way() -> None:
 async def test_a_slow_consumer_slows_the_master_down() -> None:
     """No more than `room` events wait in memory, none is lost, and the pause is not taken for the master's silence."""
     count, sent = 4000, 0
-    offer = {"type": "RESCIND", "rescind": {"offer_id": {"value": "o" * 4000}}}
+    rescind = {"type": "RESCIND", "rescind": {"offer_id": {"value": "o" * 4000}}}
+    hundred = encode(json_body(rescind)) * 100
 
     async def handler(request: web.Request, body: Any) -> web.StreamResponse:
         nonlocal sent
-        response = await stream(request, [_subscribed(0.1)])
+        response = await stream(request, [subscribed(0.1)])
         for _ in range(count // 100):
-            await response.write(b"".join([encoded] * 100))
+            await response.write(hundred)
             sent += 100
         await asyncio.sleep(5)
         return response
 
-    encoded = _record(offer)
     async with peer(handler) as master:
         client = _client(master.url, room=10)
         async with asyncio.timeout(20), client.subscribe() as stream_:
@@ -175,14 +178,7 @@ async def test_a_slow_consumer_slows_the_master_down() -> None:
                 assert isinstance(await anext(stream_), events.Rescind)
 
 
-def _record(event: Any) -> bytes:
-    from libs.mesos.recordio import encode
-    from libs.mesos.stream import json_body
-
-    return encode(json_body(event))
-
-
-async def _revive_once(master: Peer, client: PymesosClient) -> None:
+async def _revive_once(client: PymesosClient) -> None:
     async with asyncio.timeout(5), client.subscribe() as stream_:
         await anext(stream_)
         await client.revive()
@@ -197,8 +193,8 @@ async def test_credentials_stay_with_their_client() -> None:
         return web.Response(status=202)
 
     async with peer(handler) as first, peer(handler) as second:
-        await _revive_once(first, _client(first.url, credentials=Credentials("pr", "sé")))
-        await _revive_once(second, _client(second.url))
+        await _revive_once(_client(first.url, credentials=Credentials("pr", "sé")))
+        await _revive_once(_client(second.url))
     assert all("Authorization" in headers for _, headers, _ in first.calls)
     assert not any("Authorization" in headers for _, headers, _ in second.calls)
 
@@ -250,8 +246,35 @@ async def test_descriptors_beyond_those_of_select() -> None:
 
 async def test_nobody_listens() -> None:
     """A refused connection is said, and tried again by our own back-off."""
-    found = await _disconnections(_client("127.0.0.1:1", subscription=replace(FAST)), 3)
+    found = await _disconnections(_client("127.0.0.1:1", subscription=FAST), 3)
     assert {each.reason for each in found} == {"could not connect"}
+
+
+IMPORTING = """
+import asyncio, os, signal, sys
+import uvloop
+import services.scheduler.service
+
+async def main():
+    assert "pymesos" not in sys.modules  # it is not imported before it is wanted
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+    import libs.mesos.pymesos_client
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.wait_for(stop.wait(), 5)
+
+with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner.run(main())
+"""
+
+
+async def test_a_service_still_stops_by_sigint() -> None:
+    """Importing pymesos takes SIGINT over; imported here, it does not."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", IMPORTING), cwd=ROOT, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0, said.decode()
 
 
 def test_what_it_can_not_reach_is_refused_at_once() -> None:
