@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,11 +19,18 @@ import pytest_asyncio
 
 from libs.common.clock import SystemClock
 from libs.mesos import calls, events
-from libs.mesos.errors import BadCall, NotConnected, NotSubscribed
-from libs.mesos.framework import FrameworkClient
+from libs.mesos.errors import (
+    BadCall,
+    CallTimeout,
+    NotConnected,
+    NotSubscribed,
+    TransportError,
+)
+from libs.mesos.framework import FrameworkClient, SchedulerOptions
 from libs.mesos.http import AiohttpTransport
 from libs.mesos.messages import FrameworkInfo, Offer, TaskInfo
 from libs.mesos.operator import OperatorClient
+from libs.mesos.subscription import Options
 from tests.contract.mesos.cluster import Mesos, Power, minimesos
 from tests.frameworks import KINDS, make_client
 
@@ -44,14 +52,16 @@ def _info(name: str, framework_id: str | None = None) -> FrameworkInfo:
     return info
 
 
-Make = Callable[[Mesos, FrameworkInfo], FrameworkClient]
+Make = Callable[..., FrameworkClient]
 
 
 @pytest_asyncio.fixture(params=KINDS, loop_scope="session")
 async def scheduler(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
     """Makes a scheduler's client, of one kind and then of the other."""
     async with aiohttp.ClientSession() as session:
-        yield lambda mesos, info: make_client(request.param, session, [mesos.master_url], info)
+        yield lambda mesos, info, **more: make_client(
+            request.param, session, [mesos.master_url], info, **more
+        )
 
 
 def _operator(session: aiohttp.ClientSession, url: str) -> OperatorClient:
@@ -123,14 +133,14 @@ async def test_a_task_from_offer_to_end(shared: Mesos, scheduler: Make) -> None:
 
 
 async def test_failover_tells_the_old_one_and_takes_over(shared: Mesos, scheduler: Make) -> None:
-    """The second client with the id gets the stream; the first one's calls are refused, or not even sent."""
+    """The second client with the id gets the stream; the first one's calls are refused, cut, or not even sent."""
     first = scheduler(shared, _info("client-failover"))
     async with first.subscribe() as old:
         framework_id = (await _next(old, events.Subscribed)).framework_id
         second = scheduler(shared, _info("client-failover", framework_id))
         async with second.subscribe() as new:
             assert (await _next(new, events.Subscribed)).framework_id == framework_id
-            with pytest.raises((NotSubscribed, NotConnected)):
+            with pytest.raises((NotSubscribed, NotConnected, TransportError)):
                 await first.revive()
             assert (await _next(old, events.Error)).message == "Framework failed over"
             await second.teardown()
@@ -207,6 +217,28 @@ async def test_a_master_restarts_and_an_agent_goes(tmp_path: Path, scheduler: Ma
             told = await _next(stream, events.Update, _reconciled)
             assert told.status["state"] == state
         await client.teardown()
+
+
+@pytest.mark.mesos_power(Power.MASTER)
+async def test_a_frozen_master_is_left_and_found_again(tmp_path: Path, scheduler: Make) -> None:
+    """TCP goes on in the kernel; calls time out, silence is noticed, and what follows is the same framework."""
+    options = SchedulerOptions(Options(connect_timeout_s=0.5), call_timeout_s=0.3)
+    flags = {"heartbeat_interval": "200ms"}
+    async with minimesos(tmp_path, agents=0, master_flags=flags) as mesos:
+        assert mesos.master is not None
+        client = scheduler(mesos, _info("client-frozen"), options=options)
+        async with client.subscribe() as stream:
+            framework_id = (await _next(stream, events.Subscribed)).framework_id
+            mesos.master.signal(signal.SIGSTOP)
+            with pytest.raises(CallTimeout):
+                await client.revive()
+            lost = await _next(stream, events.Disconnected)
+            assert "silence" in lost.reason and lost.was_subscribed
+            half_open = await _next(stream, events.Disconnected)
+            assert not half_open.was_subscribed
+            mesos.master.signal(signal.SIGCONT)
+            assert (await _next(stream, events.Subscribed)).framework_id == framework_id
+            await client.revive()
 
 
 def _reconciled(update: events.Update) -> bool:
