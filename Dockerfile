@@ -9,9 +9,11 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY requirements.lock pyproject.toml ./
-COPY infra/compose/prune.py ./
+COPY infra/compose/prune.py infra/pymesos/wheel.py ./
 RUN python3 -m venv /opt/gantry \
- && /opt/gantry/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements.lock \
+ && /opt/gantry/bin/python wheel.py wheels \
+ && /opt/gantry/bin/pip install --no-cache-dir --no-compile --find-links wheels \
+      --require-hashes -r requirements.lock \
  && /opt/gantry/bin/python prune.py pyproject.toml
 COPY services/executor/native native
 RUN make -C native OUT=/src/built /src/built/gantry-runc \

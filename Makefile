@@ -13,9 +13,10 @@ SEED_FROM ?= 1
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml infra/pymesos/wheel.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	wheels=$$($(BIN)/python infra/pymesos/wheel.py) && \
+	  $(BIN)/python -m pip install --quiet --require-hashes --find-links "$$wheels" -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 

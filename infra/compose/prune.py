@@ -1,7 +1,7 @@
 """Takes out of the environment it runs in what the services don't need: `python prune.py pyproject.toml`.
 
 The lock pins the tools of development too, and installs all or nothing. What stays is the closure of the project's
-own dependencies; the installers go last.
+own dependencies and of the extra `pymesos`; the installers go last.
 """
 
 from __future__ import annotations
@@ -44,6 +44,12 @@ def closure(roots: Iterable[str]) -> set[str]:
     return found
 
 
+def wanted(project: Path) -> list[str]:
+    """What the image is for, as a pyproject.toml says it."""
+    declared = tomllib.loads(project.read_text())["project"]
+    return [*declared["dependencies"], *declared["optional-dependencies"]["pymesos"]]
+
+
 def installed() -> set[str]:
     """All distributions of this environment."""
     return {name_of(each.metadata["Name"]) for each in distributions()}
@@ -51,9 +57,8 @@ def installed() -> set[str]:
 
 def main(project: Path) -> None:
     """Uninstall the rest; exits 1 when something that is needed is missing."""
-    declared = tomllib.loads(project.read_text())["project"]["dependencies"]
     try:
-        kept = closure(declared)
+        kept = closure(wanted(project))
     except PackageNotFoundError as error:
         sys.exit(f"prune: {error.name} is needed and not installed")
     installers = ["setuptools", "pip"]

@@ -9,7 +9,11 @@
 `stream`           runs that machine over a `Transport`
 `ports`            what is taken from outside: a `Transport`
 `http`             the aiohttp face, the only module here that knows aiohttp
-`scheduler`        `SchedulerClient`
+`framework`        what a framework can do, through any client: `FrameworkClient`
+`scheduler`        `SchedulerClient`, on asyncio
+`pymesos_client`   `PymesosClient`, the same through pymesos
+`pymesos_thread`   pymesos with its faults contained, in a thread of its own
+`handover`         from that thread to the event loop, with a bound
 `executor`         `ExecutorClient`
 `environment`      what an agent tells its executor by MESOS_* variables
 `operator`         `OperatorClient`

@@ -212,6 +212,11 @@ def decode(record: bytes) -> Json:
         event = json.loads(record)
     except ValueError as error:
         raise RecordError(f"event is not JSON: {error}") from error
+    return checked(event)
+
+
+def checked(event: object) -> Json:
+    """The event, if it is an object with a type. Raises `RecordError`."""
     if not isinstance(event, dict) or not isinstance(event.get("type"), str):
         raise RecordError("event is not an object with a type")
     return event

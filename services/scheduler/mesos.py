@@ -8,12 +8,13 @@ from typing import Protocol
 
 import aiohttp
 
-from libs.common.errors import TimedOut, Unavailable
+from libs.common.errors import InvalidInput, TimedOut, Unavailable
 from libs.common.runtime import Runtime
 from libs.common.task import TellAnew
 from libs.mesos import calls, errors
 from libs.mesos.credentials import read_credentials
 from libs.mesos.events import SchedulerEvent
+from libs.mesos.framework import FrameworkClient
 from libs.mesos.http import AiohttpTransport
 from libs.mesos.messages import FrameworkInfo
 from libs.mesos.scheduler import SchedulerClient
@@ -52,10 +53,10 @@ OpenDriver = Callable[
 ]
 
 
-class HttpDriver:
-    """The driver on libs/mesos' own asyncio client."""
+class ClientDriver:
+    """The driver on one of libs/mesos' clients."""
 
-    def __init__(self, client: SchedulerClient) -> None:
+    def __init__(self, client: FrameworkClient) -> None:
         self._client = client
 
     def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[SchedulerEvent]]:
@@ -102,7 +103,7 @@ def _named(tasks: Sequence[tuple[str, str | None]]) -> list[tuple[str, str | Non
 async def open_http_driver(
     rt: Runtime, config: SchedulerConfig, info: FrameworkInfo
 ) -> AsyncIterator[MesosDriver]:
-    """The default driver, on real sockets."""
+    """The default driver: libs/mesos' own client on asyncio."""
     credentials = read_credentials("scheduler", config.principal, config.credential_file)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         client = SchedulerClient(
@@ -113,4 +114,36 @@ async def open_http_driver(
             rng=rt.rng,
             credentials=credentials,
         )
-        yield HttpDriver(client)
+        yield ClientDriver(client)
+
+
+@asynccontextmanager
+async def open_pymesos_driver(
+    rt: Runtime, config: SchedulerConfig, info: FrameworkInfo
+) -> AsyncIterator[MesosDriver]:
+    """The driver through pymesos. Raises InvalidInput where it is not installed, or can't reach such a master."""
+    try:
+        # Not before it is wanted: it is an extra, and does things at import.
+        from libs.mesos.pymesos_client import PymesosClient
+    except ModuleNotFoundError as error:
+        what = f"pymesos is not installed ({error.name} is missing)"
+        raise InvalidInput.of("scheduler.driver", what, "libs, or the extra `pymesos`") from error
+    try:
+        client = PymesosClient(
+            config.masters,
+            info,
+            clock=rt.clock,
+            rng=rt.rng,
+            credentials=read_credentials("scheduler", config.principal, config.credential_file),
+        )
+    except ValueError as error:
+        raise InvalidInput.of("scheduler.masters", str(error), "host:port") from error
+    yield ClientDriver(client)
+
+
+def open_driver(
+    rt: Runtime, config: SchedulerConfig, info: FrameworkInfo
+) -> AbstractAsyncContextManager[MesosDriver]:
+    """The driver that the configuration names."""
+    opener = open_pymesos_driver if config.driver == "pymesos" else open_http_driver
+    return opener(rt, config, info)

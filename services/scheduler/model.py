@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NewType
+from typing import Any, Literal, NewType
 
 from pydantic import BaseModel, ConfigDict
 
@@ -289,6 +289,7 @@ class SchedulerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     masters: tuple[str, ...] = ("127.0.0.1:5050",)
+    driver: Literal["libs", "pymesos"] = "libs"  # which client speaks to Mesos: docs/adr/0024
     principal: str = ""
     credential_file: Path | None = None
     role: str = "gantry"

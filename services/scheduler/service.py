@@ -26,7 +26,7 @@ from libs.mesos import events as mesos
 from services.scheduler import api
 from services.scheduler.cluster import ENDED_REMEMBERED, Cluster, Draft
 from services.scheduler.core import Input, decide
-from services.scheduler.mesos import MesosDriver, OpenDriver, open_http_driver
+from services.scheduler.mesos import MesosDriver, OpenDriver, open_driver
 from services.scheduler.model import (
     Action,
     Decline,
@@ -287,7 +287,7 @@ class Scheduler:
                 self._log.warning("ended instances are kept for now", error=str(error))
 
 
-async def run(rt: Runtime, open_driver: OpenDriver = open_http_driver) -> None:
+async def run(rt: Runtime, open_driver: OpenDriver = open_driver) -> None:
     """The service: wait for leadership, load, lead."""
     config = rt.section(SchedulerConfig)
     async with leadership(rt, "scheduler", config.leader_lease_s):

@@ -1,11 +1,11 @@
-"""`make bench`: measure on this machine. `python -m tests.bench [bus|backlog|containers|services]… [--count N]`."""
+"""`make bench`: measure on this machine. `python -m tests.bench [PART]… [--count N]`, or --help for the parts."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 
-from tests.bench import backlog, bus, containers, services
+from tests.bench import backlog, bus, containers, drivers, services
 from tests.bench.report import Report
 
 
@@ -21,13 +21,16 @@ async def main(parts: list[str], count: int) -> None:
             await containers.measure(report, count)
         if "services" in parts:
             await services.measure(report)
+        if "drivers" in parts:
+            await drivers.measure(report)
     finally:
         report.print()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["bus", "backlog", "containers", "services"])
+    every = ["bus", "backlog", "containers", "services", "drivers"]
+    parser.add_argument("parts", nargs="*", default=every, help=f"of {', '.join(every)}")
     parser.add_argument("--count", type=int, default=containers.COUNT)
     given = parser.parse_args()
     asyncio.run(main(given.parts, given.count))

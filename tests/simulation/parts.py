@@ -19,7 +19,7 @@ from services.ipam.service import run as run_ipam
 from services.monitor.mesos import HttpOperator, Operator
 from services.monitor.model import Alert, MonitorConfig
 from services.monitor.service import run as run_monitor
-from services.scheduler.mesos import HttpDriver, MesosDriver
+from services.scheduler.mesos import ClientDriver, MesosDriver
 from services.scheduler.model import SchedulerConfig
 from services.scheduler.service import run as run_scheduler
 from tests.fakes.disk import FakeDisk
@@ -97,7 +97,7 @@ async def scheduler(world: PartsWorld, rt: Runtime, life: Life) -> None:
         rt: Runtime, _config: SchedulerConfig, info: FrameworkInfo
     ) -> AsyncIterator[MesosDriver]:
         transport = MesosTransport(world.mesos, life)
-        yield HttpDriver(SchedulerClient(transport, [MASTER], info, clock=rt.clock, rng=rt.rng))
+        yield ClientDriver(SchedulerClient(transport, [MASTER], info, clock=rt.clock, rng=rt.rng))
 
     await run_scheduler(rt, open_driver)
 

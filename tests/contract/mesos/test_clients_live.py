@@ -1,25 +1,38 @@
-"""`libs.mesos`' clients against a live Mesos: a task's life, failover, a restarted master."""
+"""`libs.mesos`' clients against a live Mesos: a task's life, failover, a restarted master, an agent that is gone.
+
+What a scheduler does is done through both of its clients.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from libs.common.clock import SystemClock
 from libs.mesos import calls, events
-from libs.mesos.errors import BadCall, NotSubscribed
+from libs.mesos.errors import (
+    BadCall,
+    CallTimeout,
+    NotConnected,
+    NotSubscribed,
+    TransportError,
+)
+from libs.mesos.framework import FrameworkClient, SchedulerOptions
 from libs.mesos.http import AiohttpTransport
 from libs.mesos.messages import FrameworkInfo, Offer, TaskInfo
 from libs.mesos.operator import OperatorClient
-from libs.mesos.scheduler import SchedulerClient
+from libs.mesos.subscription import Options
 from tests.contract.mesos.cluster import Mesos, Power, minimesos
+from tests.frameworks import KINDS, make_client
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 WAIT_S = 20.0
@@ -39,19 +52,20 @@ def _info(name: str, framework_id: str | None = None) -> FrameworkInfo:
     return info
 
 
-@asynccontextmanager
-async def _transport() -> AsyncIterator[AiohttpTransport]:
+Make = Callable[..., FrameworkClient]
+
+
+@pytest_asyncio.fixture(params=KINDS, loop_scope="session")
+async def scheduler(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
+    """Makes a scheduler's client, of one kind and then of the other."""
     async with aiohttp.ClientSession() as session:
-        yield AiohttpTransport(session)
+        yield lambda mesos, info, **more: make_client(
+            request.param, session, [mesos.master_url], info, **more
+        )
 
 
-def _client(transport: AiohttpTransport, mesos: Mesos, info: FrameworkInfo) -> SchedulerClient:
-    return SchedulerClient(
-        transport, [mesos.master_url], info, clock=SystemClock(), rng=random.Random(1)
-    )
-
-
-def _operator(transport: AiohttpTransport, url: str) -> OperatorClient:
+def _operator(session: aiohttp.ClientSession, url: str) -> OperatorClient:
+    transport = AiohttpTransport(session)
     return OperatorClient(transport, [url], clock=SystemClock(), rng=random.Random(1))
 
 
@@ -77,7 +91,7 @@ def _task(offer: Offer, task_id: str, command: str) -> TaskInfo:
 
 
 async def _run(
-    client: SchedulerClient, stream: AsyncIterator[Any], task_id: str, command: str, until: str
+    client: FrameworkClient, stream: AsyncIterator[Any], task_id: str, command: str, until: str
 ) -> list[str]:
     """Launch on the next offer; the task's states up to `until`, each acknowledged."""
     offers = await _next(stream, events.Offers)
@@ -93,54 +107,49 @@ async def _run(
     return states
 
 
-async def test_a_task_from_offer_to_end(shared: Mesos) -> None:
+async def test_a_task_from_offer_to_end(shared: Mesos, scheduler: Make) -> None:
     """Subscribe, accept, updates, reconcile, kill, teardown; then the id is burnt."""
-    async with _transport() as transport:
-        client = _client(transport, shared, _info("client-life"))
-        async with client.subscribe() as stream:
-            subscribed = await _next(stream, events.Subscribed)
-            assert subscribed.heartbeat_interval_s == 15.0
-            states = await _run(client, stream, "c1", "sleep 1000", "TASK_RUNNING")
-            assert states == ["TASK_STARTING", "TASK_RUNNING"]
-            await client.reconcile([("c1", None), ("ghost", None)])
-            known = await _next(stream, events.Update)
-            assert known.status["reason"] == "REASON_RECONCILIATION"
-            assert calls.acknowledge(known.status) is None
-            unknown = await _next(stream, events.Update)
-            assert unknown.status["state"] == "TASK_UNKNOWN"
-            await client.kill("c1")
-            killed = await _next(stream, events.Update)
-            assert killed.status["state"] == "TASK_KILLED"
-            await client.acknowledge(killed.status)
-            with pytest.raises(BadCall):
-                await client.call({"type": "KILL"})
-            await client.teardown()
-            error = await _next(stream, events.Error)
-            assert error.message == "Framework has been removed"
+    client = scheduler(shared, _info("client-life"))
+    async with client.subscribe() as stream:
+        subscribed = await _next(stream, events.Subscribed)
+        assert subscribed.heartbeat_interval_s == 15.0
+        states = await _run(client, stream, "c1", "sleep 1000", "TASK_RUNNING")
+        assert states == ["TASK_STARTING", "TASK_RUNNING"]
+        await client.reconcile([("c1", None), ("ghost", None)])
+        known = await _next(stream, events.Update)
+        assert known.status["reason"] == "REASON_RECONCILIATION"
+        assert calls.acknowledge(known.status) is None
+        unknown = await _next(stream, events.Update)
+        assert unknown.status["state"] == "TASK_UNKNOWN"
+        await client.kill("c1")
+        killed = await _next(stream, events.Update)
+        assert killed.status["state"] == "TASK_KILLED"
+        await client.acknowledge(killed.status)
+        with pytest.raises(BadCall):
+            await client.call({"type": "KILL"})
+        await client.teardown()
+        error = await _next(stream, events.Error)
+        assert error.message == "Framework has been removed"
 
 
-async def test_failover_tells_the_old_one_and_takes_over(shared: Mesos) -> None:
-    """The second client with the id gets the stream; the first one's calls are refused."""
-    async with _transport() as transport:
-        first = _client(transport, shared, _info("client-failover"))
-        async with first.subscribe() as old:
-            framework_id = (await _next(old, events.Subscribed)).framework_id
-            link = first.link
-            second = _client(transport, shared, _info("client-failover", framework_id))
-            async with second.subscribe() as new:
-                assert (await _next(new, events.Subscribed)).framework_id == framework_id
-                assert link is not None and second.link is not None
-                assert link.stream_id != second.link.stream_id
-                with pytest.raises(NotSubscribed):
-                    await first.revive()
-                assert (await _next(old, events.Error)).message == "Framework failed over"
-                await second.teardown()
+async def test_failover_tells_the_old_one_and_takes_over(shared: Mesos, scheduler: Make) -> None:
+    """The second client with the id gets the stream; the first one's calls are refused, cut, or not even sent."""
+    first = scheduler(shared, _info("client-failover"))
+    async with first.subscribe() as old:
+        framework_id = (await _next(old, events.Subscribed)).framework_id
+        second = scheduler(shared, _info("client-failover", framework_id))
+        async with second.subscribe() as new:
+            assert (await _next(new, events.Subscribed)).framework_id == framework_id
+            with pytest.raises((NotSubscribed, NotConnected, TransportError)):
+                await first.revive()
+            assert (await _next(old, events.Error)).message == "Framework failed over"
+            await second.teardown()
 
 
 async def test_the_operator_api(shared: Mesos) -> None:
     """State on subscription, changes as events, and the GET_* calls agree."""
-    async with _transport() as transport:
-        operator = _operator(transport, shared.master_url)
+    async with aiohttp.ClientSession() as session:
+        operator = _operator(session, shared.master_url)
         assert await operator.get_health() and await operator.health()
         assert (await operator.leader()).rpartition(":")[2] == shared.master_url.rpartition(":")[2]
         assert (await operator.get_version())["version_info"]["version"]
@@ -148,7 +157,7 @@ async def test_the_operator_api(shared: Mesos) -> None:
         async with operator.subscribe() as stream:
             state = await _next(stream, events.OperatorEvent)
             assert state.type == "SUBSCRIBED" and "get_agents" in state.body["get_state"]
-            client = _client(transport, shared, _info("client-operator"))
+            client = make_client("libs", session, [shared.master_url], _info("client-operator"))
             async with client.subscribe() as own:
                 await _next(own, events.Subscribed)
                 added = await _next(
@@ -173,13 +182,13 @@ async def test_the_operator_api(shared: Mesos) -> None:
 
 
 @pytest.mark.mesos_power(Power.MASTER)
-async def test_a_restarted_master_is_found_again(tmp_path: Path) -> None:
-    """Same framework id, the task still runs, without any help from the caller."""
+async def test_a_master_restarts_and_an_agent_goes(tmp_path: Path, scheduler: Make) -> None:
+    """The same framework id and the task runs, without any help from the caller; then what an agent's id tells."""
     async with AsyncExitStack() as stack:
         flags = {"registry": "replicated_log"}
         mesos = await stack.enter_async_context(minimesos(tmp_path, master_flags=flags))
-        transport = await stack.enter_async_context(_transport())
-        client = _client(transport, mesos, _info("client-restart"))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        client = scheduler(mesos, _info("client-restart"))
         stream = await stack.enter_async_context(client.subscribe())
         framework_id = (await _next(stream, events.Subscribed)).framework_id
         await _run(client, stream, "r1", "sleep 1000", "TASK_RUNNING")
@@ -193,4 +202,44 @@ async def test_a_restarted_master_is_found_again(tmp_path: Path) -> None:
         await client.reconcile([("r1", None)])
         status = (await _next(stream, events.Update)).status
         assert (status["task_id"]["value"], status["state"]) == ("r1", "TASK_RUNNING")
+        agent = status["agent_id"]["value"]
+        await _operator(session, mesos.master_url).mark_agent_gone(agent)
+        gone = await _next(stream, events.Update, lambda each: "GONE" in each.status["state"])
+        await client.acknowledge(gone.status)
+        # Only with the agent's id does the master tell what became of it; other reasons are late updates of its own.
+        for call, state in (
+            (client.reconcile([("r1", agent)]), "TASK_GONE_BY_OPERATOR"),
+            (client.reconcile([("r1", None)]), "TASK_UNKNOWN"),
+            (client.kill("r1", agent), "TASK_GONE_BY_OPERATOR"),
+            (client.kill("r1"), "TASK_UNKNOWN"),
+        ):
+            await call
+            told = await _next(stream, events.Update, _reconciled)
+            assert told.status["state"] == state
         await client.teardown()
+
+
+@pytest.mark.mesos_power(Power.MASTER)
+async def test_a_frozen_master_is_left_and_found_again(tmp_path: Path, scheduler: Make) -> None:
+    """TCP goes on in the kernel; calls time out, silence is noticed, and what follows is the same framework."""
+    options = SchedulerOptions(Options(connect_timeout_s=0.5), call_timeout_s=0.3)
+    flags = {"heartbeat_interval": "200ms"}
+    async with minimesos(tmp_path, agents=0, master_flags=flags) as mesos:
+        assert mesos.master is not None
+        client = scheduler(mesos, _info("client-frozen"), options=options)
+        async with client.subscribe() as stream:
+            framework_id = (await _next(stream, events.Subscribed)).framework_id
+            mesos.master.signal(signal.SIGSTOP)
+            with pytest.raises(CallTimeout):
+                await client.revive()
+            lost = await _next(stream, events.Disconnected)
+            assert "silence" in lost.reason and lost.was_subscribed
+            half_open = await _next(stream, events.Disconnected)
+            assert not half_open.was_subscribed
+            mesos.master.signal(signal.SIGCONT)
+            assert (await _next(stream, events.Subscribed)).framework_id == framework_id
+            await client.revive()
+
+
+def _reconciled(update: events.Update) -> bool:
+    return update.status.get("reason") == "REASON_RECONCILIATION"

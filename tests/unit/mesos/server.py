@@ -67,3 +67,9 @@ async def stream(
         await response.write(encode(orjson.dumps(event)))
     await asyncio.sleep(hold_s)
     return response
+
+
+def subscribed(interval_s: float = 15.0) -> dict[str, Any]:
+    """The first event of a subscription: framework `m-0001`, a heartbeat promised every so many seconds."""
+    body = {"framework_id": {"value": "m-0001"}, "heartbeat_interval_seconds": interval_s}
+    return {"type": "SUBSCRIBED", "subscribed": body}

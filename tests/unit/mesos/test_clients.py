@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -14,7 +15,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from libs.common.clock import SystemClock
-from libs.mesos import events
+from libs.mesos import calls, events
 from libs.mesos.errors import (
     AccessDenied,
     BadCall,
@@ -24,21 +25,18 @@ from libs.mesos.errors import (
     TransportError,
     Unavailable,
 )
+from libs.mesos.framework import FrameworkClient, SchedulerOptions
 from libs.mesos.http import AiohttpTransport
 from libs.mesos.messages import FrameworkInfo
 from libs.mesos.operator import OperatorClient
 from libs.mesos.ports import Credentials
-from libs.mesos.scheduler import SchedulerClient, SchedulerOptions
 from libs.mesos.subscription import Options
-from tests.unit.mesos.server import peer, stream
+from tests.frameworks import KINDS, make_client
+from tests.unit.mesos.server import peer, stream, subscribed
 
 FRAMEWORK: FrameworkInfo = {"user": "root", "name": "unit", "failover_timeout": 60.0}
+Make = Callable[..., FrameworkClient]
 FAST = Options(backoff_min_s=0.01, backoff_max_s=0.02, connect_timeout_s=2.0)
-
-
-def _subscribed(interval_s: float = 15.0) -> dict[str, Any]:
-    body = {"framework_id": {"value": "m-0001"}, "heartbeat_interval_seconds": interval_s}
-    return {"type": "SUBSCRIBED", "subscribed": body}
 
 
 @pytest_asyncio.fixture
@@ -48,15 +46,19 @@ async def transport() -> AsyncIterator[AiohttpTransport]:
         yield AiohttpTransport(session)
 
 
-def _scheduler(transport: AiohttpTransport, *urls: str, **more: Any) -> SchedulerClient:
-    options = SchedulerOptions(more.pop("options", FAST), call_timeout_s=0.5)
-    rng = random.Random(1)
-    return SchedulerClient(
-        transport, urls, FRAMEWORK, clock=SystemClock(), rng=rng, options=options, **more
-    )
+@pytest_asyncio.fixture(params=KINDS)
+async def scheduler(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
+    """Makes a scheduler's client, of one kind and then of the other."""
+    async with aiohttp.ClientSession() as session:
+
+        def make(*urls: str, **more: Any) -> FrameworkClient:
+            options = SchedulerOptions(more.pop("subscription", FAST), call_timeout_s=0.5)
+            return make_client(request.param, session, urls, FRAMEWORK, options=options, **more)
+
+        yield make
 
 
-async def _until(client: SchedulerClient, kind: type, limit: int = 50) -> list[Any]:
+async def _until(client: FrameworkClient, kind: type, limit: int = 50) -> list[Any]:
     """Events of one subscription up to the first of that kind."""
     found: list[Any] = []
     async with asyncio.timeout(5), client.subscribe() as stream_:
@@ -67,16 +69,16 @@ async def _until(client: SchedulerClient, kind: type, limit: int = 50) -> list[A
     return found
 
 
-async def test_events_calls_and_the_stream_id(transport: AiohttpTransport) -> None:
+async def test_events_calls_and_the_stream_id(scheduler: Make) -> None:
     """Typed events come in order; a call carries framework id, stream id and credentials."""
 
     async def handler(request: web.Request, body: Any) -> web.StreamResponse:
         if body["type"] == "SUBSCRIBE":
-            return await stream(request, [_subscribed(), {"type": "HEARTBEAT"}], hold_s=1)
+            return await stream(request, [subscribed(), {"type": "HEARTBEAT"}], hold_s=1)
         return web.Response(status=202)
 
     async with peer(handler) as master:
-        client = _scheduler(transport, master.url, credentials=Credentials("pr", "se"))
+        client = scheduler(master.url, credentials=Credentials("pr", "se"))
         with pytest.raises(NotConnected):
             await client.revive()
         async with client.subscribe() as stream_:
@@ -93,18 +95,66 @@ async def test_events_calls_and_the_stream_id(transport: AiohttpTransport) -> No
             "framework_id": {"value": "m-0001"},
             "decline": {"offer_ids": [{"value": "o1"}], "filters": {"refuse_seconds": 5.0}},
         }
-        assert client.link is None
+        with pytest.raises(NotConnected):
+            await client.revive()
+        assert master.types() == ["SUBSCRIBE", "DECLINE"]
     assert "se" not in repr(Credentials("pr", "se")).replace("secret", "")
 
 
-async def test_a_cut_stream_is_subscribed_again_with_the_id(transport: AiohttpTransport) -> None:
+async def test_what_is_given_is_what_is_sent(scheduler: Make) -> None:
+    """No capability is added to the framework's own, suppressed roles are told, agents are named."""
+
+    async def handler(request: web.Request, body: Any) -> web.StreamResponse:
+        if body["type"] == "SUBSCRIBE":
+            return await stream(request, [subscribed()], hold_s=1)
+        return web.Response(status=202)
+
+    async with peer(handler) as master:
+        client = scheduler(master.url, suppressed_roles=["a"])
+        async with asyncio.timeout(5), client.subscribe() as stream_:
+            await anext(stream_)
+            await client.kill("t1", "s1", grace_s=2.0)
+            await client.reconcile([("t1", "s1"), ("t2", None)])
+            await client.accept(["o1"], [])
+    own = {"framework_id": calls.value("m-0001")}
+    assert [body for _, _, body in master.calls] == [
+        calls.subscribe(FRAMEWORK, ["a"]),
+        {**calls.kill("t1", "s1", 2.0), **own},
+        {**calls.reconcile([("t1", "s1"), ("t2", None)]), **own},
+        {**calls.accept(["o1"], []), **own},
+    ]
+
+
+async def test_a_master_that_takes_the_connection_only_is_left(scheduler: Make) -> None:
+    """A half-open connection: no byte ever comes. The other master is asked, and leaving takes no long time."""
+    quiet = asyncio.Event()
+
+    async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await quiet.wait()
+        writer.close()
+
+    async def lively(request: web.Request, body: Any) -> web.StreamResponse:
+        return await stream(request, [subscribed()], hold_s=1)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server, peer(lively) as second:
+        brief = replace(FAST, connect_timeout_s=0.3)
+        client = scheduler(f"{host}:{port}", second.url, subscription=brief)
+        found = await _until(client, events.Subscribed)
+        quiet.set()
+    assert [type(event) for event in found] == [events.Disconnected, events.Subscribed]
+    assert not found[0].was_subscribed
+
+
+async def test_a_cut_stream_is_subscribed_again_with_the_id(scheduler: Make) -> None:
     """Both places of the second SUBSCRIBE carry the framework id."""
 
     async def handler(request: web.Request, body: Any) -> web.StreamResponse:
-        return await stream(request, [_subscribed()])
+        return await stream(request, [subscribed()])
 
     async with peer(handler) as master:
-        client = _scheduler(transport, master.url)
+        client = scheduler(master.url)
         found: list[Any] = []
         async with asyncio.timeout(5), client.subscribe() as stream_:
             async for event in stream_:
@@ -122,27 +172,27 @@ async def test_a_cut_stream_is_subscribed_again_with_the_id(transport: AiohttpTr
     assert second["framework_id"] == second["subscribe"]["framework_info"]["id"]
 
 
-async def test_a_silent_master_is_left(transport: AiohttpTransport) -> None:
+async def test_a_silent_master_is_left(scheduler: Make) -> None:
     """No record for five heartbeats although TCP is fine: the other master is asked."""
 
     async def silent(request: web.Request, body: Any) -> web.StreamResponse:
-        return await stream(request, [_subscribed(0.05)], hold_s=10)
+        return await stream(request, [subscribed(0.05)], hold_s=10)
 
     async def lively(request: web.Request, body: Any) -> web.StreamResponse:
-        return await stream(request, [_subscribed(), {"type": "HEARTBEAT"}], hold_s=10)
+        return await stream(request, [subscribed(), {"type": "HEARTBEAT"}], hold_s=10)
 
     async with peer(silent) as first, peer(lively) as second:
-        found = await _until(_scheduler(transport, first.url, second.url), events.Heartbeat)
+        found = await _until(scheduler(first.url, second.url), events.Heartbeat)
     assert "silence" in found[1].reason
     assert isinstance(found[2], events.Subscribed)
 
 
-async def test_redirects_lead_to_the_leader(transport: AiohttpTransport) -> None:
+async def test_redirects_lead_to_the_leader(scheduler: Make) -> None:
     """The Location has no scheme, as Mesos sends it; calls go to the leader too."""
 
     async def lead(request: web.Request, body: Any) -> web.StreamResponse:
         if body["type"] == "SUBSCRIBE":
-            return await stream(request, [_subscribed()], hold_s=1)
+            return await stream(request, [subscribed()], hold_s=1)
         return web.Response(status=202)
 
     async with peer(lead) as leader:
@@ -152,7 +202,7 @@ async def test_redirects_lead_to_the_leader(transport: AiohttpTransport) -> None
             return web.Response(status=307, headers={"Location": where})
 
         async with peer(follow) as follower:
-            client = _scheduler(transport, follower.url)
+            client = scheduler(follower.url)
             async with asyncio.timeout(5), client.subscribe() as stream_:
                 assert isinstance(await anext(stream_), events.Subscribed)
                 await client.revive()
@@ -160,24 +210,26 @@ async def test_redirects_lead_to_the_leader(transport: AiohttpTransport) -> None
         assert leader.types() == ["SUBSCRIBE", "REVIVE"]
 
 
-async def test_an_error_event_ends_the_iteration(transport: AiohttpTransport) -> None:
+@pytest.mark.parametrize("before", [[], [subscribed()]])
+async def test_an_error_event_ends_the_iteration(scheduler: Make, before: list[Any]) -> None:
     """No second SUBSCRIBE follows."""
     error = {"type": "ERROR", "error": {"message": "Framework failed over"}}
 
     async def handler(request: web.Request, body: Any) -> web.StreamResponse:
-        return await stream(request, [_subscribed(), error], hold_s=0.2)
+        return await stream(request, [*before, error], hold_s=0.2)
 
     async with peer(handler) as master:
-        client = _scheduler(transport, master.url)
+        client = scheduler(master.url)
         async with asyncio.timeout(5), client.subscribe() as stream_:
             found = [event async for event in stream_]
     assert found[-1] == events.Error("Framework failed over")
     assert master.types() == ["SUBSCRIBE"]
 
 
+@pytest.mark.parametrize("scheduler", ["libs"], indirect=True)  # pymesos': test_pymesos.py
 @pytest.mark.parametrize(("status", "error"), [(400, BadCall), (401, AccessDenied)])
 async def test_a_refused_subscribe_raises(
-    transport: AiohttpTransport, status: int, error: type[Exception]
+    scheduler: Make, status: int, error: type[Exception]
 ) -> None:
     """What repeating cannot cure is the caller's to know."""
 
@@ -186,10 +238,10 @@ async def test_a_refused_subscribe_raises(
 
     async with peer(handler) as master:
         with pytest.raises(error):
-            await _until(_scheduler(transport, master.url), events.Subscribed)
+            await _until(scheduler(master.url), events.Subscribed)
 
 
-async def test_broken_records_lead_to_a_new_subscription(transport: AiohttpTransport) -> None:
+async def test_broken_records_lead_to_a_new_subscription(scheduler: Make) -> None:
     """Neither bad framing nor bad JSON kills the client."""
     attempts = 0
 
@@ -197,31 +249,31 @@ async def test_broken_records_lead_to_a_new_subscription(transport: AiohttpTrans
         nonlocal attempts
         attempts += 1
         if attempts == 3:
-            return await stream(request, [_subscribed()], hold_s=1)
+            return await stream(request, [subscribed()], hold_s=1)
         response = web.StreamResponse()
         await response.prepare(request)
         await response.write(b"x\n" if attempts == 1 else b"3\nabc")
         return response
 
     async with peer(handler) as master:
-        found = await _until(_scheduler(transport, master.url), events.Subscribed)
+        found = await _until(scheduler(master.url), events.Subscribed)
     assert [type(event).__name__ for event in found] == ["Disconnected"] * 2 + ["Subscribed"]
 
 
-async def test_calls_time_out_and_tell_refusals_apart(transport: AiohttpTransport) -> None:
+async def test_calls_time_out_and_tell_refusals_apart(scheduler: Make) -> None:
     """Each way to fail has its error."""
     answers = {"REVIVE": (403, "Framework is not subscribed"), "SUPPRESS": (503, "No leader")}
 
     async def handler(request: web.Request, body: Any) -> web.StreamResponse:
         if body["type"] == "SUBSCRIBE":
-            return await stream(request, [_subscribed()], hold_s=3)
+            return await stream(request, [subscribed()], hold_s=3)
         if body["type"] == "TEARDOWN":
             await asyncio.sleep(2)
         status, text = answers.get(body["type"], (400, "bad"))
         return web.Response(status=status, text=text)
 
     async with peer(handler) as master:
-        client = _scheduler(transport, master.url)
+        client = scheduler(master.url)
         async with asyncio.timeout(8), client.subscribe() as stream_:
             await anext(stream_)
             for call, error in (
