@@ -17,13 +17,16 @@ from services.hostd.model import (
     Attachment,
     ContainerView,
     LinkCounters,
+    LinkState,
     Namespace,
     NetworkView,
     PendingRelease,
     PortView,
     Registration,
     SwitchPort,
+    SwitchReport,
     Wire,
+    WireView,
 )
 
 
@@ -48,6 +51,14 @@ class NetworkDriver(Protocol):
 
     async def view(self) -> NetworkView:
         """All of this cluster that exists."""
+        ...
+
+    async def inspect(self, wire: Wire) -> WireView:
+        """Look, and change nothing: what there is of a wire; without its namespace, nothing inside."""
+        ...
+
+    async def link(self, name: str) -> LinkState | None:
+        """An interface of the host, None when there is none of that name."""
         ...
 
     async def counters(self, link: str) -> LinkCounters | None:
@@ -82,6 +93,10 @@ class SwitchDriver(Protocol):
 
         `wanted` is asked when no other change is under way: a port that is being added must not look stale.
         """
+        ...
+
+    async def inspect(self, wanted: Sequence[SwitchPort]) -> SwitchReport:
+        """Look, and change nothing: what of the wanted is there, and what is there besides."""
         ...
 
     async def run(self) -> None:

@@ -20,11 +20,11 @@ from libs.common.clock import Clock, Ids
 from libs.common.errors import Conflict, InvalidInput, NotFound, Refused, Stale, Unavailable
 from libs.common.telemetry import Telemetry
 from services.hostd import core
+from services.hostd.answers import view_of
 from services.hostd.batch import Batcher
 from services.hostd.disks import Disks
 from services.hostd.model import (
     CONTAINER,
-    DEFAULT_MTU,
     IFNAME,
     Address,
     Attachment,
@@ -200,6 +200,10 @@ class HostdService:
         except Refused:
             await self.table.drop(attachment, None)
             raise
+        given = attachment.model_copy(update={"address": address})
+        if reason := core.unfit(given):
+            await self._drop(given)
+            raise InvalidInput.of("mtu", reason, "at least 1280, or a network without IPv6")
         number = self.table.reserve_ofport()
         try:
             changes = {"address": address, "ofport": number}
@@ -311,17 +315,23 @@ class HostdService:
         await self._unplugs.submit(core.link_name(self.owner, attachment.id))
         await self.ports.network.remove_namespace(attachment.id)  # the link goes with it
         await self.ports.registry.forget(attachment.id)
+        await self._drop(attachment)
+        self.telemetry.log.info("detached", container=attachment.container)
+
+    async def _drop(self, attachment: Attachment) -> None:
+        """Forget an attachment; its address is to be released."""
         address = attachment.address
+        primary, second = address.generations() if address else (None, None)
         release = PendingRelease(
             ipam_key=attachment.ipam_key,
             spec=attachment.spec,
-            generation=address.generation if address else None,
+            generation=primary,
+            generation6=second,
             since=self.clock.now(),
         )
         async with self.table.locks.hold([release_key(attachment.ipam_key)]):
             await self.table.drop(attachment, release)
         self.release_wanted.set()
-        self.telemetry.log.info("detached", container=attachment.container)
 
     async def release(self, pending: PendingRelease) -> None:
         """Tell ipam of a release, and forget it. Raises Unavailable; what ipam refuses is done with."""
@@ -351,31 +361,7 @@ class HostdService:
 
     def view(self, attachment: Attachment) -> AttachmentView:
         """An attachment as callers see it."""
-        namespace = self.table.ready.get(attachment.id)
-        address = attachment.address
-        wire = core.wire_of(self.owner, attachment) if address else None
-        return AttachmentView(
-            attachment=attachment.ipam_key,
-            container=attachment.container,
-            ifname=attachment.ifname,
-            network=attachment.spec.network,
-            instance=attachment.spec.instance,
-            attempt=attachment.spec.attempt,
-            generation=attachment.spec.generation,
-            phase=attachment.phase,
-            ready=namespace is not None,
-            registered=attachment.id in self.table.registered,
-            namespace=namespace.path if namespace else "",
-            inode=namespace.inode if namespace else 0,
-            ip=address.ip if address else "",
-            prefix=address.prefix if address else 0,
-            gateway=address.gateway if address else None,
-            mac=wire.mac if wire else "",
-            vlan=address.vlan if address else 0,
-            mtu=wire.mtu if wire else DEFAULT_MTU,
-            address_generation=address.generation if address else 0,
-            host_inode=self.host_inode,
-        )
+        return view_of(attachment, self.table, self.owner, self.host_inode)
 
 
 def release_key(ipam_key: str) -> tuple[str, str]:

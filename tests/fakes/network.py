@@ -20,13 +20,16 @@ from services.hostd.model import (
     Attachment,
     ContainerView,
     LinkCounters,
+    LinkState,
     Namespace,
     NetworkView,
     PendingRelease,
     PortView,
     Registration,
     SwitchPort,
+    SwitchReport,
     Wire,
+    WireView,
 )
 from services.hostd.ports import Change, LogQuery, Ports
 from tests.fakes.disk import FakeDisk
@@ -162,6 +165,30 @@ class FakeNetns:
             frozenset(link for link in host.links if is_link_of(host.cluster, link)),
         )
 
+    async def inspect(self, wire: Wire) -> WireView:
+        """See NetworkDriver."""
+        host = self._host
+        outer = await self.link(wire.link)
+        made = host.wires.get(wire.namespace)
+        if made is None or outer is None:
+            return WireView(outer)
+        addresses = {f"{made.ip}/{made.prefix}"} if made.ip else set()
+        gateways = {made.gateway}
+        if made.ip6 is not None:
+            addresses |= {f"{made.ip6.ip}/{made.ip6.prefix}", f"{flows.link_local(made.mac)}/64"}
+            gateways.add(made.ip6.gateway)
+        inner = LinkState(True, made.mtu, made.mac)
+        return WireView(
+            outer, inner, frozenset(addresses), frozenset(each for each in gateways if each)
+        )
+
+    async def link(self, name: str) -> LinkState | None:
+        """See NetworkDriver."""
+        if name not in self._host.links:
+            return None
+        made = self._host.wires.get(self._host.links[name][0])
+        return LinkState(True, made.mtu if made else 1500, "0e:00:00:00:00:01")
+
     async def counters(self, link: str) -> LinkCounters | None:
         """See NetworkDriver."""
         return LinkCounters(0, 0, 0, 0, 0, 0) if link in self._host.links else None
@@ -221,9 +248,20 @@ class FakeSwitch:
     async def restore_flows(self, wanted: Callable[[], Sequence[SwitchPort]]) -> None:
         """See SwitchDriver."""
         self._arrive("switch.restore")
-        self._host.rules = {flows.OWNER_COOKIE: (flows.DEFAULT_RULE,)} | {
-            flows.OWNER_COOKIE | port.ofport: flows.rules_of(port) for port in wanted()
-        }
+        self._host.rules = _rules(wanted())
+
+    async def inspect(self, wanted: Sequence[SwitchPort]) -> SwitchReport:
+        """See SwitchDriver."""
+        self._arrive("switch.inspect")
+        present, right = self._host.rules, _rules(wanted)
+        return SwitchReport(
+            ports=tuple(self._view(port) for port in self._host.ports.values()),
+            uplinks=frozenset(),
+            missing=tuple(
+                c for c, rules in right.items() for each in rules if each not in present.get(c, ())
+            ),
+            surplus=tuple(f"{cookie:#x}" for cookie in present if cookie not in right),
+        )
 
     def _arrive(self, step: str) -> None:
         self._host.step(step)
@@ -240,13 +278,21 @@ class FakeSwitch:
         number = self._host.numbers.get(port.name)
         # As the real one: a link that vanished later keeps its number and shows no error.
         error = None if number else f"could not open network device {port.name}"
-        return PortView(port.name, port.vlan, number, port.attachment, port.container, error)
+        return PortView(
+            port.name, port.vlan, number, port.attachment, port.container, error, port.bandwidth
+        )
 
     def _judge(self, port: SwitchPort) -> PortView:
         view = self._view(port)
         if view.error is None and view.ofport != port.ofport:
             return replace(view, error=f"the switch gave it number {view.ofport}")
         return view
+
+
+def _rules(ports: Sequence[SwitchPort]) -> dict[int, tuple[flows.Rule, ...]]:
+    return {flows.OWNER_COOKIE: flows.SHARED_RULES} | {
+        flows.OWNER_COOKIE | port.ofport: flows.rules_of(port) for port in ports
+    }
 
 
 class FakeRegistry:

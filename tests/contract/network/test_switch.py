@@ -15,8 +15,8 @@ from libs.common.clock import SystemClock
 from libs.common.telemetry import make_log
 from services.hostd import flows
 from services.hostd.model import SwitchPort
-from services.hostd.ovs import BridgeSettings, OvsSwitch
-from tests.contract.network.conftest import CLUSTER, SwitchWorld, eventually, port
+from services.hostd.ovs import OvsSwitch
+from tests.contract.network.conftest import SwitchWorld, bridge_settings, eventually, port
 
 
 def cookie(of: SwitchPort) -> int:
@@ -143,11 +143,6 @@ async def test_a_batch(switch: SwitchWorld, count: int) -> None:
 # -- what only Open vSwitch can show -----------------------------------------------------------------
 
 
-def bridge_settings(server: OvsServer, **more: object) -> BridgeSettings:
-    made = BridgeSettings(f"ct{os.getpid() % 100_000}", CLUSTER, server.datapath_type)
-    return replace(made, **more)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("switch", ["real"], indirect=True)
 async def test_the_rules_as_the_switch_reads_them(switch: SwitchWorld, ovs: OvsServer) -> None:
     await switch.make_link(port(5))
@@ -167,10 +162,10 @@ async def test_the_rules_as_the_switch_reads_them(switch: SwitchWorld, ovs: OvsS
     )
     lines = {line.strip().partition("cookie=0x47414e54000007d5, ")[2] for line in text.splitlines()}
     number, mac, ip = port(5).ofport, port(5).mac, port(5).ip
+    own = f"in_port={number},vlan_tci=0x0000/0x1fff,dl_src={mac}"
     assert lines - {""} == {
-        f"priority=120,udp,in_port={number},dl_src={mac},nw_src={ip},tp_src=67 actions=drop",
-        f"priority=110,arp,in_port={number},dl_src={mac},arp_spa={ip},arp_sha={mac} actions=NORMAL",
-        f"priority=110,ip,in_port={number},dl_src={mac},nw_src={ip} actions=NORMAL",
+        f"priority=110,arp,{own},arp_spa={ip},arp_sha={mac} actions=NORMAL",
+        f"priority=110,ip,{own},nw_src={ip} actions=goto_table:1",
         f"priority=100,in_port={number} actions=drop",
     }
 

@@ -308,3 +308,56 @@ async def test_ipam_learns_what_lives_here(world: World) -> None:
         await settled(world, 61)
         assert it.ipam.live == ["web-1.eth0"]
         await it.crash()
+
+
+@virtual
+async def test_both_families_come_and_go_together(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        service = await it.start(group)
+        it.ipam.add_ip6("red", "fd00::/120")
+        await it.add("web-1")
+        view = service.get("web-1", "eth0")
+        assert [(each.family, each.address) for each in view.addresses] == [
+            (4, view.ip),
+            (6, f"fd00::{view.ip.rpartition('.')[2]}"),
+        ]
+        (port,) = it.host.ports.values()
+        assert (port.ip, port.ip6) == (view.ip, view.addresses[1].address)
+        await it.delete("web-1")
+        await settled(world)
+        it.check_clean()
+        assert it.ipam.stale_releases == []
+        await it.crash()
+
+
+@virtual
+async def test_an_ipv6_only_network(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        it.ipam.add_ip6("red", "fd00::/120", only=True)
+        assert (await it.add("web-1")).startswith("fd00::")
+        (port,) = it.host.ports.values()
+        assert (port.ip, port.ip6[:6]) == ("", "fd00::")
+        assert port.mac.startswith("0e:")
+        await it.delete("web-1")
+        await settled(world)
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
+async def test_an_mtu_too_small_for_ipv6_is_refused_and_gives_the_address_back(
+    world: World,
+) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        service = await it.start(group)
+        it.ipam.add_ip6("red", "fd00::/120")
+        spec = AttachmentSpec(network="red", instance="web-1", mtu=1000)
+        with pytest.raises(InvalidInput, match="1280"):
+            await service.add("web-1", "eth0", spec)
+        await settled(world)
+        it.check_clean()
+        await it.crash()
