@@ -21,6 +21,7 @@ from services.hostd.model import (
     Owner,
     Phase,
     PortView,
+    Probe,
     SwitchPort,
     Wire,
 )
@@ -121,6 +122,15 @@ def port_of(owner: str, attachment: Attachment) -> SwitchPort:
         ip6=address.ip6.ip if address.ip6 else "",
         bandwidth=attachment.spec.bandwidth,
     )
+
+
+def probes_of(attachment: Attachment) -> tuple[Probe, ...]:
+    """The questions whether another station has an address of the attachment's."""
+    address = attachment.address
+    if address is None:
+        return ()
+    mac = mac_for(address)
+    return tuple(Probe(address.vlan, mac, part.address) for part in address.parts())
 
 
 def differs(known: AttachmentSpec, asked: AttachmentSpec) -> str | None:

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv6Address
 
-from services.hostd.model import SwitchPort
+from services.hostd.model import Probe, SwitchPort
 
 OWNER_COOKIE = 0x47414E5400000000
 OWNER_MASK = 0xFFFFFFFF00000000
@@ -46,7 +46,11 @@ NO_MAC, ANY6 = "00:00:00:00:00:00", "::"
 ALL_NODES, ALL_NODES_MAC = "ff02::1", "33:33:00:00:00:01"
 OVERRIDE = 0x20000000  # of an advertisement: it replaces what the cache has
 PRIORITY_ND, PRIORITY_ALLOW, PRIORITY_DROP, PRIORITY_DEFAULT = 120, 110, 100, 0
+PRIORITY_PROBE = 90  # below all rules of containers' ports: only what comes by an uplink gets there
 WHO, WHAT = 0, 1  # tables
+# Rules that are there while an address is asked for; they end by themselves.
+PROBE_COOKIE = 0x47414E5500000000
+ARP_REPLY = 2
 
 
 class Verdict(StrEnum):
@@ -55,6 +59,7 @@ class Verdict(StrEnum):
     NORMAL = "normal"  # forwarded as a learning switch does
     CHECK = "check"  # table 1 says
     DROP = "drop"
+    TELL = "tell"  # as normal, and hostd is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ class Match:
     nd_tll: str | None = None
     arp_spa: str | None = None
     arp_sha: str | None = None
+    vlan: int | None = None
+    arp_op: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,7 @@ class Rule:
     match: Match
     verdict: Verdict
     table: int = WHO
+    hard_s: int = 0  # it ends by itself after so many seconds; 0: never
 
 
 def _forbidden() -> tuple[Match, ...]:
@@ -161,6 +169,41 @@ def _six(cookie: int, port: SwitchPort) -> tuple[Rule, ...]:
             Rule(cookie, PRIORITY_ALLOW, source, Verdict.CHECK),
         ]
     return tuple(rules)
+
+
+def catching(probe: Probe, hard_s: int) -> Rule:
+    """The rule that tells of answers to a probe: an ARP reply from its address, an advertisement of it."""
+    if ":" in probe.address:
+        match = Match(
+            eth_type=ETH_IPV6,
+            ip_proto=ICMPV6,
+            icmpv6_type=ADVERT,
+            icmpv6_code=0,
+            nd_target=probe.address,
+            vlan=probe.vlan,
+        )
+    else:
+        match = Match(eth_type=ETH_ARP, arp_op=ARP_REPLY, arp_spa=probe.address, vlan=probe.vlan)
+    return Rule(PROBE_COOKIE, PRIORITY_PROBE, match, Verdict.TELL, hard_s=hard_s)
+
+
+def question(probe: Probe) -> bytes:
+    """The frame that asks: an ARP probe (RFC 5227), or a solicitation as of duplicate detection (RFC 4862)."""
+    if ":" in probe.address:
+        return solicitation(probe.mac, ANY6, probe.address)
+    return arp_request(probe.mac, "0.0.0.0", probe.address)
+
+
+def claimed(frame: bytes) -> tuple[str, str] | None:
+    """The address that an answer claims and the MAC it came from; None for any other frame. A VLAN tag may be there."""
+    body = frame[18:] if frame[12:14] == b"\x81\x00" else frame[14:]
+    kind = frame[len(frame) - len(body) - 2 :][:2]
+    sender = frame[6:12].hex(":")
+    if kind == struct.pack("!H", ETH_ARP) and len(body) >= 28:
+        return socket.inet_ntoa(body[14:18]), sender
+    if kind == struct.pack("!H", ETH_IPV6) and len(body) >= 64 and body[40] == ADVERT:
+        return str(IPv6Address(body[48:64])), sender
+    return None
 
 
 # -- frames that hostd sends for a port -------------------------------------------------------------

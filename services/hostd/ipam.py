@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Address
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from libs.common.errors import Refused, Unavailable
 from libs.common.http import ServiceClient, call_json
@@ -31,6 +31,16 @@ class _Allocated(_OfFamily):
     mac: str | None = None
     mtu: int | None = None
     addresses: tuple[_OfFamily, ...] = ()
+
+
+class _KnownOne(BaseModel):
+    attachment: str
+    address: str
+    generation: int
+
+
+class _Known(BaseModel):
+    attachments: tuple[_KnownOne, ...]
 
 
 class HttpIpam:
@@ -59,6 +69,26 @@ class HttpIpam:
         if generations[1] is not None:
             path += f"&generation6={generations[1]}"
         await call_json(self._peers, SERVICE, "DELETE", path, timeout_s=TIMEOUT_S)
+
+    async def conflict(self, attachment: Attachment, address: str, seen_mac: str) -> None:
+        """See IpamPort."""
+        parts = attachment.address.parts() if attachment.address else ()
+        generation = next(part.generation for part in parts if part.address == address)
+        path = f"/v1/attachments/{segment(attachment.ipam_key)}/conflicts"
+        content = {"address": address, "generation": generation, "seen_mac": seen_mac}
+        await call_json(self._peers, SERVICE, "POST", path, content, timeout_s=TIMEOUT_S)
+
+    async def known(self) -> Mapping[str, frozenset[tuple[str, int]]]:
+        """See IpamPort."""
+        path = f"/v1/hosts/{segment(self._host)}/attachments"
+        answer = await call_json(self._peers, SERVICE, "GET", path, timeout_s=TIMEOUT_S)
+        found: dict[str, set[tuple[str, int]]] = {}
+        try:
+            for each in _Known.model_validate(answer).attachments:
+                found.setdefault(each.attachment, set()).add((each.address, each.generation))
+        except ValidationError as error:
+            raise Unavailable(f"ipam answered what can't be used: {error}") from error
+        return {key: frozenset(pairs) for key, pairs in found.items()}
 
     async def report_live(self, keys: Sequence[str], held: Sequence[Attachment] = ()) -> None:
         """See IpamPort."""

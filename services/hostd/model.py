@@ -254,6 +254,15 @@ class PortView:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """A question to a VLAN: does any station answer for this address? Asked in the name of a MAC."""
+
+    vlan: int
+    mac: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class SwitchReport:
     """What a doctor wants to know of the switch. `uplinks` are those that it has and that work.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from libs.common.errors import TimedOut, Unavailable
 from services.hostd.flows import Rule
@@ -22,7 +22,9 @@ from services.hostd.openflow import (
     HELLO,
     MULTIPART_REPLY,
     MULTIPART_REQUEST,
+    PACKET_IN,
     PACKET_OUT,
+    SET_CONFIG,
     Flow,
     Frame,
     FrameReader,
@@ -34,6 +36,9 @@ from services.hostd.openflow import (
     flow_stats,
     has_more,
     packet_out,
+    tagged_out,
+    told_frame,
+    whole_frames,
 )
 
 CALL_TIMEOUT_S = 10.0
@@ -48,6 +53,7 @@ class OpenFlowClient:
         self._waiting: dict[int, asyncio.Future[list[Frame]]] = {}
         self._partial: dict[int, list[Frame]] = {}
         self._errors: list[str] = []
+        self._told: Callable[[bytes], None] = lambda _frame: None
         self.closed = asyncio.Event()
 
     @classmethod
@@ -115,6 +121,15 @@ class OpenFlowClient:
             raise Unavailable(f"the switch's flows can't be read: {error}") from error
         return found
 
+    def listen(self, told: Callable[[bytes], None]) -> None:
+        """From now on, hand every frame that a rule tells of to `told`."""
+        self._told = told
+        self._send(SET_CONFIG, whole_frames())
+
+    def send_tagged(self, vlan: int, ports: Iterable[int], frame: bytes) -> None:
+        """Send a frame by these ports. Raises Unavailable when the connection is lost."""
+        self._send(PACKET_OUT, tagged_out(vlan, ports, frame))
+
     def _send(self, kind: int, body: bytes = b"", xid: int | None = None) -> int:
         if self.closed.is_set():
             raise Unavailable("the OpenFlow connection was lost")
@@ -143,6 +158,9 @@ class OpenFlowClient:
         if frame.kind == ECHO_REQUEST:
             with contextlib.suppress(Unavailable):
                 self._send(ECHO_REPLY, frame.body, frame.xid)
+            return
+        if frame.kind == PACKET_IN:
+            self._told(told_frame(frame.body))
             return
         if frame.kind == ERROR and len(frame.body) >= 4:
             kind, code = struct.unpack_from("!HH", frame.body)

@@ -11,17 +11,28 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from services.hostd.flows import OWNER_COOKIE, OWNER_MASK, WHAT, Match, Rule, Verdict, mac_bytes
+from services.hostd.flows import (
+    OWNER_COOKIE,
+    OWNER_MASK,
+    PROBE_COOKIE,
+    WHAT,
+    Match,
+    Rule,
+    Verdict,
+    mac_bytes,
+)
 
 VERSION = 4
 HELLO, ERROR, ECHO_REQUEST, ECHO_REPLY = 0, 1, 2, 3
+SET_CONFIG, PACKET_IN = 9, 10
 PACKET_OUT, FLOW_MOD, MULTIPART_REQUEST, MULTIPART_REPLY = 13, 14, 18, 19
 BARRIER_REQUEST, BARRIER_REPLY = 20, 21
 
 ADD, DELETE, DELETE_STRICT = 0, 3, 4
 MULTIPART_FLOW, REPLY_MORE = 1, 0x0001
 ANY, NO_BUFFER, TABLE_ALL = 0xFFFFFFFF, 0xFFFFFFFF, 0xFF
-PORT_NORMAL, PORT_TABLE = 0xFFFFFFFA, 0xFFFFFFF9
+PORT_NORMAL, PORT_TABLE, PORT_CONTROLLER = 0xFFFFFFFA, 0xFFFFFFF9, 0xFFFFFFFD
+WHOLE_FRAME, VLAN_PRESENT, ETH_VLAN = 0xFFFF, 0x1000, 0x8100
 GOTO_TABLE, APPLY_ACTIONS = 1, 4
 ALL_BITS = 0xFFFFFFFFFFFFFFFF
 BASIC = 0x8000  # the OXM class of all fields of ours
@@ -82,6 +93,7 @@ _FIELDS: dict[str, tuple[int, Callable[[Any], bytes]]] = {
     "eth_type": (5, _short),
     "eth_src": (4, mac_bytes),
     "untagged": (6, lambda _true: _short(0)),
+    "vlan": (6, lambda value: _short(VLAN_PRESENT | value)),
     "ip_proto": (10, lambda value: bytes([value])),
     "ipv4_src": (11, socket.inet_aton),
     "ipv6_src": (26, _ipv6),
@@ -91,6 +103,7 @@ _FIELDS: dict[str, tuple[int, Callable[[Any], bytes]]] = {
     "nd_target": (31, _ipv6),
     "nd_sll": (32, mac_bytes),
     "nd_tll": (33, mac_bytes),
+    "arp_op": (21, _short),
     "arp_spa": (22, socket.inet_aton),
     "arp_sha": (24, mac_bytes),
 }
@@ -116,15 +129,17 @@ def _whole_match(fields: bytes) -> bytes:
     return struct.pack("!HH", 1, size) + fields + b"\0" * (-size % 8)
 
 
-def _output(port: int) -> bytes:
-    return struct.pack("!HHIH6x", 0, 16, port, 0)
+def _output(port: int, most: int = 0) -> bytes:
+    return struct.pack("!HHIH6x", 0, 16, port, most)
 
 
 def _instructions(verdict: Verdict) -> bytes:
     if verdict is Verdict.CHECK:
         return struct.pack("!HHB3x", GOTO_TABLE, 8, WHAT)
-    if verdict is Verdict.NORMAL:
+    if verdict in (Verdict.NORMAL, Verdict.TELL):
         actions = _output(PORT_NORMAL)
+        if verdict is Verdict.TELL:
+            actions = _output(PORT_CONTROLLER, WHOLE_FRAME) + actions
         return struct.pack("!HH4x", APPLY_ACTIONS, 8 + len(actions)) + actions
     return b""
 
@@ -132,7 +147,7 @@ def _instructions(verdict: Verdict) -> bytes:
 def add_rule(rule: Rule) -> bytes:
     """The body of a FLOW_MOD that adds a rule, or replaces the one with the same match and priority."""
     head = _FLOW_MOD.pack(
-        rule.cookie, 0, rule.table, ADD, 0, 0, rule.priority, NO_BUFFER, ANY, ANY, 0
+        rule.cookie, 0, rule.table, ADD, 0, rule.hard_s, rule.priority, NO_BUFFER, ANY, ANY, 0
     )
     return head + encode_match(rule.match) + _instructions(rule.verdict)
 
@@ -147,6 +162,28 @@ def packet_out(in_port: int, frame: bytes) -> bytes:
     """The body of a PACKET_OUT: the frame goes through the tables as if it had come in by `in_port`."""
     action = _output(PORT_TABLE)
     return struct.pack("!IIH6x", NO_BUFFER, in_port, len(action)) + action + frame
+
+
+def tagged_out(vlan: int, ports: Iterable[int], frame: bytes) -> bytes:
+    """The body of a PACKET_OUT: the frame leaves by these ports, tagged, past all tables."""
+    vid = struct.pack("!HBBH", BASIC, 6 << 1, 2, VLAN_PRESENT | vlan)
+    actions = struct.pack("!HHH2x", 17, 8, ETH_VLAN)  # push a tag, and set its VLAN
+    actions += struct.pack("!HH", 25, 16) + vid + b"\0" * 6
+    actions += b"".join(_output(port) for port in ports)
+    return struct.pack("!IIH6x", NO_BUFFER, PORT_CONTROLLER, len(actions)) + actions + frame
+
+
+def whole_frames() -> bytes:
+    """The body of a SET_CONFIG after which a client of the management socket is told what rules tell."""
+    return struct.pack("!HH", 0, WHOLE_FRAME)
+
+
+def told_frame(body: bytes) -> bytes:
+    """The frame in a PACKET_IN's body; empty when it is cut short."""
+    if len(body) < 20:
+        return b""
+    size = struct.unpack_from("!HH", body, 16)[1]
+    return body[16 + size + (-size % 8) + 2 :]
 
 
 def flow_request(cookie: int | None = None) -> bytes:
@@ -181,8 +218,13 @@ class Flow:
 
     @property
     def is_ours(self) -> bool:
-        """Does it bear a cookie of hostd's?"""
+        """Does it bear the cookie of a port, or of what is for all?"""
         return self.cookie & OWNER_MASK == OWNER_COOKIE
+
+    @property
+    def is_foreign(self) -> bool:
+        """Does it bear no cookie of hostd's at all?"""
+        return not self.is_ours and self.cookie != PROBE_COOKIE
 
     @property
     def place(self) -> tuple[int, int, frozenset[bytes]]:

@@ -8,14 +8,14 @@ the same, and the bridge (fail_mode secure) passes nothing until the rules are b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from libs.common.clock import Clock
 from libs.common.errors import Unavailable
 from libs.common.telemetry import Log
 from services.hostd import flows
-from services.hostd.model import PortView, SwitchPort, SwitchReport
+from services.hostd.model import PortView, Probe, SwitchPort, SwitchReport
 from services.hostd.ofclient import OpenFlowClient
 from services.hostd.openflow import Flow, difference
 from services.hostd.ovsdb import Operation, OvsdbClient, as_map, one, uuid_set
@@ -31,12 +31,14 @@ from services.hostd.rows import (
     put_ports,
     put_uplinks,
     serves,
+    uplink_numbers,
     uplinks,
     views,
 )
 
 RECONNECT_S = 0.1
 CONNECT_WAIT_S = 10.0
+PROBE_TRIES, PROBE_PAUSE_S, PROBE_RULE_S = 3, 0.1, 2
 
 
 class OvsSwitch:
@@ -45,6 +47,7 @@ class OvsSwitch:
     def __init__(self, db_socket: Path, bridge: BridgeSettings, *, clock: Clock, log: Log) -> None:
         self._db_socket = db_socket
         self._bridge = bridge
+        self._management = db_socket.with_name(f"{bridge.name}.mgmt")
         self._clock = clock
         self._log = log
         self._db: OvsdbClient | None = None
@@ -77,7 +80,7 @@ class OvsSwitch:
             await self._clock.sleep(RECONNECT_S)
 
     async def _keep_openflow(self) -> None:
-        path = str(self._db_socket.with_name(f"{self._bridge.name}.mgmt"))
+        path = str(self._management)
         while True:
             await self._db_ready.wait()
             try:
@@ -189,18 +192,48 @@ class OvsSwitch:
             await of.apply([], missing)
             await of.apply(surplus, [])
 
-    async def inspect(self, wanted: Sequence[SwitchPort]) -> SwitchReport:
+    async def inspect(self, wanted: Callable[[], Sequence[SwitchPort]]) -> SwitchReport:
         """See SwitchDriver."""
-        db, of = await self._connected()
-        present = await of.flows()
-        missing, surplus = difference(present, _rules(wanted))
-        return SwitchReport(
-            ports=tuple(views(db.replica, self._bridge.name).values()),
-            uplinks=uplinks(db.replica, self._bridge),
-            missing=tuple(rule.cookie for rule in missing),
-            surplus=tuple(str(each) for each in surplus),
-            foreign=tuple(str(each) for each in present if not each.is_ours),
-        )
+        async with self._changing:
+            db, of = await self._connected()
+            present = await of.flows()
+            missing, surplus = difference(present, _rules(wanted()))
+            return SwitchReport(
+                ports=tuple(views(db.replica, self._bridge.name).values()),
+                uplinks=uplinks(db.replica, self._bridge),
+                missing=tuple(rule.cookie for rule in missing),
+                surplus=tuple(str(each) for each in surplus),
+                foreign=tuple(str(each) for each in present if each.is_foreign),
+            )
+
+    async def probe(self, probes: Sequence[Probe]) -> Mapping[Probe, str]:
+        """See SwitchDriver."""
+        if not self._bridge.uplinks:
+            return {}
+        db, _ = await self._connected()
+        numbers = uplink_numbers(db.replica, self._bridge)
+        wanted = {each.address: each for each in probes}
+        found: dict[Probe, str] = {}
+
+        def told(frame: bytes) -> None:
+            address, sender = flows.claimed(frame) or ("", "")
+            if address in wanted:
+                found.setdefault(wanted[address], sender)
+
+        # On a connection of its own: on the other one all that rules tell would come, always.
+        client = await OpenFlowClient.connect(str(self._management))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(client.read_forever())
+            try:
+                client.listen(told)
+                await client.apply([], [flows.catching(each, PROBE_RULE_S) for each in probes])
+                for _ in range(PROBE_TRIES):
+                    for each in (p for p in probes if p not in found):
+                        client.send_tagged(each.vlan, numbers, flows.question(each))
+                    await self._clock.sleep(PROBE_PAUSE_S)
+            finally:
+                client.close()
+        return found
 
     async def _commit(self, db: OvsdbClient, operations: list[Operation]) -> None:
         """Transact, then wait until the switch has taken it up."""

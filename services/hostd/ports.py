@@ -22,6 +22,7 @@ from services.hostd.model import (
     NetworkView,
     PendingRelease,
     PortView,
+    Probe,
     Registration,
     SwitchPort,
     SwitchReport,
@@ -95,8 +96,19 @@ class SwitchDriver(Protocol):
         """
         ...
 
-    async def inspect(self, wanted: Sequence[SwitchPort]) -> SwitchReport:
-        """Look, and change nothing: what of the wanted is there, and what is there besides."""
+    async def inspect(self, wanted: Callable[[], Sequence[SwitchPort]]) -> SwitchReport:
+        """Look, and change nothing: what of the wanted is there, and what is there besides.
+
+        `wanted` is asked when no change is under way.
+        """
+        ...
+
+    async def probe(self, probes: Sequence[Probe]) -> Mapping[Probe, str]:
+        """Ask beyond the uplinks who has these addresses (RFC 5227; for IPv6 as duplicate detection does), three times.
+
+        Answers those that a station claims, with its MAC; nothing at once when there are no uplinks: the ports of this
+        bridge can't claim what isn't theirs.
+        """
         ...
 
     async def run(self) -> None:
@@ -167,6 +179,17 @@ class IpamPort(Protocol):
 
     async def release(self, pending: PendingRelease) -> None:
         """Give it back; one that ipam does not know (any more) is no error."""
+        ...
+
+    async def conflict(self, attachment: Attachment, address: str, seen_mac: str) -> None:
+        """Another station answers for this address of the attachment: it gets another one, which `allocate` tells.
+
+        Raises Refused when it can't have another.
+        """
+        ...
+
+    async def known(self) -> Mapping[str, frozenset[tuple[str, int]]]:
+        """What ipam believes this host to have: ipam key -> (address, generation) of each. Raises Refused, too."""
         ...
 
 

@@ -202,6 +202,12 @@ def uplinks(replica: Replica, bridge: BridgeSettings) -> frozenset[str]:
     )
 
 
+def uplink_numbers(replica: Replica, bridge: BridgeSettings) -> list[int]:
+    """The OpenFlow numbers of the uplinks that work."""
+    interfaces = replica.by_name("Interface")
+    return [one(interfaces[name][1]["ofport"]) for name in sorted(uplinks(replica, bridge))]
+
+
 def views(replica: Replica, bridge: str) -> dict[str, PortView]:
     """The ports of the bridge that carry an attachment's mark, by name."""
     interfaces = replica.by_name("Interface")

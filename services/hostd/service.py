@@ -23,6 +23,8 @@ from services.hostd import core
 from services.hostd.answers import view_of
 from services.hostd.batch import Batcher
 from services.hostd.disks import Disks
+from services.hostd.doctor import Diagnosis, diagnose
+from services.hostd.examine import Examiner
 from services.hostd.model import (
     CONTAINER,
     IFNAME,
@@ -358,6 +360,17 @@ class HostdService:
         if attachment is None:
             raise NotFound(f"{container} has no attachment {ifname}")
         return self.view(attachment)
+
+    async def diagnose(self) -> Diagnosis:
+        """What is wrong with this host's network now; nothing is changed."""
+        examiner = Examiner(self.owner, self.ports, self.table, self.settings.uplinks)
+        seen = await examiner.examine(self.clock.now())
+        return Diagnosis(
+            host=self.settings.host_name(),
+            at=seen.now,
+            attachments=len(seen.attachments),
+            findings=diagnose(seen),
+        )
 
     def view(self, attachment: Attachment) -> AttachmentView:
         """An attachment as callers see it."""

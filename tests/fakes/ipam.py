@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeVar
@@ -63,6 +63,27 @@ class FakeIpam:
             self._generation += 1
             self._released_at[name, _ip4(network, held)] = self._generation
         self._done(None)
+
+    async def conflict(self, attachment: Attachment, address: str, seen_mac: str) -> None:
+        """See IpamPort: the address is nobody's from now on."""
+        self._arrive("conflict", attachment.ipam_key)
+        for network in self.networks.values():
+            held = network.held.get(attachment.ipam_key)
+            if held is None or address not in {part.address for part in held.parts()}:
+                continue
+            if attachment.spec.ip is not None:
+                raise Conflict(f"{address} is used by {seen_mac}, and was asked for")
+            network.held[f"quarantine {address}"] = network.held.pop(attachment.ipam_key)
+        self._done(self._allocate(attachment.ipam_key, attachment.spec))
+
+    async def known(self) -> Mapping[str, frozenset[tuple[str, int]]]:
+        """See IpamPort: one host is all there is."""
+        self._arrive("known", "")
+        return {
+            key: frozenset((part.address, part.generation) for part in held.parts())
+            for network in self.networks.values()
+            for key, held in network.held.items()
+        }
 
     async def report_live(self, keys: Sequence[str], held: Sequence[Attachment] = ()) -> None:
         """See IpamPort."""

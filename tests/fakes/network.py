@@ -25,6 +25,7 @@ from services.hostd.model import (
     NetworkView,
     PendingRelease,
     PortView,
+    Probe,
     Registration,
     SwitchPort,
     SwitchReport,
@@ -64,6 +65,7 @@ class FakeHost:
     containers: dict[str, ContainerView] = field(default_factory=dict)  # by id
     logs: dict[str, list[bytes]] = field(default_factory=dict)
     deliveries: dict[str, Delivery] = field(default_factory=dict)  # by attempt
+    strangers: dict[str, str] = field(default_factory=dict)  # address -> whose MAC claims it
     disk: FakeDisk = field(default_factory=lambda: FakeDisk({}))
     switch_up: bool = True
     engine_up: bool = True
@@ -245,15 +247,21 @@ class FakeSwitch:
         self._arrive("switch.view")
         return tuple(self._view(port) for port in self._host.ports.values())
 
+    async def probe(self, probes: Sequence[Probe]) -> Mapping[Probe, str]:
+        """See SwitchDriver."""
+        self._arrive("switch.probe")
+        claims = self._host.strangers
+        return {each: claims[each.address] for each in probes if each.address in claims}
+
     async def restore_flows(self, wanted: Callable[[], Sequence[SwitchPort]]) -> None:
         """See SwitchDriver."""
         self._arrive("switch.restore")
         self._host.rules = _rules(wanted())
 
-    async def inspect(self, wanted: Sequence[SwitchPort]) -> SwitchReport:
+    async def inspect(self, wanted: Callable[[], Sequence[SwitchPort]]) -> SwitchReport:
         """See SwitchDriver."""
         self._arrive("switch.inspect")
-        present, right = self._host.rules, _rules(wanted)
+        present, right = self._host.rules, _rules(wanted())
         return SwitchReport(
             ports=tuple(self._view(port) for port in self._host.ports.values()),
             uplinks=frozenset(),
