@@ -13,6 +13,7 @@ from libs.common.errors import InvalidInput
 from libs.common.http import Access, Kind, Principal, Request, Response, Role, Route, reply
 from services.hostd.core import link_name
 from services.hostd.doctor import Diagnosis
+from services.hostd.examine import Examiner
 from services.hostd.model import AttachmentSpec, AttachmentView, RegistrationSpec
 from services.hostd.ports import LogQuery
 from services.hostd.service import HostdService
@@ -119,7 +120,9 @@ class Handlers:
 
     async def doctor(self, _request: Request) -> Response:
         """GET a diagnosis."""
-        return reply(await self._service.diagnose())
+        it = self._service
+        examiner = Examiner(it.owner, it.ports, it.table, it.settings.uplinks)
+        return reply(await examiner.diagnose(it.settings.host_name(), it.clock.now()))
 
     async def logs(self, request: Request) -> Response:
         """GET a container's log."""

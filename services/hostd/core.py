@@ -19,6 +19,7 @@ from services.hostd.model import (
     AttachmentSpec,
     ContainerView,
     Owner,
+    PendingRelease,
     Phase,
     PortView,
     Probe,
@@ -131,6 +132,25 @@ def probes_of(attachment: Attachment) -> tuple[Probe, ...]:
         return ()
     mac = mac_for(address)
     return tuple(Probe(address.vlan, mac, part.address) for part in address.parts())
+
+
+def unaddressed(attachment: Attachment) -> Attachment:
+    """The same as before it was given an address."""
+    changes = {"address": None, "ofport": None}
+    return attachment.moved(Phase.ADDRESSING).model_copy(update=changes)
+
+
+def release_of(attachment: Attachment, now: float) -> PendingRelease:
+    """What ipam must be told when the attachment is gone."""
+    address = attachment.address
+    primary, second = address.generations() if address else (None, None)
+    return PendingRelease(
+        ipam_key=attachment.ipam_key,
+        spec=attachment.spec,
+        generation=primary,
+        generation6=second,
+        since=now,
+    )
 
 
 def differs(known: AttachmentSpec, asked: AttachmentSpec) -> str | None:

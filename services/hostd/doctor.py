@@ -143,37 +143,36 @@ def _switch(seen: Examined) -> Iterator[Finding]:
 
 def _uplinks(seen: Examined, addressed: Iterable[Attachment]) -> Iterator[Finding]:
     largest = max((core.mtu_of(each) for each in addressed), default=0)
-    attached = (
-        seen.switch.uplinks if isinstance(seen.switch, SwitchReport) else frozenset(seen.uplinks)
-    )
     for name, state in sorted(seen.uplinks.items()):
-        if state is None:
-            yield _uplink(
-                name, "uplink-missing", "does not exist", "", "make it, or correct hostd.uplinks"
-            )
-        elif not state.up:
-            yield _uplink(
-                name,
-                "uplink-down",
-                "is down: other hosts are not reached by it",
-                "",
-                f"ip link set {name} up",
-            )
-        elif name not in attached:
-            yield _uplink(
-                name, "uplink-missing", "is no trunk of the bridge, or the switch reports an error", "",
-                "restart hostd, which adds its uplinks; see ovs-vsctl show",
-            )  # fmt: skip
-        elif state.mtu < largest:
-            yield _uplink(
-                name, "mtu-mismatch", "carries smaller frames than instances send",
-                f"its MTU is {state.mtu}, the largest instance's {largest}",
-                f"ip link set {name} mtu {largest}, or give the network a smaller MTU",
-            )  # fmt: skip
+        fault = _of_uplink(name, state, seen.switch, largest)
+        if fault is not None:
+            check, what, evidence, advice = fault
+            what = f"the uplink {name} {what}"
+            yield Finding(check=check, what=what, evidence=evidence, advice=advice)
 
 
-def _uplink(name: str, check: str, what: str, evidence: str, advice: str) -> Finding:
-    return Finding(check=check, what=f"the uplink {name} {what}", evidence=evidence, advice=advice)
+def _of_uplink(
+    name: str, state: LinkState | None, switch: SwitchReport | str, largest: int
+) -> Fault | None:
+    if state is None:
+        return (
+            "uplink-missing",
+            "does not exist",
+            "no such interface",
+            "make it, or correct hostd.uplinks",
+        )
+    if not state.up:
+        advice = f"ip link set {name} up"
+        return "uplink-down", "is down: by it no other host is reached", "set down", advice
+    if isinstance(switch, SwitchReport) and name not in switch.uplinks:
+        advice = "restart hostd, which adds its uplinks; see ovs-vsctl show"
+        evidence = "no port without a tag and an error is of its name"
+        return "uplink-missing", "is no trunk of the bridge", evidence, advice
+    if state.mtu < largest:
+        evidence = f"its MTU is {state.mtu}, the largest instance's {largest}"
+        advice = f"ip link set {name} mtu {largest}, or give the network a smaller MTU"
+        return "mtu-mismatch", "carries smaller frames than instances send", evidence, advice
+    return None
 
 
 def _ipam_away(seen: Examined) -> Iterator[Finding]:

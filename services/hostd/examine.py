@@ -23,6 +23,16 @@ class Examiner:
         self._table = table
         self._uplinks = uplinks
 
+    async def diagnose(self, host: str, now: float) -> doctor.Diagnosis:
+        """What is wrong with the host."""
+        seen = await self.examine(now)
+        return doctor.Diagnosis(
+            host=host,
+            at=now,
+            attachments=len(seen.attachments),
+            findings=doctor.diagnose(seen),
+        )
+
     async def examine(self, now: float) -> doctor.Examined:
         """What is wanted and what is there; attachments that change meanwhile are left out."""
         before = self._settled()

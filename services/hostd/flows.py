@@ -128,8 +128,13 @@ def rules_of(port: SwitchPort) -> tuple[Rule, ...]:
     return (
         *(_four(cookie, port) if port.ip else ()),
         *(_six(cookie, port) if port.ip6 else ()),
-        Rule(cookie, PRIORITY_DROP, Match(port.ofport), Verdict.DROP),
+        silence(port.ofport),
     )
+
+
+def silence(ofport: int) -> Rule:
+    """The rule that lets nothing in by a port but what others of it allow."""
+    return Rule(OWNER_COOKIE | ofport, PRIORITY_DROP, Match(ofport), Verdict.DROP)
 
 
 def _four(cookie: int, port: SwitchPort) -> tuple[Rule, ...]:

@@ -34,7 +34,8 @@ class Phase(StrEnum):
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.ADDRESSING: frozenset({Phase.ADDRESSED, Phase.RELEASING}),
-    Phase.ADDRESSED: frozenset({Phase.RELEASING}),
+    # Back to the beginning when another station has the address: ipam gives another one.
+    Phase.ADDRESSED: frozenset({Phase.ADDRESSING, Phase.RELEASING}),
     Phase.RELEASING: frozenset(),
 }
 

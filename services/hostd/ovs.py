@@ -8,7 +8,7 @@ the same, and the bridge (fail_mode secure) passes nothing until the rules are b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from libs.common.clock import Clock
@@ -185,9 +185,10 @@ class OvsSwitch:
     async def restore_flows(self, wanted: Callable[[], Sequence[SwitchPort]]) -> None:
         """See SwitchDriver."""
         async with self._changing:
-            _, of = await self._connected()
+            db, of = await self._connected()
             ports = wanted()
-            missing, surplus = difference(await of.flows(), _rules(ports))
+            strays = astray(views(db.replica, self._bridge.name).values(), ports)
+            missing, surplus = difference(await of.flows(), [*_rules(ports), *strays])
             # What is right stays as it is. First come the new ones: traffic goes on.
             await of.apply([], missing)
             await of.apply(surplus, [])
@@ -197,9 +198,12 @@ class OvsSwitch:
         async with self._changing:
             db, of = await self._connected()
             present = await of.flows()
-            missing, surplus = difference(present, _rules(wanted()))
+            ports = wanted()
+            found = views(db.replica, self._bridge.name)
+            strays = astray(found.values(), ports)
+            missing, surplus = difference(present, [*_rules(ports), *strays])
             return SwitchReport(
-                ports=tuple(views(db.replica, self._bridge.name).values()),
+                ports=tuple(found.values()),
                 uplinks=uplinks(db.replica, self._bridge),
                 missing=tuple(rule.cookie for rule in missing),
                 surplus=tuple(str(each) for each in surplus),
@@ -253,6 +257,14 @@ class OvsSwitch:
         await db.until(
             lambda: db.replica.config("cur_cfg") >= number, "the switch did not take a change up"
         )
+
+
+def astray(found: Iterable[PortView], wanted: Iterable[SwitchPort]) -> list[flows.Rule]:
+    """Rules that keep a port of ours silent that has another number than its rules name, until it is mended."""
+    numbers = {port.name: port.ofport for port in wanted}
+    ours = set(numbers.values())
+    lost = {v.ofport for v in found if v.ofport is not None and v.ofport != numbers.get(v.name)}
+    return [flows.silence(number) for number in sorted(lost - ours)]
 
 
 def _rules(ports: Sequence[SwitchPort]) -> list[flows.Rule]:

@@ -18,6 +18,7 @@ import aiodocker
 from aiodocker.containers import DockerContainer
 
 from infra.provision import OvsServer, Server
+from infra.provision.process import wait_gone
 from libs.common.clock import SystemClock
 from libs.common.http import Kind, call_json
 from libs.common.peers import PeerClient
@@ -245,7 +246,9 @@ class Host:
         if database or wipe:
             await self.ovs.kill9()
         else:
-            os.kill(int((self.ovs.data_dir / "ovs-vswitchd.pid").read_text()), signal.SIGKILL)
+            pid = int((self.ovs.data_dir / "ovs-vswitchd.pid").read_text())
+            os.kill(pid, signal.SIGKILL)
+            await wait_gone((pid,), timeout_s=10)
         if wipe:
             (self.ovs.data_dir / "conf.db").unlink()
         # The taps of a killed switch stay; one of them would be taken for another switch's.

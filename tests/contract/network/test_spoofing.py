@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from infra.provision import OvsServer
 from libs.common.clock import SystemClock
 from libs.common.telemetry import make_log
 from services.hostd import flows
-from services.hostd.model import SwitchPort
+from services.hostd.model import Probe, SwitchPort
 from services.hostd.netns import LinuxNetwork
 from services.hostd.ovs import OvsSwitch
 from tests import frames as f
@@ -31,8 +32,10 @@ from tests.contract.network.conftest import (
     bridge_settings,
     dual_port,
     dual_wire,
+    eventually,
     wire,
 )
+from tests.stranger import STRANGER_MAC, stranger
 
 VLAN = 100
 ONE, TWO = "fd77::1", "fd77::2"
@@ -262,3 +265,94 @@ async def test_addresses_are_announced(spot: tuple[Place, OvsSwitch]) -> None:
         assert not left
 
     await asyncio.to_thread(run)
+
+
+@pytest.mark.parametrize("switch", ["real"], indirect=True)
+async def test_who_has_an_address_beyond_the_uplinks_is_found(
+    spot: tuple[Place, OvsSwitch], ovs: OvsServer
+) -> None:
+    at, driver = spot
+    me = dual_port(1)
+    await driver.ensure([me, dual_port(2)])
+    uplinked = OvsSwitch(
+        ovs.socket,
+        replace(bridge_settings(ovs), uplinks=(wire(90).link,)),
+        clock=SystemClock(),
+        log=make_log("test", level="error"),
+    )
+    asked = [
+        Probe(VLAN, me.mac, each) for each in (OTHER, OTHER6, "10.77.0.98", me.ip, "10.77.0.2")
+    ]
+    with stranger(at.paths[2], "eth0", {OTHER, OTHER6}):
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(uplinked.run())
+            found = await uplinked.probe(asked)
+            # What a container says does not count: its own address is its own.
+            assert found == dict.fromkeys(asked[:2], STRANGER_MAC)
+            assert (await uplinked.inspect(lambda: [me, dual_port(2)])).foreign == ()
+            task.cancel()
+    assert await driver.probe(asked) == {}  # that one has no uplinks
+
+
+@pytest.mark.parametrize("switch", ["real"], indirect=True)
+async def test_no_frame_passes_before_the_rules_are_there(
+    spot: tuple[Place, OvsSwitch], switch: SwitchWorld
+) -> None:
+    """A sender that never stops, from before its port is there, and while the switch is killed and started."""
+    at, driver = spot
+    me = dual_port(1)
+    bad = f.mac("02:00:00:00:00:66") + forged(me)["foreign ipv4"]
+    good = f.mac("02:00:00:00:00:77") + honest(me)["ipv4"]
+    ended, seen = threading.Event(), {"bad": 0, "good": 0}
+
+    def send() -> None:
+        with f.raw_socket(at.paths[0]) as sock:
+            while not ended.wait(0.0005):
+                sock.send(bad)
+                sock.send(good)
+
+    def look() -> None:
+        while not ended.is_set():
+            got = f.receive(at.watch)
+            if got is not None and got[0][:6] in (bad[:6], good[:6]):
+                seen["bad" if got[0][:6] == bad[:6] else "good"] += 1
+
+    async def more() -> None:
+        before = seen["good"]
+
+        async def came() -> bool:
+            return seen["good"] > before + 5
+
+        await eventually(came)
+
+    threads = [threading.Thread(target=each) for each in (send, look)]
+    for each in threads:
+        each.start()
+    try:
+        for _ in range(3):
+            await driver.ensure([me])
+            await more()
+            await driver.remove([me.name])
+        await driver.ensure([me])
+        await driver.restarted()
+        await switch.restart()
+        await driver.restarted()
+        await driver.restore_flows(lambda: [me])
+        await more()
+    finally:
+        ended.set()
+        for each in threads:
+            each.join()
+    assert seen["bad"] == 0
+
+
+@pytest.mark.parametrize("switch", ["real"], indirect=True)
+async def test_a_port_that_lost_its_number_is_silent(spot: tuple[Place, OvsSwitch]) -> None:
+    at, driver = spot
+    me = dual_port(1)
+    await driver.ensure([me])
+    # As if another had taken the number while the switch was down: the rules of before name another port.
+    await driver.restore_flows(lambda: [replace(me, ofport=2500)])
+    assert await passes(at, {**forged(me), **honest(me)}) == {}
+    await driver.restore_flows(lambda: [me])
+    assert set(await passes(at, honest(me))) == set(honest(me))
