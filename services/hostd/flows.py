@@ -29,11 +29,12 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv6Address
 
-from services.hostd.model import Probe, SwitchPort
+from services.hostd.model import PortView, Probe, SwitchPort
 
 OWNER_COOKIE = 0x47414E5400000000
 OWNER_MASK = 0xFFFFFFFF00000000
@@ -135,6 +136,16 @@ def rules_of(port: SwitchPort) -> tuple[Rule, ...]:
 def silence(ofport: int) -> Rule:
     """The rule that lets nothing in by a port but what others of it allow."""
     return Rule(OWNER_COOKIE | ofport, PRIORITY_DROP, Match(ofport), Verdict.DROP)
+
+
+def strays(found: Iterable[PortView], wanted: Iterable[SwitchPort]) -> list[Rule]:
+    """Rules that keep ports of ours silent that have another number than their rules name, or that nobody wants.
+
+    Without a rule of its own a port would be taken for an uplink.
+    """
+    numbers = {port.name: port.ofport for port in wanted}
+    lost = {v.ofport for v in found if v.ofport is not None and v.ofport != numbers.get(v.name)}
+    return [silence(number) for number in sorted(lost - set(numbers.values()))]
 
 
 def _four(cookie: int, port: SwitchPort) -> tuple[Rule, ...]:

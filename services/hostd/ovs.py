@@ -8,7 +8,7 @@ the same, and the bridge (fail_mode secure) passes nothing until the rules are b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from libs.common.clock import Clock
@@ -187,7 +187,7 @@ class OvsSwitch:
         async with self._changing:
             db, of = await self._connected()
             ports = wanted()
-            strays = astray(views(db.replica, self._bridge.name).values(), ports)
+            strays = flows.strays(views(db.replica, self._bridge.name).values(), ports)
             missing, surplus = difference(await of.flows(), [*_rules(ports), *strays])
             # What is right stays as it is. First come the new ones: traffic goes on.
             await of.apply([], missing)
@@ -200,7 +200,7 @@ class OvsSwitch:
             present = await of.flows()
             ports = wanted()
             found = views(db.replica, self._bridge.name)
-            strays = astray(found.values(), ports)
+            strays = flows.strays(found.values(), ports)
             missing, surplus = difference(present, [*_rules(ports), *strays])
             return SwitchReport(
                 ports=tuple(found.values()),
@@ -257,14 +257,6 @@ class OvsSwitch:
         await db.until(
             lambda: db.replica.config("cur_cfg") >= number, "the switch did not take a change up"
         )
-
-
-def astray(found: Iterable[PortView], wanted: Iterable[SwitchPort]) -> list[flows.Rule]:
-    """Rules that keep a port of ours silent that has another number than its rules name, until it is mended."""
-    numbers = {port.name: port.ofport for port in wanted}
-    ours = set(numbers.values())
-    lost = {v.ofport for v in found if v.ofport is not None and v.ofport != numbers.get(v.name)}
-    return [flows.silence(number) for number in sorted(lost - ours)]
 
 
 def _rules(ports: Sequence[SwitchPort]) -> list[flows.Rule]:

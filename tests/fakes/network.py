@@ -256,25 +256,35 @@ class FakeSwitch:
     async def restore_flows(self, wanted: Callable[[], Sequence[SwitchPort]]) -> None:
         """See SwitchDriver."""
         self._arrive("switch.restore")
-        self._host.rules = _rules(wanted())
+        self._host.rules = self._right(wanted())
 
     async def inspect(self, wanted: Callable[[], Sequence[SwitchPort]]) -> SwitchReport:
         """See SwitchDriver."""
         self._arrive("switch.inspect")
-        present, right = self._host.rules, _rules(wanted())
+        present, right = self._host.rules, self._right(wanted())
         return SwitchReport(
             ports=tuple(self._view(port) for port in self._host.ports.values()),
             uplinks=frozenset(),
             missing=tuple(
                 c for c, rules in right.items() for each in rules if each not in present.get(c, ())
             ),
-            surplus=tuple(f"{cookie:#x}" for cookie in present if cookie not in right),
+            surplus=tuple(
+                str(each)
+                for cookie, rules in present.items()
+                for each in rules
+                if each not in right.get(cookie, ())
+            ),
         )
 
     def _arrive(self, step: str) -> None:
         self._host.step(step)
         if not self._host.switch_up:
             raise Unavailable("Open vSwitch is not running")
+
+    def _right(self, ports: Sequence[SwitchPort]) -> dict[int, tuple[flows.Rule, ...]]:
+        found = [self._view(port) for port in self._host.ports.values()]
+        strays = {rule.cookie: (rule,) for rule in flows.strays(found, ports)}
+        return strays | _rules(ports)
 
     def _number(self, wanted: int) -> int:
         taken = set(self._host.numbers.values())

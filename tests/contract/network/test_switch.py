@@ -126,7 +126,24 @@ async def test_restoring_removes_rules_of_ports_that_are_no_more(switch: SwitchW
         await switch.make_link(each)
     await switch.driver.ensure(ports)
     await switch.driver.restore_flows(lambda: [port(2)])
+    # As long as it is there nobody wants it, and it is silent.
+    assert await switch.cookies() == {flows.OWNER_COOKIE, cookie(port(1)), cookie(port(2))}
+    await switch.driver.remove([port(1).name])
+    await switch.driver.restore_flows(lambda: [port(2)])
     assert await switch.cookies() == {flows.OWNER_COOKIE, cookie(port(2))}
+
+
+async def test_inspecting_tells_what_is_missing_and_changes_nothing(switch: SwitchWorld) -> None:
+    await switch.make_link(port(1))
+    await switch.driver.restore_flows(list)
+    await switch.driver.ensure([port(1)])
+    well = await switch.driver.inspect(lambda: [port(1)])
+    assert [view.name for view in well.ports] == [port(1).name]
+    assert (well.missing, well.surplus, well.foreign) == ((), (), ())
+    ill = await switch.driver.inspect(lambda: [port(2)])
+    assert set(ill.missing) == {cookie(port(2))}
+    assert ill.surplus
+    assert await switch.driver.inspect(lambda: [port(1)]) == well
 
 
 @pytest.mark.parametrize("count", [12])
