@@ -240,10 +240,10 @@ class Bandwidth(Strict):
     """Limits of one instance's interface; left out: none."""
 
     egress_kbit: int | None = Field(
-        None, ge=64, le=100_000_000, description="what the instance sends, kbit/s"
+        None, ge=64, le=32_000_000, description="what the instance sends, kbit/s"
     )
     ingress_kbit: int | None = Field(
-        None, ge=64, le=100_000_000, description="what the instance receives, kbit/s"
+        None, ge=64, le=32_000_000, description="what the instance receives, kbit/s"
     )
 
 

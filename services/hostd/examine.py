@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from libs.common.errors import Refused, Unavailable
 from services.hostd import core, doctor
@@ -76,9 +77,16 @@ class Examiner:
             return f"no answer in {LOOK_TIMEOUT_S:g} s"
 
     async def _wires(self, attachments: Sequence[Attachment]) -> dict[str, WireView]:
-        wires = [core.wire_of(self._owner, each) for each in attachments]
-        views = await asyncio.gather(*(self._ports.network.inspect(wire) for wire in wires))
-        return {wire.namespace: view for wire, view in zip(wires, views, strict=True)}
+        found: dict[str, WireView] = {}
+
+        async def one(attachment: Attachment) -> None:
+            # One that goes while it is looked at says nothing.
+            with suppress(Unavailable):
+                wire = core.wire_of(self._owner, attachment)
+                found[attachment.id] = await self._ports.network.inspect(wire)
+
+        await asyncio.gather(*(one(each) for each in attachments))
+        return found
 
     async def _claims(self, attachments: Sequence[Attachment]) -> Mapping[Probe, str]:
         probes = [probe for each in attachments for probe in core.probes_of(each)]

@@ -109,11 +109,11 @@ def _forbidden() -> tuple[Match, ...]:
 
 
 SHARED_RULES = (
-    Rule(OWNER_COOKIE, PRIORITY_DEFAULT, Match(), Verdict.NORMAL),
     *(Rule(OWNER_COOKIE, PRIORITY_DROP, each, Verdict.DROP, WHAT) for each in _forbidden()),
     Rule(OWNER_COOKIE, PRIORITY_DEFAULT, Match(), Verdict.NORMAL, WHAT),
+    Rule(OWNER_COOKIE, PRIORITY_DEFAULT, Match(), Verdict.NORMAL),
 )
-"""The rules that belong to no port."""
+"""The rules that belong to no port, in the order to give them: what lets most pass comes last."""
 
 
 def link_local(mac: str) -> str:

@@ -117,10 +117,10 @@ class Bandwidth(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    egress_kbit: Annotated[int, Field(ge=64, le=100_000_000)] | None = Field(
+    egress_kbit: Annotated[int, Field(ge=64, le=32_000_000)] | None = Field(
         None, description="what the container sends"
     )
-    ingress_kbit: Annotated[int, Field(ge=64, le=100_000_000)] | None = Field(
+    ingress_kbit: Annotated[int, Field(ge=64, le=32_000_000)] | None = Field(
         None, description="what the container receives"
     )
 

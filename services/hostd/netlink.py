@@ -205,7 +205,7 @@ def shape(index: int, kbit: int, mtu: int) -> Message:
 def unshape(index: int) -> Message:
     """Take the limit away; none there is no error."""
     body = _TC.pack(socket.AF_UNSPEC, index, 0, TC_H_ROOT, 0)
-    none = frozenset({errno.ENOENT, errno.EINVAL})
+    none = frozenset({errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP})
     return Message(RTM_DELQDISC, body, forgiven=none, what="lift an interface's limit")
 
 

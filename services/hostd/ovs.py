@@ -188,7 +188,7 @@ class OvsSwitch:
             db, of = await self._connected()
             ports = wanted()
             strays = flows.strays(views(db.replica, self._bridge.name).values(), ports)
-            missing, surplus = difference(await of.flows(), [*_rules(ports), *strays])
+            missing, surplus = difference(await of.flows(), [*strays, *_rules(ports)])
             # What is right stays as it is. First come the new ones: traffic goes on.
             await of.apply([], missing)
             await of.apply(surplus, [])
@@ -201,7 +201,7 @@ class OvsSwitch:
             ports = wanted()
             found = views(db.replica, self._bridge.name)
             strays = flows.strays(found.values(), ports)
-            missing, surplus = difference(present, [*_rules(ports), *strays])
+            missing, surplus = difference(present, [*strays, *_rules(ports)])
             return SwitchReport(
                 ports=tuple(found.values()),
                 uplinks=uplinks(db.replica, self._bridge),
@@ -224,6 +224,7 @@ class OvsSwitch:
             if address in wanted:
                 found.setdefault(wanted[address], sender)
 
+        failure: Unavailable | None = None
         # On a connection of its own: on the other one all that rules tell would come, always.
         client = await OpenFlowClient.connect(str(self._management))
         async with asyncio.TaskGroup() as group:
@@ -235,8 +236,12 @@ class OvsSwitch:
                     for each in (p for p in probes if p not in found):
                         client.send_tagged(each.vlan, numbers, flows.question(each))
                     await self._clock.sleep(PROBE_PAUSE_S)
+            except Unavailable as error:
+                failure = error  # raised below: from here it would leave as a group
             finally:
                 client.close()
+        if failure is not None:
+            raise failure
         return found
 
     async def _commit(self, db: OvsdbClient, operations: list[Operation]) -> None:
@@ -260,4 +265,5 @@ class OvsSwitch:
 
 
 def _rules(ports: Sequence[SwitchPort]) -> list[flows.Rule]:
-    return [*flows.SHARED_RULES, *(rule for port in ports for rule in flows.rules_of(port))]
+    # The switch takes them in this order: what lets all else pass comes when every port has its own.
+    return [*(rule for port in ports for rule in flows.rules_of(port)), *flows.SHARED_RULES]

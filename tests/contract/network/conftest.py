@@ -22,7 +22,8 @@ from services.hostd.ovs import OvsSwitch
 from services.hostd.ports import NetworkDriver, Registry, SwitchDriver
 from services.hostd.registry import FileRegistry
 from services.hostd.rows import BridgeSettings
-from tests.fakes.network import FakeHost, FakeNetns, FakeRegistry, FakeSwitch, StartRefused
+from tests.fakes.network import FakeHost, FakeNetns, FakeRegistry, StartRefused
+from tests.fakes.switch import FakeSwitch
 from tests.unit.native.conftest import native  # noqa: F401  (the fixture)
 
 CLUSTER = f"ct-{os.getpid()}"

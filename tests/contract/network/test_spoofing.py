@@ -20,6 +20,7 @@ import pytest
 
 from infra.provision import OvsServer
 from libs.common.clock import SystemClock
+from libs.common.errors import Unavailable
 from libs.common.telemetry import make_log
 from services.hostd import flows
 from services.hostd.model import Probe, SwitchPort
@@ -290,6 +291,8 @@ async def test_who_has_an_address_beyond_the_uplinks_is_found(
             # What a container says does not count: its own address is its own.
             assert found == dict.fromkeys(asked[:2], STRANGER_MAC)
             assert (await uplinked.inspect(lambda: [me, dual_port(2)])).foreign == ()
+            with pytest.raises(Unavailable, match="refused"):
+                await uplinked.probe([Probe(0x2000, me.mac, OTHER)])
             task.cancel()
     assert await driver.probe(asked) == {}  # that one has no uplinks
 

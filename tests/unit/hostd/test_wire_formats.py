@@ -179,7 +179,7 @@ def test_what_differs_between_wanted_rules_and_flows() -> None:
     wanted = [*flows.SHARED_RULES, *flows.rules_of(DUAL)]
     there = [openflow.flow_of(rule) for rule in wanted]
     assert openflow.difference(there, wanted) == ((), ())
-    changed = replace(there[0], instructions=b"")
+    changed = replace(there[0], instructions=b"x")
     stale = replace(there[1], priority=7)
     foreign = replace(there[2], cookie=0x1234, priority=8)
     missing, surplus = openflow.difference([changed, stale, foreign, *there[2:]], wanted)
