@@ -23,7 +23,7 @@ class Exit(IntEnum):
 
 MEANING = {
     Exit.OK: "done",
-    Exit.FAILED: "the deployment failed, or was rolled back, aborted or overtaken",
+    Exit.FAILED: "the deployment failed, or was rolled back, aborted or overtaken; or the doctor found something",
     Exit.USAGE: "wrong usage or bad input",
     Exit.FORBIDDEN: "no key, a wrong one, or a role that is too low",
     Exit.NOT_FOUND: "no such thing, or not yours to see",

@@ -20,6 +20,7 @@ from libs.cli import (
     breaker_cmd,
     cluster_cmd,
     dead_cmd,
+    doctor_cmd,
     exits,
     host_cmd,
     keys_cmd,
@@ -55,6 +56,7 @@ _COMMANDS = (
     secret_cmd,
     vault_cmd,
     local_cmd,
+    doctor_cmd,
 )
 _GLOBAL = ("-o", "--output", "--url", "--key-file", "--bu")
 _EPILOG = exits.HELP

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from libs.client.doctor import NetworkDiagnosis
 from libs.client.hosts import (
     Enrol,
     Hosts,
@@ -27,6 +28,11 @@ class HostCalls:
     async def list(self) -> Hosts:
         """Hosts that enrolled, renewed or were removed, and their tokens."""
         return read(Hosts, await self._transport.call("GET", PATH))
+
+    async def diagnose(self, host: str) -> NetworkDiagnosis:
+        """Have the host look at its network now. Raises NotFound, and Unavailable when its hostd does not answer."""
+        path = f"/v1/nodes/{segment(host)}/network"
+        return read(NetworkDiagnosis, await self._transport.call("GET", path))
 
     async def make_token(self, wanted: NewHostToken) -> HostTokenCreated:
         """Make a one-time token; the answer alone shows it."""

@@ -236,12 +236,40 @@ SecretRefs = Annotated[
 ]
 
 
+class Bandwidth(Strict):
+    """Limits of one instance's interface; left out: none."""
+
+    egress_kbit: int | None = Field(
+        None, ge=64, le=32_000_000, description="what the instance sends, kbit/s"
+    )
+    ingress_kbit: int | None = Field(
+        None, ge=64, le=32_000_000, description="what the instance receives, kbit/s"
+    )
+
+
+class NetworkOptions(Strict):
+    """How an instance is attached to its network, where that is not as for all."""
+
+    mtu: int | None = Field(None, ge=576, le=9000, description="default: the network's")
+    bandwidth: Bandwidth = Bandwidth()
+
+
+PLAIN = NetworkOptions()
+
+Options = Annotated[
+    NetworkOptions,
+    # Left out when there are none: older services and executors refuse what they don't know.
+    Field(exclude_if=lambda options: options == PLAIN),
+]
+
+
 class AppSpec(Strict):
     """All a user says about an app. `PUT` replaces it whole; `deploy` makes a release of it."""
 
     image: str = Field(description="name:tag or name@sha256:…; a tag is resolved once, at deploy")
     instances: int = Field(1, ge=0, le=10_000)
     network: Name = Field(description="the network (VLAN) whose addresses the instances get")
+    network_options: Options = PLAIN
     resources: Resources = Resources()
     instance_class: InstanceClass = Field(InstanceClass.THIN, alias="class")
     command: tuple[str, ...] | None = Field(None, description="instead of the image's own command")
@@ -302,6 +330,7 @@ class InstanceSpec(Strict):
 
     image: str = Field(description="name@sha256:…")
     network: str
+    network_options: Options = PLAIN
     resources: Resources
     instance_class: InstanceClass = InstanceClass.THIN
     command: tuple[str, ...] | None = None
@@ -329,6 +358,7 @@ class InstanceSpec(Strict):
         return cls(
             image=image,
             network=spec.network,
+            network_options=spec.network_options,
             resources=spec.resources,
             instance_class=spec.instance_class,
             command=spec.command,

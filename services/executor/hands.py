@@ -399,4 +399,5 @@ def _attachment(a: Attempt) -> AttachmentSpec:
         attempt=a.id,
         generation=a.generation,
         sticky_key=a.payload.spec.sticky_key,
+        options=a.payload.spec.network_options,
     )

@@ -43,19 +43,19 @@ class NamespaceSockets:
         """End the thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def tcp(self, namespace: str) -> socket.socket:
+    async def tcp(self, namespace: str, family: int = socket.AF_INET) -> socket.socket:
         """A non-blocking socket in the namespace at that path. Raises OSError."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._make, namespace)
+        return await loop.run_in_executor(self._thread, self._make, namespace, family)
 
-    def _make(self, namespace: str) -> socket.socket:
+    def _make(self, namespace: str, family: int) -> socket.socket:
         home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 self._enter(there)
                 try:
-                    return socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
                 finally:
                     # A thread that stayed there would keep the namespace alive.
                     self._enter(home)
@@ -101,12 +101,12 @@ class NamespaceProber:
     async def _knock(self, target: ProbeTarget, check: HealthCheck) -> str:
         """What is wrong, or ""."""
         loop = asyncio.get_running_loop()
-        with await self._sockets.tcp(target.namespace) as sock:
+        with await self._sockets.tcp(target.namespace, _family(target.ip)) as sock:
             await loop.sock_connect(sock, (target.ip, check.port))
             if check.type == "tcp":
                 return ""
             request = (
-                f"GET {check.path} HTTP/1.1\r\nHost: {target.ip}:{check.port}\r\n"
+                f"GET {check.path} HTTP/1.1\r\nHost: {_authority(target.ip, check.port)}\r\n"
                 "User-Agent: gantry-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
             )
             await loop.sock_sendall(sock, request.encode())
@@ -126,10 +126,18 @@ class NamespaceProber:
         return ProbeResult(False, f"{what}: exited with code {code}{f': {said}' * bool(said)}")
 
 
+def _family(ip: str) -> int:
+    return socket.AF_INET6 if ":" in ip else socket.AF_INET
+
+
+def _authority(ip: str, port: int | None) -> str:
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
 def _describe(target: ProbeTarget, check: HealthCheck) -> str:
     if check.type == "command":
         return f"command {' '.join(check.command)[:_SAID_CHARACTERS]}"
-    address = f"{target.ip}:{check.port}"
+    address = _authority(target.ip, check.port)
     return f"GET http://{address}{check.path}" if check.type == "http" else f"TCP {address}"
 
 

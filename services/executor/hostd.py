@@ -33,6 +33,8 @@ class HostdClient:
             "attempt": spec.attempt,
             "generation": spec.generation,
             **({"sticky_key": spec.sticky_key} if spec.sticky_key else {}),
+            # Left out where there is nothing to say, as an older hostd refuses what it does not know.
+            **spec.options.model_dump(exclude_defaults=True),
         }
         answer = await self._call("PUT", _path(spec.container), body, timeout_s=ATTACH_TIMEOUT_S)
         return Attachment(

@@ -12,6 +12,7 @@ from typing import Any, NewType
 
 from pydantic import BaseModel, ConfigDict
 
+from libs.common.spec import PLAIN, NetworkOptions
 from libs.common.task import TaskPayload
 
 AttemptId = NewType("AttemptId", str)  # the Mesos task id
@@ -307,6 +308,7 @@ class AttachmentSpec:
     attempt: AttemptId
     generation: int
     sticky_key: str = ""
+    options: NetworkOptions = PLAIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from libs.client.doctor import NetworkDiagnosis
 from libs.client.model import Alerts, Instances, Networks, NetworkView, Nodes
-from libs.common.errors import InvalidInput
+from libs.common.errors import InvalidInput, NotFound
 from libs.common.http import Request, Response, Route, reply
-from services.gateway.parts import Gateway, actor_of, app_filter, reading
+from services.gateway.parts import Gateway, actor_of, app_filter, reading, require_all
 from services.gateway.views import (
+    diagnose_host,
     list_alerts,
     list_instances,
     list_networks,
@@ -14,6 +16,7 @@ from services.gateway.views import (
     read_network,
 )
 
+MAX_HOST = 253
 ALERT_STATES = ("firing", "resolved")
 
 
@@ -25,6 +28,13 @@ def view_routes(gateway: Gateway) -> tuple[Route, ...]:
 
     async def nodes(request: Request) -> Response:
         return reply(await list_nodes(gateway, actor_of(request)))
+
+    async def doctor(request: Request) -> Response:
+        require_all(request)  # it names instances of every business unit
+        host = request.params["host"]
+        if len(host) > MAX_HOST:
+            raise NotFound("there is no host of so long a name")
+        return reply(await diagnose_host(gateway, actor_of(request), host))
 
     async def networks(request: Request) -> Response:
         return reply(await list_networks(gateway, actor_of(request)))
@@ -44,7 +54,11 @@ def view_routes(gateway: Gateway) -> tuple[Route, ...]:
     return (
         reading(gateway, "/v1/instances", instances, text, Instances, query=app),
         reading(gateway, "/v1/nodes", nodes, "Hosts, and what is reserved there", Nodes),
+        reading(
+            gateway, "/v1/nodes/{host}/network", doctor,
+            "What is wrong with a host's network, looked at now", NetworkDiagnosis,
+        ),
         reading(gateway, "/v1/networks", networks, "Networks and their use", Networks),
         reading(gateway, "/v1/networks/{network}", network, "One network", NetworkView),
         reading(gateway, "/v1/alerts", alerts, "What is or was wrong", Alerts, query=state),
-    )
+    )  # fmt: skip

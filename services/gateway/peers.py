@@ -123,15 +123,22 @@ class Peers:
             raise Unavailable("this runtime carries no streams")
         headers = {**actor.headers(), **(await self.host_tokens.headers(host))}
         response = await self.client.open(url, path, headers=headers, timeout_s=self.timeout_s)
-        if response.status >= 400 and response.stream is not None:
-            body = b"".join([chunk async for chunk in response.stream])
-            response = Response(response.status, body, response.headers, response.content_type)
+        if response.status >= 400:
+            response = await whole(response)
         try:
             raise_problem(f"hostd on {host}", response)
         except Unauthenticated as error:  # not the asker's fault
             why = f"hostd on {host} does not know the gateway's token ({error}): was it removed?"
             raise Unavailable(why) from None
         return response
+
+
+async def whole(response: Response) -> Response:
+    """The same with its stream, if it has one, read to the end."""
+    if response.stream is None:
+        return response
+    body = b"".join([chunk async for chunk in response.stream])
+    return Response(response.status, body, response.headers, response.content_type)
 
 
 async def pair(one: Coroutine[Any, Any, S], other: Coroutine[Any, Any, T]) -> tuple[S, T]:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from libs.client.model import Alerts, Apps, Instances, Networks, NetworkView, Nodes
+from libs.client.doctor import NetworkDiagnosis
+from libs.client.model import Alerts, Apps, Instances, Networks, NetworkView, Nodes, NodeView
 from libs.common.actor import Actor
 from libs.common.errors import Conflict, NotFound, Unavailable
 from services.gateway.core import Part, bu_of_target, incomplete
 from services.gateway.parts import Gateway
-from services.gateway.peers import DEPLOYER, IPAM, MONITOR, SCHEDULER, with_query
+from services.gateway.peers import DEPLOYER, IPAM, MONITOR, SCHEDULER, whole, with_query
 
 # What the scheduler tells of an instance beyond what the deployer does.
 _FROM_SCHEDULER = ("attempt", "cpus", "mem_mib", "failures", "not_before", "message", "since")
@@ -136,7 +137,35 @@ async def find_container(gateway: Gateway, actor: Actor, instance: str) -> Conta
         raise Conflict(f"{instance} has no container yet ({row.state}{waiting})")
     nodes = await list_nodes(gateway, actor)
     for node in nodes.nodes:
-        url = str(node.attributes.get("hostd", ""))
-        if node.agent == row.agent and url.startswith(("http://", "https://")):
+        url = hostd_url(node)
+        if node.agent == row.agent and url:
             return Container(node.hostname, url, row.container)
     raise Unavailable(f"where hostd of {row.hostname or row.agent} listens is not known")
+
+
+def hostd_url(node: NodeView) -> str:
+    """The base URL of hostd on a host, "" when it does not say."""
+    url = str(node.attributes.get("hostd", ""))
+    return url if url.startswith(("http://", "https://")) else ""
+
+
+async def diagnose_host(gateway: Gateway, actor: Actor, host: str) -> NetworkDiagnosis:
+    """What hostd of a host finds wrong with its network.
+
+    Raises NotFound for an unknown host, Unavailable when it does not answer.
+    """
+    nodes = await list_nodes(gateway, actor)
+    found = [each for each in nodes.nodes if each.hostname == host]
+    if not found:
+        if nodes.incomplete:
+            raise Unavailable(f"{', '.join(nodes.incomplete)}: no answer; try again")
+        raise NotFound(f"there is no host {host!r}")
+    # One that came back has a row for each agent that it was.
+    urls = [url for node in found if (url := hostd_url(node))]
+    if not urls:
+        raise Unavailable(f"where hostd of {host} listens is not known")
+    answer = await whole(await gateway.peers.open(actor, host, urls[-1], "/v1/doctor"))
+    try:
+        return NetworkDiagnosis.model_validate(answer.json())
+    except ValueError:
+        raise Unavailable(f"hostd on {host} answered what can't be read") from None

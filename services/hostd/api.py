@@ -12,6 +12,8 @@ from libs.common.delivery import Delivery
 from libs.common.errors import InvalidInput
 from libs.common.http import Access, Kind, Principal, Request, Response, Role, Route, reply
 from services.hostd.core import link_name
+from services.hostd.doctor import Diagnosis
+from services.hostd.examine import Examiner
 from services.hostd.model import AttachmentSpec, AttachmentView, RegistrationSpec
 from services.hostd.ports import LogQuery
 from services.hostd.service import HostdService
@@ -70,6 +72,10 @@ def read_routes(service: HostdService, access: Access = Access.SERVICE) -> Seque
             "A container's output, a JSON object a line", query=log_query, produces=NDJSON,
         ),
         Route("GET", "/v1/containers/{container}/stats", handlers.stats, access, "A container's use"),
+        Route(
+            "GET", "/v1/doctor", handlers.doctor, access, "What is wrong with the host's network",
+            response=Diagnosis,
+        ),
     )  # fmt: skip
 
 
@@ -111,6 +117,12 @@ class Handlers:
         """GET all attachments."""
         views = [self._service.view(each) for each in self._service.table.all()]
         return reply({"attachments": views})
+
+    async def doctor(self, _request: Request) -> Response:
+        """GET a diagnosis."""
+        it = self._service
+        examiner = Examiner(it.owner, it.ports, it.table, it.settings.uplinks)
+        return reply(await examiner.diagnose(it.settings.host_name(), it.clock.now()))
 
     async def logs(self, request: Request) -> Response:
         """GET a container's log."""

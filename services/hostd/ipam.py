@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv6Address
 
 from pydantic import BaseModel, ValidationError
 
 from libs.common.errors import Refused, Unavailable
 from libs.common.http import ServiceClient, call_json
 from libs.common.serve import segment
-from services.hostd.model import Address, Attachment, AttachmentSpec, PendingRelease
+from services.hostd.model import Address, Address6, Attachment, AttachmentSpec, PendingRelease
 
 SERVICE = "ipam"
 TIMEOUT_S = 4.0
 
 
-class _Allocated(BaseModel):
+class _OfFamily(BaseModel):
+    family: int = 4
     address: str
     prefix_len: int
     gateway: str | None = None
-    vlan: int
     generation: int
+
+
+class _Allocated(_OfFamily):
+    """The primary address, and in `addresses` one entry a family; an older ipam leaves that out."""
+
+    vlan: int
     mac: str | None = None
     mtu: int | None = None
+    addresses: tuple[_OfFamily, ...] = ()
+
+
+class _KnownOne(BaseModel):
+    attachment: str
+    address: str
+    generation: int
+
+
+class _Known(BaseModel):
+    attachments: tuple[_KnownOne, ...]
 
 
 class HttpIpam:
@@ -41,19 +59,41 @@ class HttpIpam:
 
         Without a generation nobody knows what ipam did: asking again tells, for the same attachment gets the same.
         """
-        generation = pending.generation
-        if generation is None:
+        generations = pending.generation, pending.generation6
+        if pending.generation is None:
             try:
-                generation = (await self._put(pending.ipam_key, pending.spec)).generation
+                generations = (await self._put(pending.ipam_key, pending.spec)).generations()
             except Refused:
                 return  # it never gave one
-        path = f"/v1/attachments/{segment(pending.ipam_key)}?generation={generation}&reason=del"
+        path = f"/v1/attachments/{segment(pending.ipam_key)}?generation={generations[0]}&reason=del"
+        if generations[1] is not None:
+            path += f"&generation6={generations[1]}"
         await call_json(self._peers, SERVICE, "DELETE", path, timeout_s=TIMEOUT_S)
+
+    async def conflict(self, attachment: Attachment, address: str, seen_mac: str) -> None:
+        """See IpamPort."""
+        parts = attachment.address.parts() if attachment.address else ()
+        generation = next(part.generation for part in parts if part.address == address)
+        path = f"/v1/attachments/{segment(attachment.ipam_key)}/conflicts"
+        content = {"address": address, "generation": generation, "seen_mac": seen_mac}
+        await call_json(self._peers, SERVICE, "POST", path, content, timeout_s=TIMEOUT_S)
+
+    async def known(self) -> Mapping[str, frozenset[tuple[str, int]]]:
+        """See IpamPort."""
+        path = f"/v1/hosts/{segment(self._host)}/attachments"
+        answer = await call_json(self._peers, SERVICE, "GET", path, timeout_s=TIMEOUT_S)
+        found: dict[str, set[tuple[str, int]]] = {}
+        try:
+            for each in _Known.model_validate(answer).attachments:
+                found.setdefault(each.attachment, set()).add((each.address, each.generation))
+        except ValidationError as error:
+            raise Unavailable(f"ipam answered what can't be used: {error}") from error
+        return {key: frozenset(pairs) for key, pairs in found.items()}
 
     async def report_live(self, keys: Sequence[str], held: Sequence[Attachment] = ()) -> None:
         """See IpamPort."""
         path = f"/v1/hosts/{segment(self._host)}/attachments"
-        content = {"live": sorted(keys), "held": [_held(each) for each in held if each.address]}
+        content = {"live": sorted(keys), "held": [entry for each in held for entry in _held(each)]}
         await call_json(self._peers, SERVICE, "POST", path, content, timeout_s=TIMEOUT_S)
 
     async def _put(self, key: str, spec: AttachmentSpec) -> Address:
@@ -68,29 +108,47 @@ class HttpIpam:
         path = f"/v1/attachments/{segment(key)}"
         answer = await call_json(self._peers, SERVICE, "PUT", path, content, timeout_s=TIMEOUT_S)
         try:
-            got = _Allocated.model_validate(answer)
-            return Address(
-                ip=got.address,
-                prefix=got.prefix_len,
-                gateway=got.gateway or None,
-                vlan=got.vlan,
-                mtu=got.mtu,
-                mac=got.mac or None,
-                generation=got.generation,
-            )
-        except ValidationError as error:
+            return _address(_Allocated.model_validate(answer))
+        except ValueError as error:
             raise Unavailable(f"ipam answered what can't be used: {error}") from error
 
 
-def _held(attachment: Attachment) -> dict[str, object]:
+def _address(got: _Allocated) -> Address:
+    found = {each.family: each for each in got.addresses or (got,)}
+    four, six = found.get(4), found.get(6)
+    of_four = {}
+    if four is not None:
+        of_four = {
+            "ip": four.address,
+            "prefix": four.prefix_len,
+            "gateway": four.gateway or None,
+            "generation": four.generation,
+        }
+    of_six = None
+    if six is not None:
+        of_six = Address6(
+            ip=str(IPv6Address(six.address)),
+            prefix=six.prefix_len,
+            gateway=six.gateway or None,
+            generation=six.generation,
+        )
+    return Address.model_validate(
+        {**of_four, "vlan": got.vlan, "mtu": got.mtu, "mac": got.mac or None, "ip6": of_six}
+    )
+
+
+def _held(attachment: Attachment) -> list[dict[str, object]]:
+    """One entry an address, as ipam wants them told."""
     spec, address = attachment.spec, attachment.address
-    assert address is not None
-    return {
-        "attachment": attachment.ipam_key,
-        "network": spec.network,
-        "address": address.ip,
-        "generation": address.generation,
-        "instance": spec.instance,
-        "attempt": spec.attempt,
-        "sticky_key": spec.sticky_key,
-    }
+    return [
+        {
+            "attachment": attachment.ipam_key,
+            "network": spec.network,
+            "address": part.address,
+            "generation": part.generation,
+            "instance": spec.instance,
+            "attempt": spec.attempt,
+            "sticky_key": spec.sticky_key,
+        }
+        for part in (address.parts() if address else ())
+    ]

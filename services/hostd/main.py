@@ -33,9 +33,10 @@ from services.hostd.deployer import HttpDeliveries
 from services.hostd.docker import DockerEngine
 from services.hostd.ipam import HttpIpam
 from services.hostd.netns import LinuxNetwork
-from services.hostd.ovs import BridgeSettings, OvsSwitch
+from services.hostd.ovs import OvsSwitch
 from services.hostd.ports import Ports
 from services.hostd.registry import FileRegistry
+from services.hostd.rows import BridgeSettings
 from services.hostd.service import HostdService
 from services.hostd.settings import HostdConfig
 from services.hostd.state import open_state

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Annotated, NewType
+from ipaddress import IPv4Address, IPv6Address
+from typing import Annotated, NewType, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 AttachmentId = NewType("AttachmentId", str)
 CONTAINER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,199}$")
@@ -20,6 +21,7 @@ ENGINE_ID = re.compile(r"^[0-9a-f]{64}$")
 IFNAME = re.compile(r"^[a-z][a-z0-9._-]{0,14}$")
 
 DEFAULT_MTU = 1500
+MIN_MTU6 = 1280  # RFC 8200, section 5: Linux takes IPv6 off an interface with less
 
 
 class Phase(StrEnum):
@@ -32,7 +34,8 @@ class Phase(StrEnum):
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.ADDRESSING: frozenset({Phase.ADDRESSED, Phase.RELEASING}),
-    Phase.ADDRESSED: frozenset({Phase.RELEASING}),
+    # Back to the beginning when another station has the address: ipam gives another one.
+    Phase.ADDRESSED: frozenset({Phase.ADDRESSING, Phase.RELEASING}),
     Phase.RELEASING: frozenset(),
 }
 
@@ -48,16 +51,81 @@ class _Value(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Address(_Value):
-    """What ipam gave: an IPv4 address with its network, and the generation that a release must carry."""
+class Address6(_Value):
+    """The IPv6 part of what ipam gave; its generation is its own. The address is in its shortest form."""
 
     ip: str
-    prefix: int = Field(ge=1, le=32)
+    prefix: int = Field(ge=1, le=128)
+    gateway: str | None = None
+    generation: int
+
+
+class Address(_Value):
+    """What ipam gave: an address with its network, and the generation that a release must carry.
+
+    In an IPv6-only network `ip` is empty (so `prefix`, `gateway`, `generation` say nothing) and `ip6` is all there is.
+    """
+
+    ip: str = ""
+    prefix: int = Field(0, ge=0, le=32)
     gateway: str | None = None
     vlan: int = Field(ge=1, le=4094)
     mtu: int | None = None
     mac: str | None = None
+    generation: int = 0
+    ip6: Address6 | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.ip and self.ip6 is None:
+            raise ValueError("neither an IPv4 nor an IPv6 address")
+        if self.ip:
+            IPv4Address(self.ip)
+        if self.ip6 is not None and str(IPv6Address(self.ip6.ip)) != self.ip6.ip:
+            raise ValueError(f"{self.ip6.ip} is not the shortest form of an IPv6 address")
+        return self
+
+    def generations(self) -> tuple[int, int | None]:
+        """What a release must carry: the primary address' and, when there are two, the IPv6 one's."""
+        first, *rest = self.parts()
+        return first.generation, rest[0].generation if rest else None
+
+    def parts(self) -> tuple[FamilyAddress, ...]:
+        """One entry a family, the primary one (IPv4 if there is one) first."""
+        found = []
+        if self.ip:
+            found.append(FamilyAddress(4, self.ip, self.prefix, self.gateway, self.generation))
+        if self.ip6 is not None:
+            six = self.ip6
+            found.append(FamilyAddress(6, six.ip, six.prefix, six.gateway, six.generation))
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyAddress:
+    """An attachment's address of one family (4 or 6), as ipam and callers name it."""
+
+    family: int
+    address: str
+    prefix_len: int
+    gateway: str | None
     generation: int
+
+
+class Bandwidth(BaseModel):
+    """Limits of one interface, in kbit/s as its container sees it; None: no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    egress_kbit: Annotated[int, Field(ge=64, le=32_000_000)] | None = Field(
+        None, description="what the container sends"
+    )
+    ingress_kbit: Annotated[int, Field(ge=64, le=32_000_000)] | None = Field(
+        None, description="what the container receives"
+    )
+
+
+NO_LIMITS = Bandwidth()
 
 
 class AttachmentSpec(BaseModel):
@@ -73,9 +141,11 @@ class AttachmentSpec(BaseModel):
         "", max_length=200, description="ipam holds the address for the same key"
     )
     ip: str | None = Field(
-        None, pattern=r"^\d{1,3}(\.\d{1,3}){3}$", description="this address only"
+        None, pattern=r"^[0-9A-Fa-f.:]{2,45}$", description="this address only, of either family"
     )
     mtu: Annotated[int, Field(ge=576, le=9000)] | None = None
+    # Left out when there is none: an older hostd refuses a saved spec with fields it doesn't know.
+    bandwidth: Bandwidth = Field(NO_LIMITS, exclude_if=lambda limits: limits == NO_LIMITS)
     owner: Owner = Owner.DOCKER
     inherit_from: str | None = Field(
         None, description="container whose namespace, port and address this one takes over"
@@ -107,7 +177,8 @@ class PendingRelease(_Value):
 
     ipam_key: str
     spec: AttachmentSpec
-    generation: int | None  # None: ipam's answer never came
+    generation: int | None  # the primary address'; None: ipam's answer never came
+    generation6: int | None = None  # the IPv6 address', when it is the second one
     since: float
 
 
@@ -123,6 +194,27 @@ class Wire:
     prefix: int
     gateway: str | None
     mtu: int
+    ip6: Address6 | None = None
+    egress_kbit: int | None = None  # what the container may send
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """An interface as the kernel has it."""
+
+    up: bool
+    mtu: int
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class WireView:
+    """What there is of a wire. `addresses` are those inside, as "10.0.0.5/24"; `gateways` of its default routes."""
+
+    outer: LinkState | None = None  # the host's end
+    inner: LinkState | None = None  # the container's
+    addresses: frozenset[str] = frozenset()
+    gateways: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +228,7 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class SwitchPort:
-    """A port of the bridge, with the sender addresses that may come in by it."""
+    """A port of the bridge, with the sender addresses ("" for none) that may come in by it, and its limits."""
 
     name: str
     vlan: int
@@ -145,6 +237,8 @@ class SwitchPort:
     ip: str
     attachment: str
     container: str
+    ip6: str = ""
+    bandwidth: Bandwidth = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +251,31 @@ class PortView:
     attachment: str
     container: str = ""
     error: str | None = None
+    bandwidth: Bandwidth = NO_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A question to a VLAN: does any station answer for this address? Asked in the name of a MAC."""
+
+    vlan: int
+    mac: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchReport:
+    """What a doctor wants to know of the switch. `uplinks` are those that it has and that work.
+
+    `missing` are cookies of wanted rules that it has not, or otherwise; `surplus` flows of ours that none wants,
+    `foreign` those of others, as text.
+    """
+
+    ports: tuple[PortView, ...]
+    uplinks: frozenset[str]
+    missing: tuple[int, ...] = ()
+    surplus: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,13 +351,15 @@ class AttachmentView(_Value):
     registered: bool
     namespace: str = Field(description="path of the network namespace")
     inode: int = Field(description="of the namespace, 0 while there is none")
-    ip: str = ""
+    ip: str = Field("", description="the primary address: IPv4 if there is one")
     prefix: int = 0
     gateway: str | None = None
     mac: str = ""
     vlan: int = 0
     mtu: int = DEFAULT_MTU
     address_generation: int = Field(0, description="of the address; ipam's releases carry it")
+    addresses: tuple[FamilyAddress, ...] = Field((), description="one a family, as ipam tells them")
+    bandwidth: Bandwidth = NO_LIMITS
     host_inode: int = Field(0, description="of the host's own network namespace")
 
 

@@ -1,6 +1,6 @@
 """The few rtnetlink messages that hostd sends, as bytes, and a socket that sends them.
 
-Eight kinds of message do not need a library: encoding one of ours takes microseconds, and a plain blocking socket
+A dozen kinds of message do not need a library: encoding one of ours takes microseconds, and a plain blocking socket
 has no event loop that gets in the way of threads which change namespaces.
 Layouts: rtnetlink(7), linux/rtnetlink.h, linux/if_link.h. Integers are in the host's byte order, addresses in network
 order.
@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
-RTM_NEWADDR, RTM_NEWROUTE = 20, 24
+RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 22, 24, 26
+RTM_NEWQDISC, RTM_DELQDISC = 36, 37
 
 NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
 NLM_F_DUMP = 0x300
@@ -31,7 +32,11 @@ IFLA_LINKINFO, IFLA_STATS64, IFLA_NET_NS_FD = 18, 23, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 VETH_INFO_PEER = 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
+IFA_F_NODAD = 0x02
 RTA_OIF, RTA_GATEWAY = 4, 5
+TCA_KIND, TCA_OPTIONS = 1, 2
+TCA_TBF_PARMS, TCA_TBF_BURST = 1, 6
+TC_H_ROOT, LINKLAYER_ETHERNET, TIME_UNITS_PER_S = 0xFFFFFFFF, 1, 15_625_000
 RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 4, 0, 1
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
@@ -41,6 +46,8 @@ _IFADDR = struct.Struct("=BBBBI")  # family, prefix, flags, scope, index
 _ROUTE = struct.Struct(
     "=BBBBBBBBI"
 )  # family, dst len, src len, tos, table, proto, scope, type, flags
+_TC = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info
+_RATE = struct.Struct("=BBHhHI")  # cell log, link layer, overhead, cell align, mpu, bytes a second
 _ERRNO = struct.Struct("=i")
 _STATS64 = struct.Struct("=8Q")  # rx/tx packets, rx/tx bytes, rx/tx errors, rx/tx dropped
 
@@ -66,6 +73,8 @@ class Link:
     index: int
     name: str
     up: bool
+    mtu: int = 0
+    mac: str = ""
     stats: tuple[int, ...] = field(default=(0,) * 8)
 
 
@@ -113,9 +122,10 @@ def add_veth(link: str, peer: str, peer_namespace_fd: int, peer_mac: str, mtu: i
     return Message(RTM_NEWLINK, body, flags, what=f"make the link {link}")
 
 
-def set_up(index: int) -> Message:
-    """Bring an interface up."""
-    return Message(RTM_NEWLINK, _ifinfo(index, up=True), what="bring an interface up")
+def set_up(index: int, mtu: int | None = None) -> Message:
+    """Bring an interface up, and give it an MTU."""
+    size = attribute(IFLA_MTU, struct.pack("=I", mtu)) if mtu is not None else b""
+    return Message(RTM_NEWLINK, _ifinfo(index, up=True) + size, what="bring an interface up")
 
 
 def delete_link(name: str) -> Message:
@@ -125,7 +135,17 @@ def delete_link(name: str) -> Message:
 
 
 def add_address(index: int, ip: str, prefix: int) -> Message:
-    """An IPv4 address on an interface; the same one twice is no error."""
+    """An address on an interface; the same one twice is no error.
+
+    An IPv6 one is good at once: ipam gives it to one station only, and the flows let no other use it.
+    """
+    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
+    what, done = f"add {ip}/{prefix}", frozenset({errno.EEXIST})
+    if ":" in ip:
+        packed = socket.inet_pton(socket.AF_INET6, ip)
+        body = _IFADDR.pack(socket.AF_INET6, prefix, IFA_F_NODAD, 0, index)
+        both = attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
+        return Message(RTM_NEWADDR, body + both, flags, done, what)
     packed = socket.inet_aton(ip)
     host_bits = (1 << (32 - prefix)) - 1
     broadcast = struct.pack("!I", struct.unpack("!I", packed)[0] | host_bits)
@@ -136,22 +156,88 @@ def add_address(index: int, ip: str, prefix: int) -> Message:
             attribute(IFA_BROADCAST, broadcast) if prefix < 31 else b"",
         )
     )
-    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
-    return Message(RTM_NEWADDR, body, flags, frozenset({errno.EEXIST}), f"add {ip}/{prefix}")
+    return Message(RTM_NEWADDR, body, flags, done, what)
 
 
 def add_default_route(index: int, gateway: str) -> Message:
-    """The IPv4 default route; it replaces another one."""
+    """The default route of the gateway's family; it replaces another one."""
+    family = _family(gateway)
     body = _ROUTE.pack(
-        socket.AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0
+        family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0
     ) + b"".join(
         (
-            attribute(RTA_GATEWAY, socket.inet_aton(gateway)),
+            attribute(RTA_GATEWAY, socket.inet_pton(family, gateway)),
             attribute(RTA_OIF, struct.pack("=I", index)),
         )
     )
     flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
     return Message(RTM_NEWROUTE, body, flags, what=f"route by {gateway}")
+
+
+def _family(ip: str) -> int:
+    return socket.AF_INET6 if ":" in ip else socket.AF_INET
+
+
+def shape(index: int, kbit: int, mtu: int) -> Message:
+    """Let an interface send at most so much (tc-tbf), whatever it was shaped to before.
+
+    The bucket holds an eighth of a second and at least ten frames; what waits longer than a twentieth is dropped.
+    """
+    rate = kbit * 125
+    burst = max(rate // 8, 10 * (mtu + 14))
+    spec = _RATE.pack(0, LINKLAYER_ETHERNET, 0, 0, 0, rate)
+    backlog = burst + rate // 20
+    ticks = min(burst * TIME_UNITS_PER_S // rate, 2**32 - 1)
+    parameters = spec + _RATE.pack(0, 0, 0, 0, 0, 0) + struct.pack("=III", backlog, ticks, 0)
+    options = attribute(TCA_TBF_PARMS, parameters) + attribute(
+        TCA_TBF_BURST, struct.pack("=I", burst)
+    )
+    body = _TC.pack(socket.AF_UNSPEC, index, 0x10000, TC_H_ROOT, 0) + b"".join(
+        (
+            attribute(TCA_KIND, _text("tbf")),
+            attribute(TCA_OPTIONS | NLA_F_NESTED, options),
+        )
+    )
+    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
+    return Message(RTM_NEWQDISC, body, flags, what=f"limit an interface to {kbit} kbit/s")
+
+
+def unshape(index: int) -> Message:
+    """Take the limit away; none there is no error."""
+    body = _TC.pack(socket.AF_UNSPEC, index, 0, TC_H_ROOT, 0)
+    none = frozenset({errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP})
+    return Message(RTM_DELQDISC, body, forgiven=none, what="lift an interface's limit")
+
+
+def dump_addresses() -> Message:
+    """Ask for all addresses."""
+    return Message(
+        RTM_GETADDR, _IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0), NLM_F_DUMP, what="list addresses"
+    )
+
+
+def dump_routes() -> Message:
+    """Ask for all routes."""
+    body = _ROUTE.pack(socket.AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0, 0)
+    return Message(RTM_GETROUTE, body, NLM_F_DUMP, what="list routes")
+
+
+def parse_address(body: bytes) -> tuple[int, str]:
+    """An RTM_NEWADDR's body as (interface index, "address/prefix")."""
+    family, prefix, _flags, _scope, index = _IFADDR.unpack_from(body)
+    found = dict(attributes(body[_IFADDR.size :]))
+    packed = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
+    return index, f"{socket.inet_ntop(family, packed)}/{prefix}"
+
+
+def parse_default_route(body: bytes) -> tuple[int, str] | None:
+    """An RTM_NEWROUTE's body as (interface index, gateway); None when it is no default route by a gateway."""
+    family, size, *_ = _ROUTE.unpack_from(body)
+    found = dict(attributes(body[_ROUTE.size :]))
+    if size != 0 or RTA_GATEWAY not in found or RTA_OIF not in found:
+        return None
+    index: int = struct.unpack("=I", found[RTA_OIF])[0]
+    return index, socket.inet_ntop(family, found[RTA_GATEWAY])
 
 
 def get_link(name: str) -> Message:
@@ -179,13 +265,17 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 def parse_link(body: bytes) -> Link:
     """An RTM_NEWLINK's body."""
     _family, _type, index, flags, _change = _IFINFO.unpack_from(body)
-    name, stats = "", (0,) * 8
+    name, mtu, mac, stats = "", 0, "", (0,) * 8
     for kind, payload in attributes(body[_IFINFO.size :]):
         if kind == IFLA_IFNAME:
             name = payload.rstrip(b"\0").decode()
+        elif kind == IFLA_MTU:
+            mtu = struct.unpack("=I", payload)[0]
+        elif kind == IFLA_ADDRESS:
+            mac = payload.hex(":")
         elif kind == IFLA_STATS64 and len(payload) >= _STATS64.size:
             stats = _STATS64.unpack_from(payload)
-    return Link(index, name, bool(flags & IFF_UP), stats)
+    return Link(index, name, bool(flags & IFF_UP), mtu, mac, stats)
 
 
 def frames(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -261,3 +351,15 @@ class NetlinkSocket:
         """All interfaces of this namespace."""
         (found,) = self.run([dump_links()])
         return [parse_link(body) for body in found]
+
+    def addresses(self, index: int) -> frozenset[str]:
+        """The addresses of one interface, as "address/prefix"."""
+        (found,) = self.run([dump_addresses()])
+        pairs = (parse_address(body) for body in found)
+        return frozenset(text for owner, text in pairs if owner == index)
+
+    def gateways(self, index: int) -> frozenset[str]:
+        """The gateways of the default routes by one interface."""
+        (found,) = self.run([dump_routes()])
+        pairs = (parse_default_route(body) for body in found)
+        return frozenset(pair[1] for pair in pairs if pair is not None and pair[0] == index)

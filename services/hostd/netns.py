@@ -25,7 +25,8 @@ from typing import TypeVar
 from libs.common.errors import TimedOut, Unavailable
 from services.hostd import netlink
 from services.hostd.core import is_link_of
-from services.hostd.model import LinkCounters, Namespace, NetworkView, Wire
+from services.hostd.flows import link_local
+from services.hostd.model import LinkCounters, LinkState, Namespace, NetworkView, Wire, WireView
 
 CLONE_NEWNET = 0x40000000
 MS_BIND, MNT_DETACH = 0x1000, 0x2
@@ -33,13 +34,22 @@ SIOCETHTOOL, ETHTOOL_STXCSUM = 0x8946, 0x17
 OWN_NAMESPACE = "/proc/thread-self/ns/net"
 
 LOOPBACK = 1  # its index in every namespace
+LINK_LOCAL_PREFIX = 64
 
 THREADS = 4
 CALL_TIMEOUT_S = 20.0
 
-# IPv6 addresses would be unusable (the flows drop them) and delay the start by their duplicate detection;
-# forwarding is inherited from the host unless said otherwise.
-_SYSCTLS = (("net/ipv6/conf/default/disable_ipv6", "1"), ("net/ipv4/ip_forward", "0"))
+# Forwarding is inherited from the host unless said otherwise. IPv6 where there is no address would be unusable (the
+# flows drop it); where there is, the addresses are those hostd gives: none made up, none learnt from a router.
+_SYSCTLS = (
+    ("net/ipv4/ip_forward", "0"),
+    ("net/ipv6/conf/all/forwarding", "0"),
+    ("net/ipv6/conf/default/addr_gen_mode", "1"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+    ("net/ipv6/conf/default/accept_redirects", "0"),
+    ("net/ipv6/conf/default/dad_transmits", "0"),
+)
+_NO_IPV6 = "net/ipv6/conf/{}/disable_ipv6"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 T = TypeVar("T")
@@ -72,6 +82,33 @@ def disable_checksum_offload(in_namespace: socket.socket, ifname: str) -> None:
     value = ctypes.create_string_buffer(struct.pack("=II", ETHTOOL_STXCSUM, 0))
     request = struct.pack("16sP", ifname.encode(), ctypes.addressof(value))
     fcntl.ioctl(in_namespace.fileno(), SIOCETHTOOL, request)
+
+
+def _set_sysctl(key: str, value: str) -> None:
+    with suppress(FileNotFoundError):  # a kernel without IPv6, or no such interface (yet)
+        Path("/proc/sys", key).write_text(value)
+
+
+def _set_inside(index: int, wire: Wire) -> list[netlink.Message]:
+    """All that the container's end has; in this order, as a route needs its address, and that the interface up."""
+    changes = [netlink.set_up(index, wire.mtu)]
+    if wire.ip:
+        changes.append(netlink.add_address(index, wire.ip, wire.prefix))
+    if wire.ip6 is not None:
+        # Neighbours are checked on, and gateways answer, by link-local addresses.
+        changes.append(netlink.add_address(index, link_local(wire.mac), LINK_LOCAL_PREFIX))
+        changes.append(netlink.add_address(index, wire.ip6.ip, wire.ip6.prefix))
+    gateways = (wire.gateway, wire.ip6.gateway if wire.ip6 else None)
+    changes += [netlink.add_default_route(index, each) for each in gateways if each is not None]
+    if wire.egress_kbit is not None:
+        changes.append(netlink.shape(index, wire.egress_kbit, wire.mtu))
+    else:
+        changes.append(netlink.unshape(index))
+    return changes
+
+
+def _state(link: netlink.Link | None) -> LinkState | None:
+    return LinkState(link.up, link.mtu, link.mac) if link else None
 
 
 class LinuxNetwork:
@@ -112,6 +149,14 @@ class LinuxNetwork:
     async def view(self) -> NetworkView:
         """See NetworkDriver."""
         return await self._run(self._view)
+
+    async def inspect(self, wire: Wire) -> WireView:
+        """See NetworkDriver."""
+        return await self._run(lambda: self._inspect(wire))
+
+    async def link(self, name: str) -> LinkState | None:
+        """See NetworkDriver."""
+        return await self._run(lambda: _state(self._host_netlink().link(name)))
 
     async def counters(self, link: str) -> LinkCounters | None:
         """See NetworkDriver."""
@@ -170,8 +215,7 @@ class LinuxNetwork:
         _check(_libc.unshare(CLONE_NEWNET), "make a network namespace")
         try:
             for key, value in _SYSCTLS:
-                with suppress(FileNotFoundError):  # a kernel without IPv6
-                    Path("/proc/sys", key).write_text(value)
+                _set_sysctl(key, value)
             _bind(path)
         finally:
             _setns(self._home)
@@ -183,6 +227,9 @@ class LinuxNetwork:
         fd = os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with self._inside(fd):
+                # An interface that is still to be made starts as `default` says.
+                for where in ("default", wire.ifname):
+                    _set_sysctl(_NO_IPV6.format(where), "0" if wire.ip6 else "1")
                 inner = netlink.NetlinkSocket()
                 plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             with closing(inner), closing(plain):
@@ -190,6 +237,24 @@ class LinuxNetwork:
         finally:
             os.close(fd)
         return namespace
+
+    def _inspect(self, wire: Wire) -> WireView:
+        outer = _state(self._host_netlink().link(wire.link))
+        namespace = self._find(wire.namespace)
+        if namespace is None:
+            return WireView(outer)
+        fd = os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with self._inside(fd):
+                inner = netlink.NetlinkSocket()
+        finally:
+            os.close(fd)
+        with closing(inner):
+            link = inner.link(wire.ifname)
+            if link is None:
+                return WireView(outer)
+            found = inner.addresses(link.index), inner.gateways(link.index)
+            return WireView(outer, _state(link), *found)
 
     def _wire(
         self,
@@ -199,8 +264,8 @@ class LinuxNetwork:
         plain: socket.socket,
         fd: int,
     ) -> None:
-        present = inner.link(wire.ifname)
-        if present is None or host.link(wire.link) is None:
+        present, outer = inner.link(wire.ifname), host.link(wire.link)
+        if present is None or outer is None:
             # A leftover end would make the new pair fail; the other end goes with it.
             leftover = [netlink.delete_link(wire.ifname)] if present else []
             for end, messages in ((inner, leftover), (host, [netlink.delete_link(wire.link)])):
@@ -208,15 +273,10 @@ class LinuxNetwork:
                     end.run(messages)
             host.run([netlink.add_veth(wire.link, wire.ifname, fd, wire.mac, wire.mtu)])
             present = inner.link(wire.ifname)
+        elif not outer.up or outer.mtu != wire.mtu:
+            host.run([netlink.set_up(outer.index, wire.mtu)])
         assert present is not None
-        changes = [
-            netlink.set_up(LOOPBACK),
-            netlink.set_up(present.index),
-            netlink.add_address(present.index, wire.ip, wire.prefix),
-        ]
-        if wire.gateway is not None:
-            changes.append(netlink.add_default_route(present.index, wire.gateway))
-        inner.run(changes)
+        inner.run([netlink.set_up(LOOPBACK), *_set_inside(present.index, wire)])
         if not self._offload:
             disable_checksum_offload(plain, wire.ifname)
 

@@ -1,43 +1,47 @@
-"""As much of OpenFlow 1.3 as hostd needs: rules in and out, frames out, barriers. Sans-I/O codec and a client.
+"""As much of OpenFlow 1.3 as hostd needs: rules in and out, frames out, barriers. A codec without I/O.
 
-Wire format: ONF TS-006, OpenFlow Switch Specification 1.3.1. The client talks to the bridge's management socket; Open
-vSwitch serves any number of clients there and keeps no controller session, so losing it costs the switch nothing.
+Wire format: ONF TS-006, OpenFlow Switch Specification 1.3.1.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from libs.common.errors import TimedOut, Unavailable
-from services.hostd.flows import Match, Rule
+from services.hostd.flows import (
+    OWNER_COOKIE,
+    OWNER_MASK,
+    PROBE_COOKIE,
+    WHAT,
+    Match,
+    Rule,
+    Verdict,
+    mac_bytes,
+)
 
 VERSION = 4
 HELLO, ERROR, ECHO_REQUEST, ECHO_REPLY = 0, 1, 2, 3
+SET_CONFIG, PACKET_IN = 9, 10
 PACKET_OUT, FLOW_MOD, MULTIPART_REQUEST, MULTIPART_REPLY = 13, 14, 18, 19
 BARRIER_REQUEST, BARRIER_REPLY = 20, 21
 
-ADD, DELETE = 0, 3
+ADD, DELETE, DELETE_STRICT = 0, 3, 4
 MULTIPART_FLOW, REPLY_MORE = 1, 0x0001
 ANY, NO_BUFFER, TABLE_ALL = 0xFFFFFFFF, 0xFFFFFFFF, 0xFF
-PORT_NORMAL, PORT_TABLE = 0xFFFFFFFA, 0xFFFFFFF9
-APPLY_ACTIONS = 4
+PORT_NORMAL, PORT_TABLE, PORT_CONTROLLER = 0xFFFFFFFA, 0xFFFFFFF9, 0xFFFFFFFD
+WHOLE_FRAME, VLAN_PRESENT, ETH_VLAN = 0xFFFF, 0x1000, 0x8100
+GOTO_TABLE, APPLY_ACTIONS = 1, 4
 ALL_BITS = 0xFFFFFFFFFFFFFFFF
-
-# Fields of OXM class 0x8000 (OpenFlow basic).
-IN_PORT, ETH_SRC, ETH_TYPE, IP_PROTO, IPV4_SRC = 0, 4, 5, 10, 11
-UDP_SRC, ARP_SPA, ARP_SHA = 15, 22, 24
+BASIC = 0x8000  # the OXM class of all fields of ours
 
 _HEADER = struct.Struct("!BBHI")  # version, type, length, transaction
 _FLOW_MOD = struct.Struct("!QQBBHHHIIIH2x")
-_FLOW_STATS = struct.Struct("!HBxIIHHHH4xQQQ")  # length, table, …, cookie at [8]
+# length, table, duration s and ns, priority, idle, hard, flags, cookie, packets, bytes
+_FLOW_STATS = struct.Struct("!HBxIIHHHH4xQQQ")
 MAX_MESSAGE_BYTES = 65535
-
-CALL_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,47 +79,77 @@ class FrameReader:
         return found
 
 
-def _mac(text: str) -> bytes:
-    return bytes.fromhex(text.replace(":", ""))
+def _short(value: int) -> bytes:
+    return struct.pack("!H", value)
 
 
-def _oxm(field: int, value: bytes) -> bytes:
-    return struct.pack("!HBB", 0x8000, field << 1, len(value)) + value
+def _ipv6(text: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6, text)
+
+
+# Name in Match -> (OXM field, encoder), in the order their prerequisites ask for. No VLAN is OFPVID_NONE, 0.
+_FIELDS: dict[str, tuple[int, Callable[[Any], bytes]]] = {
+    "in_port": (0, lambda value: struct.pack("!I", value)),
+    "eth_type": (5, _short),
+    "eth_src": (4, mac_bytes),
+    "untagged": (6, lambda _true: _short(0)),
+    "vlan": (6, lambda value: _short(VLAN_PRESENT | value)),
+    "ip_proto": (10, lambda value: bytes([value])),
+    "ipv4_src": (11, socket.inet_aton),
+    "ipv6_src": (26, _ipv6),
+    "udp_src": (15, _short),
+    "icmpv6_type": (29, lambda value: bytes([value])),
+    "icmpv6_code": (30, lambda value: bytes([value])),
+    "nd_target": (31, _ipv6),
+    "nd_sll": (32, mac_bytes),
+    "nd_tll": (33, mac_bytes),
+    "arp_op": (21, _short),
+    "arp_spa": (22, socket.inet_aton),
+    "arp_sha": (24, mac_bytes),
+}
+
+
+def _oxm(match: Match) -> list[bytes]:
+    fields = []
+    for name, (number, encode_value) in _FIELDS.items():
+        value = getattr(match, name)
+        if value is not None:
+            data = encode_value(value)
+            fields.append(struct.pack("!HBB", BASIC, number << 1, len(data)) + data)
+    return fields
 
 
 def encode_match(match: Match) -> bytes:
-    """An OXM match; fields stand in the order their prerequisites ask for."""
-    fields = b""
-    if match.in_port is not None:
-        fields += _oxm(IN_PORT, struct.pack("!I", match.in_port))
-    if match.eth_type is not None:
-        fields += _oxm(ETH_TYPE, struct.pack("!H", match.eth_type))
-    if match.eth_src is not None:
-        fields += _oxm(ETH_SRC, _mac(match.eth_src))
-    if match.ip_proto is not None:
-        fields += _oxm(IP_PROTO, bytes([match.ip_proto]))
-    if match.ipv4_src is not None:
-        fields += _oxm(IPV4_SRC, socket.inet_aton(match.ipv4_src))
-    if match.udp_src is not None:
-        fields += _oxm(UDP_SRC, struct.pack("!H", match.udp_src))
-    if match.arp_spa is not None:
-        fields += _oxm(ARP_SPA, socket.inet_aton(match.arp_spa))
-    if match.arp_sha is not None:
-        fields += _oxm(ARP_SHA, _mac(match.arp_sha))
+    """An OXM match."""
+    return _whole_match(b"".join(_oxm(match)))
+
+
+def _whole_match(fields: bytes) -> bytes:
     size = 4 + len(fields)
     return struct.pack("!HH", 1, size) + fields + b"\0" * (-size % 8)
 
 
-def _output(port: int) -> bytes:
-    return struct.pack("!HHIH6x", 0, 16, port, 0)
+def _output(port: int, most: int = 0) -> bytes:
+    return struct.pack("!HHIH6x", 0, 16, port, most)
+
+
+def _instructions(verdict: Verdict) -> bytes:
+    if verdict is Verdict.CHECK:
+        return struct.pack("!HHB3x", GOTO_TABLE, 8, WHAT)
+    if verdict in (Verdict.NORMAL, Verdict.TELL):
+        actions = _output(PORT_NORMAL)
+        if verdict is Verdict.TELL:
+            actions = _output(PORT_CONTROLLER, WHOLE_FRAME) + actions
+        return struct.pack("!HH4x", APPLY_ACTIONS, 8 + len(actions)) + actions
+    return b""
 
 
 def add_rule(rule: Rule) -> bytes:
     """The body of a FLOW_MOD that adds a rule, or replaces the one with the same match and priority."""
-    head = _FLOW_MOD.pack(rule.cookie, 0, 0, ADD, 0, 0, rule.priority, NO_BUFFER, ANY, ANY, 0)
-    actions = _output(PORT_NORMAL) if rule.normal else b""
-    instruction = struct.pack("!HH4x", APPLY_ACTIONS, 8 + len(actions)) + actions
-    return head + encode_match(rule.match) + (instruction if actions else b"")
+    head = _FLOW_MOD.pack(
+        rule.cookie, 0, rule.table, ADD, 0, rule.hard_s, rule.priority, NO_BUFFER, ANY, ANY, 0
+    )
+    return head + encode_match(rule.match) + _instructions(rule.verdict)
 
 
 def delete_rules(cookie: int) -> bytes:
@@ -130,136 +164,149 @@ def packet_out(in_port: int, frame: bytes) -> bytes:
     return struct.pack("!IIH6x", NO_BUFFER, in_port, len(action)) + action + frame
 
 
-def flow_request() -> bytes:
-    """The body of a MULTIPART_REQUEST for all flows."""
+def tagged_out(vlan: int, ports: Iterable[int], frame: bytes) -> bytes:
+    """The body of a PACKET_OUT: the frame leaves by these ports, tagged, past all tables."""
+    vid = struct.pack("!HBBH", BASIC, 6 << 1, 2, VLAN_PRESENT | vlan)
+    actions = struct.pack("!HHH2x", 17, 8, ETH_VLAN)  # push a tag, and set its VLAN
+    actions += struct.pack("!HH", 25, 16) + vid + b"\0" * 6
+    actions += b"".join(_output(port) for port in ports)
+    return struct.pack("!IIH6x", NO_BUFFER, PORT_CONTROLLER, len(actions)) + actions + frame
+
+
+def whole_frames() -> bytes:
+    """The body of a SET_CONFIG after which a client of the management socket is told what rules tell."""
+    return struct.pack("!HH", 0, WHOLE_FRAME)
+
+
+def told_frame(body: bytes) -> bytes:
+    """The frame in a PACKET_IN's body; empty when it is cut short."""
+    if len(body) < 20:
+        return b""
+    size = struct.unpack_from("!HH", body, 16)[1]
+    return body[16 + size + (-size % 8) + 2 :]
+
+
+def flow_request(cookie: int | None = None) -> bytes:
+    """The body of a MULTIPART_REQUEST for all flows, or for those with exactly this cookie."""
     head = struct.pack("!HH4x", MULTIPART_FLOW, 0)
-    body = struct.pack("!B3xII4xQQ", TABLE_ALL, ANY, ANY, 0, 0)
+    mask = 0 if cookie is None else ALL_BITS
+    body = struct.pack("!B3xII4xQQ", TABLE_ALL, ANY, ANY, cookie or 0, mask)
     return head + body + encode_match(Match())
 
 
-def flow_cookies(body: bytes) -> tuple[list[int], bool]:
-    """The cookies in a MULTIPART_REPLY's body, and whether more replies follow."""
-    _kind, flags = struct.unpack_from("!HH", body)
-    at, cookies = 8, []
-    while at + _FLOW_STATS.size <= len(body):
-        values = _FLOW_STATS.unpack_from(body, at)
-        cookies.append(values[8])
-        if values[0] < _FLOW_STATS.size:
-            raise ValueError("a flow of impossible length")
-        at += values[0]
-    return cookies, bool(flags & REPLY_MORE)
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A flow as the switch has it; `fields` are its match's OXMs, in whatever order."""
+
+    table: int
+    priority: int
+    cookie: int
+    fields: frozenset[bytes]
+    instructions: bytes
+    packets: int = 0
+    age_s: float = 0.0
+
+    def __str__(self) -> str:
+        names = {number: name for name, (number, _) in _FIELDS.items()}
+        texts = []
+        for oxm in sorted(self.fields, key=_prerequisite):
+            kind, field = struct.unpack_from("!HB", oxm)
+            name = names.get(field >> 1, f"field {field >> 1}") if kind == BASIC else "?"
+            texts.append(f"{name}={oxm[4:].hex()}")
+        match = ",".join(texts) or "any"
+        return f"table={self.table},priority={self.priority},cookie={self.cookie:#x},{match}"
+
+    @property
+    def is_ours(self) -> bool:
+        """Does it bear the cookie of a port, or of what is for all?"""
+        return self.cookie & OWNER_MASK == OWNER_COOKIE
+
+    @property
+    def is_foreign(self) -> bool:
+        """Does it bear no cookie of hostd's at all?"""
+        return not self.is_ours and self.cookie != PROBE_COOKIE
+
+    @property
+    def place(self) -> tuple[int, int, frozenset[bytes]]:
+        """There is one flow of this table, priority and match."""
+        return self.table, self.priority, self.fields
+
+    def is_as(self, other: Flow) -> bool:
+        """The same but for its counters?"""
+        mine = (self.place, self.cookie, self.instructions)
+        return mine == (other.place, other.cookie, other.instructions)
 
 
-class OpenFlowClient:
-    """One connection. When it breaks, every call raises Unavailable and `closed` is set."""
+def flow_of(rule: Rule) -> Flow:
+    """The flow that a rule becomes."""
+    fields = frozenset(_oxm(rule.match))
+    return Flow(rule.table, rule.priority, rule.cookie, fields, _instructions(rule.verdict))
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        self._xid = 0
-        self._waiting: dict[int, asyncio.Future[list[Frame]]] = {}
-        self._partial: dict[int, list[Frame]] = {}
-        self._errors: list[str] = []
-        self.closed = asyncio.Event()
 
-    @classmethod
-    async def connect(cls, path: str, timeout_s: float = CALL_TIMEOUT_S) -> OpenFlowClient:
-        """Connect and exchange versions. Raises Unavailable. `read_forever` must run for calls to be answered."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                reader, writer = await asyncio.open_unix_connection(path)
-        except (OSError, TimeoutError) as error:
-            raise Unavailable(f"no OpenFlow switch at {path}: {error}") from error
-        client = cls(reader, writer)
-        client._send(HELLO)
-        return client
+def difference(
+    present: Iterable[Flow], wanted: Iterable[Rule]
+) -> tuple[tuple[Rule, ...], tuple[Flow, ...]]:
+    """The wanted rules that are missing or changed, and the flows of ours that none wants."""
+    found = {flow.place: flow for flow in present}
+    missing, places = [], set()
+    for rule in wanted:
+        flow = flow_of(rule)
+        places.add(flow.place)
+        there = found.get(flow.place)
+        if there is None or not there.is_as(flow):
+            missing.append(rule)
+    surplus = [flow for flow in found.values() if flow.is_ours and flow.place not in places]
+    return tuple(missing), tuple(surplus)
 
-    async def read_forever(self) -> None:
-        """Take in what the switch sends until the connection ends; never raises for that."""
-        frames = FrameReader()
-        try:
-            while data := await self._reader.read(65536):
-                for frame in frames.feed(data):
-                    self._take(frame)
-        except (OSError, ValueError):
-            pass
-        finally:
-            self.close()
 
-    def close(self) -> None:
-        """Close; whoever waits gets Unavailable."""
-        self.closed.set()
-        self._writer.close()
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(Unavailable("the OpenFlow connection was lost"))
-        self._waiting.clear()
+def delete_flow(flow: Flow) -> bytes:
+    """The body of a FLOW_MOD that deletes this one flow."""
+    fields = list(flow.fields)
+    fields.sort(key=_prerequisite)
+    head = _FLOW_MOD.pack(
+        0, 0, flow.table, DELETE_STRICT, 0, 0, flow.priority, NO_BUFFER, ANY, ANY, 0
+    )
+    # In the order of their numbers every field comes after those it depends on.
+    return head + _whole_match(b"".join(fields))
 
-    async def apply(
-        self, deletes: Iterable[int], adds: Iterable[Rule], frames: Sequence[tuple[int, bytes]] = ()
-    ) -> None:
-        """Delete by cookie, then add, then send frames; done when the switch has done it.
 
-        Raises Unavailable, also when the switch refused any of it.
-        """
-        self._errors.clear()
-        for cookie in deletes:
-            self._send(FLOW_MOD, delete_rules(cookie))
-        for rule in adds:
-            self._send(FLOW_MOD, add_rule(rule))
-        for in_port, frame in frames:
-            self._send(PACKET_OUT, packet_out(in_port, frame))
-        await self._call(BARRIER_REQUEST)
-        if self._errors:
-            raise Unavailable(f"the switch refused a rule: {self._errors[0]}")
+def _prerequisite(oxm: bytes) -> tuple[int, int]:
+    kind, field = struct.unpack_from("!HB", oxm)
+    number = field >> 1
+    order = [each for each, _ in _FIELDS.values()]
+    return (order.index(number) if kind == BASIC and number in order else len(order), number)
 
-    async def cookies(self) -> list[int]:
-        """The cookies of all rules there are. Raises Unavailable."""
-        found: list[int] = []
-        for frame in await self._call(MULTIPART_REQUEST, flow_request()):
-            found += flow_cookies(frame.body)[0]
-        return found
 
-    def _send(self, kind: int, body: bytes = b"", xid: int | None = None) -> int:
-        if self.closed.is_set():
-            raise Unavailable("the OpenFlow connection was lost")
-        if xid is None:
-            self._xid = xid = (self._xid + 1) & 0x7FFFFFFF
-        self._writer.write(encode(kind, xid, body))
-        return xid
+def has_more(body: bytes) -> bool:
+    """Do more replies follow this MULTIPART_REPLY?"""
+    return bool(struct.unpack_from("!HH", body)[1] & REPLY_MORE)
 
-    async def _call(self, kind: int, body: bytes = b"") -> list[Frame]:
-        future: asyncio.Future[list[Frame]] = asyncio.get_running_loop().create_future()
-        xid = self._send(kind, body)
-        self._waiting[xid] = future
-        try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
-                await self._writer.drain()
-                return await future
-        except TimeoutError:
-            raise TimedOut("the switch did not answer in time") from None
-        except OSError as error:
-            raise Unavailable(f"the OpenFlow connection was lost: {error}") from error
-        finally:
-            self._waiting.pop(xid, None)
-            self._partial.pop(xid, None)
 
-    def _take(self, frame: Frame) -> None:
-        if frame.kind == ECHO_REQUEST:
-            with contextlib.suppress(Unavailable):
-                self._send(ECHO_REPLY, frame.body, frame.xid)
-            return
-        if frame.kind == ERROR and len(frame.body) >= 4:
-            kind, code = struct.unpack_from("!HH", frame.body)
-            self._errors.append(f"error type {kind} code {code}")
-        # The switch numbers its own messages (its HELLO, notifications) as it likes.
-        answers = (BARRIER_REPLY, MULTIPART_REPLY, ERROR)
-        future = self._waiting.get(frame.xid) if frame.kind in answers else None
-        if future is None or future.done():
-            return
-        if frame.kind == ERROR:
-            future.set_exception(Unavailable(f"the switch refused: {self._errors[-1]}"))
-            return
-        partial = self._partial.setdefault(frame.xid, [])
-        partial.append(frame)
-        if frame.kind != MULTIPART_REPLY or not flow_cookies(frame.body)[1]:
-            future.set_result(partial)
+def flow_stats(body: bytes) -> list[Flow]:
+    """The flows in a MULTIPART_REPLY's body. Raises ValueError when it is broken."""
+    at, found = 8, []
+    try:
+        while at + _FLOW_STATS.size <= len(body):
+            size, table, s, ns, priority, _, _, _, cookie, packets, _ = _FLOW_STATS.unpack_from(
+                body, at
+            )
+            start = at + _FLOW_STATS.size
+            length = struct.unpack_from("!HH", body, start)[1]
+            end = start + length + (-length % 8)
+            if size < _FLOW_STATS.size or end > at + size or at + size > len(body):
+                raise ValueError("a flow of impossible length")
+            fields = frozenset(_split_oxm(body[start + 4 : start + length]))
+            instructions = body[end : at + size]
+            found.append(Flow(table, priority, cookie, fields, instructions, packets, s + ns / 1e9))
+            at += size
+    except struct.error:
+        raise ValueError("a flow that is cut short") from None
+    return found
+
+
+def _split_oxm(data: bytes) -> Iterable[bytes]:
+    at = 0
+    while at + 4 <= len(data):
+        end = at + 4 + data[at + 3]
+        yield data[at:end]
+        at = end

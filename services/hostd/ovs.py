@@ -8,48 +8,37 @@ the same, and the bridge (fail_mode secure) passes nothing until the rules are b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from libs.common.clock import Clock
 from libs.common.errors import Unavailable
 from libs.common.telemetry import Log
 from services.hostd import flows
-from services.hostd.model import PortView, SwitchPort
-from services.hostd.openflow import OpenFlowClient
-from services.hostd.ovsdb import (
-    Operation,
-    OvsdbClient,
-    Replica,
-    as_map,
-    as_set,
-    one,
-    to_map,
-    uuid_set,
+from services.hostd.model import PortView, Probe, SwitchPort, SwitchReport
+from services.hostd.ofclient import OpenFlowClient
+from services.hostd.openflow import Flow, difference
+from services.hostd.ovsdb import Operation, OvsdbClient, as_map, one, uuid_set
+from services.hostd.rows import (
+    CLUSTER_KEY,
+    BridgeSettings,
+    bump_next_cfg,
+    drop_limits,
+    judge,
+    mutate_ports,
+    new_bridge,
+    own_bridge,
+    put_ports,
+    put_uplinks,
+    serves,
+    uplink_numbers,
+    uplinks,
+    views,
 )
 
-ATTACHMENT_KEY, CONTAINER_KEY, CLUSTER_KEY = (
-    "gantry-attachment",
-    "gantry-container",
-    "gantry-cluster",
-)
 RECONNECT_S = 0.1
 CONNECT_WAIT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class BridgeSettings:
-    """The cluster's bridge. `datapath_type` "netdev" runs without the kernel's module, "system" with it.
-
-    `uplinks` are interfaces of the host that carry all VLANs to the other hosts.
-    """
-
-    name: str
-    cluster: str
-    datapath_type: str = "netdev"
-    fail_mode: str = "secure"
-    uplinks: tuple[str, ...] = ()
+PROBE_TRIES, PROBE_PAUSE_S, PROBE_RULE_S = 3, 0.1, 2
 
 
 class OvsSwitch:
@@ -58,6 +47,7 @@ class OvsSwitch:
     def __init__(self, db_socket: Path, bridge: BridgeSettings, *, clock: Clock, log: Log) -> None:
         self._db_socket = db_socket
         self._bridge = bridge
+        self._management = db_socket.with_name(f"{bridge.name}.mgmt")
         self._clock = clock
         self._log = log
         self._db: OvsdbClient | None = None
@@ -90,7 +80,7 @@ class OvsSwitch:
             await self._clock.sleep(RECONNECT_S)
 
     async def _keep_openflow(self) -> None:
-        path = str(self._db_socket.with_name(f"{self._bridge.name}.mgmt"))
+        path = str(self._management)
         while True:
             await self._db_ready.wait()
             try:
@@ -113,12 +103,12 @@ class OvsSwitch:
         bridges = db.replica.by_name("Bridge")
         known = bridges.get(self._bridge.name)
         if known is None:
-            await db.transact([*_new_bridge(self._bridge), _bump_next_cfg()[0]])
+            await db.transact([*new_bridge(self._bridge), bump_next_cfg()[0]])
         else:
             owner = as_map(known[1]["external_ids"]).get(CLUSTER_KEY, self._bridge.cluster)
             if owner != self._bridge.cluster:
                 raise Unavailable(f"bridge {self._bridge.name} belongs to cluster {owner}")
-            await db.transact([_own_bridge(self._bridge), _bump_next_cfg()[0]])
+            await db.transact([own_bridge(self._bridge), bump_next_cfg()[0]])
         await db.until(
             lambda: self._bridge.name in db.replica.by_name("Bridge"), "the bridge did not appear"
         )
@@ -158,14 +148,22 @@ class OvsSwitch:
             db, of = await self._connected()
             before = views(db.replica, self._bridge.name)
             # Rules of a number that now goes to another port must not help the new one.
-            fresh = [port for port in ports if not _serves(before.get(port.name), port)]
-            rules = [rule for port in ports for rule in flows.rules_of(port)]
-            await of.apply([flows.OWNER_COOKIE | port.ofport for port in fresh], rules)
-            await self._commit(db, put_ports(db.replica, self._bridge.name, ports))
+            fresh = [port for port in ports if not serves(before.get(port.name), port)]
+            deletes: list[int | Flow] = [flows.OWNER_COOKIE | port.ofport for port in fresh]
+            rules = [rule for port in fresh for rule in flows.rules_of(port)]
+            # Those of a port that stays must stay, too: packets in flight, counters.
+            for port in (each for each in ports if each not in fresh):
+                present = await of.flows(flows.OWNER_COOKIE | port.ofport)
+                missing, surplus = difference(present, flows.rules_of(port))
+                rules += missing
+                deletes += surplus
+            await of.apply(deletes, rules)
+            await self._commit(db, put_ports(db.replica, self._bridge, ports))
             after = views(db.replica, self._bridge.name)
-            result = tuple(_judge(after.get(port.name), port) for port in ports)
+            result = tuple(judge(after.get(port.name), port) for port in ports)
             good = [port for port, view in zip(ports, result, strict=True) if view.error is None]
-            await of.apply([], [], [(port.ofport, flows.announcement(port)) for port in good])
+            frames = [(port.ofport, f) for port in good for f in flows.announcements(port)]
+            await of.apply([], [], frames)
             return result
 
     async def remove(self, names: Sequence[str]) -> None:
@@ -180,17 +178,71 @@ class OvsSwitch:
             # The rules bear the number that was asked for, whether the port ever got it or not.
             numbers = [one(interfaces[name][1]["ofport_request"]) for name in gone]
             uuids = uuid_set([ports[name][0] for name in gone])
-            await self._commit(db, [_mutate_ports(self._bridge.name, "delete", uuids)])
+            await self._commit(db, [mutate_ports(self._bridge.name, "delete", uuids)])
             await of.apply([flows.OWNER_COOKIE | number for number in numbers if number], [])
+            await self._commit(db, drop_limits(db.replica, self._bridge))
 
     async def restore_flows(self, wanted: Callable[[], Sequence[SwitchPort]]) -> None:
         """See SwitchDriver."""
         async with self._changing:
-            _, of = await self._connected()
+            db, of = await self._connected()
             ports = wanted()
-            rules = [flows.DEFAULT_RULE, *(rule for port in ports for rule in flows.rules_of(port))]
-            await of.apply([], rules)
-            await of.apply(flows.stale_cookies(await of.cookies(), ports), [])
+            strays = flows.strays(views(db.replica, self._bridge.name).values(), ports)
+            missing, surplus = difference(await of.flows(), [*strays, *_rules(ports)])
+            # What is right stays as it is. First come the new ones: traffic goes on.
+            await of.apply([], missing)
+            await of.apply(surplus, [])
+
+    async def inspect(self, wanted: Callable[[], Sequence[SwitchPort]]) -> SwitchReport:
+        """See SwitchDriver."""
+        async with self._changing:
+            db, of = await self._connected()
+            present = await of.flows()
+            ports = wanted()
+            found = views(db.replica, self._bridge.name)
+            strays = flows.strays(found.values(), ports)
+            missing, surplus = difference(present, [*strays, *_rules(ports)])
+            return SwitchReport(
+                ports=tuple(found.values()),
+                uplinks=uplinks(db.replica, self._bridge),
+                missing=tuple(rule.cookie for rule in missing),
+                surplus=tuple(str(each) for each in surplus),
+                foreign=tuple(str(each) for each in present if each.is_foreign),
+            )
+
+    async def probe(self, probes: Sequence[Probe]) -> Mapping[Probe, str]:
+        """See SwitchDriver."""
+        if not self._bridge.uplinks:
+            return {}
+        db, _ = await self._connected()
+        numbers = uplink_numbers(db.replica, self._bridge)
+        wanted = {each.address: each for each in probes}
+        found: dict[Probe, str] = {}
+
+        def told(frame: bytes) -> None:
+            address, sender = flows.claimed(frame) or ("", "")
+            if address in wanted:
+                found.setdefault(wanted[address], sender)
+
+        failure: Unavailable | None = None
+        # On a connection of its own: on the other one all that rules tell would come, always.
+        client = await OpenFlowClient.connect(str(self._management))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(client.read_forever())
+            try:
+                client.listen(told)
+                await client.apply([], [flows.catching(each, PROBE_RULE_S) for each in probes])
+                for _ in range(PROBE_TRIES):
+                    for each in (p for p in probes if p not in found):
+                        client.send_tagged(each.vlan, numbers, flows.question(each))
+                    await self._clock.sleep(PROBE_PAUSE_S)
+            except Unavailable as error:
+                failure = error  # raised below: from here it would leave as a group
+            finally:
+                client.close()
+        if failure is not None:
+            raise failure
+        return found
 
     async def _commit(self, db: OvsdbClient, operations: list[Operation]) -> None:
         """Transact, then wait until the switch has taken it up."""
@@ -205,137 +257,13 @@ class OvsSwitch:
             "rows": [{"name": self._bridge.name}],
             "timeout": 0,
         }
-        results = await db.transact([guard, *operations, *_bump_next_cfg()])
+        results = await db.transact([guard, *operations, *bump_next_cfg()])
         number = results[-1]["rows"][0]["next_cfg"]
         await db.until(
             lambda: db.replica.config("cur_cfg") >= number, "the switch did not take a change up"
         )
 
 
-def _bump_next_cfg() -> list[Operation]:
-    where: list[str] = []
-    return [
-        {
-            "op": "mutate",
-            "table": "Open_vSwitch",
-            "where": where,
-            "mutations": [["next_cfg", "+=", 1]],
-        },
-        {"op": "select", "table": "Open_vSwitch", "where": where, "columns": ["next_cfg"]},
-    ]
-
-
-def _mutate_ports(bridge: str, how: str, ports: object) -> Operation:
-    return {
-        "op": "mutate",
-        "table": "Bridge",
-        "where": [["name", "==", bridge]],
-        "mutations": [["ports", how, ports]],
-    }
-
-
-def _new_bridge(bridge: BridgeSettings) -> list[Operation]:
-    """A bridge with its internal port."""
-    row = {
-        "name": bridge.name,
-        "datapath_type": bridge.datapath_type,
-        "fail_mode": bridge.fail_mode,
-        "external_ids": to_map({CLUSTER_KEY: bridge.cluster}),
-        "ports": ["named-uuid", "port"],
-    }
-    interface = {"name": bridge.name, "type": "internal"}
-    port = {"name": bridge.name, "interfaces": ["named-uuid", "interface"]}
-    bridges = [["bridges", "insert", ["set", [["named-uuid", "bridge"]]]]]
-    return [
-        {"op": "insert", "table": "Interface", "uuid-name": "interface", "row": interface},
-        {"op": "insert", "table": "Port", "uuid-name": "port", "row": port},
-        {"op": "insert", "table": "Bridge", "uuid-name": "bridge", "row": row},
-        {"op": "mutate", "table": "Open_vSwitch", "where": [], "mutations": bridges},
-    ]
-
-
-def _own_bridge(bridge: BridgeSettings) -> Operation:
-    """A bridge that is there already gets our mark and our mode; its datapath stays as it is."""
-    marks = to_map({CLUSTER_KEY: bridge.cluster})
-    return _update("Bridge", bridge.name, {"fail_mode": bridge.fail_mode, "external_ids": marks})
-
-
-def put_uplinks(replica: Replica, bridge: BridgeSettings) -> list[Operation]:
-    """The operations after which the bridge has its uplinks: ports without a tag, so trunks of all VLANs."""
-    known = replica.by_name("Port")
-    operations: list[Operation] = []
-    for n, name in enumerate(each for each in bridge.uplinks if each not in known):
-        port = {"name": name, "interfaces": ["named-uuid", f"i{n}"]}
-        operations += [
-            {"op": "insert", "table": "Interface", "uuid-name": f"i{n}", "row": {"name": name}},
-            {"op": "insert", "table": "Port", "uuid-name": f"p{n}", "row": port},
-            _mutate_ports(bridge.name, "insert", ["set", [["named-uuid", f"p{n}"]]]),
-        ]
-    return operations
-
-
-def put_ports(replica: Replica, bridge: str, ports: Sequence[SwitchPort]) -> list[Operation]:
-    """The operations after which the bridge has these ports; those it has as wanted need none."""
-    known, interfaces = replica.by_name("Port"), replica.by_name("Interface")
-    operations: list[Operation] = []
-    added = []
-    for n, port in enumerate(ports):
-        marks = to_map({ATTACHMENT_KEY: port.attachment, CONTAINER_KEY: port.container})
-        row = {"tag": port.vlan, "external_ids": marks}
-        if port.name in known:
-            interface = interfaces[port.name][1]
-            if one(interface["ofport_request"]) != port.ofport:
-                operations.append(_update("Interface", port.name, {"ofport_request": port.ofport}))
-            operations.append(_update("Port", port.name, row))
-            continue
-        added.append(["named-uuid", f"p{n}"])
-        interface_row = {"name": port.name, "ofport_request": port.ofport, "external_ids": marks}
-        port_row = {"name": port.name, "interfaces": ["named-uuid", f"i{n}"], **row}
-        operations += [
-            {"op": "insert", "table": "Interface", "uuid-name": f"i{n}", "row": interface_row},
-            {"op": "insert", "table": "Port", "uuid-name": f"p{n}", "row": port_row},
-        ]
-    if added:
-        operations.append(_mutate_ports(bridge, "insert", ["set", added]))
-    return operations
-
-
-def _update(table: str, name: str, row: dict[str, object]) -> Operation:
-    return {"op": "update", "table": table, "where": [["name", "==", name]], "row": row}
-
-
-def views(replica: Replica, bridge: str) -> dict[str, PortView]:
-    """The ports of the bridge that carry an attachment's mark, by name."""
-    interfaces = replica.by_name("Interface")
-    entry = replica.by_name("Bridge").get(bridge)
-    found = {}
-    for uuid in as_set(entry[1]["ports"]) if entry else ():
-        row = replica.tables["Port"].get(uuid)
-        marks = as_map(row["external_ids"]) if row else {}
-        if row is None or ATTACHMENT_KEY not in marks or row["name"] not in interfaces:
-            continue
-        interface = interfaces[row["name"]][1]
-        number = one(interface["ofport"])
-        found[row["name"]] = PortView(
-            name=row["name"],
-            vlan=one(row["tag"]),
-            ofport=number if number is not None and number > 0 else None,
-            attachment=marks[ATTACHMENT_KEY],
-            container=marks.get(CONTAINER_KEY, ""),
-            error=one(interface["error"]),
-        )
-    return found
-
-
-def _serves(view: PortView | None, port: SwitchPort) -> bool:
-    return view is not None and (view.attachment, view.ofport) == (port.attachment, port.ofport)
-
-
-def _judge(view: PortView | None, port: SwitchPort) -> PortView:
-    """The view, with an error when the switch did not give what was asked for."""
-    if view is None:
-        return PortView(port.name, None, None, port.attachment, port.container, "it vanished")
-    if view.error is None and view.ofport != port.ofport:
-        reason = f"the switch gave it number {view.ofport}, not {port.ofport}"
-        return PortView(view.name, view.vlan, view.ofport, view.attachment, view.container, reason)
-    return view
+def _rules(ports: Sequence[SwitchPort]) -> list[flows.Rule]:
+    # The switch takes them in this order: what lets all else pass comes when every port has its own.
+    return [*(rule for port in ports for rule in flows.rules_of(port)), *flows.SHARED_RULES]

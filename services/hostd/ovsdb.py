@@ -20,8 +20,9 @@ DATABASE = "Open_vSwitch"
 COLUMNS: dict[str, tuple[str, ...]] = {
     "Open_vSwitch": ("cur_cfg", "next_cfg"),
     "Bridge": ("name", "ports", "datapath_type", "fail_mode", "external_ids"),
-    "Port": ("name", "tag", "interfaces", "external_ids"),
-    "Interface": ("name", "ofport", "ofport_request", "error"),
+    "Port": ("name", "tag", "interfaces", "external_ids", "qos"),
+    "Interface": ("name", "ofport", "ofport_request", "error", "ingress_policing_rate"),
+    "QoS": ("type", "other_config", "external_ids"),
 }
 CALL_TIMEOUT_S = 15.0
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024

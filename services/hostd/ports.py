@@ -17,13 +17,17 @@ from services.hostd.model import (
     Attachment,
     ContainerView,
     LinkCounters,
+    LinkState,
     Namespace,
     NetworkView,
     PendingRelease,
     PortView,
+    Probe,
     Registration,
     SwitchPort,
+    SwitchReport,
     Wire,
+    WireView,
 )
 
 
@@ -48,6 +52,14 @@ class NetworkDriver(Protocol):
 
     async def view(self) -> NetworkView:
         """All of this cluster that exists."""
+        ...
+
+    async def inspect(self, wire: Wire) -> WireView:
+        """Look, and change nothing: what there is of a wire; without its namespace, nothing inside."""
+        ...
+
+    async def link(self, name: str) -> LinkState | None:
+        """An interface of the host, None when there is none of that name."""
         ...
 
     async def counters(self, link: str) -> LinkCounters | None:
@@ -81,6 +93,21 @@ class SwitchDriver(Protocol):
         """Have the flows of the wanted ports and of no others, without interrupting traffic.
 
         `wanted` is asked when no other change is under way: a port that is being added must not look stale.
+        """
+        ...
+
+    async def inspect(self, wanted: Callable[[], Sequence[SwitchPort]]) -> SwitchReport:
+        """Look, and change nothing: what of the wanted is there, and what is there besides.
+
+        `wanted` is asked when no change is under way.
+        """
+        ...
+
+    async def probe(self, probes: Sequence[Probe]) -> Mapping[Probe, str]:
+        """Ask beyond the uplinks who has these addresses (RFC 5227; for IPv6 as duplicate detection does), three times.
+
+        Answers those that a station claims, with its MAC; nothing at once when there are no uplinks: the ports of this
+        bridge can't claim what isn't theirs.
         """
         ...
 
@@ -152,6 +179,17 @@ class IpamPort(Protocol):
 
     async def release(self, pending: PendingRelease) -> None:
         """Give it back; one that ipam does not know (any more) is no error."""
+        ...
+
+    async def conflict(self, attachment: Attachment, address: str, seen_mac: str) -> None:
+        """Another station answers for this address of the attachment: it gets another one, which `allocate` tells.
+
+        Raises Refused when it can't have another.
+        """
+        ...
+
+    async def known(self) -> Mapping[str, frozenset[tuple[str, int]]]:
+        """What ipam believes this host to have: ipam key -> (address, generation) of each. Raises Refused, too."""
         ...
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from libs.common.clock import Clock, Ids
 from libs.common.errors import Conflict, InvalidInput, NotFound, Refused, Stale, Unavailable
 from libs.common.telemetry import Telemetry
 from services.hostd import core
+from services.hostd.answers import view_of
 from services.hostd.batch import Batcher
 from services.hostd.disks import Disks
 from services.hostd.model import (
     CONTAINER,
-    DEFAULT_MTU,
     IFNAME,
     Address,
     Attachment,
@@ -35,10 +35,12 @@ from services.hostd.model import (
     PendingRelease,
     Phase,
     PortView,
+    Probe,
     RegistrationSpec,
     SwitchPort,
 )
 from services.hostd.ports import Ports
+from services.hostd.probing import ConflictProbes
 from services.hostd.settings import HostdConfig
 from services.hostd.sweep import Sweeper
 from services.hostd.table import Table
@@ -79,6 +81,7 @@ class HostdService:
         self.release_wanted = asyncio.Event()
         self._ids = ids
         self._add_seconds = telemetry.histogram("hostd_add_seconds", "Time of an ADD")
+        self._probes = ConflictProbes(ports.switch, settings.conflict_probe, telemetry)
         self._plugs: Batcher[SwitchPort, PortView] = Batcher(ports.switch.ensure, clock)
         self._unplugs: Batcher[str, None] = Batcher(
             self._remove_ports, clock, linger_s=UNPLUG_LINGER_S
@@ -98,6 +101,7 @@ class HostdService:
                 self.ports.switch.run(),
                 self.table.run(),
                 self._plugs.run(),
+                self._probes.run(),
                 self._unplugs.run(),
                 *sweeper.jobs(),
             )
@@ -173,6 +177,8 @@ class HostdService:
             )
         if spec.generation == known.spec.generation and known.id not in self.table.doubtful:
             return known
+        if (spec.mtu, spec.bandwidth) != (known.spec.mtu, known.spec.bandwidth):
+            self.table.ready.pop(known.id, None)  # its wire and its port must learn them
         return await self.table.put(known.model_copy(update={"spec": spec}))
 
     async def _inherit(self, container: str, ifname: str, spec: AttachmentSpec) -> Attachment:
@@ -200,12 +206,18 @@ class HostdService:
         except Refused:
             await self.table.drop(attachment, None)
             raise
+        given = attachment.model_copy(update={"address": address})
+        if reason := core.unfit(given):
+            await self._drop(given)
+            raise InvalidInput.of("mtu", reason, "at least 1280, or a network without IPv6")
         number = self.table.reserve_ofport()
         try:
             changes = {"address": address, "ofport": number}
-            return await self.table.put(
+            addressed = await self.table.put(
                 attachment.moved(Phase.ADDRESSED).model_copy(update=changes)
             )
+            self._probes.begin(addressed)
+            return addressed
         finally:
             self.table.unreserve_ofport(number)
 
@@ -265,6 +277,9 @@ class HostdService:
                 raise Stale(
                     f"{container} is of generation {attachment.spec.generation}, not {spec.generation}"
                 )
+            claims = await self._probes.claims(attachment.id)
+            if claims:
+                await self._give_up(attachment, claims)
             namespace = await self._present_namespace(attachment)
             before = self.table.registered.get(attachment.id)
             if before not in (None, spec.container_id):
@@ -272,6 +287,18 @@ class HostdService:
             await self.ports.registry.register(spec.container_id, namespace)
             self.table.registered[attachment.id] = spec.container_id
             return self.view(attachment)
+
+    async def _give_up(self, attachment: Attachment, claims: Mapping[Probe, str]) -> None:
+        """Let go of an address that another station has. Raises NotFound: the caller may ADD again and gets another."""
+        await self._take_down(attachment)
+        # Saved first: whoever dies between this and ipam's answer asks ipam, and the wire, again.
+        await self.table.put(core.unaddressed(attachment))
+        self.table.ready.pop(attachment.id, None)
+        self._probes.forget(attachment.id)
+        for probe, by in claims.items():
+            self.telemetry.log.warning("an address is used by another", ip=probe.address, mac=by)
+            await self.ports.ipam.conflict(attachment, probe.address, by)
+        raise NotFound(f"{attachment.container} gave up an address that another has: ADD it again")
 
     async def _present_namespace(self, attachment: Attachment) -> Namespace:
         known = self.table.ready.get(attachment.id)
@@ -307,21 +334,23 @@ class HostdService:
         """Take an attachment down, in this order: leave, port, namespace; then the address may go. Under its lock."""
         if attachment.phase is not Phase.RELEASING:
             attachment = await self.table.put(attachment.moved(Phase.RELEASING))
+        await self._take_down(attachment)
+        self._probes.forget(attachment.id)
+        await self._drop(attachment)
+        self.telemetry.log.info("detached", container=attachment.container)
+
+    async def _take_down(self, attachment: Attachment) -> None:
         await self._revoke(attachment)
         await self._unplugs.submit(core.link_name(self.owner, attachment.id))
         await self.ports.network.remove_namespace(attachment.id)  # the link goes with it
         await self.ports.registry.forget(attachment.id)
-        address = attachment.address
-        release = PendingRelease(
-            ipam_key=attachment.ipam_key,
-            spec=attachment.spec,
-            generation=address.generation if address else None,
-            since=self.clock.now(),
-        )
+
+    async def _drop(self, attachment: Attachment) -> None:
+        """Forget an attachment; its address is to be released."""
+        release = core.release_of(attachment, self.clock.now())
         async with self.table.locks.hold([release_key(attachment.ipam_key)]):
             await self.table.drop(attachment, release)
         self.release_wanted.set()
-        self.telemetry.log.info("detached", container=attachment.container)
 
     async def release(self, pending: PendingRelease) -> None:
         """Tell ipam of a release, and forget it. Raises Unavailable; what ipam refuses is done with."""
@@ -351,31 +380,7 @@ class HostdService:
 
     def view(self, attachment: Attachment) -> AttachmentView:
         """An attachment as callers see it."""
-        namespace = self.table.ready.get(attachment.id)
-        address = attachment.address
-        wire = core.wire_of(self.owner, attachment) if address else None
-        return AttachmentView(
-            attachment=attachment.ipam_key,
-            container=attachment.container,
-            ifname=attachment.ifname,
-            network=attachment.spec.network,
-            instance=attachment.spec.instance,
-            attempt=attachment.spec.attempt,
-            generation=attachment.spec.generation,
-            phase=attachment.phase,
-            ready=namespace is not None,
-            registered=attachment.id in self.table.registered,
-            namespace=namespace.path if namespace else "",
-            inode=namespace.inode if namespace else 0,
-            ip=address.ip if address else "",
-            prefix=address.prefix if address else 0,
-            gateway=address.gateway if address else None,
-            mac=wire.mac if wire else "",
-            vlan=address.vlan if address else 0,
-            mtu=wire.mtu if wire else DEFAULT_MTU,
-            address_generation=address.generation if address else 0,
-            host_inode=self.host_inode,
-        )
+        return view_of(attachment, self.table, self.owner, self.host_inode)
 
 
 def release_key(ipam_key: str) -> tuple[str, str]:

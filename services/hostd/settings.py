@@ -46,6 +46,11 @@ class HostdConfig(BaseModel):
     disk_low_pct: float = Field(
         10.0, ge=0, le=100, description="with less room or inodes left a disk is called low"
     )
+    conflict_probe: Literal["off", "first_use", "always"] = Field(
+        "first_use",
+        description="ask by the uplinks whether another station has an address before it is used: never, "
+        "when ipam gives it for the first time, or each time",
+    )
     ipam_wait_s: float = Field(
         8.0, ge=0, description="how long an ADD waits for an ipam that is away"
     )

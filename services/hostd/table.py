@@ -21,6 +21,10 @@ class KeyLocks:
     def __init__(self) -> None:
         self._locks: dict[Key, tuple[asyncio.Lock, int]] = {}
 
+    def is_held(self, key: Key) -> bool:
+        """Does anybody hold it, or wait for it?"""
+        return key in self._locks
+
     @asynccontextmanager
     async def hold(self, keys: Iterable[Key]) -> AsyncIterator[None]:
         """Hold all the keys' locks; taken in order, so that two callers can't wait for each other."""

@@ -93,6 +93,11 @@ def _host_routes(ipam: Allocator) -> Sequence[Route]:
         released = await ipam.release(attachment, int(generation), reason, actor, host)
         return reply({"released": released})
 
+    async def of_host(request: Request) -> Response:
+        host = request.params["host"]
+        _own_host(request, host)
+        return reply({"attachments": [_held_view(each) for each in await ipam.store.on_host(host)]})
+
     async def report(request: Request) -> Response:
         host = request.params["host"]
         _own_host(request, host)
@@ -128,6 +133,9 @@ def _host_routes(ipam: Allocator) -> Sequence[Route]:
             "What a host has",
             request=LiveBody,
         ),
+        Route(
+            "GET", "/v1/hosts/{host}/attachments", of_host, Access.HOST, "What a host should have"
+        ),
     )
 
 
@@ -161,6 +169,15 @@ def _network(ipam: Allocator, request: Request) -> Network:
     if name not in ipam.networks:
         raise NotFound(f"there is no network {name!r}")
     return ipam.networks[name]
+
+
+def _held_view(address: Address) -> Mapping[str, Any]:
+    return {
+        "attachment": address.attachment,
+        "network": address.network,
+        "address": address.address,
+        "generation": address.generation,
+    }
 
 
 def attachment_view(network: Network, address: Address) -> Mapping[str, Any]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeVar
 
 from libs.common.errors import Conflict, NotFound, TimedOut, TooMany, Unavailable
-from services.hostd.model import Address, Attachment, AttachmentSpec, PendingRelease
+from services.hostd.model import Address, Address6, Attachment, AttachmentSpec, PendingRelease
 
 T = TypeVar("T")
 
 
 @dataclass
 class FakeNetwork:
-    """A pool: its VLAN, its addresses, and who has which."""
+    """A pool: its VLAN, its addresses, and who has which. With `cidr6` each IPv4 address has its IPv6 twin."""
 
     vlan: int
     cidr: IPv4Network
     gateway: str | None = None
+    cidr6: IPv6Network | None = None
+    only6: bool = False
+    mtu: int | None = None
     held: dict[str, Address] = field(default_factory=dict)  # ipam key -> address
 
 
@@ -50,13 +53,37 @@ class FakeIpam:
             held = network.held.get(pending.ipam_key)
             if held is None:
                 continue
-            if pending.generation not in (None, held.generation):
+            if pending.generation is not None and held.generations() != (
+                pending.generation,
+                pending.generation6,
+            ):
                 self.stale_releases.append(pending)
                 continue
             del network.held[pending.ipam_key]
             self._generation += 1
-            self._released_at[name, held.ip] = self._generation
+            self._released_at[name, _ip4(network, held)] = self._generation
         self._done(None)
+
+    async def conflict(self, attachment: Attachment, address: str, seen_mac: str) -> None:
+        """See IpamPort: the address is nobody's from now on."""
+        self._arrive("conflict", attachment.ipam_key)
+        for network in self.networks.values():
+            held = network.held.get(attachment.ipam_key)
+            if held is None or address not in {part.address for part in held.parts()}:
+                continue
+            if attachment.spec.ip is not None:
+                raise Conflict(f"{address} is used by {seen_mac}, and was asked for")
+            network.held[f"quarantine {address}"] = network.held.pop(attachment.ipam_key)
+        self._done(self._allocate(attachment.ipam_key, attachment.spec))
+
+    async def known(self) -> Mapping[str, frozenset[tuple[str, int]]]:
+        """See IpamPort: one host is all there is."""
+        self._arrive("known", "")
+        return {
+            key: frozenset((part.address, part.generation) for part in held.parts())
+            for network in self.networks.values()
+            for key, held in network.held.items()
+        }
 
     async def report_live(self, keys: Sequence[str], held: Sequence[Attachment] = ()) -> None:
         """See IpamPort."""
@@ -65,7 +92,9 @@ class FakeIpam:
 
     def addresses(self) -> dict[str, str]:
         """Who has which address, as ipam key -> address."""
-        return {key: a.ip for n in self.networks.values() for key, a in n.held.items()}
+        return {
+            key: a.parts()[0].address for n in self.networks.values() for key, a in n.held.items()
+        }
 
     def _allocate(self, key: str, spec: AttachmentSpec) -> Address:
         self._arrive("allocate", key)
@@ -74,7 +103,7 @@ class FakeIpam:
             raise NotFound(f"there is no network {spec.network!r}")
         if key in network.held:
             return network.held[key]
-        taken = {address.ip for address in network.held.values()}
+        taken = {_ip4(network, address) for address in network.held.values()}
         if spec.ip is not None and spec.ip in taken:
             raise Conflict(f"{spec.ip} is taken")
         free = [str(ip) for ip in network.cidr.hosts() if str(ip) not in {*taken, network.gateway}]
@@ -87,10 +116,31 @@ class FakeIpam:
             prefix=network.cidr.prefixlen,
             gateway=network.gateway,
             vlan=network.vlan,
+            mtu=network.mtu,
             generation=self._generation,
         )
+        if network.cidr6 is not None:
+            address = self._with_ip6(network, network.cidr6, address)
         network.held[key] = address
         return address
+
+    def _with_ip6(self, network: FakeNetwork, cidr6: IPv6Network, four: Address) -> Address:
+        self._generation += 1
+        offset = int(IPv4Address(four.ip)) - int(network.cidr.network_address)
+        six = Address6(
+            ip=str(cidr6[offset]),
+            prefix=cidr6.prefixlen,
+            gateway=str(cidr6[-2]),
+            generation=self._generation,
+        )
+        if network.only6:
+            return Address(vlan=four.vlan, mtu=four.mtu, ip6=six)
+        return four.model_copy(update={"ip6": six})
+
+    def add_ip6(self, name: str, cidr6: str, *, only: bool = False) -> None:
+        """From now on the network gives IPv6 addresses besides, or instead."""
+        network = self.networks[name]
+        network.cidr6, network.only6 = IPv6Network(cidr6), only
 
     def _age(self, network: str, ip: str) -> tuple[int, IPv4Address]:
         return self._released_at.get((network, ip), 0), IPv4Address(ip)
@@ -105,3 +155,11 @@ class FakeIpam:
             self.lose_answers -= 1
             raise TimedOut("ipam did not answer in time")
         return answer
+
+
+def _ip4(network: FakeNetwork, address: Address) -> str:
+    """The IPv4 address that an address is, or whose twin it is."""
+    if address.ip or address.ip6 is None or network.cidr6 is None:
+        return address.ip
+    offset = int(IPv6Address(address.ip6.ip)) - int(network.cidr6.network_address)
+    return str(network.cidr[offset])

@@ -20,20 +20,21 @@ from services.hostd.model import (
     Attachment,
     ContainerView,
     LinkCounters,
+    LinkState,
     Namespace,
     NetworkView,
     PendingRelease,
-    PortView,
     Registration,
     SwitchPort,
     Wire,
+    WireView,
 )
 from services.hostd.ports import Change, LogQuery, Ports
 from tests.fakes.disk import FakeDisk
 from tests.fakes.ipam import FakeIpam
+from tests.fakes.switch import FakeSwitch
 
 HOST_INODE = 4026531840
-FIRST_AUTOMATIC_OFPORT = 1
 
 Fault = Callable[[str], None]
 """Called at each step with its name; raises to make it fail, before or after the deed."""
@@ -61,6 +62,7 @@ class FakeHost:
     containers: dict[str, ContainerView] = field(default_factory=dict)  # by id
     logs: dict[str, list[bytes]] = field(default_factory=dict)
     deliveries: dict[str, Delivery] = field(default_factory=dict)  # by attempt
+    strangers: dict[str, str] = field(default_factory=dict)  # address -> whose MAC claims it
     disk: FakeDisk = field(default_factory=lambda: FakeDisk({}))
     switch_up: bool = True
     engine_up: bool = True
@@ -162,6 +164,30 @@ class FakeNetns:
             frozenset(link for link in host.links if is_link_of(host.cluster, link)),
         )
 
+    async def inspect(self, wire: Wire) -> WireView:
+        """See NetworkDriver."""
+        host = self._host
+        outer = await self.link(wire.link)
+        made = host.wires.get(wire.namespace)
+        if made is None or outer is None:
+            return WireView(outer)
+        addresses = {f"{made.ip}/{made.prefix}"} if made.ip else set()
+        gateways = {made.gateway}
+        if made.ip6 is not None:
+            addresses |= {f"{made.ip6.ip}/{made.ip6.prefix}", f"{flows.link_local(made.mac)}/64"}
+            gateways.add(made.ip6.gateway)
+        inner = LinkState(True, made.mtu, made.mac)
+        return WireView(
+            outer, inner, frozenset(addresses), frozenset(each for each in gateways if each)
+        )
+
+    async def link(self, name: str) -> LinkState | None:
+        """See NetworkDriver."""
+        if name not in self._host.links:
+            return None
+        made = self._host.wires.get(self._host.links[name][0])
+        return LinkState(True, made.mtu if made else 1500, "0e:00:00:00:00:01")
+
     async def counters(self, link: str) -> LinkCounters | None:
         """See NetworkDriver."""
         return LinkCounters(0, 0, 0, 0, 0, 0) if link in self._host.links else None
@@ -169,84 +195,6 @@ class FakeNetns:
     async def host_inode(self) -> int:
         """See NetworkDriver."""
         return HOST_INODE
-
-
-class FakeSwitch:
-    """SwitchDriver on a FakeHost."""
-
-    def __init__(self, host: FakeHost) -> None:
-        self._host = host
-        self._restarted = host.watch_switch()
-
-    async def run(self) -> None:
-        """See SwitchDriver."""
-        await asyncio.Event().wait()
-
-    async def restarted(self) -> None:
-        """See SwitchDriver."""
-        await self._restarted.wait()
-        self._restarted.clear()
-
-    def is_connected(self) -> bool:
-        """See SwitchDriver."""
-        return self._host.switch_up
-
-    async def ensure(self, ports: Sequence[SwitchPort]) -> tuple[PortView, ...]:
-        """See SwitchDriver."""
-        self._arrive("switch.ensure")
-        host = self._host
-        for port in ports:
-            host.rules[flows.OWNER_COOKIE | port.ofport] = flows.rules_of(port)
-            host.ports[port.name] = port
-            if port.name in host.links and port.name not in host.numbers:
-                host.numbers[port.name] = self._number(port.ofport)
-        host.step("switch.ensured")
-        return tuple(self._judge(port) for port in ports)
-
-    async def remove(self, names: Sequence[str]) -> None:
-        """See SwitchDriver."""
-        self._arrive("switch.remove")
-        host = self._host
-        for name in names:
-            port = host.ports.pop(name, None)
-            host.numbers.pop(name, None)
-            if port is not None:
-                host.rules.pop(flows.OWNER_COOKIE | port.ofport, None)
-
-    async def view(self) -> tuple[PortView, ...]:
-        """See SwitchDriver."""
-        self._arrive("switch.view")
-        return tuple(self._view(port) for port in self._host.ports.values())
-
-    async def restore_flows(self, wanted: Callable[[], Sequence[SwitchPort]]) -> None:
-        """See SwitchDriver."""
-        self._arrive("switch.restore")
-        self._host.rules = {flows.OWNER_COOKIE: (flows.DEFAULT_RULE,)} | {
-            flows.OWNER_COOKIE | port.ofport: flows.rules_of(port) for port in wanted()
-        }
-
-    def _arrive(self, step: str) -> None:
-        self._host.step(step)
-        if not self._host.switch_up:
-            raise Unavailable("Open vSwitch is not running")
-
-    def _number(self, wanted: int) -> int:
-        taken = set(self._host.numbers.values())
-        if wanted not in taken:
-            return wanted
-        return next(n for n in range(FIRST_AUTOMATIC_OFPORT, 65_000) if n not in taken)
-
-    def _view(self, port: SwitchPort) -> PortView:
-        number = self._host.numbers.get(port.name)
-        # As the real one: a link that vanished later keeps its number and shows no error.
-        error = None if number else f"could not open network device {port.name}"
-        return PortView(port.name, port.vlan, number, port.attachment, port.container, error)
-
-    def _judge(self, port: SwitchPort) -> PortView:
-        view = self._view(port)
-        if view.error is None and view.ofport != port.ofport:
-            return replace(view, error=f"the switch gave it number {view.ofport}")
-        return view
 
 
 class FakeRegistry:

@@ -35,6 +35,7 @@ class FakeOthers:
         ]
     )
     log_lines: int = 3
+    findings: list[dict[str, str]] = field(default_factory=list)  # of host-1's network
     unknown_tasks: list[str] = field(default_factory=list)
 
     def routes(self, service: str) -> list[Route]:
@@ -48,7 +49,7 @@ class FakeOthers:
             },
             "monitor": {"/v1/nodes": self.nodes, "/v1/alerts": self.list_alerts},
             "ipam": {"/v1/networks": self.list_networks, "/v1/networks/{network}": self.network},
-            "hostd": {"/v1/containers/{container}/logs": self.logs},
+            "hostd": {"/v1/containers/{container}/logs": self.logs, "/v1/doctor": self.doctor},
         }
 
         def up(handler: Any) -> Any:
@@ -131,6 +132,10 @@ class FakeOthers:
             if each["network"] == request.params["network"]:
                 return reply(each)
         raise NotFound(f"there is no network {request.params['network']!r}")
+
+    async def doctor(self, _request: Request) -> Response:
+        content = {"host": "host-1", "at": 5.0, "attachments": 3, "findings": self.findings}
+        return reply(content)
 
     async def logs(self, request: Request) -> Response:
         container = request.params["container"]

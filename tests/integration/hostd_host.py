@@ -18,11 +18,15 @@ import aiodocker
 from aiodocker.containers import DockerContainer
 
 from infra.provision import OvsServer, Server
+from infra.provision.process import wait_gone
 from libs.common.clock import SystemClock
 from libs.common.http import Kind, call_json
 from libs.common.peers import PeerClient
 from libs.common.runtime import CommonConfig, open_runtime, open_shared
 from libs.common.tokens import TokenSigner
+from services.hostd.flows import OWNER_COOKIE
+from services.hostd.ofclient import OpenFlowClient
+from services.hostd.openflow import Flow
 from services.hostd.settings import HostdConfig
 from services.ipam.model import IpamConfig
 from services.ipam.service import run as run_ipam
@@ -234,6 +238,39 @@ class Host:
         except TimeoutError:
             log = self.home / "hostd.log"
             raise AssertionError(f"{what}; hostd: {log.read_text()[-3000:]}") from None
+
+    # -- the switch ----------------------------------------------------------------------------------
+
+    async def kill_switch(self, *, database: bool, wipe: bool = False) -> None:
+        """kill -9 of ovs-vswitchd, and of ovsdb-server if asked, maybe with all it knew; then both start."""
+        if database or wipe:
+            await self.ovs.kill9()
+        else:
+            pid = int((self.ovs.data_dir / "ovs-vswitchd.pid").read_text())
+            os.kill(pid, signal.SIGKILL)
+            await wait_gone((pid,), timeout_s=10)
+        if wipe:
+            (self.ovs.data_dir / "conf.db").unlink()
+        # The taps of a killed switch stay; one of them would be taken for another switch's.
+        await asyncio.to_thread(run, "ip", "link", "delete", "ovs-netdev", check=False)
+        await self.ovs.start()
+
+    async def flows_of(self, name: str) -> dict[object, Flow]:
+        """The flows of a container's port, by their place."""
+        number = int(self.vsctl("get", "interface", self.port_of(name), "ofport"))
+        client = await OpenFlowClient.connect(str(self.ovs.data_dir / f"{self.bridge}.mgmt"))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(client.read_forever())
+            found = await client.flows(OWNER_COOKIE | number)
+            client.close()
+        return {flow.place: flow for flow in found}
+
+    def port_of(self, name: str) -> str:
+        """The port of a container."""
+        found = self.vsctl(
+            "--bare", "--columns=name", "find", "port", f"external_ids:gantry-container={name}"
+        )
+        return found.strip()
 
     def vsctl(self, *arguments: str) -> str:
         return run("ovs-vsctl", f"--db=unix:{self.ovs.socket}", "--timeout=10", *arguments)

@@ -12,7 +12,6 @@ import pytest
 from infra.provision import OvsServer, Server
 from infra.provision.process import free_ports
 from libs.common.errors import Conflict, NotFound
-from tests.contract.network.conftest import restart_switch
 from tests.integration.hostd_host import HOST_INODE, Host, inside, open_host, run, tcp
 
 # -- who can talk to whom ------------------------------------------------------------------------
@@ -58,15 +57,6 @@ async def test_a_sender_cannot_pretend(host: Host) -> None:
     assert "lladdr" not in neighbours
     inside(one.namespace, "ip", "link", "set", "eth0", "address", "0a:00:00:00:00:99")
     assert not await tcp(one.namespace, two.ip)
-
-
-async def test_traffic_goes_on_after_the_switch_restarted(host: Host) -> None:
-    one, two = await asyncio.gather(host.start("one"), host.start("two"))
-    await host.wait_served(one.namespace, two.ip)
-    await restart_switch(host.ovs)
-    await host.wait_served(one.namespace, two.ip)
-    inside(one.namespace, "ip", "addr", "add", "10.88.0.200/32", "dev", "eth0")
-    assert not await tcp(one.namespace, two.ip, source="10.88.0.200")
 
 
 # -- staying true ----------------------------------------------------------------------------------

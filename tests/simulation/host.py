@@ -30,8 +30,9 @@ from services.hostd.settings import HostdConfig
 from tests.fakes.disk import FakeDisk, MemoryLedger
 from tests.fakes.docker import FakeDocker, FakeEngine, FakeImage
 from tests.fakes.journal import MemoryJournal
-from tests.fakes.network import FakeHost, FakeNetns, FakeRegistry, FakeState, FakeSwitch
+from tests.fakes.network import FakeHost, FakeNetns, FakeRegistry, FakeState
 from tests.fakes.prober import FakeProber
+from tests.fakes.switch import FakeSwitch
 from tests.simulation.engine import HostdEngine, claim_on
 from tests.simulation.faults import Point
 from tests.simulation.life import Life, LifeClock

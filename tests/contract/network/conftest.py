@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,15 @@ from infra.provision import OvsServer
 from libs.common.clock import SystemClock
 from libs.common.telemetry import make_log
 from services.hostd import core, flows
-from services.hostd.model import SwitchPort, Wire
+from services.hostd.model import Address6, SwitchPort, Wire
 from services.hostd.netns import LinuxNetwork
-from services.hostd.openflow import OpenFlowClient
-from services.hostd.ovs import BridgeSettings, OvsSwitch
+from services.hostd.ofclient import OpenFlowClient
+from services.hostd.ovs import OvsSwitch
 from services.hostd.ports import NetworkDriver, Registry, SwitchDriver
 from services.hostd.registry import FileRegistry
-from tests.fakes.network import FakeHost, FakeNetns, FakeRegistry, FakeSwitch, StartRefused
+from services.hostd.rows import BridgeSettings
+from tests.fakes.network import FakeHost, FakeNetns, FakeRegistry, StartRefused
+from tests.fakes.switch import FakeSwitch
 from tests.unit.native.conftest import native  # noqa: F401  (the fixture)
 
 CLUSTER = f"ct-{os.getpid()}"
@@ -39,6 +41,25 @@ def port(n: int, vlan: int = 100, ofport: int | None = None) -> SwitchPort:
     """The n-th attachment's port."""
     w = wire(n)
     return SwitchPort(w.link, vlan, ofport or 2000 + n, w.mac, w.ip, w.namespace, f"container-{n}")
+
+
+def dual_wire(n: int, only6: bool = False) -> Wire:
+    """The n-th attachment with an IPv6 address besides (or alone)."""
+    made = replace(
+        wire(n), ip6=Address6(ip=f"fd77::{n}", prefix=64, gateway="fe80::fe", generation=n)
+    )
+    return replace(made, ip="", prefix=0, gateway=None) if only6 else made
+
+
+def dual_port(n: int, only6: bool = False) -> SwitchPort:
+    """Its port."""
+    made = replace(port(n), ip6=f"fd77::{n}")
+    return replace(made, ip="") if only6 else made
+
+
+def bridge_settings(server: OvsServer, **more: object) -> BridgeSettings:
+    made = BridgeSettings(f"ct{os.getpid() % 100_000}", CLUSTER, server.datapath_type)
+    return replace(made, **more)  # type: ignore[arg-type]
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = 10.0) -> None:
@@ -93,8 +114,8 @@ async def switch(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         yield _fake_switch()
         return
     server: OvsServer = request.getfixturevalue("ovs")
-    bridge = f"ct{os.getpid() % 100_000}"
-    settings = BridgeSettings(bridge, CLUSTER, server.datapath_type)
+    settings = bridge_settings(server)
+    bridge = settings.name
     driver = OvsSwitch(
         server.socket, settings, clock=SystemClock(), log=make_log("test", level="info")
     )
@@ -143,7 +164,7 @@ def _real_switch(
         client = await OpenFlowClient.connect(str(server.data_dir / f"{bridge}.mgmt"))
         async with asyncio.TaskGroup() as group:
             group.create_task(client.read_forever())
-            found = await client.cookies()
+            found = {flow.cookie for flow in await client.flows()}
             client.close()
         return {cookie for cookie in found if cookie & flows.OWNER_MASK == flows.OWNER_COOKIE}
 

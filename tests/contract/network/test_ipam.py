@@ -120,3 +120,11 @@ async def test_takes_the_report_of_what_lives(ipam: IpamPort) -> None:
     one = await ipam.allocate(attachment("one"))
     await ipam.report_live(["one.eth0"])
     assert await ipam.allocate(attachment("one")) == one
+
+
+async def test_tells_what_a_host_should_have(ipam: IpamPort) -> None:
+    assert await ipam.known() == {}
+    one = await ipam.allocate(attachment("one"))
+    assert await ipam.known() == {"one.eth0": frozenset({(one.ip, one.generation)})}
+    await ipam.release(release(attachment("one"), one.generation))
+    assert await ipam.known() == {}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+from dataclasses import replace
 
 import pytest
 
+from services.hostd import flows
+from services.hostd.model import LinkState, WireView
 from services.hostd.netns import LinuxNetwork
 from services.hostd.ports import NetworkDriver
-from tests.contract.network.conftest import eventually, wire
+from tests.contract.network.conftest import dual_wire, eventually, wire
 
 
 async def test_makes_a_namespace_with_its_link(network: NetworkDriver) -> None:
@@ -135,3 +138,49 @@ async def test_no_thread_strays(network: LinuxNetwork) -> None:
         check=True, capture_output=True, text=True, timeout=10,
     )  # fmt: skip
     assert {int(inode) for inode in tasks.stdout.split()} == {host}
+
+
+@pytest.mark.parametrize("network", ["real"], indirect=True)
+@pytest.mark.parametrize("only6", [False, True])
+async def test_ipv6_is_usable_at_once(network: LinuxNetwork, only6: bool) -> None:
+    wanted = dual_wire(7, only6)
+    made = await network.ensure(wanted)
+    (link,) = json.loads(inside(made.path, "ip", "-j", "address", "show", "dev", "eth0"))
+    six = [each for each in link["addr_info"] if each["family"] == "inet6"]
+    assert {(each["local"], each["prefixlen"]) for each in six} == {
+        ("fd77::7", 64),
+        (flows.link_local(wanted.mac), 64),
+    }
+    assert not any(each.get("tentative") for each in six)
+    assert len(link["addr_info"]) == (2 if only6 else 3)
+    (route,) = json.loads(inside(made.path, "ip", "-6", "-j", "route", "show", "default"))
+    assert route["gateway"] == "fe80::fe"
+    settings = ("accept_ra", "dad_transmits", "forwarding")
+    paths = [f"/proc/sys/net/ipv6/conf/eth0/{each}" for each in settings]
+    assert inside(made.path, "cat", *paths).split() == ["0", "0", "0"]
+
+
+async def test_ipv6_may_come_later(network: NetworkDriver) -> None:
+    made = await network.ensure(wire(1))
+    assert await network.ensure(dual_wire(1)) == made
+    assert "fd77::1/64" in (await network.inspect(dual_wire(1))).addresses
+
+
+async def test_inspecting_tells_what_is_there(network: NetworkDriver) -> None:
+    assert await network.inspect(dual_wire(1)) == WireView()
+    await network.ensure(dual_wire(1))
+    view = await network.inspect(dual_wire(1))
+    assert view.inner == LinkState(True, 1400, wire(1).mac)
+    assert view.outer is not None
+    assert (view.outer.up, view.outer.mtu) == (True, 1400)
+    assert view.addresses == {"10.77.0.1/24", "fd77::1/64", f"{flows.link_local(wire(1).mac)}/64"}
+    assert view.gateways == {"10.77.0.254", "fe80::fe"}
+    assert await network.link(wire(1).link) == view.outer
+    assert await network.link("gnothere0000000") is None
+
+
+async def test_a_changed_mtu_is_set(network: NetworkDriver) -> None:
+    await network.ensure(wire(1))
+    await network.ensure(replace(wire(1), mtu=1300))
+    view = await network.inspect(wire(1))
+    assert {end.mtu for end in (view.inner, view.outer) if end} == {1300}

@@ -15,8 +15,8 @@ from libs.common.clock import SystemClock
 from libs.common.telemetry import make_log
 from services.hostd import flows
 from services.hostd.model import SwitchPort
-from services.hostd.ovs import BridgeSettings, OvsSwitch
-from tests.contract.network.conftest import CLUSTER, SwitchWorld, eventually, port
+from services.hostd.ovs import OvsSwitch
+from tests.contract.network.conftest import SwitchWorld, bridge_settings, eventually, port
 
 
 def cookie(of: SwitchPort) -> int:
@@ -126,7 +126,24 @@ async def test_restoring_removes_rules_of_ports_that_are_no_more(switch: SwitchW
         await switch.make_link(each)
     await switch.driver.ensure(ports)
     await switch.driver.restore_flows(lambda: [port(2)])
+    # As long as it is there nobody wants it, and it is silent.
+    assert await switch.cookies() == {flows.OWNER_COOKIE, cookie(port(1)), cookie(port(2))}
+    await switch.driver.remove([port(1).name])
+    await switch.driver.restore_flows(lambda: [port(2)])
     assert await switch.cookies() == {flows.OWNER_COOKIE, cookie(port(2))}
+
+
+async def test_inspecting_tells_what_is_missing_and_changes_nothing(switch: SwitchWorld) -> None:
+    await switch.make_link(port(1))
+    await switch.driver.restore_flows(list)
+    await switch.driver.ensure([port(1)])
+    well = await switch.driver.inspect(lambda: [port(1)])
+    assert [view.name for view in well.ports] == [port(1).name]
+    assert (well.missing, well.surplus, well.foreign) == ((), (), ())
+    ill = await switch.driver.inspect(lambda: [port(2)])
+    assert set(ill.missing) == {cookie(port(2))}
+    assert ill.surplus
+    assert await switch.driver.inspect(lambda: [port(1)]) == well
 
 
 @pytest.mark.parametrize("count", [12])
@@ -141,11 +158,6 @@ async def test_a_batch(switch: SwitchWorld, count: int) -> None:
 
 
 # -- what only Open vSwitch can show -----------------------------------------------------------------
-
-
-def bridge_settings(server: OvsServer, **more: object) -> BridgeSettings:
-    made = BridgeSettings(f"ct{os.getpid() % 100_000}", CLUSTER, server.datapath_type)
-    return replace(made, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("switch", ["real"], indirect=True)
@@ -167,10 +179,10 @@ async def test_the_rules_as_the_switch_reads_them(switch: SwitchWorld, ovs: OvsS
     )
     lines = {line.strip().partition("cookie=0x47414e54000007d5, ")[2] for line in text.splitlines()}
     number, mac, ip = port(5).ofport, port(5).mac, port(5).ip
+    own = f"in_port={number},vlan_tci=0x0000/0x1fff,dl_src={mac}"
     assert lines - {""} == {
-        f"priority=120,udp,in_port={number},dl_src={mac},nw_src={ip},tp_src=67 actions=drop",
-        f"priority=110,arp,in_port={number},dl_src={mac},arp_spa={ip},arp_sha={mac} actions=NORMAL",
-        f"priority=110,ip,in_port={number},dl_src={mac},nw_src={ip} actions=NORMAL",
+        f"priority=110,arp,{own},arp_spa={ip},arp_sha={mac} actions=NORMAL",
+        f"priority=110,ip,{own},nw_src={ip} actions=goto_table:1",
         f"priority=100,in_port={number} actions=drop",
     }
 

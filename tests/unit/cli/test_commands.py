@@ -383,3 +383,21 @@ def test_a_stop_that_waits_for_the_bus_says_what_can_be_done(
 
 async def _refuse(_topics: object) -> dict[tuple[str, int], int]:
     raise Unavailable("connection refused")
+
+
+def test_the_network_doctor_fails_when_something_is_wrong(live: Live) -> None:
+    well = live.gantry("network", "doctor")
+    assert (well.code, well.out) == (0, "") and "nothing is wrong" in well.err
+    live.world.others.findings = [
+        {"check": "wrong-vlan", "what": "its port is in another VLAN", "evidence": "the tag 7, not 8",
+         "advice": "wait", "instance": "acme-web-1"},
+    ]  # fmt: skip
+    ill = live.gantry("network", "doctor", "--host", "host-1")
+    assert ill.code == 1 and "acme-web-1" in ill.out and "the tag 7, not 8" in ill.out
+    as_json = live.gantry("network", "doctor", "-o", "json")
+    assert as_json.code == 1
+    assert as_json.json()["hosts"][0]["findings"][0]["check"] == "wrong-vlan"
+    assert live.gantry("network", "doctor", "--host", "host-9").code == 4
+    live.world.others.hostd_url = ""
+    away = live.gantry("network", "doctor")
+    assert away.code == 1 and "host-1 could not be asked" in away.err

@@ -188,6 +188,19 @@ def test_without_secrets_a_spec_is_written_as_before_there_were_any() -> None:
         assert not {"secrets", "registry_login"} & each.model_dump().keys()
 
 
+def test_network_options_travel_and_are_left_out_when_there_are_none() -> None:
+    plain = AppSpec.model_validate(GOOD)
+    options = {"mtu": 1400, "bandwidth": {"egress_kbit": 1000}}
+    spec = AppSpec.model_validate({**GOOD, "network_options": options})
+    for each in (plain, InstanceSpec.of(plain, plain.image)):
+        assert "network_options" not in each.model_dump()
+    instance = InstanceSpec.of(spec, spec.image)
+    assert InstanceSpec.model_validate_json(instance.model_dump_json()) == instance
+    assert instance.network_options.model_dump(exclude_defaults=True) == options
+    with pytest.raises(ValidationError, match="egress_kbit"):
+        AppSpec.model_validate({**GOOD, "network_options": {"bandwidth": {"egress_kbit": 1}}})
+
+
 @pytest.mark.parametrize(
     ("field", "refs"),
     [

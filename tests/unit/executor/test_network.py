@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from libs.common.delivery import DeliveredLogin, DeliveredSecret, Delivery
 from libs.common.errors import NotFound, Refused, Stale, Unavailable
 from libs.common.http import HttpApp, Response
 from libs.common.peers import PeerClient
+from libs.common.spec import Bandwidth, NetworkOptions
 from services.executor.hostd import HostdClient
 from services.executor.model import AttachmentSpec, AttemptId, ContainerName
 from services.executor.ports import Network
@@ -103,6 +105,30 @@ def test_attaching_twice_is_attaching_once(kind: str) -> None:
         assert first.namespace != other.namespace
 
     play(kind, scene)
+
+
+def test_network_options_reach_hostd_and_only_when_there_are_some() -> None:
+    @virtual
+    async def run(world: World) -> None:
+        it = HostdWorld(world)
+        async with asyncio.TaskGroup() as group:
+            service = await it.start(group)
+            app = make_app(service, socket_routes(service), SocketAuthenticator("host-1"))
+            client = HostdClient(_AppClient(app))
+            limits = Bandwidth(egress_kbit=1000)
+            await client.attach(replace(spec(), options=NetworkOptions(mtu=1400, bandwidth=limits)))
+            await client.attach(spec(ContainerName("gantry-test-other.1")))
+            first, other = (service.get(name, "eth0") for name in (NAME, "gantry-test-other.1"))
+            assert (first.mtu, first.bandwidth.egress_kbit) == (1400, 1000)
+            assert (other.mtu, other.bandwidth.egress_kbit) == (1500, None)
+            (port, _) = it.host.ports.values()
+            assert port.bandwidth.egress_kbit == 1000
+            # A later attempt of another release may have others.
+            await client.attach(replace(spec(generation=2), options=NetworkOptions()))
+            assert it.host.wires[port.attachment].egress_kbit is None
+            await it.crash()
+
+    run()
 
 
 @BOTH

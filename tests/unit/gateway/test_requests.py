@@ -355,3 +355,15 @@ async def test_health(world: World) -> None:
     assert ready.status == 503 and ready.json()["reason"]
     with pytest.raises(Unavailable):
         await (await world.shared.store.collection(_operations())).get("x")
+
+
+async def test_a_diagnosis_comes_from_the_host(world: World) -> None:
+    world.others.findings = [{"check": "wrong-vlan", "what": "w", "instance": "acme-web-1"}]
+    answer = await world.call("GET", "/v1/nodes/host-1/network")
+    assert answer.status == 200 and answer.json()["findings"][0]["check"] == "wrong-vlan"
+    assert (await world.call("GET", "/v1/nodes/host-9/network")).status == 404
+    assert (await world.call("GET", f"/v1/nodes/{'h' * 300}/network")).status == 404
+    other = await world.key("other", "admin")
+    assert (await world.call("GET", "/v1/nodes/host-1/network", key=other)).status == 403
+    world.others.hostd_url = ""
+    assert (await world.call("GET", "/v1/nodes/host-1/network")).status == 503

@@ -308,3 +308,118 @@ async def test_ipam_learns_what_lives_here(world: World) -> None:
         await settled(world, 61)
         assert it.ipam.live == ["web-1.eth0"]
         await it.crash()
+
+
+@virtual
+async def test_both_families_come_and_go_together(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        service = await it.start(group)
+        it.ipam.add_ip6("red", "fd00::/120")
+        await it.add("web-1")
+        view = service.get("web-1", "eth0")
+        assert [(each.family, each.address) for each in view.addresses] == [
+            (4, view.ip),
+            (6, f"fd00::{view.ip.rpartition('.')[2]}"),
+        ]
+        (port,) = it.host.ports.values()
+        assert (port.ip, port.ip6) == (view.ip, view.addresses[1].address)
+        await it.delete("web-1")
+        await settled(world)
+        it.check_clean()
+        assert it.ipam.stale_releases == []
+        await it.crash()
+
+
+@virtual
+async def test_an_ipv6_only_network(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        it.ipam.add_ip6("red", "fd00::/120", only=True)
+        assert (await it.add("web-1")).startswith("fd00::")
+        (port,) = it.host.ports.values()
+        assert (port.ip, port.ip6[:6]) == ("", "fd00::")
+        assert port.mac.startswith("0e:")
+        await it.delete("web-1")
+        await settled(world)
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
+async def test_an_mtu_too_small_for_ipv6_is_refused_and_gives_the_address_back(
+    world: World,
+) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        service = await it.start(group)
+        it.ipam.add_ip6("red", "fd00::/120")
+        spec = AttachmentSpec(network="red", instance="web-1", mtu=1000)
+        with pytest.raises(InvalidInput, match="1280"):
+            await service.add("web-1", "eth0", spec)
+        await settled(world)
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
+async def test_an_address_that_another_station_has_is_given_up_before_the_start(
+    world: World,
+) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        service = await it.start(group)
+        it.host.strangers["10.0.0.1"] = "02:00:00:00:00:01"
+        assert await it.add("web-1") == "10.0.0.1"
+        with pytest.raises(NotFound, match="ADD it again"):
+            await it.register("web-1")
+        assert (it.host.ports, it.host.namespaces) == ({}, {})
+        assert it.start_container("web-1") != ""
+        assert await it.add("web-1") == "10.0.0.2"
+        await it.register("web-1")
+        assert it.start_container("web-1") == ""
+        assert ("conflict", service.get("web-1", "eth0").attachment) in it.ipam.calls
+        it.check()
+        await it.crash()
+
+
+@virtual
+async def test_when_the_wire_is_asked(world: World) -> None:
+    """The fake ipam's first address is of generation 1, the next of a later one."""
+    for policy, asked in (
+        ("off", [False, False]),
+        ("first_use", [True, False]),
+        ("always", [True, True]),
+    ):
+        it = HostdWorld(world, conflict_probe=policy)
+        steps: list[str] = []
+        it.host.fault = steps.append
+        async with asyncio.TaskGroup() as group:
+            await it.start(group)
+            found = []
+            for name in ("web-1", "web-2"):
+                await it.add(name)
+                await it.add(name)  # the same again asks nothing
+                await it.register(name)
+                found.append(steps.count("switch.probe") == 1)
+                steps.clear()
+            assert found == asked
+            await it.crash()
+
+
+@virtual
+async def test_a_conflict_that_ipam_cannot_mend_is_told(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        service = await it.start(group)
+        it.host.strangers["10.0.0.5"] = "02:00:00:00:00:01"
+        spec = AttachmentSpec(network="red", instance="web-1", ip="10.0.0.5")
+        await service.add("web-1", "eth0", spec)
+        with pytest.raises(Conflict, match="02:00:00:00:00:01"):
+            await it.register("web-1", generation=0)
+        assert it.start_container("web-1") != ""
+        await it.delete("web-1")
+        await settled(world)
+        it.check_clean()
+        await it.crash()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from services.hostd import flows, netlink, openflow
 from services.hostd.logs import MAX_LINE_BYTES, LogReader, Told, nanoseconds
 from services.hostd.model import Namespace, Registration, SwitchPort
-from services.hostd.ovs import put_ports, views
 from services.hostd.ovsdb import JsonSplitter, Replica, as_set, first_error, one, to_map
 from services.hostd.registry import encode, namespace_of
+from services.hostd.rows import BridgeSettings, put_ports, views
 
+BRIDGE = BridgeSettings("br0", "blue")
 PORT = SwitchPort("g0", 100, 1005, "0a:67:0a:00:00:05", "10.0.0.5", "a1", "web-1")
 
 json_objects = st.dictionaries(
@@ -73,6 +75,7 @@ def replica(**ports: int | None) -> Replica:
                         "name": name,
                         "tag": 100,
                         "external_ids": to_map({"gantry-attachment": name}),
+                        "qos": ["set", []],
                     }
                 }
                 for name in ports
@@ -84,6 +87,7 @@ def replica(**ports: int | None) -> Replica:
                         "ofport": ["set", []] if number is None else number,
                         "ofport_request": ["set", []] if number is None else number,
                         "error": ["set", []],
+                        "ingress_policing_rate": 0,
                     }
                 }
                 for name, number in ports.items()
@@ -110,13 +114,13 @@ def test_a_number_of_minus_one_is_none() -> None:
 
 
 def test_ports_are_inserted_once() -> None:
-    fresh = put_ports(Replica(), "br0", [PORT])
+    fresh = put_ports(Replica(), BRIDGE, [PORT])
     assert [each["op"] for each in fresh] == ["insert", "insert", "mutate"]
     assert fresh[0]["row"]["ofport_request"] == 1005
     assert fresh[1]["row"]["tag"] == 100
-    again = put_ports(replica(g0=1005), "br0", [PORT])
+    again = put_ports(replica(g0=1005), BRIDGE, [PORT])
     assert [(each["op"], each["table"]) for each in again] == [("update", "Port")]
-    renumbered = put_ports(replica(g0=7), "br0", [PORT])
+    renumbered = put_ports(replica(g0=7), BRIDGE, [PORT])
     assert [(each["op"], each["table"]) for each in renumbered] == [
         ("update", "Interface"),
         ("update", "Port"),
@@ -147,27 +151,64 @@ def test_a_stream_that_is_no_openflow() -> None:
         openflow.FrameReader().feed(struct.pack("!BBHI", 4, 0, 3, 1))
 
 
-def test_rules_let_in_only_what_the_port_may_send() -> None:
-    rules = flows.rules_of(PORT)
+DUAL = replace(PORT, ip6="fd00::5")
+SIX = replace(DUAL, ip="")
+
+
+@pytest.mark.parametrize("port", [PORT, DUAL, SIX])
+def test_rules_let_in_only_what_the_port_may_send(port: SwitchPort) -> None:
+    rules = flows.rules_of(port)
+    own = {port.ip, port.ip6, flows.link_local(port.mac)} - {""}
     assert {rule.cookie for rule in rules} == {flows.OWNER_COOKIE | 1005}
     assert {rule.match.in_port for rule in rules} == {1005}
     for rule in rules:
-        if rule.normal:
-            assert rule.match.eth_src == PORT.mac
-            assert PORT.ip in (rule.match.ipv4_src, rule.match.arp_spa)
+        if rule.verdict is not flows.Verdict.DROP:
+            m = rule.match
+            assert (m.eth_src, m.untagged) == (port.mac, True)
+            source = m.ipv4_src or m.arp_spa or m.ipv6_src
+            assert source in own or (source, m.nd_target in own) == ("::", True)
+            assert (m.arp_sha or m.nd_sll or m.nd_tll) in (None, port.mac, flows.NO_MAC)
+    kinds = {rule.match.eth_type for rule in rules}
+    assert (flows.ETH_IPV4 in kinds, flows.ETH_IPV6 in kinds) == (bool(port.ip), bool(port.ip6))
     drop = next(rule for rule in rules if rule.priority == flows.PRIORITY_DROP)
     assert drop.match == flows.Match(1005)
     assert all(len(openflow.encode_match(rule.match)) % 8 == 0 for rule in rules)
 
 
-def test_stale_cookies() -> None:
-    other = 0x1234
-    present = [flows.OWNER_COOKIE, flows.OWNER_COOKIE | 1005, flows.OWNER_COOKIE | 7, other]
-    assert flows.stale_cookies(present, [PORT]) == (flows.OWNER_COOKIE | 7,)
+def test_what_differs_between_wanted_rules_and_flows() -> None:
+    wanted = [*flows.SHARED_RULES, *flows.rules_of(DUAL)]
+    there = [openflow.flow_of(rule) for rule in wanted]
+    assert openflow.difference(there, wanted) == ((), ())
+    changed = replace(there[0], instructions=b"x")
+    stale = replace(there[1], priority=7)
+    foreign = replace(there[2], cookie=0x1234, priority=8)
+    missing, surplus = openflow.difference([changed, stale, foreign, *there[2:]], wanted)
+    assert (missing, surplus) == (tuple(wanted[:2]), (stale,))
+    assert "in_port=000003ed" in str(there[-1])
 
 
-def test_the_announcement_is_a_gratuitous_arp() -> None:
-    frame = flows.announcement(PORT)
+def test_flows_survive_the_wire() -> None:
+    body = struct.pack("!HH4x", 1, 0)
+    for rule in flows.rules_of(DUAL):
+        tail = openflow.add_rule(rule)[40:]
+        counted = (3, 5 * 10**8, rule.priority, 0, 0, 0, rule.cookie, 9, 99)
+        head = struct.pack("!HBxIIHHHH4xQQQ", 48 + len(tail), 0, *counted)
+        body += head + tail
+    found = openflow.flow_stats(body)
+    assert openflow.difference(found, flows.rules_of(DUAL)) == ((), ())
+    assert {(flow.packets, flow.age_s) for flow in found} == {(9, 3.5)}
+    with pytest.raises(ValueError, match="flow"):
+        openflow.flow_stats(body[:-3])
+
+
+def test_the_announcements_are_a_gratuitous_arp_and_an_advertisement() -> None:
+    assert flows.announcements(SIX) == flows.announcements(DUAL)[1:]
+    advert = flows.announcements(SIX)[0]
+    assert advert[:6] == bytes.fromhex("333300000001")
+    message = advert[14 + 40 :]
+    pseudo = advert[22:54] + struct.pack("!II", len(message), 58)
+    assert flows.checksum(pseudo + message) == 0
+    (frame,) = flows.announcements(PORT)
     assert frame[:6] == b"\xff" * 6
     assert frame[6:12] == frame[22:28] == bytes.fromhex("0a670a000005")
     assert frame[12:14] == b"\x08\x06"

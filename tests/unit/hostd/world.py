@@ -28,7 +28,7 @@ class Broken(AssertionError):
 class HostdWorld:
     """One host, one ipam, and one hostd at a time."""
 
-    def __init__(self, world: World, **settings: float) -> None:
+    def __init__(self, world: World, **settings: object) -> None:
         self.world = world
         self.host = FakeHost(cluster=CLUSTER)
         self.ipam = FakeIpam(red=(100, "10.0.0.0/28"), blue=(200, "10.1.0.0/28"))
