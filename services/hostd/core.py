@@ -15,8 +15,11 @@ from services.hostd.model import (
     Actual,
     Attachment,
     AttachmentSpec,
+    Caller,
     ContainerView,
+    Hop,
     Owner,
+    PendingRelease,
     Phase,
     PortView,
     SwitchPort,
@@ -63,15 +66,19 @@ def wire_of(owner: str, attachment: Attachment) -> Wire:
     address = attachment.address
     if address is None:
         raise ValueError(f"attachment {attachment.id} has no address")
+    caller = attachment.caller or Caller(conf="")
     return Wire(
         namespace=attachment.id,
         link=link_name(owner, attachment.id),
         ifname=attachment.ifname,
-        mac=address.mac or mac_of(address.ip),
+        mac=caller.mac or address.mac or mac_of(address.ip),
         ip=address.ip,
         prefix=address.prefix,
-        gateway=address.gateway,
+        gateway=address.gateway if caller.default_route else None,
         mtu=attachment.spec.mtu or address.mtu or DEFAULT_MTU,
+        netns=caller.netns,
+        inode=caller.inode,
+        routes=tuple(Hop(dst=hop.dst, gw=hop.gw or address.gateway) for hop in caller.routes),
     )
 
 
@@ -84,15 +91,37 @@ def port_of(owner: str, attachment: Attachment) -> SwitchPort:
         name=link_name(owner, attachment.id),
         vlan=address.vlan,
         ofport=attachment.ofport,
-        mac=address.mac or mac_of(address.ip),
+        mac=wire_of(owner, attachment).mac,
         ip=address.ip,
         attachment=attachment.id,
         container=attachment.container,
     )
 
 
+def ipam_key(id_: str, container: str, ifname: str, caller: Caller | None) -> str:
+    """What ipam knows an attachment by. It gives nothing to one that is over, and a caller of CNI may come again with
+    the name of a container (which means something on this host only): hence the id."""
+    if caller is None:
+        return f"{container}.{ifname}"
+    return "" if caller.given is not None else f"{container}.{ifname}.{id_}"
+
+
+def release_of(attachment: Attachment, now: float) -> PendingRelease | None:
+    """What ipam must be told when the attachment is gone; None when it never knew of it."""
+    if not attachment.ipam_key:
+        return None
+    return PendingRelease(
+        ipam_key=attachment.ipam_key,
+        spec=attachment.spec,
+        generation=attachment.address.generation if attachment.address else None,
+        since=now,
+    )
+
+
 def differs(known: AttachmentSpec, asked: AttachmentSpec) -> str | None:
     """Why a repeated ADD can't be the same attachment: the field that differs, or None."""
+    if known.owner is not asked.owner:
+        return "owner"
     if known.network != asked.network:
         return "network"
     if known.instance != asked.instance:
@@ -120,9 +149,18 @@ class Plan:
 
 def plan(owner: str, desired: Iterable[Attachment], actual: Actual) -> Plan:
     """Compare. `desired` must have been read after `actual`, or a new attachment would look stale."""
-    every = sorted(desired, key=lambda each: each.id)
-    wanted = [each for each in every if each.phase is Phase.ADDRESSED]
-    links = {link_name(owner, each.id) for each in every}
+    everything = sorted(desired, key=lambda each: each.id)
+    every = [each for each in everything if each.wired]
+    # Without its namespace nothing can be made. Whatever is still there may be in use: the path is gone, who knows why.
+    wanted = [
+        each for each in every if each.phase is Phase.ADDRESSED and each.id not in actual.absent
+    ]
+    links = {
+        name
+        for each in every
+        if (name := link_name(owner, each.id)) in actual.network.links
+        or each.id not in actual.absent
+    }
     ports = {view.name: view for view in actual.ports}
     namespaces = {each.id for each in wanted}
     return Plan(
@@ -132,7 +170,7 @@ def plan(owner: str, desired: Iterable[Attachment], actual: Actual) -> Plan:
         remove_namespaces=_sorted(actual.network.namespaces - {each.id for each in every}),
         wire=tuple(each.id for each in wanted if not _is_wired(owner, each, actual)),
         ports=tuple(each.id for each in wanted if not _has_port(owner, each, ports)),
-        finish=tuple(each.id for each in every if each.phase is Phase.RELEASING),
+        finish=tuple(each.id for each in everything if each.phase is Phase.RELEASING),
     )
 
 
@@ -142,7 +180,8 @@ def _sorted(names: Iterable[str]) -> tuple[str, ...]:
 
 def _is_wired(owner: str, attachment: Attachment, actual: Actual) -> bool:
     view = actual.network
-    return attachment.id in view.namespaces and link_name(owner, attachment.id) in view.links
+    there = attachment.caller is not None or attachment.id in view.namespaces
+    return there and link_name(owner, attachment.id) in view.links
 
 
 def _has_port(owner: str, attachment: Attachment, ports: Mapping[str, PortView]) -> bool:

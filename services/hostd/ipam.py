@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
 
-from libs.common.errors import Refused, Unavailable
+from libs.common.errors import NotFound, Refused, Unavailable
 from libs.common.http import ServiceClient, call_json
 from libs.common.serve import segment
 from services.hostd.model import Address, Attachment, AttachmentSpec, PendingRelease
@@ -23,6 +23,10 @@ class _Allocated(BaseModel):
     generation: int
     mac: str | None = None
     mtu: int | None = None
+
+
+class _Room(BaseModel):
+    free: int
 
 
 class HttpIpam:
@@ -49,6 +53,29 @@ class HttpIpam:
                 return  # it never gave one
         path = f"/v1/attachments/{segment(pending.ipam_key)}?generation={generation}&reason=del"
         await call_json(self._peers, SERVICE, "DELETE", path, timeout_s=TIMEOUT_S)
+
+    async def holds(self, attachment: Attachment) -> bool:
+        """See IpamPort."""
+        path = f"/v1/attachments/{segment(attachment.ipam_key)}"
+        try:
+            answer = await call_json(self._peers, SERVICE, "GET", path, timeout_s=TIMEOUT_S)
+            got = _Allocated.model_validate(answer)
+        except NotFound:
+            return False
+        except ValidationError as error:
+            raise Unavailable(f"ipam answered what can't be used: {error}") from error
+        address = attachment.address
+        known = (address.ip, address.generation) if address is not None else None
+        return (got.address, got.generation) == known
+
+    async def room(self, network: str) -> int:
+        """See IpamPort."""
+        path = f"/v1/networks/{segment(network)}"
+        answer = await call_json(self._peers, SERVICE, "GET", path, timeout_s=TIMEOUT_S)
+        try:
+            return _Room.model_validate(answer).free
+        except ValidationError as error:
+            raise Unavailable(f"ipam answered what can't be used: {error}") from error
 
     async def report_live(self, keys: Sequence[str], held: Sequence[Attachment] = ()) -> None:
         """See IpamPort."""

@@ -26,7 +26,7 @@ NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF
 
 IFF_UP = 0x1
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU = 1, 3, 4
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
 IFLA_LINKINFO, IFLA_STATS64, IFLA_NET_NS_FD = 18, 23, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 VETH_INFO_PEER = 1
@@ -42,6 +42,7 @@ _ROUTE = struct.Struct(
     "=BBBBBBBBI"
 )  # family, dst len, src len, tos, table, proto, scope, type, flags
 _ERRNO = struct.Struct("=i")
+_NUMBER = struct.Struct("=I")
 _STATS64 = struct.Struct("=8Q")  # rx/tx packets, rx/tx bytes, rx/tx errors, rx/tx dropped
 
 RECEIVE_BYTES = 65536
@@ -61,12 +62,18 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface as the kernel tells it. Counters are (rx, tx) packets, bytes, errors, dropped in a row."""
+    """An interface as the kernel tells it. Counters are (rx, tx) packets, bytes, errors, dropped in a row.
+
+    `peer` is the index of a veth's other end, in the namespace where that is.
+    """
 
     index: int
     name: str
     up: bool
     stats: tuple[int, ...] = field(default=(0,) * 8)
+    mac: str = ""
+    mtu: int = 0
+    peer: int = 0
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -179,13 +186,19 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 def parse_link(body: bytes) -> Link:
     """An RTM_NEWLINK's body."""
     _family, _type, index, flags, _change = _IFINFO.unpack_from(body)
-    name, stats = "", (0,) * 8
+    name, mac, mtu, peer, stats = "", "", 0, 0, (0,) * 8
     for kind, payload in attributes(body[_IFINFO.size :]):
         if kind == IFLA_IFNAME:
             name = payload.rstrip(b"\0").decode()
+        elif kind == IFLA_ADDRESS:
+            mac = payload.hex(":")
+        elif kind == IFLA_MTU:
+            (mtu,) = _NUMBER.unpack_from(payload)
+        elif kind == IFLA_LINK:
+            (peer,) = _NUMBER.unpack_from(payload)
         elif kind == IFLA_STATS64 and len(payload) >= _STATS64.size:
             stats = _STATS64.unpack_from(payload)
-    return Link(index, name, bool(flags & IFF_UP), stats)
+    return Link(index, name, bool(flags & IFF_UP), stats, mac, mtu, peer)
 
 
 def frames(data: bytes) -> Iterator[tuple[int, int, bytes]]:

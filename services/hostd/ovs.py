@@ -192,6 +192,11 @@ class OvsSwitch:
             await of.apply([], rules)
             await of.apply(flows.stale_cookies(await of.cookies(), ports), [])
 
+    async def cookies(self) -> frozenset[int]:
+        """See SwitchDriver."""
+        _, of = await self._connected()
+        return frozenset(await of.cookies())
+
     async def _commit(self, db: OvsdbClient, operations: list[Operation]) -> None:
         """Transact, then wait until the switch has taken it up."""
         if not operations:
