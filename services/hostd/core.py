@@ -151,16 +151,12 @@ def plan(owner: str, desired: Iterable[Attachment], actual: Actual) -> Plan:
     """Compare. `desired` must have been read after `actual`, or a new attachment would look stale."""
     everything = sorted(desired, key=lambda each: each.id)
     every = [each for each in everything if each.wired]
-    # Without its namespace nothing can be made. Whatever is still there may be in use: the path is gone, who knows why.
+    # Without the path of its namespace nothing can be mended.
     wanted = [
         each for each in every if each.phase is Phase.ADDRESSED and each.id not in actual.absent
     ]
-    links = {
-        name
-        for each in every
-        if (name := link_name(owner, each.id)) in actual.network.links
-        or each.id not in actual.absent
-    }
+    gone = lost(owner, every, actual)
+    links = {link_name(owner, each.id) for each in every if each.id not in gone}
     ports = {view.name: view for view in actual.ports}
     namespaces = {each.id for each in wanted}
     return Plan(
@@ -171,6 +167,16 @@ def plan(owner: str, desired: Iterable[Attachment], actual: Actual) -> Plan:
         wire=tuple(each.id for each in wanted if not _is_wired(owner, each, actual)),
         ports=tuple(each.id for each in wanted if not _has_port(owner, each, ports)),
         finish=tuple(each.id for each in everything if each.phase is Phase.RELEASING),
+    )
+
+
+def lost(owner: str, desired: Iterable[Attachment], actual: Actual) -> frozenset[str]:
+    """Attachments that went with their caller's namespace. As long as a link is there, so is what it leads to, whatever
+    became of the namespace's path."""
+    return frozenset(
+        each.id
+        for each in desired
+        if each.id in actual.absent and link_name(owner, each.id) not in actual.network.links
     )
 
 

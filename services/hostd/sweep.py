@@ -40,6 +40,7 @@ class Sweeper:
         self._clock = service.clock
         self._log = service.telemetry.log
         self._suspects: dict[str, str] = {}  # container -> why it looked wrong the last time
+        self._lost: frozenset[str] = frozenset()  # whose namespace is no more; they await a DEL
         self._orphans: dict[str, float] = {}  # attachment -> when its container was first missed
         self._mended = service.telemetry.counter(
             "hostd_mended_total", "Differences between desired and actual that were mended", "kind"
@@ -97,8 +98,11 @@ class Sweeper:
         )
 
     def _addressed(self) -> list[Attachment]:
-        every = self._table.all()
-        return [each for each in every if each.phase is Phase.ADDRESSED and each.wired]
+        return [
+            each
+            for each in self._table.all()
+            if each.phase is Phase.ADDRESSED and each.wired and each.id not in self._lost
+        ]
 
     # -- reconcile ---------------------------------------------------------------------------------------
 
@@ -111,6 +115,7 @@ class Sweeper:
             await self._ports.registry.registered(),
             await self._absent(),
         )
+        self._lost = core.lost(self._service.owner, self._table.all(), actual)
         plan = core.plan(self._service.owner, self._table.all(), actual)
         if plan:
             self._log.info("mending", **{name: len(getattr(plan, name)) for name in plan.__slots__})

@@ -36,7 +36,7 @@ from services.hostd.model import Attachment, AttachmentSpec, Caller, Hop, Phase
 from services.hostd.service import HostdService
 from services.hostd.table import KeyLocks
 
-DEFAULT = "0.0.0.0/0"
+DEFAULT, DEFAULT6 = "0.0.0.0/0", "::/0"
 
 
 class CniPlugin:
@@ -326,10 +326,12 @@ def made(owner: str, attachment: Attachment) -> Result:
     six = getattr(address, "ip6", None)
     if six is not None:
         ips.append(Ip(f"{six.ip}/{six.prefix}", six.gateway, at))
-    routes = list(wire.routes)
-    if wire.gateway is not None:
-        routes.insert(0, Hop(dst=DEFAULT, gw=wire.gateway))
-    return Result(interfaces, tuple(ips), tuple(routes), caller.dns)
+    defaults = [
+        Hop(dst=DEFAULT if ":" not in each.gateway else DEFAULT6, gw=each.gateway)
+        for each in ips
+        if caller.default_route and each.gateway
+    ]
+    return Result(interfaces, tuple(ips), (*defaults, *wire.routes), caller.dns)
 
 
 def _said(error: CniError, version: str) -> dict[str, Any]:
