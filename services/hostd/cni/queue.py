@@ -42,19 +42,23 @@ class FileQueue:
 
     def _names(self) -> tuple[str, ...]:
         try:
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            status = self._directory.stat()
-            if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise Unavailable(f"{self._directory} is not root's alone: its DELs are not obeyed")
+            self._check()
             found = {each.name for each in self._directory.iterdir() if not each.is_dir()}
         except OSError as error:
             raise Unavailable(f"kept DELs can't be read: {error}") from error
         # Those that begin with a dot are not whole, or refused.
         return tuple(sorted({each.removesuffix(TAKEN) for each in found if each[0] != "."}))
 
+    def _check(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = self._directory.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise Unavailable(f"{self._directory} is not root's alone: its DELs are not obeyed")
+
     def _take(self, name: str) -> bytes | None:
         fresh, taken = self._directory / name, self._directory / f"{name}{TAKEN}"
         try:
+            self._check()
             try:
                 fresh.replace(taken)
             except FileNotFoundError:

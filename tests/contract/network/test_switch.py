@@ -34,6 +34,7 @@ async def test_adds_ports_as_asked(switch: SwitchWorld) -> None:
         assert (view.attachment, view.container) == (each.attachment, each.container)
     assert set(await switch.driver.view()) == set(views)
     assert {cookie(each) for each in ports} <= await switch.cookies()
+    assert {cookie(each) for each in ports} <= await switch.driver.cookies()
 
 
 async def test_again_is_the_same(switch: SwitchWorld) -> None:
