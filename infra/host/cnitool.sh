@@ -34,6 +34,8 @@ main() {
   lock_dir "$cache/cnitool.lock.d"
   if [[ ! -x $place/cnitool ]]; then
     need go
+    [[ $(go env GOVERSION) =~ ^go1\.([0-9]+) ]] && ((BASH_REMATCH[1] >= 21)) ||
+      die 1 "cnitool needs Go 1.21 or later, this is $(go env GOVERSION)"
     say "building $MODULE@$VERSION"
     for ((try = 1; ; try++)); do
       build && break

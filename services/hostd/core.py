@@ -78,8 +78,14 @@ def wire_of(owner: str, attachment: Attachment) -> Wire:
         mtu=attachment.spec.mtu or address.mtu or DEFAULT_MTU,
         netns=caller.netns,
         inode=caller.inode,
-        routes=tuple(Hop(dst=hop.dst, gw=hop.gw or address.gateway) for hop in caller.routes),
+        routes=tuple(_led(hop, address.gateway) for hop in caller.routes),
     )
+
+
+def _led(hop: Hop, gateway: str | None) -> Hop:
+    """The route with the gateway of its address, if it has no other."""
+    same_family = gateway is not None and (":" in gateway) is (":" in hop.dst)
+    return hop if hop.gw or not same_family else Hop(dst=hop.dst, gw=gateway)
 
 
 def port_of(owner: str, attachment: Attachment) -> SwitchPort:

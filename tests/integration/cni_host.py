@@ -67,6 +67,10 @@ class Cni:
     def drop(self, short: str) -> None:
         run("ip", "netns", "del", Path(self.netns.pop(short)).name)
 
+    def drop_all(self) -> None:
+        for short in list(self.netns):
+            self.drop(short)
+
     def example(self, file: str, version: str, **changes: Any) -> str:
         """An example of infra/cni as it would be used here; its name."""
         content = json.loads((EXAMPLES / file).read_text())
@@ -125,5 +129,4 @@ def open_cni(host: Host, tool: Path, home: Path) -> Iterator[Cni]:
     try:
         yield cni
     finally:
-        for short in list(cni.netns):
-            cni.drop(short)
+        cni.drop_all()

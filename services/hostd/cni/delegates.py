@@ -28,7 +28,7 @@ class ProgramPlugins:
 
     async def versions(self, kind: str, path: str) -> tuple[str, ...]:
         """See IpamPlugins."""
-        stamp = await asyncio.to_thread(_stamp, _find(kind, path))
+        stamp = await asyncio.to_thread(_stamp, kind, path)
         if stamp not in self._versions:
             env, stdin = {"CNI_PATH": path}, b'{"cniVersion":"1.0.0"}'
             said = await self.run(kind, Command.VERSION, env, stdin)
@@ -81,8 +81,12 @@ def _find(kind: str, path: str) -> str:
     raise CniError(Code.PLUGIN, f"there is no plugin {kind}", f"CNI_PATH is {path!r}")
 
 
-def _stamp(program: str) -> _Stamp:
-    status = Path(program).stat()
+def _stamp(kind: str, path: str) -> _Stamp:
+    program = _find(kind, path)
+    try:
+        status = Path(program).stat()
+    except OSError as error:
+        raise CniError(Code.PLUGIN, f"{kind} can't be run", str(error)) from None
     return program, status.st_size, status.st_mtime_ns
 
 

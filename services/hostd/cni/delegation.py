@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 
 import orjson
 
@@ -25,15 +25,13 @@ class Delegation:
     async def add(self, ask: Ask, caller: Caller) -> Caller:
         """The caller with the address, the routes and the dns that the plugin gives.
 
-        Raises CniError; what it gave and can't be used is given back.
+        Raises CniError, also for what it gave and can't be used: a DEL is due then.
         """
+        if not ask.delegate:
+            return caller
         _, stdin = await self._prepared(ask)
         said = await self._plugins.run(ask.delegate, Command.ADD, ask.call.env, stdin)
-        try:
-            return _with_given(ask, said, caller)
-        except CniError:
-            await self.delete(ask)
-            raise
+        return _with_given(ask, said, caller)
 
     async def delete(self, ask: Ask) -> None:
         """Have it forget the attachment."""
@@ -91,6 +89,8 @@ def _with_given(ask: Ask, said: bytes, caller: Caller) -> Caller:
             Code.CONFIG, f"{ask.delegate} must give one IPv4 address", f"it gave {given}"
         )
     gateway = result.ips[0].gateway
+    if other := [each.dst for each in result.routes if ip_network(each.dst).version != 4]:
+        raise CniError(Code.CONFIG, f"{ask.delegate} gave a route that leads nowhere", other[0])
     default = [each for each in result.routes if each.dst == DEFAULT]
     address = Address(
         ip=str(ips[0].ip),

@@ -76,7 +76,8 @@ class CniPlugin:
             return Answer(False, orjson.dumps(_said(failure, version)))
         finally:
             known = command if command in Command.__members__ else "other"
-            self._calls.labels(known, str(code)).inc()
+            listed = code == 0 or code in Code.__members__.values()
+            self._calls.labels(known, str(int(code)) if listed else "other").inc()
 
     def _log(self, what: str, command: str, error: CniError) -> None:
         self._service.telemetry.log.warning(
@@ -133,23 +134,18 @@ class CniPlugin:
         return self._present(ask)
 
     async def _new(self, ask: Ask, spec: AttachmentSpec, caller: Caller) -> Attachment:
-        given = False
         try:
-            if ask.delegate:
-                caller = await self._delegation.add(ask, caller)
-                given = True
+            caller = await self._delegation.add(ask, caller)
             await self._service.add(*ask.key, spec, caller)
             return self._present(ask)
         except GantryError:
-            await self._undo(ask, given)
+            await self._undo(ask)
             raise
 
-    async def _undo(self, ask: Ask, given: bool) -> None:
+    async def _undo(self, ask: Ask) -> None:
         """An ADD that failed leaves nothing that would come to life later."""
         try:
-            await self._service.delete(*ask.key)
-            if given:
-                await self._delegation.delete(ask)
+            await self._remove(ask)
         except GantryError as error:  # a DEL is due anyway
             self._log("not undone yet", ask.command, as_cni(error))
 
@@ -288,14 +284,14 @@ class CniPlugin:
                 connected = service.ports.switch.is_connected()
                 raise CniError(Code.UNAVAILABLE if connected else Code.LIMITED, reason)
         if ask.delegate:
-            return await self._delegation.status(ask)
+            await self._delegation.status(ask)
+            return
         try:
             room = await service.ports.ipam.room(ask.network)
         except GantryError as error:
             raise CniError(Code.UNAVAILABLE, "no address can be had", str(error)) from None
         if room < 1:
             raise CniError(Code.UNAVAILABLE, "no address is free", f"network {ask.network} is full")
-        return None
 
     async def _version(self, ask: Ask) -> Mapping[str, Any]:
         return {"cniVersion": ask.raw.get("cniVersion") or LATEST, "supportedVersions": VERSIONS}
@@ -338,8 +334,13 @@ def _said(error: CniError, version: str) -> dict[str, Any]:
     content: dict[str, Any] = {
         "cniVersion": version if version in VERSIONS else LATEST,
         "code": int(error.code),
-        "msg": error.msg,
+        "msg": _plain(error.msg),
     }
     if error.details:
-        content["details"] = error.details
+        content["details"] = _plain(error.details)
     return content
+
+
+def _plain(text: str) -> str:
+    """Without what the environment had that is not UTF-8."""
+    return text.encode(errors="replace").decode()

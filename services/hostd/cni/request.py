@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from services.hostd.cni.model import (
     IPAM_SUFFIX,
@@ -110,6 +110,20 @@ class _Ipam(_Routes):
     network: str = ""
 
 
+class _Prev(_Said):
+    """As much of a previous result's form as is relied upon."""
+
+    interfaces: tuple[dict[str, Any], ...] = ()
+    ips: tuple[dict[str, Any], ...] = ()
+    routes: tuple[dict[str, Any], ...] = ()
+
+
+def _like_a_result(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    if value is not None:
+        _Prev.model_validate(_without_nulls(value))
+    return value
+
+
 class Valid(_Said):
     """An attachment that a GC must leave alone."""
 
@@ -131,7 +145,9 @@ class Conf(_Routes):
     runtime: Annotated[_Runtime, BeforeValidator(_without_nulls)] = Field(
         default_factory=_Runtime, alias="runtimeConfig"
     )
-    prev: dict[str, Any] | None = Field(None, alias="prevResult")
+    prev: Annotated[dict[str, Any] | None, AfterValidator(_like_a_result)] = Field(
+        None, alias="prevResult"
+    )
     valid: tuple[Valid, ...] | None = Field(None, alias="cni.dev/valid-attachments")
 
 
@@ -342,6 +358,8 @@ def routes_of(ask: Ask) -> tuple[bool, tuple[Hop, ...]]:
             raise CniError(Code.CONFIG, "a route can't be used", str(error)) from None
         if network.prefixlen == 0:
             raise CniError(Code.CONFIG, "a route can't be used", "see defaultRoute for that one")
+        if network.version != 4 and not ask.call.is_ipam:
+            raise CniError(Code.CONFIG, "a route can't be used", f"{network} is not of IPv4")
         if gateway is not None and gateway.version != network.version:
             raise CniError(Code.CONFIG, "a route can't be used", f"{gateway} to {network}")
     return section.default_route, section.routes

@@ -93,14 +93,14 @@ def _read(content: Any) -> Result:
     ips: Sequence[Any] = content.get("ips") or ()
     routes: list[Any] = list(content.get("routes") or ())
     old = [content[key] for key in ("ip4", "ip6") if content.get(key)]
-    found = [Ip(_checked(each["address"]), each.get("gateway") or None) for each in ips]
+    found = [Ip(_checked(each["address"]), _gateway(each.get("gateway"))) for each in ips]
     for each in old:
-        found.append(Ip(_checked(each["ip"]), each.get("gateway") or None))
+        found.append(Ip(_checked(each["ip"]), _gateway(each.get("gateway"))))
         routes += each.get("routes") or ()
     return Result(
         ips=tuple(found),
         routes=tuple(
-            Hop(dst=str(ipaddress.ip_network(each["dst"])), gw=each.get("gw") or None)
+            Hop(dst=str(ipaddress.ip_network(each["dst"])), gw=_gateway(each.get("gw")))
             for each in routes
         ),
         dns={key: value for key, value in dict(content.get("dns") or {}).items() if value},
@@ -111,3 +111,7 @@ def _checked(address: str) -> str:
     if "/" not in address:
         raise ValueError(f"{address!r} has no prefix length")
     return str(ipaddress.ip_interface(address))
+
+
+def _gateway(address: str | None) -> str | None:
+    return str(ipaddress.ip_address(address)) if address else None
