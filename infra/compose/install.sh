@@ -1,7 +1,8 @@
 #!/bin/sh
 # Puts Gantry where a host's executor runs it from: the code of this image and the OCI shim in
 # /opt/gantry, and /etc/gantry/executor.yaml. What runs goes on with what it has loaded; an
-# executor's worker that starts anew takes the new code. The host needs Debian 12's python3.
+# executor's worker that starts anew takes the new code. The host needs Debian 12's python3. The CNI plugins go into
+# /opt/gantry-cni/CLUSTER: apart, for clusters that share a host have their own.
 #
 # usage: install.sh CLUSTER HOST [TARGET [SOURCE]]     (default: into /host, from /opt/gantry)
 set -eu
@@ -19,3 +20,6 @@ mv "$place.new" "$place"
 umask 077
 printf 'cluster: %s\nagent: %s\n' "$cluster" "$host" >"$target/etc/gantry/executor.yaml.new"
 mv "$target/etc/gantry/executor.yaml.new" "$target/etc/gantry/executor.yaml"
+
+"$source/app/services/hostd/shim/install.sh" "$target/opt/gantry-cni/$cluster" \
+  "/run/gantry/$cluster/hostd.sock" /var/lib/gantry/hostd/cni

@@ -5,13 +5,15 @@
 #
 # usage: setup.sh [host|test|browser]...        (default: host)
 #   host     Docker engine, Open vSwitch, HAProxy, C compiler, local image registry
-#   test     host, Java, Maven and ZooKeeper for the integration tests' servers, and docker-compose
+#   test     host, Java, Maven and ZooKeeper for the integration tests' servers, docker-compose, CNI's own
+#            plugins, and cnitool (built once by cnitool.sh)
 #   browser  Chromium, for the console's screenshots
 #   images   test, and debootstrap for images that are built without any registry
 # exit: 0 all there; 1 failed; 2 wrong usage or not root.
 set -euo pipefail
 
-readonly APT_TRIES=4
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+readonly HERE APT_TRIES=4
 readonly DPKG_LOCK_WAIT_S=300
 readonly LOCK_FILE=/run/lock/gantry-setup.lock
 readonly POLICY_FILE=/usr/sbin/policy-rc.d
@@ -20,7 +22,8 @@ readonly POLICY_FILE=/usr/sbin/policy-rc.d
 # command will do: a compiler or a JDK from elsewhere is left alone).
 readonly HOST_PACKAGES="docker.io runc openvswitch-switch haproxy gcc=gcc libc6-dev make=make
   iproute2 ethtool procps util-linux busybox-static docker-registry ca-certificates"
-readonly TEST_PACKAGES="default-jdk-headless=javac maven=mvn zookeeperd docker-compose"
+readonly TEST_PACKAGES="default-jdk-headless=javac maven=mvn zookeeperd docker-compose
+  containernetworking-plugins golang-go=go"
 readonly BROWSER_PACKAGES="chromium=chromium"
 readonly IMAGES_PACKAGES="debootstrap"
 # Their packages would start a server on a well-known port at the next boot; Gantry runs its own.
@@ -127,6 +130,16 @@ start_system_services() {
   done
 }
 
+# cnitool is no package: its own script builds it.
+build_tools() {
+  local profile
+  for profile in "$@"; do
+    [[ $profile == test || $profile == images ]] || continue
+    "$HERE/cnitool.sh" >/dev/null
+    return
+  done
+}
+
 main() {
   local wanted missing
   # shellcheck disable=SC2046 # both lists are words by design
@@ -134,6 +147,7 @@ main() {
   # shellcheck disable=SC2086
   missing=$(missing_packages $wanted)
   if [[ -z $missing ]]; then
+    build_tools "${@:-host}"
     say "everything is there"
     return 0
   fi
@@ -153,6 +167,7 @@ main() {
     missing=$(missing_packages $wanted)
     [[ -z $missing ]] || die 1 "still missing: ${missing//$'\n'/ }"
   fi
+  build_tools "${@:-host}"
   say "done"
 }
 

@@ -15,9 +15,12 @@ from services.hostd.model import (
     MIN_MTU6,
     Actual,
     Address,
+    Address6,
     Attachment,
     AttachmentSpec,
+    Caller,
     ContainerView,
+    Hop,
     Owner,
     PendingRelease,
     Phase,
@@ -93,18 +96,36 @@ def wire_of(owner: str, attachment: Attachment) -> Wire:
     address = attachment.address
     if address is None:
         raise ValueError(f"attachment {attachment.id} has no address")
+    caller = attachment.caller or Caller(conf="")
     return Wire(
         namespace=attachment.id,
         link=link_name(owner, attachment.id),
         ifname=attachment.ifname,
-        mac=mac_for(address),
+        mac=caller.mac or mac_for(address),
         ip=address.ip,
         prefix=address.prefix,
-        gateway=address.gateway,
+        gateway=address.gateway if caller.default_route else None,
         mtu=mtu_of(attachment),
-        ip6=address.ip6,
+        ip6=_ip6_of(address, caller),
         egress_kbit=attachment.spec.bandwidth.egress_kbit,
+        netns=caller.netns,
+        inode=caller.inode,
+        routes=tuple(_led(hop, address) for hop in caller.routes),
     )
+
+
+def _ip6_of(address: Address, caller: Caller) -> Address6 | None:
+    """The IPv6 part as it is wired: with a default route, unless the caller wants none."""
+    if address.ip6 is None or caller.default_route:
+        return address.ip6
+    return address.ip6.model_copy(update={"gateway": None})
+
+
+def _led(hop: Hop, address: Address) -> Hop:
+    """The route with the gateway of its family's address, if it has no other."""
+    family = 6 if ":" in hop.dst else 4
+    gateways = [part.gateway for part in address.parts() if part.family == family]
+    return hop if hop.gw or not gateways else Hop(dst=hop.dst, gw=gateways[0])
 
 
 def port_of(owner: str, attachment: Attachment) -> SwitchPort:
@@ -116,7 +137,7 @@ def port_of(owner: str, attachment: Attachment) -> SwitchPort:
         name=link_name(owner, attachment.id),
         vlan=address.vlan,
         ofport=attachment.ofport,
-        mac=mac_for(address),
+        mac=wire_of(owner, attachment).mac,
         ip=address.ip,
         attachment=attachment.id,
         container=attachment.container,
@@ -140,8 +161,10 @@ def unaddressed(attachment: Attachment) -> Attachment:
     return attachment.moved(Phase.ADDRESSING).model_copy(update=changes)
 
 
-def release_of(attachment: Attachment, now: float) -> PendingRelease:
-    """What ipam must be told when the attachment is gone."""
+def release_of(attachment: Attachment, now: float) -> PendingRelease | None:
+    """What ipam must be told when the attachment is gone; None when it never knew of it."""
+    if not attachment.ipam_key:
+        return None
     address = attachment.address
     primary, second = address.generations() if address else (None, None)
     return PendingRelease(
@@ -153,8 +176,18 @@ def release_of(attachment: Attachment, now: float) -> PendingRelease:
     )
 
 
+def ipam_key(id_: str, container: str, ifname: str, caller: Caller | None) -> str:
+    """What ipam knows an attachment by. It gives nothing to one that is over, and a caller of CNI may come again with
+    the name of a container (which means something on this host only): hence the id."""
+    if caller is None:
+        return f"{container}.{ifname}"
+    return "" if caller.given is not None else f"{container}.{ifname}.{id_}"
+
+
 def differs(known: AttachmentSpec, asked: AttachmentSpec) -> str | None:
     """Why a repeated ADD can't be the same attachment: the field that differs, or None."""
+    if known.owner is not asked.owner:
+        return "owner"
     if known.network != asked.network:
         return "network"
     if known.instance != asked.instance:
@@ -182,9 +215,14 @@ class Plan:
 
 def plan(owner: str, desired: Iterable[Attachment], actual: Actual) -> Plan:
     """Compare. `desired` must have been read after `actual`, or a new attachment would look stale."""
-    every = sorted(desired, key=lambda each: each.id)
-    wanted = [each for each in every if each.phase is Phase.ADDRESSED]
-    links = {link_name(owner, each.id) for each in every}
+    everything = sorted(desired, key=lambda each: each.id)
+    every = [each for each in everything if each.wired]
+    # Without the path of its namespace nothing can be mended.
+    wanted = [
+        each for each in every if each.phase is Phase.ADDRESSED and each.id not in actual.absent
+    ]
+    gone = lost(owner, every, actual)
+    links = {link_name(owner, each.id) for each in every if each.id not in gone}
     ports = {view.name: view for view in actual.ports}
     namespaces = {each.id for each in wanted}
     return Plan(
@@ -194,7 +232,17 @@ def plan(owner: str, desired: Iterable[Attachment], actual: Actual) -> Plan:
         remove_namespaces=_sorted(actual.network.namespaces - {each.id for each in every}),
         wire=tuple(each.id for each in wanted if not _is_wired(owner, each, actual)),
         ports=tuple(each.id for each in wanted if not _has_port(owner, each, ports)),
-        finish=tuple(each.id for each in every if each.phase is Phase.RELEASING),
+        finish=tuple(each.id for each in everything if each.phase is Phase.RELEASING),
+    )
+
+
+def lost(owner: str, desired: Iterable[Attachment], actual: Actual) -> frozenset[str]:
+    """Attachments that went with their caller's namespace. As long as a link is there, so is what it leads to, whatever
+    became of the namespace's path."""
+    return frozenset(
+        each.id
+        for each in desired
+        if each.id in actual.absent and link_name(owner, each.id) not in actual.network.links
     )
 
 
@@ -204,7 +252,8 @@ def _sorted(names: Iterable[str]) -> tuple[str, ...]:
 
 def _is_wired(owner: str, attachment: Attachment, actual: Actual) -> bool:
     view = actual.network
-    return attachment.id in view.namespaces and link_name(owner, attachment.id) in view.links
+    there = attachment.caller is not None or attachment.id in view.namespaces
+    return there and link_name(owner, attachment.id) in view.links
 
 
 def _has_port(owner: str, attachment: Attachment, ports: Mapping[str, PortView]) -> bool:

@@ -98,13 +98,13 @@ def _about(attachment: Attachment) -> Callable[[str, str, str, str], Finding]:
 
 
 def _of_attachment(seen: Examined, each: Attachment) -> Iterator[Fault]:
-    if isinstance(seen.switch, SwitchReport):
+    if isinstance(seen.switch, SwitchReport) and each.wired:
         yield from _port(seen.owner, each, seen.switch)
     view = seen.wires.get(each.id)
     if view is not None:
         yield from _wire(seen.owner, each, view)
     yield from _claimed(each, seen.claims)
-    if not isinstance(seen.ipam, str):
+    if not isinstance(seen.ipam, str) and each.ipam_key:
         yield from _believed(each, seen.ipam)
 
 
@@ -248,8 +248,8 @@ def _wire(owner: str, attachment: Attachment, view: WireView) -> Iterator[Fault]
         if text not in view.addresses:
             evidence = f"{text} is not among {', '.join(sorted(view.addresses)) or 'none'}"
             yield "address-missing", "its interface lacks an address", evidence, ADD_AGAIN
-    for gateway in (part.gateway for part in _parts(attachment) if part.gateway):
-        if gateway not in view.gateways:
+    for gateway in (wire.gateway, wire.ip6.gateway if wire.ip6 else None):
+        if gateway and gateway not in view.gateways:
             yield "route-missing", "it has no default route", f"by {gateway}", ADD_AGAIN
 
 

@@ -37,7 +37,7 @@ class Examiner:
     async def examine(self, now: float) -> doctor.Examined:
         """What is wanted and what is there; attachments that change meanwhile are left out."""
         before = self._settled()
-        addressed = [each for each in before if each.phase is Phase.ADDRESSED]
+        addressed = [each for each in before if each.phase is Phase.ADDRESSED and each.wired]
         switch = await self._switch()
         wires = await self._wires(addressed)
         uplinks = {name: await self._ports.network.link(name) for name in self._uplinks}
@@ -63,7 +63,8 @@ class Examiner:
 
     def _wanted(self) -> list[SwitchPort]:
         every = self._table.all()
-        return [core.port_of(self._owner, a) for a in every if a.phase is Phase.ADDRESSED]
+        wanted = [each for each in every if each.phase is Phase.ADDRESSED and each.wired]
+        return [core.port_of(self._owner, each) for each in wanted]
 
     async def _switch(self) -> SwitchReport | str:
         if not self._ports.switch.is_connected():

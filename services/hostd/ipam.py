@@ -7,7 +7,7 @@ from ipaddress import IPv6Address
 
 from pydantic import BaseModel, ValidationError
 
-from libs.common.errors import Refused, Unavailable
+from libs.common.errors import NotFound, Refused, Unavailable
 from libs.common.http import ServiceClient, call_json
 from libs.common.serve import segment
 from services.hostd.model import Address, Address6, Attachment, AttachmentSpec, PendingRelease
@@ -41,6 +41,10 @@ class _KnownOne(BaseModel):
 
 class _Known(BaseModel):
     attachments: tuple[_KnownOne, ...]
+
+
+class _Room(BaseModel):
+    free: int
 
 
 class HttpIpam:
@@ -89,6 +93,29 @@ class HttpIpam:
         except ValidationError as error:
             raise Unavailable(f"ipam answered what can't be used: {error}") from error
         return {key: frozenset(pairs) for key, pairs in found.items()}
+
+    async def holds(self, attachment: Attachment) -> bool:
+        """See IpamPort."""
+        path = f"/v1/attachments/{segment(attachment.ipam_key)}"
+        try:
+            answer = await call_json(self._peers, SERVICE, "GET", path, timeout_s=TIMEOUT_S)
+            got = _Allocated.model_validate(answer)
+        except NotFound:
+            return False
+        except ValidationError as error:
+            raise Unavailable(f"ipam answered what can't be used: {error}") from error
+        parts = attachment.address.parts() if attachment.address is not None else ()
+        found = {(each.address, each.generation) for each in got.addresses or (got,)}
+        return found == {(part.address, part.generation) for part in parts}
+
+    async def room(self, network: str) -> int:
+        """See IpamPort."""
+        path = f"/v1/networks/{segment(network)}"
+        answer = await call_json(self._peers, SERVICE, "GET", path, timeout_s=TIMEOUT_S)
+        try:
+            return _Room.model_validate(answer).free
+        except ValidationError as error:
+            raise Unavailable(f"ipam answered what can't be used: {error}") from error
 
     async def report_live(self, keys: Sequence[str], held: Sequence[Attachment] = ()) -> None:
         """See IpamPort."""

@@ -29,6 +29,10 @@ from libs.common.telemetry import Telemetry, make_log
 from libs.common.tokens import TokenSigner, TokenVerifier, party_keys
 from services.hostd.api import SocketAuthenticator, read_routes, socket_routes
 from services.hostd.auth import OwnKeyVerifier
+from services.hostd.cni.api import cni_routes, replaying
+from services.hostd.cni.delegates import ProgramPlugins
+from services.hostd.cni.plugin import CniPlugin
+from services.hostd.cni.queue import FileQueue
 from services.hostd.deployer import HttpDeliveries
 from services.hostd.docker import DockerEngine
 from services.hostd.ipam import HttpIpam
@@ -49,7 +53,11 @@ async def run(common: CommonConfig, config: HostdConfig) -> None:
         await stack.enter_async_context(service.running())
         socket = config.socket_path(common.cluster)
         authenticate = SocketAuthenticator(config.host_name())
-        local = make_app(service, socket_routes(service), authenticate, metrics=Access.HOST)
+        queue = FileQueue(config.cni_queue or common.data_dir / "hostd" / "cni")
+        cni = CniPlugin(service, ProgramPlugins(service.telemetry.log), queue)
+        await stack.enter_async_context(replaying(service, cni, queue))
+        routes = [*socket_routes(service), *cni_routes(cni)]
+        local = make_app(service, routes, authenticate, metrics=Access.HOST)
         await stack.enter_async_context(serve(local, f"unix:{socket}"))
         if config.listen:
             verifier = make_verifier(config, secret, service.clock)

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import Annotated, NewType, Self
+from typing import Annotated, Any, NewType, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -152,18 +152,54 @@ class AttachmentSpec(BaseModel):
     )
 
 
+class Hop(_Value):
+    """A route of an attachment: to `dst` (a network) by `gw`, else by the gateway of its address, if that has one."""
+
+    dst: str
+    gw: str | None = None
+
+
+class Caller(_Value):
+    """What a runtime that speaks CNI brought along: the container's namespace is its, and so are some choices.
+
+    Kept beside the spec, so that a hostd of before CNI can read the state.
+    """
+
+    conf: str  # name of its network configuration: a GC is for one of them
+    netns: str = ""  # path of its namespace; "": it wires by itself and only wants an address
+    inode: int = 0  # of that namespace: another one at the same path is not this container's
+    mac: str | None = None
+    default_route: bool = True
+    routes: tuple[Hop, ...] = ()
+    given: Address | None = None  # by another IPAM plugin; ipam knows nothing of it
+    dns: dict[str, Any] = Field(default_factory=dict)  # for the answer only
+
+
 class Attachment(_Value):
     """The desired state of one interface of one container, as it is saved."""
 
     id: AttachmentId
     container: str
     ifname: str
-    ipam_key: str  # what ipam knows it by; stays when another container takes over
+    ipam_key: (
+        str  # what ipam knows it by, "" when it does not; stays when another container takes over
+    )
     spec: AttachmentSpec
     phase: Phase
     created_at: float
     address: Address | None = None
     ofport: int | None = None
+    caller: Caller | None = None  # None: the namespace is ours
+
+    @property
+    def wired(self) -> bool:
+        """Does hostd make an interface for it."""
+        return self.caller is None or bool(self.caller.netns)
+
+    @property
+    def given(self) -> Address | None:
+        """Its address if another IPAM plugin gave it."""
+        return self.caller.given if self.caller is not None else None
 
     def moved(self, phase: Phase) -> Attachment:
         """The same in `phase`. Raises ValueError when the table forbids it."""
@@ -196,6 +232,9 @@ class Wire:
     mtu: int
     ip6: Address6 | None = None
     egress_kbit: int | None = None  # what the container may send
+    netns: str = ""  # path of a caller's namespace, which is never made or removed here
+    inode: int = 0  # of that
+    routes: tuple[Hop, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +356,7 @@ class Actual:
     network: NetworkView = NetworkView(frozenset(), frozenset())
     ports: tuple[PortView, ...] = ()
     registered: tuple[tuple[str, str], ...] = ()  # (container id, namespace)
+    absent: frozenset[str] = frozenset()  # attachments whose caller's namespace is not where it was
 
     def with_ports(self, ports: tuple[PortView, ...]) -> Actual:
         """The same with other ports."""

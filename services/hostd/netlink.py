@@ -27,7 +27,7 @@ NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF
 
 IFF_UP = 0x1
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU = 1, 3, 4
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
 IFLA_LINKINFO, IFLA_STATS64, IFLA_NET_NS_FD = 18, 23, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 VETH_INFO_PEER = 1
@@ -49,6 +49,7 @@ _ROUTE = struct.Struct(
 _TC = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info
 _RATE = struct.Struct("=BBHhHI")  # cell log, link layer, overhead, cell align, mpu, bytes a second
 _ERRNO = struct.Struct("=i")
+_NUMBER = struct.Struct("=I")
 _STATS64 = struct.Struct("=8Q")  # rx/tx packets, rx/tx bytes, rx/tx errors, rx/tx dropped
 
 RECEIVE_BYTES = 65536
@@ -68,7 +69,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface as the kernel tells it. Counters are (rx, tx) packets, bytes, errors, dropped in a row."""
+    """An interface as the kernel tells it. Counters are (rx, tx) packets, bytes, errors, dropped in a row.
+
+    `peer` is the index of a veth's other end, in the namespace where that is.
+    """
 
     index: int
     name: str
@@ -76,6 +80,7 @@ class Link:
     mtu: int = 0
     mac: str = ""
     stats: tuple[int, ...] = field(default=(0,) * 8)
+    peer: int = 0
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -265,17 +270,19 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 def parse_link(body: bytes) -> Link:
     """An RTM_NEWLINK's body."""
     _family, _type, index, flags, _change = _IFINFO.unpack_from(body)
-    name, mtu, mac, stats = "", 0, "", (0,) * 8
+    name, mac, mtu, peer, stats = "", "", 0, 0, (0,) * 8
     for kind, payload in attributes(body[_IFINFO.size :]):
         if kind == IFLA_IFNAME:
             name = payload.rstrip(b"\0").decode()
-        elif kind == IFLA_MTU:
-            mtu = struct.unpack("=I", payload)[0]
         elif kind == IFLA_ADDRESS:
             mac = payload.hex(":")
+        elif kind == IFLA_MTU:
+            (mtu,) = _NUMBER.unpack_from(payload)
+        elif kind == IFLA_LINK:
+            (peer,) = _NUMBER.unpack_from(payload)
         elif kind == IFLA_STATS64 and len(payload) >= _STATS64.size:
             stats = _STATS64.unpack_from(payload)
-    return Link(index, name, bool(flags & IFF_UP), mtu, mac, stats)
+    return Link(index, name, bool(flags & IFF_UP), mtu, mac, stats, peer)
 
 
 def frames(data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -22,11 +22,12 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from libs.common.errors import TimedOut, Unavailable
-from services.hostd import netlink
+from libs.common.errors import Conflict, TimedOut, Unavailable
+from services.hostd import foreign, netlink
 from services.hostd.core import is_link_of
 from services.hostd.flows import link_local
 from services.hostd.model import LinkCounters, LinkState, Namespace, NetworkView, Wire, WireView
+from services.hostd.netlink_routes import add_route
 
 CLONE_NEWNET = 0x40000000
 MS_BIND, MNT_DETACH = 0x1000, 0x2
@@ -100,6 +101,7 @@ def _set_inside(index: int, wire: Wire) -> list[netlink.Message]:
         changes.append(netlink.add_address(index, wire.ip6.ip, wire.ip6.prefix))
     gateways = (wire.gateway, wire.ip6.gateway if wire.ip6 else None)
     changes += [netlink.add_default_route(index, each) for each in gateways if each is not None]
+    changes += [add_route(index, each.dst, each.gw) for each in wire.routes]
     if wire.egress_kbit is not None:
         changes.append(netlink.shape(index, wire.egress_kbit, wire.mtu))
     else:
@@ -137,6 +139,14 @@ class LinuxNetwork:
     async def find(self, namespace: str) -> Namespace | None:
         """See NetworkDriver."""
         return await self._run(lambda: self._find(namespace))
+
+    async def inode_of(self, netns: str) -> int | None:
+        """See NetworkDriver."""
+        return await self._run(lambda: self._inode_of(netns))
+
+    async def complaints(self, wire: Wire) -> tuple[str, ...]:
+        """See NetworkDriver."""
+        return await self._run(lambda: self._complaints(wire))
 
     async def remove_namespace(self, name: str) -> None:
         """See NetworkDriver."""
@@ -221,40 +231,66 @@ class LinuxNetwork:
             _setns(self._home)
         return Namespace(name, path, Path(path).stat().st_ino)
 
-    def _ensure(self, wire: Wire) -> Namespace:
-        host = self._host_netlink()
-        namespace = self._find(wire.namespace) or self._make(wire.namespace)
-        fd = os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
+    def _inode_of(self, netns: str) -> int | None:
+        home = os.fstat(self._home)
         try:
+            status = Path(netns).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if status.st_dev != home.st_dev:
+            return None  # a file that nothing is bound to (any more)
+        if status.st_ino == home.st_ino:
+            raise Conflict(f"{netns} is the host's own network namespace")
+        return status.st_ino
+
+    @contextmanager
+    def _opened(self, wire: Wire, path: str) -> Iterator[tuple[int, netlink.NetlinkSocket]]:
+        """A namespace's descriptor, and a netlink socket in it."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if wire.netns and os.fstat(fd).st_ino != wire.inode:
+                raise Unavailable(f"{wire.netns} is not the container's namespace any more")
             with self._inside(fd):
-                # An interface that is still to be made starts as `default` says.
-                for where in ("default", wire.ifname):
-                    _set_sysctl(_NO_IPV6.format(where), "0" if wire.ip6 else "1")
                 inner = netlink.NetlinkSocket()
-                plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            with closing(inner), closing(plain):
-                self._wire(wire, host, inner, plain, fd)
+            with closing(inner):
+                yield fd, inner
         finally:
             os.close(fd)
+
+    def _ensure(self, wire: Wire) -> Namespace:
+        host = self._host_netlink()
+        if wire.netns:
+            namespace = Namespace(wire.namespace, wire.netns, wire.inode)
+        else:
+            namespace = self._find(wire.namespace) or self._make(wire.namespace)
+        with self._opened(wire, namespace.path) as (fd, inner):
+            if wire.netns:
+                foreign.refuse_strangers(wire, host, inner)
+            with self._inside(fd):
+                # An interface that is still to be made starts as `default` says, which in a caller's is not ours.
+                for where in () if wire.netns else ("default", wire.ifname):
+                    _set_sysctl(_NO_IPV6.format(where), "0" if wire.ip6 else "1")
+                plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            with closing(plain):
+                self._wire(wire, host, inner, plain, fd)
         return namespace
 
     def _inspect(self, wire: Wire) -> WireView:
         outer = _state(self._host_netlink().link(wire.link))
-        namespace = self._find(wire.namespace)
-        if namespace is None:
+        own = None if wire.netns else self._find(wire.namespace)
+        if own is None and self._inode_of(wire.netns) != wire.inode:
             return WireView(outer)
-        fd = os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with self._inside(fd):
-                inner = netlink.NetlinkSocket()
-        finally:
-            os.close(fd)
-        with closing(inner):
+        with self._opened(wire, own.path if own else wire.netns) as (_, inner):
             link = inner.link(wire.ifname)
             if link is None:
                 return WireView(outer)
             found = inner.addresses(link.index), inner.gateways(link.index)
             return WireView(outer, _state(link), *found)
+
+    def _complaints(self, wire: Wire) -> tuple[str, ...]:
+        host = self._host_netlink()
+        with self._opened(wire, wire.netns or self._path(wire.namespace)) as (_, inner):
+            return foreign.complaints(wire, host, inner)
 
     def _wire(
         self,
@@ -273,6 +309,9 @@ class LinuxNetwork:
                     end.run(messages)
             host.run([netlink.add_veth(wire.link, wire.ifname, fd, wire.mac, wire.mtu)])
             present = inner.link(wire.ifname)
+            if wire.netns:
+                with self._inside(fd):
+                    _set_sysctl(_NO_IPV6.format(wire.ifname), "0" if wire.ip6 else "1")
         elif not outer.up or outer.mtu != wire.mtu:
             host.run([netlink.set_up(outer.index, wire.mtu)])
         assert present is not None

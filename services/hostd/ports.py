@@ -35,7 +35,19 @@ class NetworkDriver(Protocol):
     """Namespaces and links of this cluster on this host."""
 
     async def ensure(self, wire: Wire) -> Namespace:
-        """Make the namespace, the link into it, its address and route; what exists as wanted stays."""
+        """Make the namespace, the link into it, its address and route; what exists as wanted stays.
+
+        A caller's namespace (`wire.netns`) is only entered, and nothing in it replaced: raises Conflict when the
+        interface's name or the default route is taken.
+        """
+        ...
+
+    async def inode_of(self, netns: str) -> int | None:
+        """Inode of the network namespace at a caller's path, None when there is none. Raises Conflict: the host's."""
+        ...
+
+    async def complaints(self, wire: Wire) -> tuple[str, ...]:
+        """What is not (any more) as `ensure` left it, in words."""
         ...
 
     async def find(self, namespace: str) -> Namespace | None:
@@ -175,6 +187,14 @@ class IpamPort(Protocol):
 
         So ipam finds leaked addresses, and gives none away that is in use.
         """
+        ...
+
+    async def holds(self, attachment: Attachment) -> bool:
+        """Does the attachment have its address, by ipam's books, in the generation that we know?"""
+        ...
+
+    async def room(self, network: str) -> int:
+        """How many addresses could be given now. Raises NotFound (no such network)."""
         ...
 
     async def release(self, pending: PendingRelease) -> None:

@@ -31,6 +31,7 @@ from services.hostd.model import (
     AttachmentId,
     AttachmentSpec,
     AttachmentView,
+    Caller,
     Namespace,
     PendingRelease,
     Phase,
@@ -120,7 +121,9 @@ class HostdService:
 
     # -- ADD -----------------------------------------------------------------------------------------
 
-    async def add(self, container: str, ifname: str, spec: AttachmentSpec) -> AttachmentView:
+    async def add(
+        self, container: str, ifname: str, spec: AttachmentSpec, caller: Caller | None = None
+    ) -> AttachmentView:
         """Have the interface. The same call again gives the same answer, or goes on where it was broken off.
 
         Raises Stale (a lower generation than known), Conflict, what ipam refuses with, and Unavailable.
@@ -131,7 +134,7 @@ class HostdService:
         if spec.inherit_from is not None:
             keys.append((spec.inherit_from, ifname))
         async with self.table.locks.hold(keys):
-            attachment = await self._begin(container, ifname, spec)
+            attachment = await self._begin(container, ifname, spec, caller)
             if attachment.phase is Phase.ADDRESSING:
                 with self.telemetry.span("hostd.address"):
                     attachment = await self._address(attachment)
@@ -144,33 +147,39 @@ class HostdService:
         )
         return view
 
-    async def _begin(self, container: str, ifname: str, spec: AttachmentSpec) -> Attachment:
+    async def _begin(
+        self, container: str, ifname: str, spec: AttachmentSpec, caller: Caller | None
+    ) -> Attachment:
         known = self.table.find(container, ifname)
         if known is not None and known.phase is Phase.RELEASING:
             await self.finish(known)
             known = None
         if known is not None:
-            return await self._again(known, spec)
+            return await self._again(known, spec, caller)
         if spec.inherit_from is not None:
             return await self._inherit(container, ifname, spec)
+        id_ = AttachmentId(self._ids.short())
         return await self.table.put(
             Attachment(
-                id=AttachmentId(self._ids.short()),
+                id=id_,
                 container=container,
                 ifname=ifname,
-                ipam_key=f"{container}.{ifname}",
+                ipam_key=core.ipam_key(id_, container, ifname, caller),
                 spec=spec,
                 phase=Phase.ADDRESSING,
                 created_at=self.clock.now(),
+                caller=caller,
             )
         )
 
-    async def _again(self, known: Attachment, spec: AttachmentSpec) -> Attachment:
+    async def _again(
+        self, known: Attachment, spec: AttachmentSpec, caller: Caller | None
+    ) -> Attachment:
         if spec.generation < known.spec.generation:
             raise Stale(
                 f"{known.container} is of generation {known.spec.generation}, not {spec.generation}"
             )
-        field = core.differs(known.spec, spec)
+        field = "caller" if known.caller != caller else core.differs(known.spec, spec)
         if field is not None:
             raise Conflict(
                 f"{known.container} has an attachment with another {field}: DEL it first"
@@ -185,7 +194,7 @@ class HostdService:
         """Take over namespace, port and address of a container that is no more."""
         assert spec.inherit_from is not None
         old = self.table.find(spec.inherit_from, ifname)
-        if old is None or old.phase is not Phase.ADDRESSED:
+        if old is None or old.phase is not Phase.ADDRESSED or old.caller is not None:
             raise NotFound(f"{spec.inherit_from} has no attachment to take over")
         if old.spec.network != spec.network:
             raise Conflict(f"{spec.inherit_from} is in another network, {old.spec.network}")
@@ -222,6 +231,8 @@ class HostdService:
             self.table.unreserve_ofport(number)
 
     async def _ask_ipam(self, attachment: Attachment) -> Address:
+        if attachment.given is not None:
+            return attachment.given
         give_up_at = self.clock.monotonic() + self.settings.ipam_wait_s
         failures = 0
         while True:
@@ -236,7 +247,7 @@ class HostdService:
 
     async def wire(self, attachment: Attachment) -> Attachment:
         """Have namespace, link, port and flows of an attachment that has its address. The caller holds its lock."""
-        if attachment.id in self.table.ready:
+        if attachment.id in self.table.ready or not attachment.wired:
             return attachment
         with self.telemetry.span("hostd.namespace"):
             namespace = await self.ports.network.ensure(core.wire_of(self.owner, attachment))
@@ -271,7 +282,7 @@ class HostdService:
         """Give leave for one start. Raises NotFound, Stale (not the attachment's generation), Unavailable."""
         async with self.table.locks.hold([(container, ifname)]):
             attachment = self.table.find(container, ifname)
-            if attachment is None or attachment.phase is Phase.RELEASING:
+            if attachment is None or attachment.phase is Phase.RELEASING or attachment.caller:
                 raise NotFound(f"{container} has no attachment {ifname}")
             if spec.generation != attachment.spec.generation:
                 raise Stale(
@@ -342,7 +353,10 @@ class HostdService:
     async def _take_down(self, attachment: Attachment) -> None:
         await self._revoke(attachment)
         await self._unplugs.submit(core.link_name(self.owner, attachment.id))
-        await self.ports.network.remove_namespace(attachment.id)  # the link goes with it
+        if attachment.caller is None:
+            await self.ports.network.remove_namespace(attachment.id)  # the link goes with it
+        else:
+            await self.ports.network.remove_link(core.link_name(self.owner, attachment.id))
         await self.ports.registry.forget(attachment.id)
 
     async def _drop(self, attachment: Attachment) -> None:

@@ -55,6 +55,11 @@ class HostdConfig(BaseModel):
         8.0, ge=0, description="how long an ADD waits for an ipam that is away"
     )
 
+    cni_queue: Path | None = Field(
+        None, description="where the CNI shim keeps DELs; default <data_dir>/hostd/cni"
+    )
+    cni_replay_s: float = Field(5.0, gt=0)
+
     def run_path(self, cluster: str) -> Path:
         """Where everything lies that must not outlive a boot."""
         return self.run_dir or Path("/run/gantry", cluster)

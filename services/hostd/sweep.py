@@ -10,9 +10,16 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 from libs.common.backoff import Backoff
-from libs.common.errors import GantryError, Unavailable
+from libs.common.errors import GantryError, Refused, Unavailable
 from services.hostd import core
-from services.hostd.model import Actual, Attachment, AttachmentId, ContainerView, Phase
+from services.hostd.model import (
+    Actual,
+    Attachment,
+    AttachmentId,
+    ContainerView,
+    Namespace,
+    Phase,
+)
 
 if TYPE_CHECKING:
     from services.hostd.service import HostdService
@@ -33,6 +40,7 @@ class Sweeper:
         self._clock = service.clock
         self._log = service.telemetry.log
         self._suspects: dict[str, str] = {}  # container -> why it looked wrong the last time
+        self._lost: frozenset[str] = frozenset()  # whose namespace is no more; they await a DEL
         self._orphans: dict[str, float] = {}  # attachment -> when its container was first missed
         self._mended = service.telemetry.counter(
             "hostd_mended_total", "Differences between desired and actual that were mended", "kind"
@@ -90,7 +98,11 @@ class Sweeper:
         )
 
     def _addressed(self) -> list[Attachment]:
-        return [each for each in self._table.all() if each.phase is Phase.ADDRESSED]
+        return [
+            each
+            for each in self._table.all()
+            if each.phase is Phase.ADDRESSED and each.wired and each.id not in self._lost
+        ]
 
     # -- reconcile ---------------------------------------------------------------------------------------
 
@@ -101,7 +113,9 @@ class Sweeper:
             await self._ports.network.view(),
             await self._ports.switch.view(),
             await self._ports.registry.registered(),
+            await self._absent(),
         )
+        self._lost = core.lost(self._service.owner, self._table.all(), actual)
         plan = core.plan(self._service.owner, self._table.all(), actual)
         if plan:
             self._log.info("mending", **{name: len(getattr(plan, name)) for name in plan.__slots__})
@@ -121,6 +135,18 @@ class Sweeper:
         # Also rules that somebody deleted, or that a change broken off half-way left behind.
         await self.restore_flows()
         self._service.swept = True
+
+    async def _absent(self) -> frozenset[str]:
+        """Attachments whose caller's namespace is gone: after a boot, or because its DEL has yet to come."""
+        found = []
+        for each in self._table.all():
+            caller = each.caller
+            if caller is None or not caller.netns:
+                continue
+            if await self._ports.network.inode_of(caller.netns) != caller.inode:
+                found.append(each.id)
+                self._table.ready.pop(each.id, None)
+        return frozenset(found)
 
     async def _together(self, job: Callable[[str], Awaitable[None]], names: Iterable[str]) -> None:
         limit = asyncio.Semaphore(PARALLEL)
@@ -162,16 +188,28 @@ class Sweeper:
             if name in plan.wire:
                 # A port keeps its number and no error when its link vanished: it must be made anew.
                 await self._ports.switch.remove([core.link_name(self._service.owner, present.id)])
-            await self._service.wire(present)
+            try:
+                await self._service.wire(present)
+            except (
+                Refused
+            ) as error:  # the caller's namespace is not as it was: one attachment's trouble
+                reason = str(error)
+                self._log.warning("not mended", container=present.container, reason=reason)
 
     async def _adopt(self, actual: Actual, broken: Collection[str]) -> None:
         """What was made before this process began, and is as it should be, is ready."""
         for attachment in self._addressed():
             if attachment.id in self._table.ready or attachment.id in broken:
                 continue
-            found = await self._ports.network.find(attachment.id)
-            if found is not None and attachment.id in actual.network.namespaces:
-                self._table.ready.setdefault(attachment.id, found)
+            caller = attachment.caller
+            if caller is not None:
+                if attachment.id not in actual.absent:
+                    found = Namespace(attachment.id, caller.netns, caller.inode)
+                    self._table.ready.setdefault(attachment.id, found)
+                continue
+            own = await self._ports.network.find(attachment.id)
+            if own is not None and attachment.id in actual.network.namespaces:
+                self._table.ready.setdefault(attachment.id, own)
 
     def _count(self, plan: core.Plan) -> None:
         for name in plan.__slots__:
@@ -206,8 +244,9 @@ class Sweeper:
 
     async def _report_live(self) -> None:
         every = self._table.all()
-        keys = {each.ipam_key for each in every} | set(self._table.releases)
-        await self._ports.ipam.report_live(sorted(keys), every)
+        known = [each for each in every if each.ipam_key]
+        keys = {each.ipam_key for each in known} | set(self._table.releases)
+        await self._ports.ipam.report_live(sorted(keys), known)
 
     # -- containers --------------------------------------------------------------------------------------
 

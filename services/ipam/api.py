@@ -78,6 +78,15 @@ def _host_routes(ipam: Allocator) -> Sequence[Route]:
         network, address = await ipam.allocate(claim)
         return reply(attachment_view(network, address))
 
+    async def get_attachment(request: Request) -> Response:
+        name = request.params["attachment"]
+        current = await ipam.store.of_attachment(name)
+        network = ipam.networks.get(current.network) if current is not None else None
+        if current is None or network is None:
+            raise NotFound(f"attachment {name!r} has no address")
+        _own_host(request, current.host)
+        return reply(attachment_view(network, current))
+
     async def delete_attachment(request: Request) -> Response:
         attachment = request.params["attachment"]
         generation = request.query.get("generation", "")
@@ -117,6 +126,7 @@ def _host_routes(ipam: Allocator) -> Sequence[Route]:
             "Give it an address (CNI ADD)",
             request=ClaimBody,
         ),
+        Route("GET", attachment, get_attachment, Access.HOST, "The address it has (CNI CHECK)"),
         Route(
             "DELETE",
             attachment,
@@ -153,7 +163,7 @@ def _read_routes(ipam: Allocator, clock: Clock) -> Sequence[Route]:
 
     return (
         Route("GET", "/v1/networks", networks, summary="Networks with their use"),
-        Route("GET", "/v1/networks/{network}", network, summary="One network"),
+        Route("GET", "/v1/networks/{network}", network, Access.HOST, "One network (CNI STATUS)"),
         Route("GET", "/v1/networks/{network}/addresses", addresses, summary="Its used addresses"),
     )
 

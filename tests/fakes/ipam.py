@@ -85,6 +85,22 @@ class FakeIpam:
             for key, held in network.held.items()
         }
 
+    async def holds(self, attachment: Attachment) -> bool:
+        """See IpamPort."""
+        self._arrive("holds", attachment.ipam_key)
+        network = self.networks.get(attachment.spec.network)
+        held = network.held.get(attachment.ipam_key) if network else None
+        return held is not None and held == attachment.address
+
+    async def room(self, network: str) -> int:
+        """See IpamPort."""
+        self._arrive("room", network)
+        if network not in self.networks:
+            raise NotFound(f"there is no network {network!r}")
+        pool = self.networks[network]
+        kept = {*(_ip4(pool, address) for address in pool.held.values()), pool.gateway}
+        return sum(str(ip) not in kept for ip in pool.cidr.hosts())
+
     async def report_live(self, keys: Sequence[str], held: Sequence[Attachment] = ()) -> None:
         """See IpamPort."""
         self._arrive("report", "")

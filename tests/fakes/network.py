@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from libs.common.delivery import Delivery
-from libs.common.errors import GantryError, NotFound, Unavailable
+from libs.common.errors import Conflict, GantryError, NotFound, Unavailable
 from services.hostd import flows
 from services.hostd.core import is_link_of
 from services.hostd.model import (
@@ -46,10 +46,15 @@ class StartRefused(GantryError):
 
 @dataclass
 class FakeHost:
-    """One machine: what is in its kernel, its switch, its /run and its disk."""
+    """One machine: what is in its kernel, its switch, its /run and its disk.
+
+    `callers` are namespaces that runtimes made, by path; `interfaces` what somebody else put into them.
+    """
 
     cluster: str = "test"
     namespaces: dict[str, int] = field(default_factory=dict)  # name -> inode
+    callers: dict[str, int] = field(default_factory=dict)  # path -> inode
+    interfaces: set[tuple[str, str]] = field(default_factory=set)  # (path, interface)
     links: dict[str, tuple[str, str]] = field(default_factory=dict)  # link -> (namespace, ifname)
     wires: dict[str, Wire] = field(default_factory=dict)  # namespace -> how it is wired
     ports: dict[str, SwitchPort] = field(default_factory=dict)
@@ -91,12 +96,27 @@ class FakeHost:
     def reboot(self) -> None:
         """Everything that is not on disk is gone."""
         self.namespaces.clear()
+        self.callers.clear()
+        self.interfaces.clear()
         self.links.clear()
         self.wires.clear()
         self.generations.clear()
         self.registrations.clear()
         self.containers = {k: replace(c, running=False) for k, c in self.containers.items()}
         self.restart_switch()
+
+    def bring_namespace(self, path: str) -> int:
+        """A runtime makes a namespace."""
+        self.callers[path] = self.new_inode()
+        return self.callers[path]
+
+    def drop_namespace(self, path: str) -> None:
+        """A runtime removes its namespace, and the kernel what is in it."""
+        del self.callers[path]
+        self.interfaces = {each for each in self.interfaces if each[0] != path}
+        gone = {name for name, wire in self.wires.items() if wire.netns == path}
+        self.wires = {name: wire for name, wire in self.wires.items() if name not in gone}
+        self.links = {link: end for link, end in self.links.items() if end[0] not in gone}
 
     def claim(self, container_id: str) -> Namespace:
         """What the runtime shim does at a start: use the registration up. Raises StartRefused."""
@@ -131,12 +151,44 @@ class FakeNetns:
         """See NetworkDriver."""
         host = self._host
         host.step("netns.ensure")
+        if wire.netns:
+            return self._ensure_in(wire)
         inode = host.namespaces.setdefault(wire.namespace, 0) or host.new_inode()
         host.namespaces[wire.namespace] = inode
         host.links[wire.link] = (wire.namespace, wire.ifname)
         host.wires[wire.namespace] = wire
         host.step("netns.ensured")
         return Namespace(wire.namespace, f"/run/netns/{wire.namespace}", inode)
+
+    def _ensure_in(self, wire: Wire) -> Namespace:
+        host = self._host
+        if host.callers.get(wire.netns) != wire.inode:
+            raise Unavailable(f"{wire.netns} is not the container's namespace any more")
+        others = {
+            (known.netns, known.ifname)
+            for name, known in host.wires.items()
+            if name != wire.namespace and known.link in host.links
+        }
+        if (wire.netns, wire.ifname) in host.interfaces | others:
+            raise Conflict(f"{wire.netns} has an interface {wire.ifname} already")
+        host.links[wire.link] = (wire.namespace, wire.ifname)
+        host.wires[wire.namespace] = wire
+        host.step("netns.ensured")
+        return Namespace(wire.namespace, wire.netns, wire.inode)
+
+    async def inode_of(self, netns: str) -> int | None:
+        """See NetworkDriver."""
+        inode = self._host.callers.get(netns)
+        if inode == HOST_INODE:
+            raise Conflict(f"{netns} is the host's own network namespace")
+        return inode
+
+    async def complaints(self, wire: Wire) -> tuple[str, ...]:
+        """See NetworkDriver."""
+        if wire.link not in self._host.links:
+            return (f"the interface {wire.ifname} is missing",)
+        wired = self._host.wires[wire.namespace]
+        return () if wired == wire else (f"{wire.ifname} is not the interface that was made",)
 
     async def find(self, namespace: str) -> Namespace | None:
         """See NetworkDriver."""

@@ -128,3 +128,19 @@ async def test_tells_what_a_host_should_have(ipam: IpamPort) -> None:
     assert await ipam.known() == {"one.eth0": frozenset({(one.ip, one.generation)})}
     await ipam.release(release(attachment("one"), one.generation))
     assert await ipam.known() == {}
+
+
+async def test_it_says_who_has_what(ipam: IpamPort) -> None:
+    room = await ipam.room("red")
+    one = attachment("one")
+    assert not await ipam.holds(one)
+    address = await ipam.allocate(one)
+    with_it = one.model_copy(update={"address": address})
+    assert await ipam.holds(with_it)
+    older = address.model_copy(update={"generation": address.generation - 1})
+    assert not await ipam.holds(one.model_copy(update={"address": older}))
+    assert await ipam.room("red") == room - 1
+    await ipam.release(release(one, address.generation))
+    assert not await ipam.holds(with_it)
+    with pytest.raises(NotFound):
+        await ipam.room("green")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,12 +14,15 @@ from pathlib import Path
 import pytest
 
 from infra.compose import prune
+from libs.common.runtime import CommonConfig
 from services.executor.config import load as load_executor
+from services.hostd.settings import HostdConfig
 from tests.unit.infra.compose import REPOSITORY, version
 
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
 IGNORED = (REPOSITORY / ".dockerignore").read_text().splitlines()
 INSTALL = REPOSITORY / "infra/compose/install.sh"
+SHIM = REPOSITORY / "services/hostd/shim"
 
 
 def _copied() -> set[str]:
@@ -98,14 +102,31 @@ def _install(target: Path, source: Path, cluster: str, host: str) -> None:
 
 def test_installing_on_a_host_replaces_what_was_there(tmp_path: Path) -> None:
     source, target = tmp_path / "image", tmp_path / "host"
-    source.mkdir()
+    shutil.copytree(SHIM, source / "app" / SHIM.relative_to(REPOSITORY))
     for content in ("first", "second", "third"):
         (source / "code").write_text(content)
         _install(target, source, "gantry", f"host-{content}")
+    _install(target, source, "blue", "host-third")
     assert (target / "opt/gantry/code").read_text() == "third"
-    assert (target / "opt/gantry.old/code").read_text() == "second"
-    assert sorted(each.name for each in (target / "opt").iterdir()) == ["gantry", "gantry.old"]
+    assert (target / "opt/gantry.old/code").read_text() == "third"
+    made = sorted(each.name for each in (target / "opt").iterdir())
+    assert made == ["gantry", "gantry-cni", "gantry.old"]
     written = target / "etc/gantry/executor.yaml"
     executor = load_executor(written)
-    assert (executor.cluster, executor.agent) == ("gantry", "host-third")
+    assert (executor.cluster, executor.agent) == ("blue", "host-third")
     assert written.stat().st_mode & 0o777 == 0o600
+
+
+def test_each_cluster_on_a_host_has_its_own_cni_plugins(tmp_path: Path) -> None:
+    source, target = tmp_path / "image", tmp_path / "host"
+    shutil.copytree(SHIM, source / "app" / SHIM.relative_to(REPOSITORY))
+    clusters = ("gantry", "blue")
+    for cluster in clusters:
+        _install(target, source, cluster, "host-1")
+    for cluster in clusters:
+        plugins = target / "opt/gantry-cni" / cluster
+        for name in ("gantry", "gantry-ipam"):
+            text = (plugins / name).read_text()
+            assert f'SOCKET = "{HostdConfig().socket_path(cluster)}"' in text
+            assert f'QUEUE = "{CommonConfig().data_dir}/hostd/cni"' in text
+            assert (plugins / name).stat().st_mode & 0o777 == 0o755
