@@ -392,6 +392,7 @@ class Hands:
 
 
 def _attachment(a: Attempt) -> AttachmentSpec:
+    wish = a.payload.spec.address
     return AttachmentSpec(
         container=a.container,
         network=a.payload.spec.network,
@@ -399,4 +400,6 @@ def _attachment(a: Attempt) -> AttachmentSpec:
         attempt=a.id,
         generation=a.generation,
         sticky_key=a.payload.spec.sticky_key,
+        ip=(wish.requested or "") if wish else "",
+        reservation=(wish.reservation or "") if wish else "",
     )

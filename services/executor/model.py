@@ -307,6 +307,8 @@ class AttachmentSpec:
     attempt: AttemptId
     generation: int
     sticky_key: str = ""
+    ip: str = ""
+    reservation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ class HttpIpam:
             "host": self._host,
             "sticky_key": spec.sticky_key,
             "requested": spec.ip or "",
+            "reservation": spec.reservation,
         }
         path = f"/v1/attachments/{segment(key)}"
         answer = await call_json(self._peers, SERVICE, "PUT", path, content, timeout_s=TIMEOUT_S)

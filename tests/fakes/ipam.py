@@ -1,4 +1,4 @@
-"""IpamPort in memory: one pool a network, generations, and an ipam that can be away."""
+"""IpamPort in memory: one pool a network, generations, reservations, and an ipam that can be away."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class FakeNetwork:
     cidr: IPv4Network
     gateway: str | None = None
     held: dict[str, Address] = field(default_factory=dict)  # ipam key -> address
+    reserved: dict[str, str] = field(default_factory=dict)  # name of the reservation -> address
 
 
 class FakeIpam:
@@ -75,12 +76,16 @@ class FakeIpam:
         if key in network.held:
             return network.held[key]
         taken = {address.ip for address in network.held.values()}
-        if spec.ip is not None and spec.ip in taken:
-            raise Conflict(f"{spec.ip} is taken")
-        free = [str(ip) for ip in network.cidr.hosts() if str(ip) not in {*taken, network.gateway}]
-        if not free:
+        if spec.reservation and spec.reservation not in network.reserved:
+            raise NotFound(f"{spec.network} has no reservation {spec.reservation!r}")
+        wanted = network.reserved.get(spec.reservation) or spec.ip
+        if wanted in taken:
+            raise Conflict(f"{wanted} is taken")
+        kept = {*taken, *network.reserved.values(), network.gateway}
+        free = [str(ip) for ip in network.cidr.hosts() if str(ip) not in kept]
+        if not free and not wanted:
             raise TooMany(f"network {spec.network} is full")
-        ip = spec.ip or min(free, key=lambda each: self._age(spec.network, each))
+        ip = wanted or min(free, key=lambda each: self._age(spec.network, each))
         self._generation += 1
         address = Address(
             ip=ip,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -56,6 +57,7 @@ async def _fake(_world: World) -> AsyncIterator[tuple[Network, Claim]]:
 @asynccontextmanager
 async def _real(world: World) -> AsyncIterator[tuple[Network, Claim]]:
     it = HostdWorld(world)
+    it.ipam.networks["red"].reserved["db"] = "10.0.0.9"
 
     async def claim(container_id: str) -> int:
         return it.host.claim(container_id).inode
@@ -103,6 +105,16 @@ def test_attaching_twice_is_attaching_once(kind: str) -> None:
         assert first.namespace != other.namespace
 
     play(kind, scene)
+
+
+def test_an_address_of_its_own_is_asked_for() -> None:
+    async def scene(network: Network, _claim: Claim) -> None:
+        named = replace(spec(), reservation="db")
+        assert (await network.attach(named)).ip == "10.0.0.9"
+        certain = replace(spec(ContainerName("gantry-test-other.1")), ip="10.0.0.7")
+        assert (await network.attach(certain)).ip == "10.0.0.7"
+
+    play("hostd", scene)
 
 
 @BOTH
