@@ -402,4 +402,5 @@ def _attachment(a: Attempt) -> AttachmentSpec:
         sticky_key=a.payload.spec.sticky_key,
         ip=(wish.requested or "") if wish else "",
         reservation=(wish.reservation or "") if wish else "",
+        app=a.payload.app,
     )

@@ -309,6 +309,7 @@ class AttachmentSpec:
     sticky_key: str = ""
     ip: str = ""
     reservation: str = ""
+    app: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,12 @@
-"""Routes of composed views: instances, hosts, networks, alerts."""
+"""Routes of composed views: instances, hosts, alerts."""
 
 from __future__ import annotations
 
-from libs.client.model import Alerts, Instances, Networks, NetworkView, Nodes
+from libs.client.model import Alerts, Instances, Nodes
 from libs.common.errors import InvalidInput
 from libs.common.http import Request, Response, Route, reply
 from services.gateway.parts import Gateway, actor_of, app_filter, reading
-from services.gateway.views import (
-    list_alerts,
-    list_instances,
-    list_networks,
-    list_nodes,
-    read_network,
-)
+from services.gateway.views import list_alerts, list_instances, list_nodes
 
 ALERT_STATES = ("firing", "resolved")
 
@@ -26,12 +20,6 @@ def view_routes(gateway: Gateway) -> tuple[Route, ...]:
     async def nodes(request: Request) -> Response:
         return reply(await list_nodes(gateway, actor_of(request)))
 
-    async def networks(request: Request) -> Response:
-        return reply(await list_networks(gateway, actor_of(request)))
-
-    async def network(request: Request) -> Response:
-        return reply(await read_network(gateway, actor_of(request), request.params["network"]))
-
     async def alerts(request: Request) -> Response:
         state = request.query.get("state")
         if state not in (None, *ALERT_STATES):
@@ -44,7 +32,5 @@ def view_routes(gateway: Gateway) -> tuple[Route, ...]:
     return (
         reading(gateway, "/v1/instances", instances, text, Instances, query=app),
         reading(gateway, "/v1/nodes", nodes, "Hosts, and what is reserved there", Nodes),
-        reading(gateway, "/v1/networks", networks, "Networks and their use", Networks),
-        reading(gateway, "/v1/networks/{network}", network, "One network", NetworkView),
         reading(gateway, "/v1/alerts", alerts, "What is or was wrong", Alerts, query=state),
     )

@@ -65,6 +65,7 @@ class HttpIpam:
             "sticky_key": spec.sticky_key,
             "requested": spec.ip or "",
             "reservation": spec.reservation,
+            "app": spec.app,
         }
         path = f"/v1/attachments/{segment(key)}"
         answer = await call_json(self._peers, SERVICE, "PUT", path, content, timeout_s=TIMEOUT_S)

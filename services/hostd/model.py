@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field
 AttachmentId = NewType("AttachmentId", str)
 CONTAINER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,199}$")
 ENGINE_ID = re.compile(r"^[0-9a-f]{64}$")
-ANY_IP = r"^(\d{1,3}(\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:.]*)$"
 IFNAME = re.compile(r"^[a-z][a-z0-9._-]{0,14}$")
 
 DEFAULT_MTU = 1500
@@ -73,9 +72,18 @@ class AttachmentSpec(BaseModel):
     sticky_key: str = Field(
         "", max_length=200, description="ipam holds the address for the same key"
     )
-    ip: str | None = Field(None, pattern=ANY_IP, description="this address only")
+    ip: str | None = Field(
+        None, pattern=r"^[0-9A-Fa-f.:]{2,45}$", description="this address only, of either family"
+    )
+    # Left out of what is saved, where it can be: an older hostd refuses a spec with fields it does not know.
     reservation: str = Field(
-        "", max_length=64, description="the address that ipam keeps under this name"
+        "",
+        max_length=64,
+        description="the address that ipam keeps under this name",
+        exclude_if=lambda name: not name,
+    )
+    app: str = Field(
+        "", max_length=100, description="bu/app: whose address it will be", exclude=True
     )
     mtu: Annotated[int, Field(ge=576, le=9000)] | None = None
     owner: Owner = Owner.DOCKER
