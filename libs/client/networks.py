@@ -9,7 +9,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from libs.client.model import Partial, View
 from libs.common.spec import NAME_PATTERN, Name, Strict
@@ -99,13 +99,25 @@ class NetworkBody(Strict):
 
 
 class ReservationBody(Strict):
-    """The body of `PUT …/reservations/{name}`: `address` None is any of the pool, or of the network."""
+    """The body of `PUT …/reservations/{name}`: without `address` any of the pool, or of the network's first."""
 
-    bu: Name = Field(description="the business unit that it is for")
-    app: str = Field("", pattern=rf"^$|{NAME_PATTERN}", description="of it this app only")
+    bu: Name | None = Field(None, description="for this business unit; None: whoever names it")
+    app: Name | None = Field(None, description="of it for this app only")
     pool: str = Field("", pattern=rf"^$|{NAME_PATTERN}")
-    address: AddressText | None = None
-    note: str = Field("", max_length=200)
+    address: str = Field("", max_length=64, description="this address")
+    note: str = Field("", max_length=500)
+
+    @field_validator("address")
+    @classmethod
+    def _address(cls, text: str) -> str:
+        return _address_text(text) if text else ""
+
+    @field_validator("app")
+    @classmethod
+    def _app(cls, app: str | None, info: ValidationInfo) -> str | None:
+        if app is not None and not info.data.get("bu"):
+            raise ValueError("needs `bu`, whose app it is")
+        return app
 
 
 class QuotaBody(Strict):

@@ -48,6 +48,7 @@ RESERVATIONS = f"{NETWORK}/reservations"
 RESERVATION = f"{RESERVATIONS}/{{reservation}}"
 QUOTAS = "/v1/quotas"
 QUOTA = f"{QUOTAS}/{{bu}}"
+SLOW_S = 25.0  # ipam lets no pool go before all its replicas have heard that it closes
 _MATCH = {"If-Match": "the ETag of what this replaces"}
 _CONDITIONS = ("if-match", "if-none-match")
 
@@ -209,6 +210,7 @@ def _write(
                     body=request.body,
                     headers=conditions,
                     request_id=request.headers.get("x-request-id", ""),
+                    timeout_s=SLOW_S if method == "DELETE" else 0.0,
                 )
             )
 

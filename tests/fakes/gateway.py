@@ -1,10 +1,10 @@
-"""A gateway in memory, with its peers faked: for tests of the gateway, the client and the CLI."""
+"""A gateway in memory with a real ipam, its other peers faked: for tests of the gateway, the client and the CLI."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +29,21 @@ from services.deployer.store import Repository
 from services.deployer.vault import PURPOSE, Vault
 from services.gateway.model import GatewayConfig
 from services.gateway.service import KEY_FILE, run
+from services.ipam.model import IpamConfig
+from services.ipam.service import run as run_ipam
 from tests.fakes.deployer import FakeDeployer
-from tests.fakes.peers import FakeOthers, make_apps
+from tests.fakes.peers import Door, FakeOthers, make_apps
 
 SECRET = bytes(range(32))
 GENEROUS = GatewayConfig(rate_per_s=100_000.0, rate_burst=100_000.0)  # tests poll
+NETWORKS = (
+    {"name": "blue", "vlan": 100, "cidr": "10.1.0.0/24", "gateway": "10.1.0.254"},
+    {"name": "secret", "vlan": 200, "cidr": "10.2.0.0/28", "bus": ["other"]},
+)
 SPEC: Mapping[str, Any] = {"image": "registry.test/web:1", "instances": 3, "network": "blue"}
+
+
+Service = Callable[[Runtime], Coroutine[None, None, None]]
 
 
 @dataclass
@@ -127,7 +136,7 @@ def make_shared(
     rng = random.Random(7)
     return Shared(
         CommonConfig(data_dir=data_dir, bus="memory:", store="memory:", log_level="error"),
-        {"gateway": config},
+        {"gateway": config, "ipam": IpamConfig.model_validate({"networks": NETWORKS})},
         MemoryBus(clock),
         SchemaStore(store or MemoryStore()),
         clock,
@@ -154,6 +163,7 @@ async def gateway_world(
     async with (
         serve(apps["hostd"], "127.0.0.1:0") as others.hostd_url,
         open_runtime(shared, "deployer") as rt_deployer,
+        serving_ipam(shared, others),
         running(shared),
         asyncio.TaskGroup() as group,
     ):
@@ -175,17 +185,27 @@ async def vault_routes(shared: Shared) -> Sequence[Route]:
 
 
 @asynccontextmanager
-async def running(shared: Shared) -> AsyncIterator[Runtime]:
-    """The gateway alone, until the context is left."""
-    async with open_runtime(shared, "gateway") as rt, asyncio.TaskGroup() as group:
-        task = group.create_task(run(rt))
+async def running(
+    shared: Shared, service: str = "gateway", serve_it: Service = run
+) -> AsyncIterator[Runtime]:
+    """The gateway (or another service) alone, until the context is left."""
+    async with open_runtime(shared, service) as rt, asyncio.TaskGroup() as group:
+        task = group.create_task(serve_it(rt))
         async with asyncio.timeout(30):
-            while "gateway" not in shared.local.apps:
+            while service not in shared.local.apps:
                 if task.done():
                     task.result()
                 await asyncio.sleep(0.002)
         yield rt
         task.cancel()
+
+
+@asynccontextmanager
+async def serving_ipam(shared: Shared, others: FakeOthers) -> AsyncIterator[None]:
+    """The real ipam, as the gateway's peer."""
+    async with running(shared, "ipam", run_ipam):
+        shared.local.apps["ipam"] = Door("ipam", shared.local.apps["ipam"], others)
+        yield
 
 
 @asynccontextmanager

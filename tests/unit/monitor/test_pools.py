@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from libs.common.errors import Unavailable
-from libs.common.http import reply
+from libs.common.http import call_json, reply
+from services.ipam.model import IpamConfig
+from services.ipam.service import run as run_ipam
 from services.monitor.model import MonitorConfig
 from services.monitor.pools import ask, stocks, why_low
+from tests.simulation.loop import World, virtual
+from tests.simulation.small import SmallWorld
 from tests.unit.monitor.test_components import Hosts
+from tests.unit.monitor.test_service import Desk, within
 
 CONFIG = MonitorConfig()
 
@@ -72,3 +78,46 @@ async def test_what_ipam_does_not_tell_is_not_judged() -> None:
         await ask(Hosts({}), 1.0)
     with pytest.raises(Unavailable, match="can't be read"):
         await ask(Hosts({"ipam": reply({"networks": [{"pools": [{"cidr": "x"}]}]})}), 1.0)
+
+
+CLAIM = {"network": "blue", "attempt": "a", "host": "h1"}
+LOW = "pool-low:blue/default"
+
+
+@virtual
+async def test_a_pool_that_runs_out_is_told_once_and_so_is_its_end(world: World) -> None:
+    networks = [{"name": "blue", "vlan": 7, "cidr": "10.0.0.0/27"}]
+    config = IpamConfig.model_validate({"networks": networks, "cooldown_s": 5})
+    small = SmallWorld(world.loop, settings={"ipam": config})
+    desk = Desk(small)
+    ipam = asyncio.create_task(run_ipam(small.runtime("ipam", "ipam-1")))
+    await world.clock.sleep(1)
+    monitor = desk.start()
+    peers = small.runtime("scheduler", "scheduler-1").peers
+
+    async def attach(n: int) -> int:
+        content = {**CLAIM, "instance": f"acme-web-{n}"}
+        answer = await call_json(peers, "ipam", "PUT", f"/v1/attachments/i{n}", content)
+        return int(answer["generation"])
+
+    for n in range(22):
+        await attach(n)
+    await world.clock.sleep(120)
+    assert desk.mails.told == []  # 8 of 30 are free: of so small a pool a quarter is little
+    generations = {n: await attach(n) for n in range(22, 25)}
+    await within(world, 120, (LOW, True), desk=desk)
+    assert "5 of 30 addresses are free" in small.store.bodies("monitor_alerts")[LOW]["summary"]
+    path = "/v1/attachments/i22?generation="
+    await call_json(peers, "ipam", "DELETE", f"{path}{generations[22]}")
+    await world.clock.sleep(120)
+    assert desk.alert(LOW)  # 6 are free: no flutter at the limit
+    ipam.cancel()  # that nothing is known of the pools ends no alert
+    await asyncio.wait([ipam])
+    await world.clock.sleep(120)
+    assert desk.alert(LOW)
+    other = [{"name": "blue", "vlan": 7, "pools": [{"name": "new", "cidr": "10.9.0.0/24"}]}]
+    small.settings["ipam"] = IpamConfig.model_validate({"networks": other})
+    ipam = asyncio.create_task(run_ipam(small.runtime("ipam", "ipam-2")))
+    await within(world, 120, (LOW, True), (LOW, False), desk=desk, about=LOW)
+    for task in (ipam, monitor):
+        task.cancel()
