@@ -82,6 +82,7 @@ def show_address(ctx: typer.Context, network: Network, which: Address) -> None:
         "state": view.state,
         "pool": view.pool,
         "for": whose(view),
+        "other MAC": view.seen_mac,
         "host": view.host,
         "since": time_of(view.since),
         "until": time_of(view.free_at),
@@ -92,12 +93,12 @@ def show_address(ctx: typer.Context, network: Network, which: Address) -> None:
             context.printer.say(f"{name:<12}{value}")
     columns = (
         Column("FROM", lambda t: time_of(t.since)),
-        Column("UNTIL", lambda t: time_of(t.until) or "now"),
+        Column("UNTIL", lambda t: time_of(t.until)),
         Column("INSTANCE", lambda t: t.instance),
         Column("ATTEMPT", lambda t: t.attempt, wide=True),
         Column("HOST", lambda t: t.host),
         Column("GENERATION", lambda t: t.generation or "", right=True, wide=True),
-        Column("ENDED BY", lambda t: t.reason),
+        Column("ENDED BY", lambda t: t.why),
     )
     context.printer.rows(view, view.history, columns, "nobody that you may see has had it")
 
@@ -115,20 +116,19 @@ def reserve(
     ctx: typer.Context,
     network: Network,
     name: Name,
-    which: Annotated[str | None, typer.Option("--address", help="this one; else any")] = None,
+    which: Annotated[str, typer.Option("--address", help="this one; else any")] = "",
     pool: OfPool = "",
     app: Annotated[str, typer.Option(help="of the unit of --bu this app only")] = "",
     note: Annotated[str, typer.Option(help="what for")] = "",
     if_match: IfMatch = "",
 ) -> None:
-    """Keep an address for the business unit of --bu: a spec names it by `address: {reservation: NAME}`."""
+    """Keep an address, for the unit of --bu if there is one: specs name it by `address: {reservation: NAME}`."""
     context = context_of(ctx)
-    if not context.settings.bu:
-        raise InvalidInput.of("--bu", "is missing", "the business unit that it is for")
-    given = {"bu": context.settings.bu, "address": which, "pool": pool, "app": app, "note": note}
+    bu = context.settings.bu
+    given = {"bu": bu, "address": which, "pool": pool, "app": app, "note": note}
     body = checked(ReservationBody, {key: value for key, value in given.items() if value})
     made = context.ask(lambda c: c.addressing.reserve(network, name, body, if_match=if_match))
-    context.printer.tell(made, f"{network}/{made.name}: {made.address} for {made.bu}")
+    context.printer.tell(made, f"{network}/{made.name}: {made.address}")
 
 
 @address.command("unreserve")
@@ -148,7 +148,8 @@ def list_reservations(ctx: typer.Context, network: Network) -> None:
         Column("NAME", lambda r: r.name),
         Column("ADDRESS", lambda r: r.address),
         Column("STATE", lambda r: r.state),
-        Column("FOR", lambda r: f"{r.bu}/{r.app}" if r.app else r.bu),
+        Column("FOR", lambda r: f"{r.bu}/{r.app}" if r.app else r.bu or "all"),
+        Column("INSTANCE", lambda r: r.instance, wide=True),
         Column("NOTE", lambda r: r.note),
     )
     context.printer.rows(answer, answer.reservations, columns, "no reservations")
@@ -172,13 +173,9 @@ def list_quotas(ctx: typer.Context) -> None:
     context.printer.rows(answer, rows, columns, "no quotas")
 
 
-def quota_rows(view: QuotaView) -> list[tuple[str, str, int | None, int | str]]:
-    """A row over all networks, and one for each that has a limit of its own."""
-    limit: int | str = "none" if view.limit is None else view.limit
-    rows: list[tuple[str, str, int | None, int | str]] = [(view.bu, "all", view.used, limit)]
-    for name, each in sorted(view.networks.items()):
-        rows.append((view.bu, name, each.get("used"), each.get("limit") or 0))
-    return rows
+def quota_rows(view: QuotaView) -> list[tuple[str, str, int, int]]:
+    """A row a limit: unit, network, used, limit."""
+    return [(view.bu, each.network or "all", each.used, each.limit) for each in view.limits]
 
 
 @quota.command("set")
@@ -204,8 +201,8 @@ def set_quota(
         networks[name] = number
     body = checked(QuotaBody, {"limit": limit, "networks": networks})
     made = context.ask(lambda c: c.addressing.put_quota(bu, body, if_match=if_match))
-    shown = ", ".join(f"{used} of {most} in {name}" for _, name, used, most in quota_rows(made))
-    context.printer.tell(made, f"{bu}: {shown}")
+    shown = [f"{used} of {most} in {name}" for _, name, used, most in quota_rows(made)]
+    context.printer.tell(made, f"{bu}: {', '.join(shown) or 'no limit'}")
 
 
 @quota.command("rm")

@@ -13,7 +13,7 @@ from libs.cli.address_map import draw
 from libs.cli.context import context_of
 from libs.cli.output import Column, Printer
 from libs.client import GantryClient
-from libs.client.addressmap import extent
+from libs.client.addressmap import distance, extent, moved
 from libs.client.networks import (
     AddressMap,
     NetworkBody,
@@ -108,7 +108,7 @@ def _show(printer: Printer, view: NetworkView, etag: str) -> None:
         "zone": view.zone or "all",
         "units": ", ".join(view.bus) or "all",
         "environments": ", ".join(view.environments) or "all",
-        "defined by": view.source or "configuration",
+        "defined by": "the configuration" if view.fixed else "the API",
         "etag": etag,
         "addresses": f"{_count(view.free)} of {_count(view.usable)} free ({used(view)} used)",
     }
@@ -171,9 +171,7 @@ def put_network(
         raise InvalidInput.of("--file", "has it all", "no other options about the network")
     body = checked(NetworkBody, given if file is None else _read(file))
     made = context.ask(lambda c: c.addressing.put_network(name, body, if_match=if_match))
-    context.printer.tell(
-        made, f"{made.network}: VLAN {made.vlan}, {_count(made.usable)} usable addresses"
-    )
+    context.printer.tell(made, f"{name}: version {made.version}")
 
 
 @network.command("rm")
@@ -264,14 +262,14 @@ async def whole_map(
 ) -> AddressMap:
     """A range of a pool, however many answers it takes (but MAX_ANSWERS); by default to the pool's end."""
     begin, size = extent(found.cidr)
-    told = await client.addressing.map(
-        network_name, found.pool, first=first or begin, count=count or size
-    )
-    spans, rest = list(told.spans), told.next
+    begin = first or begin
+    told = await client.addressing.map(network_name, found.pool, first=begin, count=count or size)
+    spans, rest, last = list(told.spans), told.next, moved(told.first, told.count - 1)
     for _ in range(MAX_ANSWERS):
         if not rest:
             break
-        more = await client.addressing.map(network_name, found.pool, first=rest, count=size)
+        left = distance(rest, last) + 1
+        more = await client.addressing.map(network_name, found.pool, first=rest, count=left)
         spans += more.spans
         rest = more.next
     return told.model_copy(update={"spans": tuple(spans), "next": rest})

@@ -72,8 +72,11 @@ def moved(address: str, by: int) -> str:
 
 
 def distance(first: str, last: str) -> int:
-    """How much further `last` is than `first`."""
-    return int(ip_address(last)) - int(ip_address(first))
+    """How much further `last` is than `first`. Raises ValueError when they are of two families, or none."""
+    begin, end = ip_address(first), ip_address(last)
+    if begin.version != end.version:
+        raise ValueError(f"{last} is of another family than {first}")
+    return int(end) - int(begin)
 
 
 def grid(first: str, count: int, spans: Iterable[Span], cells: int = MAX_CELLS) -> list[Cell]:

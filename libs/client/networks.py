@@ -1,13 +1,13 @@
 """Networks, pools, addresses, reservations and quotas: the words of the public API.
 
 Amounts are numbers of addresses. An address is text, `10.0.0.7` or `fd00::7`; of another business unit's only the
-state is told. What stands in the configuration (`source` is `configuration`) can't be changed by these calls.
+state is told. What stands in the configuration (`fixed`) can't be changed by these calls.
 """
 
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
@@ -142,7 +142,6 @@ class PoolView(View):
     zone: str = ""
     bus: tuple[str, ...] = ()
     environments: tuple[str, ...] = ()
-    excluded_ranges: tuple[str, ...] = ()
     usable: int = Field(0, description="all but the excluded ones")
     free: int = 0
     allocated: int = 0
@@ -162,7 +161,7 @@ class NetworkView(View):
     zone: str = ""
     bus: tuple[str, ...] = ()
     environments: tuple[str, ...] = ()
-    source: str = Field("", description="configuration, or api")
+    fixed: bool = Field(True, description="by the configuration; can't be changed over the API")
     version: int = 0
     pools: tuple[PoolView, ...] = ()
     usable: int = 0
@@ -175,6 +174,20 @@ class NetworkView(View):
     excluded: int = 0
 
 
+class Defined(View):
+    """A network as it is defined now, in `definition`; after a pool was changed, too."""
+
+    network: str
+    version: int
+    definition: dict[str, Any]
+
+
+class Removed(View):
+    """It is gone."""
+
+    deleted: bool
+
+
 class Networks(Partial):
     """Networks, by name."""
 
@@ -182,7 +195,7 @@ class Networks(Partial):
 
 
 class Tenure(View):
-    """That somebody had an address from `since` until `until` (None: still), and why it ended."""
+    """That somebody had an address from `since` until `until`, and why it ended; of others only when."""
 
     instance: str = ""
     attempt: str = ""
@@ -191,7 +204,7 @@ class Tenure(View):
     generation: int = 0
     since: float
     until: float | None = None
-    reason: str = ""
+    why: str = ""
 
 
 class AddressView(View):
@@ -208,7 +221,8 @@ class AddressView(View):
     since: float | None = None
     free_at: float | None = Field(None, description="when it is free again, held or cooling ones")
     reservation: str = ""
-    history: tuple[Tenure, ...] = Field((), description="newest first; of one address only")
+    seen_mac: str = Field("", description="of the other station, when it is in quarantine")
+    history: tuple[Tenure, ...] = Field((), description="newest first; when one address is asked")
 
 
 class Addresses(View):
@@ -241,9 +255,8 @@ class AddressMap(View):
 
 
 class ReservationView(View):
-    """An address that is kept for whoever comes by this name."""
+    """An address that is kept for whoever comes by this name, and its state."""
 
-    network: str = ""
     name: str
     pool: str = ""
     address: str = ""
@@ -251,7 +264,9 @@ class ReservationView(View):
     app: str = ""
     note: str = ""
     state: str = ""
-    version: int = 0
+    instance: str = ""
+    by: str = ""
+    reserved_at: float | None = None
 
 
 class Reservations(View):
@@ -260,14 +275,20 @@ class Reservations(View):
     reservations: tuple[ReservationView, ...]
 
 
+class LimitView(View):
+    """How many addresses a unit may have, and has: in one network, or (network "") over all."""
+
+    network: str = ""
+    limit: int
+    used: int
+
+
 class QuotaView(View):
-    """How many addresses a business unit may have and has: allocated, held and reserved ones."""
+    """A business unit's limits. Allocated, held and reserved addresses count."""
 
     bu: str
-    limit: int | None = Field(None, description="over all networks; None: as many as there are")
-    used: int = 0
-    networks: dict[str, dict[str, int | None]] = Field({}, description="by network: limit and used")
     version: int = 0
+    limits: tuple[LimitView, ...]
 
 
 class Quotas(View):

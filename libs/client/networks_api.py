@@ -11,6 +11,7 @@ from libs.client.networks import (
     Addresses,
     AddressMap,
     AddressView,
+    Defined,
     NetworkBody,
     Networks,
     NetworkView,
@@ -18,6 +19,7 @@ from libs.client.networks import (
     QuotaBody,
     Quotas,
     QuotaView,
+    Removed,
     ReservationBody,
     Reservations,
     ReservationView,
@@ -43,31 +45,29 @@ class NetworkCalls:
         response = await self._transport.call("GET", _network(network))
         return read(NetworkView, response), response.headers.get("etag", "")
 
-    async def put_network(
-        self, network: str, body: NetworkBody, *, if_match: str = ""
-    ) -> NetworkView:
+    async def put_network(self, network: str, body: NetworkBody, *, if_match: str = "") -> Defined:
         """Make or change a network. Raises Conflict for one of the configuration, Stale for an old ETag."""
-        return await self._put(NetworkView, _network(network), body, if_match)
+        return await self._put(Defined, _network(network), body, if_match)
 
-    async def remove_network(self, network: str, *, if_match: str = "") -> NetworkView:
+    async def remove_network(self, network: str, *, if_match: str = "") -> Removed:
         """Remove a network that nobody uses. Raises Conflict."""
-        return await self._delete(NetworkView, _network(network), if_match)
+        return await self._delete(Removed, _network(network), if_match)
 
     async def put_pool(
         self, network: str, pool: str, body: PoolBody, *, if_match: str = ""
-    ) -> NetworkView:
+    ) -> Defined:
         """Make or change a pool."""
-        return await self._put(NetworkView, _pool(network, pool), body, if_match)
+        return await self._put(Defined, _pool(network, pool), body, if_match)
 
-    async def remove_pool(self, network: str, pool: str, *, if_match: str = "") -> NetworkView:
+    async def remove_pool(self, network: str, pool: str, *, if_match: str = "") -> Removed:
         """Remove a pool that nobody uses. Raises Conflict."""
-        return await self._delete(NetworkView, _pool(network, pool), if_match)
+        return await self._delete(Removed, _pool(network, pool), if_match)
 
     async def map(
-        self, network: str, pool: str, *, first: str = "", count: int | None = None
+        self, network: str, pool: str, *, first: str = "", count: int = 1024
     ) -> AddressMap:
-        """`count` addresses of a pool from `first` on; by default all, as far as one answer goes."""
-        query = {"from": first, "count": "" if count is None else str(count)}
+        """`count` addresses of a pool from `first` ("": its first one) on, as far as one answer goes."""
+        query = {"from": first, "count": str(count)}
         return await self._get(AddressMap, f"{_pool(network, pool)}/map", query)
 
     async def addresses(
@@ -97,9 +97,10 @@ class NetworkCalls:
         """A network's reservations, as far as they are for the key's business unit."""
         return await self._get(Reservations, f"{_network(network)}/reservations")
 
-    async def reservation(self, network: str, name: str) -> ReservationView:
-        """One of them."""
-        return await self._get(ReservationView, _reservation(network, name))
+    async def reservation(self, network: str, name: str) -> tuple[ReservationView, str]:
+        """One of them and its ETag."""
+        response = await self._transport.call("GET", _reservation(network, name))
+        return read(ReservationView, response), response.headers.get("etag", "")
 
     async def reserve(
         self, network: str, name: str, body: ReservationBody, *, if_match: str = ""
@@ -107,9 +108,9 @@ class NetworkCalls:
         """Keep an address for a name."""
         return await self._put(ReservationView, _reservation(network, name), body, if_match)
 
-    async def unreserve(self, network: str, name: str) -> ReservationView:
+    async def unreserve(self, network: str, name: str) -> Removed:
         """Give a reserved address back."""
-        return await self._delete(ReservationView, _reservation(network, name), "")
+        return await self._delete(Removed, _reservation(network, name), "")
 
     async def quotas(self) -> Quotas:
         """Quotas and what is used of them."""
@@ -119,9 +120,9 @@ class NetworkCalls:
         """Write a business unit's quota."""
         return await self._put(QuotaView, f"/v1/quotas/{segment(bu)}", body, if_match)
 
-    async def remove_quota(self, bu: str) -> QuotaView:
+    async def remove_quota(self, bu: str) -> Removed:
         """Let a business unit have as many addresses as there are."""
-        return await self._delete(QuotaView, f"/v1/quotas/{segment(bu)}", "")
+        return await self._delete(Removed, f"/v1/quotas/{segment(bu)}", "")
 
     # -- parts -----------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from libs.client.networks import (
     Addresses,
     AddressMap,
     AddressView,
+    Defined,
     NetworkBody,
     Networks,
     NetworkView,
@@ -21,6 +22,7 @@ from libs.client.networks import (
     QuotaBody,
     Quotas,
     QuotaView,
+    Removed,
     ReservationBody,
     Reservations,
     ReservationView,
@@ -76,21 +78,23 @@ def _network_routes(gateway: Gateway) -> tuple[Route, ...]:
     return (
         reading(gateway, NETWORKS, networks, "Networks, their pools and their use", Networks),
         reading(gateway, NETWORK, network, "One network", NetworkView),
-        _write(gateway, "PUT", NETWORK, "network.put", "Make or change a network", NetworkView, NetworkBody),
-        _write(gateway, "DELETE", NETWORK, "network.remove", "Remove an unused network", NetworkView),
-        _write(gateway, "PUT", POOL, "pool.put", "Make or change a pool", NetworkView, PoolBody),
-        _write(gateway, "DELETE", POOL, "pool.remove", "Remove an unused pool", NetworkView),
+        _write(gateway, "PUT", NETWORK, "network.put", "Make or change a network", Defined, NetworkBody),
+        _write(gateway, "DELETE", NETWORK, "network.remove", "Remove an unused network", Removed),
+        _write(gateway, "PUT", POOL, "pool.put", "Make or change a pool", Defined, PoolBody),
+        _write(gateway, "DELETE", POOL, "pool.remove", "Remove an unused pool", Removed),
     )  # fmt: skip
 
 
 def _address_routes(gateway: Gateway) -> tuple[Route, ...]:
     async def pool_map(request: Request) -> Response:
-        query: dict[str, str | int] = {"from": request.query.get("from", "")}
-        if "count" in request.query:
-            query["count"] = whole(request, "count")
-        params = request.params
+        params, first = request.params, request.query.get("from", "")
         content = await shown.read_map(
-            gateway, actor_of(request), params["network"], params["pool"], query
+            gateway,
+            actor_of(request),
+            params["network"],
+            params["pool"],
+            first,
+            whole(request, "count"),
         )
         return reply(AddressMap.model_validate(content))
 
@@ -142,11 +146,9 @@ def _reservation_routes(gateway: Gateway) -> tuple[Route, ...]:
         return reply(Reservations.model_validate(content))
 
     async def reservation(request: Request) -> Response:
-        params = request.params
-        row, answer = await shown.read_reservation(
-            gateway, actor_of(request), params["network"], params["reservation"]
-        )
-        return _with_etag(ReservationView.model_validate(row), answer)
+        await shown.require_network(gateway, actor_of(request), request.params["network"])
+        answer = await gateway.peers.ask(actor_of(request), IPAM, "GET", request.path)
+        return _with_etag(ReservationView.model_validate_json(answer.body), answer)
 
     return (
         reading(gateway, RESERVATIONS, reservations, "A network's reservations", Reservations),
@@ -157,7 +159,7 @@ def _reservation_routes(gateway: Gateway) -> tuple[Route, ...]:
         ),
         _write(
             gateway, "DELETE", RESERVATION, "address.unreserve",
-            "Give a reserved address back", ReservationView,
+            "Give a reserved address back", Removed,
         ),
     )  # fmt: skip
 
@@ -170,7 +172,7 @@ def _quota_routes(gateway: Gateway) -> tuple[Route, ...]:
     return (
         reading(gateway, QUOTAS, quotas, text, Quotas),
         _write(gateway, "PUT", QUOTA, "quota.put", "Write a quota", QuotaView, QuotaBody),
-        _write(gateway, "DELETE", QUOTA, "quota.remove", "Remove a quota", QuotaView),
+        _write(gateway, "DELETE", QUOTA, "quota.remove", "Remove a quota", Removed),
     )
 
 

@@ -1,18 +1,18 @@
-"""Networks and addresses as somebody may see them: of other business units' addresses, the state alone.
+"""Networks and addresses as somebody may see them. Of other business units' addresses ipam tells the state alone.
 
-ipam tells the gateway everything; what is left of it here is all that leaves the cluster.
+ipam counts the addresses of a pool from 0 on; outside they are called by their names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any
 
-from libs.client.addressmap import distance, moved
+from libs.client.addressmap import distance, extent, moved
 from libs.client.networks import Networks
 from libs.common.actor import Actor
-from libs.common.errors import NotFound
+from libs.common.errors import InvalidInput, NotFound
 from libs.common.http import Response
 from libs.common.serve import segment
 from services.gateway.core import incomplete
@@ -21,7 +21,6 @@ from services.gateway.peers import IPAM
 
 Row = Mapping[str, Any]
 MAX_ANSWERS = 8
-OPEN_FIELDS = ("network", "pool", "address", "state")
 
 
 def may_use(actor: Actor, thing: Row) -> bool:
@@ -40,36 +39,6 @@ def network_for(actor: Actor, row: Row) -> dict[str, Any]:
 
 def _own_units(actor: Actor, row: Row) -> dict[str, Any]:
     return {**row, "bus": [each for each in row.get("bus") or () if each == actor.bu]}
-
-
-def address_for(actor: Actor, row: Row) -> dict[str, Any]:
-    """An address; whose it is, and was, is told to its own business unit and to those who see all."""
-    if actor.bu == "*":
-        return dict(row)
-    if not actor.sees(str(row.get("bu") or "")):
-        return {name: row[name] for name in OPEN_FIELDS if name in row} | _history_for(actor, row)
-    return {**row, **_history_for(actor, row)}
-
-
-def _history_for(actor: Actor, row: Row) -> dict[str, Any]:
-    if "history" not in row:
-        return {}
-    return {"history": [each for each in row["history"] if actor.sees(str(each.get("bu") or ""))]}
-
-
-def spans_for(actor: Actor, spans: Iterable[Row]) -> list[dict[str, Any]]:
-    """The spans of a map; others' are their state alone, and neighbours of the same state are one."""
-    shown: list[dict[str, Any]] = []
-    for each in spans:
-        if actor.bu == "*" or actor.sees(str(each.get("bu") or "")):
-            shown.append(dict(each))
-            continue
-        bare = {"first": each["first"], "count": each["count"], "state": each["state"]}
-        if shown and shown[-1].keys() == bare.keys() and shown[-1]["state"] == bare["state"]:
-            shown[-1]["count"] += bare["count"]
-        else:
-            shown.append(bare)
-    return shown
 
 
 def address_of(text: str) -> str:
@@ -100,38 +69,61 @@ async def read_network(gateway: Gateway, actor: Actor, network: str) -> tuple[Ro
     return network_for(actor, row), response
 
 
-async def require_network(gateway: Gateway, actor: Actor, network: str, pool: str = "") -> None:
-    """Raises NotFound unless the actor may see the network, and the pool in it if one is named."""
-    if actor.bu == "*" and not pool:
-        return  # ipam says itself what there is not
+async def require_network(gateway: Gateway, actor: Actor, network: str, pool: str = "") -> Row:
+    """What the actor may see of a network, and of a pool in it if one is named. Raises NotFound."""
     row, _ = await read_network(gateway, actor, network)
-    if pool and not any(each.get("pool") == pool for each in row.get("pools", ())):
+    if not pool:
+        return row
+    found = next((each for each in row["pools"] if each["pool"] == pool), None)
+    if found is None:
         raise NotFound(f"there is no pool {pool!r} in {network}")
+    return dict(found)
 
 
 async def read_map(
-    gateway: Gateway, actor: Actor, network: str, pool: str, query: Mapping[str, str | int]
+    gateway: Gateway, actor: Actor, network: str, pool: str, first: str, count: int
 ) -> dict[str, Any]:
-    """A range of a pool as spans."""
-    await require_network(gateway, actor, network, pool)
+    """`count` addresses of a pool from `first` on ("": its first), as spans. Raises NotFound, InvalidInput."""
+    row = await require_network(gateway, actor, network, pool)
+    begin, size = extent(row["cidr"])
+    at = _offset(begin, size, first, row["cidr"]) if first else 0
     path = f"/v1/networks/{segment(network)}/pools/{segment(pool)}/map"
+    query: dict[str, str | int] = {"from": at, "count": min(count, size - at)}
     told = await gateway.peers.get(actor, IPAM, path, query)
-    return {**told, "spans": spans_for(actor, told.get("spans", ()))}
+    onward = told["next"]
+    return {
+        "network": network,
+        "pool": pool,
+        "cidr": row["cidr"],
+        "first": moved(begin, at),
+        "count": query["count"],
+        "spans": [{**each, "first": moved(begin, each["first"])} for each in told["spans"]],
+        "next": "" if onward is None else moved(begin, onward),
+    }
+
+
+def _offset(begin: str, size: int, address: str, cidr: str) -> int:
+    try:
+        at = distance(begin, address)
+    except ValueError:
+        at = -1
+    if not 0 <= at < size:
+        raise InvalidInput.of("from", f"{address!r} is not in the pool", f"an address of {cidr}")
+    return at
 
 
 async def whole_map(
     gateway: Gateway, actor: Actor, network: str, pool: str, first: str, count: int
 ) -> dict[str, Any]:
     """The same in as many answers as it takes, but MAX_ANSWERS: `next` tells where it ends then."""
-    told = await read_map(gateway, actor, network, pool, {"from": first, "count": count})
-    spans, rest, last = list(told["spans"]), told.get("next", ""), moved(first, count - 1)
+    told = await read_map(gateway, actor, network, pool, first, count)
+    spans, rest, last = list(told["spans"]), told["next"], moved(told["first"], told["count"] - 1)
     for _ in range(MAX_ANSWERS - 1):
-        if not rest or distance(rest, last) < 0:
+        if not rest:
             break
-        query = {"from": rest, "count": distance(rest, last) + 1}
-        more = await read_map(gateway, actor, network, pool, query)
+        more = await read_map(gateway, actor, network, pool, rest, distance(rest, last) + 1)
         spans += more["spans"]
-        rest = more.get("next", "")
+        rest = more["next"]
     return {**told, "spans": spans, "next": rest}
 
 
@@ -145,40 +137,24 @@ async def list_addresses(
     await require_network(gateway, actor, network, str(query.get("pool", "")))
     path = f"/v1/networks/{segment(network)}/addresses"
     told = await gateway.peers.get(actor, IPAM, path, query)
-    return {**told, "addresses": [address_for(actor, each) for each in told.get("addresses", ())]}
+    return {"addresses": told["addresses"], "next": told["after"]}
 
 
-async def read_address(
-    gateway: Gateway, actor: Actor, network: str, address: str
-) -> dict[str, Any]:
+async def read_address(gateway: Gateway, actor: Actor, network: str, address: str) -> Row:
     """One address with its history."""
     await require_network(gateway, actor, network)
     path = f"/v1/networks/{segment(network)}/addresses/{segment(address_of(address))}"
-    return address_for(actor, await gateway.peers.get(actor, IPAM, path))
+    return dict(await gateway.peers.get(actor, IPAM, path))
 
 
-async def list_reservations(gateway: Gateway, actor: Actor, network: str) -> dict[str, Any]:
+async def list_reservations(gateway: Gateway, actor: Actor, network: str) -> Row:
     """A network's reservations, as far as they are the actor's business unit's."""
     await require_network(gateway, actor, network)
-    told = await gateway.peers.get(actor, IPAM, f"/v1/networks/{segment(network)}/reservations")
-    rows = told.get("reservations", ())
-    return {"reservations": [each for each in rows if actor.sees(str(each.get("bu") or ""))]}
+    return dict(
+        await gateway.peers.get(actor, IPAM, f"/v1/networks/{segment(network)}/reservations")
+    )
 
 
-async def read_reservation(
-    gateway: Gateway, actor: Actor, network: str, name: str
-) -> tuple[Row, Response]:
-    """One of them, and ipam's answer. Raises NotFound for another business unit's, too."""
-    await require_network(gateway, actor, network)
-    path = f"/v1/networks/{segment(network)}/reservations/{segment(name)}"
-    response = await gateway.peers.ask(actor, IPAM, "GET", path)
-    row = response.json()
-    if not actor.sees(str(row.get("bu") or "")):
-        raise NotFound(f"there is no reservation {name!r} in {network}")
-    return row, response
-
-
-async def list_quotas(gateway: Gateway, actor: Actor) -> dict[str, Any]:
+async def list_quotas(gateway: Gateway, actor: Actor) -> Row:
     """Quotas: all, or the actor's business unit's."""
-    told = await gateway.peers.get(actor, IPAM, "/v1/quotas")
-    return {"quotas": [each for each in told.get("quotas", ()) if actor.sees(str(each["bu"]))]}
+    return dict(await gateway.peers.get(actor, IPAM, "/v1/quotas"))

@@ -13,7 +13,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from libs.client.dead import GROUP_PATTERN, PLACE_PATTERN
 from libs.client.model import AppView, Plan, Problem
-from libs.client.networks import STATES
+from libs.client.networks import STATES, Defined, QuotaView, ReservationView
 from libs.client.vault import REGISTRY_PATTERN
 from libs.common.http import Access, Route
 from libs.common.problems import PROBLEM
@@ -31,6 +31,10 @@ Model = tuple[type[BaseModel], JsonSchemaMode]
 _ALSO: Mapping[tuple[str, str], tuple[int, type[BaseModel]]] = {
     ("PUT", "/v1/apps/{bu}/{app}"): (201, AppView),
     ("POST", "/v1/apps/{bu}/{app}/deploys"): (200, Plan),
+    ("PUT", "/v1/networks/{network}"): (201, Defined),
+    ("PUT", "/v1/networks/{network}/pools/{pool}"): (201, Defined),
+    ("PUT", "/v1/networks/{network}/reservations/{reservation}"): (201, ReservationView),
+    ("PUT", "/v1/quotas/{bu}"): (201, QuotaView),
 }
 _SAID: Mapping[int, str] = {200: "Done", 201: "Made", 202: "Accepted; Location tells how it goes"}
 _OPTIONAL_BODY = ("/deploys", "/rollback", "/restart", "/stop")

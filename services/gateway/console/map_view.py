@@ -242,6 +242,7 @@ def detail(view: AddressView) -> Detail:
         ("Instance", view.instance),
         ("Business unit", view.bu),
         ("Host", view.host),
+        ("Other station", view.seen_mac),
         ("Reserved as", view.reservation),
         ("Since", time_of(view.since)),
         ("Free again", time_of(view.free_at) if view.state in ("held", "cooling") else ""),
@@ -259,10 +260,10 @@ def detail(view: AddressView) -> Detail:
 def _tenure(each: Tenure) -> TenureRow:
     return TenureRow(
         since=time_of(each.since),
-        until=time_of(each.until) or "now",
+        until=time_of(each.until),
         instance=each.instance,
         host=each.host,
-        reason=each.reason,
+        reason=each.why,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from libs.client.networks import NetworkView, PoolView, QuotaView
+from libs.client.networks import LimitView, NetworkView, PoolView, QuotaView
 from libs.common.serve import segment
 from services.gateway.peers import with_query
 
@@ -68,7 +68,7 @@ class QuotaRow:
     network: str
     used: int
     limit: str
-    bar: Bar | None
+    bar: Bar
 
 
 # -- networks, pools, quotas -----------------------------------------------------------------------
@@ -138,23 +138,25 @@ def usage_bar(view: NetworkView | PoolView) -> Bar:
 
 
 def quota_rows(quotas: Sequence[QuotaView]) -> tuple[QuotaRow, ...]:
-    """A row over all networks for each unit, and one for each network with a limit of its own."""
-    rows: list[QuotaRow] = []
-    for each in quotas:
-        if each.limit is not None or not each.networks:
-            rows.append(_quota_row(each.bu, "all networks", each.used, each.limit))
-        for network, own in sorted(each.networks.items()):
-            rows.append(_quota_row(each.bu, network, own.get("used") or 0, own.get("limit")))
-    return tuple(rows)
+    """A row a limit, that over all networks first."""
+    return tuple(
+        QuotaRow(
+            bu=each.bu,
+            network=limit.network or "all networks",
+            used=limit.used,
+            limit=f"{limit.limit:,}",
+            bar=_quota_bar(limit),
+        )
+        for each in quotas
+        for limit in each.limits
+    )
 
 
-def _quota_row(bu: str, network: str, used: int, limit: int | None) -> QuotaRow:
-    if limit is None:
-        return QuotaRow(bu, network, used, "no limit", None)
-    percent = min(100.0, 100.0 * used / limit) if limit else 100.0
+def _quota_bar(limit: LimitView) -> Bar:
+    percent = min(100.0, 100.0 * limit.used / limit.limit) if limit.limit else 100.0
     state = "quarantined" if percent >= FULL_PERCENT else "allocated"
-    bar = Bar((Part(state, 0.0, round(percent, 2)),), round(percent, 1), f"{used:,} of {limit:,}")
-    return QuotaRow(bu, network, used, f"{limit:,}", bar)
+    part = Part(state, 0.0, round(percent, 2))
+    return Bar((part,), round(percent, 1), f"{limit.used:,} of {limit.limit:,}")
 
 
 def amount(count: int) -> str:

@@ -6,7 +6,15 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from libs.client.networks import AddressMap, AddressView, NetworkView, PoolView, QuotaView, Span
+from libs.client.networks import (
+    AddressMap,
+    AddressView,
+    LimitView,
+    NetworkView,
+    PoolView,
+    QuotaView,
+    Span,
+)
 from services.gateway.console.map_view import Range, detail, pool_map, range_of, told_of
 from services.gateway.console.network_view import amount, card, quota_rows
 
@@ -38,19 +46,15 @@ def test_bars_never_overflow() -> None:
 
 
 def test_a_quota_has_a_row_for_each_limit() -> None:
-    some = QuotaView(bu="acme", limit=100, used=95, networks={"dmz": {"limit": 0, "used": 0}})
-    rows = quota_rows([some, QuotaView(bu="other", used=3)])
+    limits = (LimitView(limit=100, used=95), LimitView(network="dmz", limit=9, used=0))
+    rows = quota_rows([QuotaView(bu="acme", limits=limits)])
     assert [(r.bu, r.network, r.used, r.limit) for r in rows] == [
         ("acme", "all networks", 95, "100"),
-        ("acme", "dmz", 0, "0"),
-        ("other", "all networks", 3, "no limit"),
+        ("acme", "dmz", 0, "9"),
     ]
-    bars = [r.bar.parts[0].state if r.bar else "" for r in rows]
-    assert bars == [
-        "quarantined",
-        "quarantined",
-        "",
-    ]  # used up looks like what somebody must see to
+    # What is nearly used up looks like what somebody must see to.
+    assert [r.bar.parts[0].state for r in rows] == ["quarantined", "allocated"]
+    assert [r.bar.percent for r in rows] == [95.0, 0.0]
 
 
 def test_numbers_nobody_counts_are_short() -> None:
@@ -71,7 +75,9 @@ def test_a_range_stays_in_its_pool(pool: PoolView, first: str, count: int, expec
     assert range_of(pool, first, count) == expected
 
 
-@pytest.mark.parametrize("first", ["10.0.1.0", "9.9.9.9", "fd00::1", "ten", "10.0.0.1/24"])
+@pytest.mark.parametrize(
+    "first", ["10.0.1.0", "9.9.9.9", "fd00::1", "::a00:7", "ten", "10.0.0.1/24"]
+)
 def test_what_is_not_in_the_pool_is_refused(first: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         range_of(POOL, first, 0)
