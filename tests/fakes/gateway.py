@@ -16,7 +16,7 @@ from libs.common.bus.memory import MemoryBus
 from libs.common.clock import RngIds, SystemClock
 from libs.common.direct import inbox
 from libs.common.events import model as ev
-from libs.common.http import Dispatcher, Response, Route
+from libs.common.http import Dispatcher, Kind, Response, Route
 from libs.common.runtime import CommonConfig, Runtime, Shared, open_runtime
 from libs.common.sealing import Sealer
 from libs.common.serve import serve
@@ -24,6 +24,7 @@ from libs.common.store.base import Store
 from libs.common.store.memory import MemoryStore
 from libs.common.store.schemas import SchemaStore
 from libs.common.telemetry import Telemetry, make_log
+from libs.common.tokens import TokenSigner, party_keys
 from services.deployer import api_vault
 from services.deployer.store import Repository
 from services.deployer.vault import PURPOSE, Vault
@@ -106,6 +107,22 @@ class World:
         response = await self.call("PUT", f"/v1/apps/{app}", {**SPEC, **changes})
         assert response.status in (200, 201), response.body
         return response
+
+    async def attach(self, name: str, app: str = "acme/web", **more: Any) -> Response:
+        """Have ipam give an attachment an address, as hostd on host-1 does."""
+        key = party_keys(self.shared.secret, Kind.HOST, "host-1")
+        sent = TokenSigner(Kind.HOST, "host-1", key, self.clock).headers()
+        claim = {"network": "blue", "instance": name, "attempt": f"{name}.1", "host": "host-1"}
+        body = orjson.dumps({**claim, "app": app, **more})
+        ipam = self.shared.local.apps["ipam"]
+        return await ipam.dispatch("PUT", f"/v1/attachments/{name}", sent, body)
+
+    async def detach(self, name: str, generation: int) -> Response:
+        """Have ipam take it back."""
+        key = party_keys(self.shared.secret, Kind.HOST, "host-1")
+        sent = TokenSigner(Kind.HOST, "host-1", key, self.clock).headers()
+        path = f"/v1/attachments/{name}?generation={generation}&reason=del"
+        return await self.shared.local.apps["ipam"].dispatch("DELETE", path, sent)
 
     async def eventually(self, what: Callable[[], Awaitable[Any]], within_s: float = 30.0) -> Any:
         """The first true answer of `what`; fails after `within_s`."""
