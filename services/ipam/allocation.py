@@ -9,79 +9,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from libs.common.clock import Clock
 from libs.common.errors import Conflict, GantryError, NotFound, TooMany, Unavailable
 from libs.common.store.base import Outcome
 from services.ipam import core
 from services.ipam.catalogue import Catalogue
-from services.ipam.model import Address, Claim, unit_of
-from services.ipam.pools import Network, Pool, canonical
+from services.ipam.jobs import Allocation, Asked, Job, Try, answer, own, same_job, untried, wanted
+from services.ipam.model import Address, unit_of
+from services.ipam.pools import Pool, canonical
+from services.ipam.quotas import Quotas, Wish
 from services.ipam.recovery import Recoveries
 from services.ipam.stock import Stock
 from services.ipam.store import Change, IpamStore
 from services.ipam.telling import Telling
 
 MAX_TRIES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A claim, and the trace that it belongs to."""
-
-    claim: Claim
-    traceparent: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Allocation:
-    """What an attachment has: an address of each family, IPv4 first."""
-
-    network: Network
-    addresses: tuple[Address, ...]
-
-    @property
-    def primary(self) -> Address:
-        """The one that answers are about where one is meant."""
-        return self.addresses[0]
-
-
-@dataclass(eq=False)
-class _Job:
-    """A claim on its way. `only`: a family's candidates, when not any address will do."""
-
-    asked: Asked
-    network: Network
-    bu: str
-    needs: tuple[int, ...] = ()
-    have: dict[int, Address] = field(default_factory=dict)
-    fresh: list[Address] = field(default_factory=list)  # of `have`: allocated by this very job
-    pools: dict[int, list[Pool]] = field(default_factory=dict)
-    rather: dict[int, list[Address]] = field(default_factory=dict)  # tried first
-    only: frozenset[int] = frozenset()  # families in which nothing else will do
-    failure: GantryError | None = None
-
-    @property
-    def claim(self) -> Claim:
-        return self.asked.claim
-
-    def missing(self) -> list[int]:
-        """Families that it still needs an address of."""
-        if self.failure is not None:
-            return []
-        return [family for family in self.needs if family not in self.have]
-
-    def fail(self, error: GantryError) -> None:
-        self.failure = self.failure or error
-
-
-@dataclass(frozen=True, slots=True)
-class _Try:
-    job: _Job
-    family: int
-    address: Address
-    stock: Stock | None  # None: not a candidate of the stock's
 
 
 class Allocator:
@@ -92,6 +36,7 @@ class Allocator:
         store: IpamStore,
         catalogue: Catalogue,
         stock_of: Callable[[Pool], Stock],
+        quotas: Quotas,
         recovery: Recoveries,
         telling: Telling,
         clock: Clock,
@@ -100,28 +45,33 @@ class Allocator:
         self._store = store
         self._catalogue = catalogue
         self._stock_of = stock_of
+        self._quotas = quotas
         self._recovery = recovery
         self._telling = telling
         self._clock = clock
         self._cooldown_s = cooldown_s
+        self._units: frozenset[str] = frozenset()  # business units that are known by name
 
     async def allocate_many(self, asked: Sequence[Asked]) -> list[Allocation | GantryError]:
         """What each claim gets, or why it gets nothing. Raises Unavailable: then any of them may have got theirs."""
-        jobs: dict[str, _Job] = {}
-        results: list[_Job | GantryError] = []
+        rules = await self._quotas.rules.current()
+        named = {bu for network in self._catalogue for bu in network.config.bus}
+        self._units = frozenset({*rules, *named})
+        jobs: dict[str, Job] = {}
+        results: list[Job | GantryError] = []
         for each in asked:
             known = jobs.get(each.claim.attachment)
             try:
-                results.append(_same(known, each) if known else await self._job(each))
+                results.append(same_job(known, each) if known else await self._job(each))
             except GantryError as error:
                 results.append(error)
                 self._telling.failed(each.claim.network, error)
                 continue
             jobs.setdefault(each.claim.attachment, results[-1])  # type: ignore[arg-type]
         await self._allocate(list(jobs.values()))
-        return [each if isinstance(each, GantryError) else _answer(each) for each in results]
+        return [each if isinstance(each, GantryError) else answer(each) for each in results]
 
-    async def _job(self, asked: Asked) -> _Job:
+    async def _job(self, asked: Asked) -> Job:
         """Raises NotFound: no such network, or not for this one."""
         claim = asked.claim
         network = await self._catalogue.find(claim.network)
@@ -132,7 +82,7 @@ class Allocator:
         if refusal := network.refusal(claim):
             raise NotFound(f"network {network.name} {refusal}, and {claim.instance} is not of it")
         needs = claim.families or network.families
-        job = _Job(asked, network, unit_of(claim), tuple(needs))
+        job = Job(asked, network, unit_of(claim, self._units), tuple(needs))
         job.pools = {family: network.pools_for(claim, family) for family in needs}
         for family, pools in job.pools.items():
             if not pools:
@@ -141,7 +91,7 @@ class Allocator:
                 )
         return job
 
-    async def _allocate(self, jobs: Sequence[_Job]) -> None:
+    async def _allocate(self, jobs: Sequence[Job]) -> None:
         await self._look_up(jobs)
         open_jobs = [job for job in jobs if job.missing()]
         if not open_jobs:
@@ -155,7 +105,7 @@ class Allocator:
             tries = await self._candidates(open_jobs)
             if not tries:
                 break
-            await self._take(tries)
+            await self._take_within_quotas(tries)
         for job in open_jobs:
             if job.missing():
                 job.fail(
@@ -169,7 +119,7 @@ class Allocator:
         for job in open_jobs:
             self._telling.settled(job.network.name, len(job.fresh), job.failure)
 
-    async def _look_up(self, jobs: Iterable[_Job]) -> None:
+    async def _look_up(self, jobs: Iterable[Job]) -> None:
         """What attachments have already."""
         by_name = {job.claim.attachment: job for job in jobs}
         if not by_name:
@@ -179,11 +129,11 @@ class Allocator:
             job = by_name[name]
             for address in addresses:
                 try:
-                    job.have[address.family] = _own(address, job.claim)
+                    job.have[address.family] = own(address, job.claim)
                 except Conflict as error:
                     job.fail(error)
 
-    async def _bury(self, jobs: Sequence[_Job]) -> None:
+    async def _bury(self, jobs: Sequence[Job]) -> None:
         """Attachments that are over get nothing any more."""
         if not jobs:
             return
@@ -195,7 +145,7 @@ class Allocator:
 
     # -- which address
 
-    async def _choose(self, jobs: Sequence[_Job]) -> None:
+    async def _choose(self, jobs: Sequence[Job]) -> None:
         """Addresses that claims ask for, or had before."""
         asking = [job for job in jobs if job.claim.requested]
         ids = {job: f"{job.network.name}/{canonical(job.claim.requested)}" for job in asking}
@@ -205,7 +155,7 @@ class Allocator:
         for job in jobs:
             if job.claim.reservation:
                 await self._reserved(job)
-        sticky: dict[str, list[_Job]] = defaultdict(list)
+        sticky: dict[str, list[Job]] = defaultdict(list)
         for job in jobs:
             if job.claim.sticky_key and not job.only:
                 sticky[job.network.name].append(job)
@@ -215,7 +165,7 @@ class Allocator:
             for job in those:
                 self._had_before(job, found)
 
-    def _requested(self, job: _Job, known: Address | None) -> None:
+    def _requested(self, job: Job, known: Address | None) -> None:
         claim, network = job.claim, job.network
         wanted = canonical(claim.requested)
         pool = network.pool_of(wanted)
@@ -237,7 +187,7 @@ class Allocator:
         self._only(job, address)
         return None
 
-    async def _reserved(self, job: _Job) -> None:
+    async def _reserved(self, job: Job) -> None:
         name, network = job.claim.reservation, job.network
         address = await self._store.reserved(network.name, name)
         if address is None:
@@ -245,14 +195,14 @@ class Allocator:
         elif address.family in job.missing():
             self._only(job, address)
 
-    def _only(self, job: _Job, address: Address) -> None:
+    def _only(self, job: Job, address: Address) -> None:
         why = core.closed_to(address, job.claim, self._clock.now())
         if why:
             job.fail(Conflict(f"{address.address} {why}"))
         job.rather[address.family] = [address]
         job.only |= {address.family}
 
-    def _had_before(self, job: _Job, found: Sequence[Address]) -> None:
+    def _had_before(self, job: Job, found: Sequence[Address]) -> None:
         now = self._clock.now()
         for address in found:
             pool = job.network.pool_of(address.address)
@@ -265,10 +215,10 @@ class Allocator:
             ):
                 job.rather.setdefault(pool.family, []).append(address)
 
-    async def _candidates(self, jobs: Sequence[_Job]) -> list[_Try]:
+    async def _candidates(self, jobs: Sequence[Job]) -> list[Try]:
         """One for each address that is missing; a job for which there is none fails."""
-        tries: list[_Try] = []
-        wanting: list[tuple[_Job, int]] = []
+        tries: list[Try] = []
+        wanting: list[tuple[Job, int]] = []
         used: set[str] = set()
         for job in jobs:
             for family in job.missing():
@@ -277,24 +227,24 @@ class Allocator:
                 if address is not None:
                     rather.remove(address)
                     used.add(address.id)
-                    tries.append(_Try(job, family, address, None))
+                    tries.append(Try(job, family, address, None))
                 elif family in job.only:
-                    job.fail(Conflict(f"{_wanted(job.claim)} has just been taken"))
+                    job.fail(Conflict(f"{wanted(job.claim)} has just been taken"))
                 else:
                     wanting.append((job, family))
         try:
             await self._from_stock(wanting, tries)
         except BaseException:
-            _untried(tries)
+            untried(tries)
             raise
-        _untried([each for each in tries if each.job.failure is not None])
+        untried([each for each in tries if each.job.failure is not None])
         return [each for each in tries if each.job.failure is None]
 
-    async def _from_stock(self, wanting: list[tuple[_Job, int]], tries: list[_Try]) -> None:
+    async def _from_stock(self, wanting: list[tuple[Job, int]], tries: list[Try]) -> None:
         """From each one's first pool that has any."""
         level = 0
         while wanting:
-            by_pool: dict[str, list[tuple[_Job, int]]] = defaultdict(list)
+            by_pool: dict[str, list[tuple[Job, int]]] = defaultdict(list)
             stocks: dict[str, Stock] = {}
             for job, family in wanting:
                 pools = job.pools[family]
@@ -307,42 +257,75 @@ class Allocator:
             for name, those in by_pool.items():
                 picked = await stocks[name].pick(len(those))
                 for (job, family), address in zip(those, picked, strict=False):
-                    tries.append(_Try(job, family, address, stocks[name]))
+                    tries.append(Try(job, family, address, stocks[name]))
                 wanting += those[len(picked) :]
             level += 1
 
     # -- taking it
 
-    async def _take(self, tries: Sequence[_Try]) -> None:
+    async def _take_within_quotas(self, tries: Sequence[Try]) -> None:
+        now, turn = self._clock.now(), self._quotas.turn()
+        wishes = {
+            each: Wish(
+                each.job.bu, each.job.network.name, each.job.claim.attachment, each.family, turn
+            )
+            for each in tries
+            if not each.address.counts_for(each.job.bu, now)
+        }
+        try:
+            refused = await self._quotas.admit(list(wishes.values()))
+        except BaseException:
+            untried(tries)
+            raise
+        for each, wish in wishes.items():
+            if wish in refused:
+                each.job.fail(refused[wish])
+        left = [each for each in tries if each.job.failure is None]
+        untried([each for each in tries if each.job.failure is not None])
+        taken: set[Try] = set()
+        try:
+            if left:
+                taken = await self._take(left)
+        finally:
+            settled = [
+                (wish, each in taken) for each, wish in wishes.items() if wish not in refused
+            ]
+            await self._quotas.settle(settled)
+
+    async def _take(self, tries: Sequence[Try]) -> set[Try]:
+        """Those of the tries that came off."""
         now = self._clock.now()
         changes = []
         for each in tries:
             claim = each.job.claim
-            taken, events = core.give(each.address, claim, now, each.job.bu)
-            changes.append(Change(taken, events, each.job.asked.traceparent))
+            given, events = core.give(each.address, claim, now, each.job.bu)
+            changes.append(Change(given, events, each.job.asked.traceparent))
         try:
             outcomes = await self._store.save_many(changes, now)
         except BaseException:
-            _untried(tries)
+            untried(tries)
             raise
-        doubled: list[_Job] = []
+        doubled: list[Job] = []
+        taken: set[Try] = set()
         for each, change, outcome in zip(tries, changes, outcomes, strict=True):
             self._telling.tried(outcome)
             if outcome is Outcome.DUPLICATE:
                 doubled.append(each.job)  # the same claim raced with itself, and one of the two won
-                _untried([each])
+                untried([each])
                 continue
             if each.stock is not None:
                 each.stock.tried(each.address, outcome)
             if outcome is Outcome.OK:
+                taken.add(each)
                 stored = replace(change.address, version=change.address.version + 1)
                 each.job.have[each.family] = stored
                 each.job.fresh.append(stored)
         if doubled:
             await self._look_up(doubled)
         self._telling.kick()
+        return taken
 
-    async def _undo(self, jobs: Sequence[_Job]) -> None:
+    async def _undo(self, jobs: Sequence[Job]) -> None:
         """All or nothing."""
         if not jobs:
             return
@@ -355,40 +338,3 @@ class Allocator:
             job.have.clear()
         await self._store.save_many(changes, now)  # one that fails is found as a leak
         self._telling.kick()
-
-
-def _untried(tries: Sequence[_Try]) -> None:
-    for each in reversed(tries):
-        if each.stock is not None:
-            each.stock.untried([each.address])
-
-
-def _wanted(claim: Claim) -> str:
-    return claim.requested or f"reservation {claim.reservation}"
-
-
-def _same(known: _Job, asked: Asked) -> _Job:
-    """A claim that is in the batch twice. Raises Conflict when the two differ."""
-    for name in ("network", "host"):
-        if getattr(known.claim, name) != getattr(asked.claim, name):
-            raise _another(asked.claim, name)
-    return known
-
-
-def _answer(job: _Job) -> Allocation | GantryError:
-    if job.failure is not None:
-        return job.failure
-    addresses = tuple(job.have[family] for family in sorted(job.have))
-    return Allocation(job.network, addresses)
-
-
-def _own(held: Address, claim: Claim) -> Address:
-    """The address, if the claim is its attachment's. Raises Conflict: one name, two attachments."""
-    for name in ("network", "host"):
-        if getattr(held, name) != getattr(claim, name):
-            raise _another(claim, name)
-    return held
-
-
-def _another(claim: Claim, name: str) -> Conflict:
-    return Conflict(f"there is another attachment {claim.attachment}, of another {name}")

@@ -12,8 +12,9 @@ from libs.common.errors import Forbidden, GantryError, InvalidInput
 from libs.common.http import Access, Kind, Request, Response, Route, reply
 from libs.common.problems import Problem
 from libs.common.telemetry import current_traceparent
-from services.ipam.allocation import Allocation
+from services.ipam.api_edits import ForEditors, edit_routes
 from services.ipam.api_networks import ForReaders, read_routes
+from services.ipam.jobs import Allocation
 from services.ipam.model import Claim, Reported
 from services.ipam.pools import canonical
 from services.ipam.releases import Ending
@@ -106,6 +107,16 @@ class LiveBody(BaseModel):
     held: tuple[HeldBody, ...] | None = None
 
 
+class ConflictBody(BaseModel):
+    """POST /v1/attachments/{attachment}/conflicts: another station answers for its address."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    address: str = Field(max_length=64)
+    generation: int = Field(ge=1, le=2**53)
+    seen_mac: str = Field(min_length=1, max_length=64)
+
+
 class ForHosts(Protocol):
     """What these routes need of the service."""
 
@@ -113,19 +124,22 @@ class ForHosts(Protocol):
 
     async def allocate(self, claim: Claim) -> Allocation: ...
     async def allocate_many(self, claims: Sequence[Claim]) -> list[Allocation | GantryError]: ...
+    async def conflict(
+        self, attachment: str, address: str, generation: int, seen_mac: str
+    ) -> Allocation: ...
     async def release(self, ending: Ending) -> bool: ...
     async def report(
         self, host: str, live: frozenset[str], held: Sequence[Reported] | None = None
     ) -> int: ...
 
 
-class Served(ForHosts, ForReaders, Protocol):
+class Served(ForHosts, ForReaders, ForEditors, Protocol):
     """What all routes need of the service."""
 
 
 def routes(ipam: Served, clock: Clock) -> Sequence[Route]:
     """All routes."""
-    return (*host_routes(ipam), *read_routes(ipam, clock))
+    return (*host_routes(ipam), *read_routes(ipam, clock), *edit_routes(ipam, clock))
 
 
 def host_routes(ipam: ForHosts) -> Sequence[Route]:
@@ -171,6 +185,15 @@ def host_routes(ipam: ForHosts) -> Sequence[Route]:
         )
         return reply({"released": await ipam.release(ending)})
 
+    async def conflict(request: Request) -> Response:
+        attachment, body = _attachment(request), request.parse(ConflictBody)
+        for each in await ipam.store.of_attachment(attachment):
+            own_host(request, each.host)
+        address = canonical(body.address)
+        found = await ipam.conflict(attachment, address, body.generation, body.seen_mac)
+        own_host(request, found.primary.host)
+        return reply(attachment_view(found))
+
     async def report(request: Request) -> Response:
         host = request.params["host"]
         own_host(request, host)
@@ -189,6 +212,14 @@ def host_routes(ipam: ForHosts) -> Sequence[Route]:
     return (
         Route("PUT", attachment, put_attachment, Access.HOST, "CNI ADD", request=ClaimBody),
         Route("POST", "/v1/attachments", put_many, Access.HOST, "A burst", request=ClaimsBody),
+        Route(
+            "POST",
+            f"{attachment}/conflicts",
+            conflict,
+            Access.HOST,
+            "Somebody else answers for its address",
+            request=ConflictBody,
+        ),
         Route("DELETE", attachment, delete_attachment, Access.HOST, "CNI DEL", query=query),
         Route(
             "POST",

@@ -10,13 +10,17 @@ from libs.common.clock import Clock
 from libs.common.errors import InvalidInput, NotFound
 from libs.common.http import Request, Response, Route, reply
 from services.ipam.catalogue import Catalogue
-from services.ipam.model import Address, Shown, unit_of
-from services.ipam.pools import Network
+from services.ipam.mapping import runs
+from services.ipam.model import NEVER, Address, Shown, State, unit_of
+from services.ipam.pools import MAX_SPAN, Network, Pool, canonical
+from services.ipam.quota_rules import Rule
+from services.ipam.quotas import Quotas
 from services.ipam.store import IpamStore
 from services.ipam.tally import Tally
-from services.ipam.views import address_view, network_view, sees
+from services.ipam.views import address_view, network_view, sees, stint_view
 
 MAX_LIMIT = 1000
+HISTORY = 100
 MAX_READ = 20 * MAX_LIMIT
 
 
@@ -26,6 +30,7 @@ class ForReaders(Protocol):
     store: IpamStore
     catalogue: Catalogue
     tally: Tally
+    quotas: Quotas
 
 
 def read_routes(ipam: ForReaders, clock: Clock) -> Sequence[Route]:
@@ -53,6 +58,51 @@ def read_routes(ipam: ForReaders, clock: Clock) -> Sequence[Route]:
         views = [address_view(each, now, actor) for each in chosen]
         return reply({"addresses": views, "after": after})
 
+    async def address(request: Request) -> Response:
+        found = await network_of(ipam.catalogue, request)
+        name = canonical(request.params["address"])
+        pool = found.pool_with(name)
+        if pool is None:
+            raise NotFound(f"{name} is not an address of network {found.name}")
+        offset = pool.place(name)
+        assert offset is not None
+        usable = pool.usable_from(offset) == offset
+        stored = await ipam.store.get(found.name, name)
+        unused = Address(found.name, name, offset, pool=pool.name, free_at=0.0 if usable else NEVER)
+        actor = Actor.of(request)
+        stints = await ipam.store.history.of(found.name, name, HISTORY)
+        if stored and stored.state is State.ALLOCATED:
+            # Noted before it was to be released, and then it was not.
+            stints = [each for each in stints if each.generation != stored.generation]
+        view = address_view(stored or unused, clock.now(), actor)
+        return reply({**view, "history": [stint_view(each, actor) for each in stints]})
+
+    async def map_of(request: Request) -> Response:
+        found = await network_of(ipam.catalogue, request)
+        pool = pool_of(found, request)
+        first = number(request, "from", 0, 0, pool.size - 1)
+        count = number(request, "count", pool.size, 1, MAX_SPAN)
+        last = min(first + count, pool.size) - 1
+        shown, onward = await runs(ipam.store, pool, (first, last), clock.now(), Actor.of(request))
+        return reply(
+            {
+                "pool": pool.name,
+                "cidr": str(pool.config.cidr),
+                "size": pool.size,
+                "from": first,
+                "count": last - first + 1,
+                "spans": [each.view() for each in shown],
+                "next": onward,
+            }
+        )
+
+    async def quotas(request: Request) -> Response:
+        actor, views = Actor.of(request), []
+        for bu, rule in sorted((await ipam.quotas.rules.all()).items()):
+            if actor.sees(bu):
+                views.append(await quota_view(ipam.quotas, bu, rule))
+        return reply({"quotas": views})
+
     network_path = "/v1/networks/{network}"
     query = {
         "pool": "of this pool",
@@ -64,6 +114,15 @@ def read_routes(ipam: ForReaders, clock: Clock) -> Sequence[Route]:
     return (
         Route("GET", "/v1/networks", networks, summary="Networks with their use"),
         Route("GET", network_path, network, summary="One network"),
+        Route("GET", f"{network_path}/addresses/{{address}}", address, summary="One address"),
+        Route(
+            "GET",
+            f"{network_path}/pools/{{pool}}/map",
+            map_of,
+            summary="A pool as runs of addresses",
+            query={"from": "the first offset", "count": "how many addresses"},
+        ),
+        Route("GET", "/v1/quotas", quotas, summary="Quotas of addresses and their use"),
         Route(
             "GET", f"{network_path}/addresses", addresses, summary="Its used addresses", query=query
         ),
@@ -82,6 +141,24 @@ async def network_of(catalogue: Catalogue, request: Request) -> Network:
     if found is None or not _open_to(found, Actor.of(request)):
         raise NotFound(f"there is no network {name!r}")
     return found
+
+
+def pool_of(network: Network, request: Request) -> Pool:
+    """The pool that a path names. Raises NotFound."""
+    name = request.params["pool"]
+    found = network.pool(name)
+    if found is None:
+        raise NotFound(f"network {network.name} has no pool {name!r}")
+    return found
+
+
+async def quota_view(quotas: Quotas, bu: str, rule: Rule) -> Mapping[str, Any]:
+    """A business unit's quotas and what is used of them."""
+    limits = [
+        {"network": each.network, "limit": each.limit, "used": await quotas.used(each)}
+        for each in rule.quotas(bu)
+    ]
+    return {"bu": bu, "version": rule.version, "limits": limits}
 
 
 def etag(network: Network) -> Mapping[str, str]:

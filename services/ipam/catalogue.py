@@ -23,7 +23,7 @@ from services.ipam.pools import Network, Pool
 from services.ipam.store import NETWORKS
 
 REFRESH_S = 2.0
-STALE_S = 10.0
+STALE_S = 5.0
 """Networks of the API are not used when what is known of them is older."""
 _DOC = "networks"
 

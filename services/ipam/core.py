@@ -7,7 +7,17 @@ from dataclasses import dataclass, replace
 
 from libs.common.events import Event
 from libs.common.events import model as ev
-from services.ipam.model import Address, Claim, Claimed, Reported, Shown, State, allocated, released
+from services.ipam.model import (
+    Address,
+    Claim,
+    Claimed,
+    Reported,
+    Shown,
+    State,
+    allocated,
+    released,
+    unit_of,
+)
 
 
 def closed_to(address: Address, claim: Claim, now: float) -> str:
@@ -189,6 +199,7 @@ def _adopted(stored: Address, told: Reported, host: str, now: float) -> Verdict:
         missing_since=None,
         claims=(),
     )
+    after = replace(after, bu=unit_of(after))
     detail = f"{told.attachment} has it with generation {told.generation}, stored was {stored.generation}"
     return Verdict(after, (allocation(after), _audit(after, host, True, detail)), gone_back=True)
 
@@ -205,6 +216,7 @@ def quarantined(stored: Address, told: Reported, host: str, now: float) -> Verdi
         state=State.QUARANTINED,
         generation=max(stored.generation, told.generation),
         attachment="",
+        bu=stored.reserved.bu if stored.reserved else "",
         since=now,
         missing_since=None,
         claims=(*claims, Claimed(host, told.attachment, told.generation, now)),
@@ -235,6 +247,8 @@ def unclaimed(
     if tuple(claims) == stored.claims:
         return Verdict()
     left = replace(stored, claims=tuple(claims))
+    if stored.seen_mac:
+        return Verdict(left)  # it has that against it, too
     if not claims:
         event = ev.IpReleased(
             network=left.network,

@@ -20,6 +20,9 @@ NEVER = 1e15
 """`free_at` of a released address that is not to be given out by chance: it is reserved, or excluded by now."""
 
 
+SOON_S = 5.0
+
+
 class IpamConfig(BaseModel):
     """The section `ipam`. Times are seconds."""
 
@@ -141,6 +144,10 @@ class Address:
     def family(self) -> int:
         """4 or 6."""
         return family_of(self.address)
+
+    def counts_for(self, bu: str, now: float) -> bool:
+        """Does it count for the business unit's quota already, and go on to do so for a while."""
+        return self.state is State.RELEASED and self.bu == bu and self.free_at > now + SOON_S
 
     def shown(self, now: float) -> Shown:
         """Its state for readers."""

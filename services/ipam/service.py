@@ -13,22 +13,29 @@ from libs.common.telemetry import current_traceparent
 from libs.common.tokens import TokenVerifier
 from libs.common.waiting import lasting
 from services.ipam import api
-from services.ipam.allocation import Allocation, Allocator, Asked
+from services.ipam.allocation import Allocator
 from services.ipam.batch import Batcher
 from services.ipam.catalogue import Catalogue
+from services.ipam.editing import Editing
+from services.ipam.jobs import Allocation, Asked
 from services.ipam.model import Claim, IpamConfig, Reported
 from services.ipam.pools import Pool
+from services.ipam.quarantine import Quarantine
+from services.ipam.quota_rules import Rules
+from services.ipam.quotas import Quotas
 from services.ipam.recovery import Recoveries
 from services.ipam.releases import Ending, Releases
 from services.ipam.reports import Reports
+from services.ipam.reservations import Reservations
 from services.ipam.stock import Stock, Territories
-from services.ipam.store import HOSTS, POOLS, IpamStore
+from services.ipam.store import HOSTS, POOLS, QUOTA_USE, QUOTAS, IpamStore
 from services.ipam.tally import Tally
 from services.ipam.telling import Telling
 
 BATCH = 256
 FORGET_EVERY_S = 600.0
 LOOK_EVERY_S = 15.0
+PART = 20.0  # of the time, at most one part in so many goes into looking
 GIVE_BACK_S = 1.0
 
 
@@ -42,24 +49,38 @@ class Ipam:
         store: IpamStore,
         catalogue: Catalogue,
         pools: Territories,
+        quotas: Quotas,
     ) -> None:
         self.config = config
         self.store = store
+        self.quotas = quotas
         self.catalogue = catalogue
         self._rt = rt
         clock = rt.clock
         self.tally = Tally(store, clock)
-        self._relay = rt.relay([store.addresses, catalogue.collection])
+        self._relay = rt.relay([store.addresses, catalogue.collection, quotas.rules.collection])
         self.telling = Telling(rt.telemetry, self._relay, self.tally)
         self.recovery = Recoveries(store, config, clock, rt.telemetry.log)
         self._territories = pools
         self._stocks: dict[str, Stock] = {}
         self._allocator = Allocator(
-            store, catalogue, self._stock_of, self.recovery, self.telling, clock, config.cooldown_s
+            store,
+            catalogue,
+            self._stock_of,
+            quotas,
+            self.recovery,
+            self.telling,
+            clock,
+            config.cooldown_s,
         )
         self.releases = Releases(store, config, self.telling, clock)
         self._claims = Batcher(self._allocator.allocate_many, limit=BATCH)
         self._endings = Batcher(self.releases.release_many, limit=BATCH)
+        self.editing = Editing(catalogue, pools, self.tally, clock)
+        self.reservations = Reservations(
+            store, self._stock_of, quotas, self.telling, clock, config.cooldown_s
+        )
+        self._quarantine = Quarantine(store, config, catalogue, self.telling, clock, self.allocate)
         self._reports = Reports(
             store, config, catalogue, self.recovery, self.telling, clock, self.release
         )
@@ -67,12 +88,16 @@ class Ipam:
     @classmethod
     async def open(cls, rt: Runtime, config: IpamConfig) -> Ipam:
         """Open the collections."""
+        store = await IpamStore.open(rt.store)
+        rules = Rules(await rt.store.collection(QUOTAS), rt.clock)
+        uses = await rt.store.collection(QUOTA_USE)
         return cls(
             rt,
             config,
-            await IpamStore.open(rt.store),
+            store,
             await Catalogue.open(rt.store, config, rt.clock, rt.telemetry.log),
             Territories(await rt.store.collection(POOLS)),
+            Quotas(rules, uses, store, rt.clock, rt.instance),
         )
 
     async def run(self) -> None:
@@ -122,6 +147,12 @@ class Ipam:
         """See Releases."""
         return await self._endings.submit(ending)
 
+    async def conflict(
+        self, attachment: str, address: str, generation: int, seen_mac: str
+    ) -> Allocation:
+        """See Quarantine."""
+        return await self._quarantine.conflict(attachment, address, generation, seen_mac)
+
     async def report(
         self, host: str, live: frozenset[str], held: Sequence[Reported] | None = None
     ) -> int:
@@ -130,13 +161,33 @@ class Ipam:
 
     async def _look(self) -> None:
         """Follow what others define, and count."""
+        clock = self._rt.clock
         while True:
+            began = clock.monotonic()
             try:
                 await self.catalogue.refresh()
                 await self.telling.look(self.catalogue.pools())
+                self.telling.expired(await self._quarantine.expire())
+                await self._look_at_quotas()
+                await self._tidy_stocks()
             except (Unavailable, Refused) as error:
                 self.telling.log.warning("counts are old", error=str(error))
-            await self._rt.clock.sleep(LOOK_EVERY_S)
+            await clock.sleep(max(LOOK_EVERY_S, PART * (clock.monotonic() - began)))
+
+    async def _look_at_quotas(self) -> None:
+        used: dict[tuple[str, str], float] = {}
+        for bu, rule in (await self.quotas.rules.all()).items():
+            for quota in rule.quotas(bu):
+                ratio = await self.quotas.used(quota) / quota.limit if quota.limit else 1.0
+                used[bu, quota.network] = ratio
+        self.telling.quotas(used)
+
+    async def _tidy_stocks(self) -> None:
+        """Forget pools that are gone, and let in again what is no longer excluded."""
+        pools = {each.id: each for each in self.catalogue.pools()}
+        self._stocks = {name: each for name, each in self._stocks.items() if name in pools}
+        for pool in pools.values():
+            await self._stock_of(pool).readmit()
 
     async def _forget(self) -> None:
         store, config = self.store, self.config

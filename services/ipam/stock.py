@@ -46,6 +46,12 @@ class Territories:
         doc = await self._collection.get(pool.id)
         return fitted(from_body(doc.version, doc.body), pool) if doc else Territory.of(pool)
 
+    async def forget(self, pool: Pool) -> None:
+        """A pool that is gone."""
+        doc = await self._collection.get(pool.id)
+        if doc is not None:
+            await self._collection.delete(doc.id, doc.version)
+
     async def save(self, pool: Pool, territory: Territory) -> bool:
         """Compare-and-set."""
         write = Write(pool.id, territory.version, to_body(territory))

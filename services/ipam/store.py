@@ -37,6 +37,7 @@ from services.ipam.model import (
     to_body,
 )
 from services.ipam.pools import Pool
+from services.ipam.quota_rules import known_quotas
 
 ADDRESSES = CollectionSpec(
     "ipam_addresses",
@@ -66,6 +67,8 @@ NETWORKS = CollectionSpec("ipam_networks", schema=Schema(known=known_networks))
 POOLS = CollectionSpec(
     "ipam_pools", schema=Schema(known=fields("cidr", "excluded", "frontier", "holes", "blocks"))
 )
+QUOTAS = CollectionSpec("ipam_quotas", schema=Schema(known=known_quotas))
+QUOTA_USE = CollectionSpec("ipam_quota_use", schema=Schema(known=fields("bound", "tickets")))
 HOSTS = CollectionSpec("ipam_hosts", schema=HOSTS_SCHEMA)
 _RECOVERY_DOC = "recovery"
 _STICKY = 10  # addresses that one sticky key has had and nobody else since

@@ -12,7 +12,6 @@ from libs.common.clock import Clock
 from services.ipam.pools import Pool
 from services.ipam.store import IpamStore
 
-FRESH_S = 1.0
 PART = 50.0  # of the time, at most one part in so many goes into counting a pool
 
 
@@ -48,6 +47,10 @@ class Tally:
         self._clock = clock
         self._known: dict[str, tuple[Pool, float, Count]] = {}  # with when it is to be done again
 
+    async def now(self, pool: Pool) -> Mapping[str, int]:
+        """How many are in each state but free, counted now. Raises Unavailable."""
+        return await self._store.counts(pool, self._clock.now())
+
     async def of(self, pool: Pool) -> Count:
         """A pool's count, of a moment ago or older. Raises Unavailable."""
         known = self._known.get(pool.id)
@@ -58,6 +61,6 @@ class Tally:
         ended = self._clock.monotonic()
         taken = sum(states.values())
         count = Count(pool.usable, max(0, pool.usable - taken), pool.size - pool.usable, states)
-        again_at = ended + max(FRESH_S, PART * (ended - began))
+        again_at = ended + PART * (ended - began)
         self._known[pool.id] = (pool, again_at, count)
         return count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from libs.common.errors import Conflict, GantryError, NotFound, TooMany, Unavailable
 from libs.common.outbox import Relay
@@ -36,6 +36,16 @@ class Telling:
         self._collected = telemetry.counter(
             "ipam_leaks_collected", "Addresses taken back from attachments that are lost"
         )
+        self._conflicts = telemetry.counter(
+            "ipam_conflicts", "Addresses that somebody else answered for", "network"
+        )
+        self._expired = telemetry.counter(
+            "ipam_quarantines_expired", "Addresses that were in quarantine for long enough"
+        )
+        self._quota = telemetry.gauge(
+            "ipam_quota_used_ratio", "Of a quota, what is used", "bu", "network"
+        )
+        self._quotas: set[tuple[str, str]] = set()
         self.seconds = telemetry.histogram("ipam_allocation_seconds", "From a claim to its answer")
         self._addresses = telemetry.gauge(
             "ipam_addresses", "Addresses of a pool by state", "network", "pool", "state"
@@ -80,6 +90,22 @@ class Telling:
     def collected(self, count: int) -> None:
         """Leaks."""
         self._collected.inc(count)
+
+    def conflicted(self, network: str) -> None:
+        """An address is in quarantine, for somebody else answers for it."""
+        self._conflicts.labels(network).inc()
+
+    def expired(self, count: int) -> None:
+        """Quarantines are over."""
+        self._expired.inc(count)
+
+    def quotas(self, used: Mapping[tuple[str, str], float]) -> None:
+        """By business unit and network, the part that is used."""
+        for name, ratio in used.items():
+            self._quota.labels(*name).set(ratio)
+        for name in self._quotas - used.keys():
+            self._quota.remove(*name)
+        self._quotas = set(used)
 
     async def used_up(self, pools: Sequence[Pool]) -> str:
         """Why there is no address."""

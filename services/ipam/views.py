@@ -7,8 +7,8 @@ from typing import Any
 
 from libs.common.actor import Actor
 from libs.common.errors import Unavailable
-from services.ipam.allocation import Allocation
 from services.ipam.history import Stint
+from services.ipam.jobs import Allocation
 from services.ipam.model import Address, Shown
 from services.ipam.pools import Network, Pool
 from services.ipam.tally import Count
