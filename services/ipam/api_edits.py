@@ -97,13 +97,21 @@ def _network_routes(ipam: ForEditors) -> Sequence[Route]:
 
 
 def _reservation_routes(ipam: ForEditors, clock: Clock) -> Sequence[Route]:
-    def view(address: Address, actor: Actor, status: int = 200) -> Response:
+    def row(address: Address, actor: Actor) -> Mapping[str, Any]:
         reserved = address.reserved
         assert reserved is not None
         shown = address_view(address, clock.now(), actor)
         more = {"bu": reserved.bu, "app": reserved.app, "note": reserved.note, "by": reserved.by}
-        content = {**shown, "name": reserved.name, **more, "reserved_at": reserved.since}
-        return reply(content, status, {"ETag": f'"{address.version}"'})
+        return {**shown, "name": reserved.name, **more, "reserved_at": reserved.since}
+
+    def view(address: Address, actor: Actor, status: int = 200) -> Response:
+        return reply(row(address, actor), status, {"ETag": f'"{address.version}"'})
+
+    async def list_all(request: Request) -> Response:
+        actor, network = Actor.of(request), await network_of(ipam.catalogue, request)
+        found = await ipam.reservations.all(network)
+        seen = [each for each in found if each.reserved and actor.sees(each.reserved.bu)]
+        return reply({"reservations": [row(each, actor) for each in seen]})
 
     async def put(request: Request) -> Response:
         actor, body = admin(request), request.parse(ReservationBody)
@@ -142,6 +150,7 @@ def _reservation_routes(ipam: ForEditors, clock: Clock) -> Sequence[Route]:
             request=ReservationBody,
             headers=MATCH,
         ),
+        Route("GET", f"{NETWORK}/reservations", list_all, summary="A network's reservations"),
         Route("GET", RESERVATION, get, summary="A reservation"),
         Route("DELETE", RESERVATION, delete, summary="Reserve it no more", headers=MATCH),
         Route(

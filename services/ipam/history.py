@@ -28,6 +28,7 @@ class Stint:
     since: float
     until: float
     why: str
+    bu: str = ""
 
     @property
     def id(self) -> str:
@@ -52,6 +53,7 @@ def ended(before: Address, after: Address, why: str, now: float) -> Stint | None
         before.since,
         now,
         why,
+        before.bu,
     )
 
 

@@ -25,6 +25,7 @@ class Run:
     count: int
     state: Shown
     instance: str = ""
+    since: float = 0.0  # of a single address that somebody has
 
     def view(self) -> dict[str, Any]:
         """For readers."""
@@ -33,7 +34,7 @@ class Run:
             "count": self.count,
             "state": self.state.value,
         }
-        return {**view, "instance": self.instance} if self.instance else view
+        return {**view, "instance": self.instance, "since": self.since} if self.instance else view
 
 
 async def runs(
@@ -74,7 +75,9 @@ def _run(pool: Pool, offset: int, address: Address, now: float, actor: Actor) ->
     if state in (Shown.FREE, Shown.COOLING, Shown.EXCLUDED):
         excluded = pool.usable_from(offset) != offset
         return Run(offset, 1, Shown.EXCLUDED if excluded else state)
-    return Run(offset, 1, state, address.instance if sees(actor, address) else "")
+    if not address.instance or not sees(actor, address):
+        return Run(offset, 1, state)
+    return Run(offset, 1, state, address.instance, address.since)
 
 
 def _unused(pool: Pool, first: int, last: int) -> Iterator[Run]:
@@ -95,7 +98,7 @@ def _with(found: list[Run], more: Iterator[Run]) -> list[Run]:
     """In place: joined to the last one where they are alike."""
     for each in more:
         before = found[-1] if found else None
-        if before and (before.state, before.instance) == (each.state, each.instance):
+        if before and replace(before, first=0, count=0) == replace(each, first=0, count=0):
             found[-1] = replace(before, count=before.count + each.count)
         else:
             found.append(each)

@@ -69,6 +69,11 @@ class Reservations:
             raise NotFound(f"network {network.name} has no reservation {name!r}")
         return found
 
+    async def all(self, network: Network) -> list[Address]:
+        """All reserved addresses, by name."""
+        found = await self._store.all_reserved(network.name)
+        return sorted(found, key=lambda each: each.reserved.name if each.reserved else "")
+
     async def put(
         self,
         network: Network,

@@ -225,6 +225,10 @@ class IpamStore:
         found = await self._find(Query(where, limit=1))
         return found[0] if found else None
 
+    async def all_reserved(self, network: str) -> list[Address]:
+        """All reserved addresses of a network."""
+        return await self._all((eq("network", network), Where("reserved.name", Op.GT, "")))
+
     async def count(self, where: Sequence[Where]) -> int:
         """How many documents of addresses match."""
         return await self.addresses.count(where)

@@ -120,20 +120,19 @@ def address_view(address: Address, now: float, actor: Actor) -> Mapping[str, Any
 
 
 def sees(actor: Actor, address: Address) -> bool:
-    """May the actor know whose it is (or was, for who it is held or reserved)."""
+    """May the actor know whose it is, or for whom it is held or reserved. Nobody's own tells its past elsewhere.
+
+    Never by the instance's name: that of unit `a-b` begins as those of unit `a` do.
+    """
     reserved = address.reserved
-    if actor.bu == "*":
-        return True
     owner = address.bu or (reserved.bu if reserved else "")
-    if owner:
-        return owner == actor.bu
-    return address.instance.startswith(f"{actor.bu}-") or not address.instance
+    return actor.bu == "*" or (owner != "" and owner == actor.bu)
 
 
 def stint_view(stint: Stint, actor: Actor) -> Mapping[str, Any]:
     """Who had an address; of another business unit's no more than when."""
     when = {"since": stint.since, "until": stint.until, "generation": stint.generation}
-    if actor.bu != "*" and not stint.instance.startswith(f"{actor.bu}-"):
+    if not actor.sees(stint.bu):
         return when
     return {
         **when,
