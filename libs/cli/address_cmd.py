@@ -193,12 +193,12 @@ def set_quota(
 ) -> None:
     """Write a business unit's quota as a whole: allocated, held and reserved addresses count."""
     context = context_of(ctx)
-    networks: dict[str, str] = {}
+    networks: dict[str, int] = {}
     for each in network or ():
         name, found, number = each.partition("=")
-        if not found:
+        if not found or not number.isdecimal():
             raise InvalidInput.of("--network", f"{each!r} has no limit", "NETWORK=LIMIT")
-        networks[name] = number
+        networks[name] = int(number)
     body = checked(QuotaBody, {"limit": limit, "networks": networks})
     made = context.ask(lambda c: c.addressing.put_quota(bu, body, if_match=if_match))
     shown = [f"{used} of {most} in {name}" for _, name, used, most in quota_rows(made)]

@@ -67,7 +67,9 @@ class PoolBody(Strict):
     cidr: Cidr
     gateway: AddressText | None = None
     excluded: Excluded = ()
-    priority: int = Field(0, ge=-1000, le=1000, description="the highest is used up first")
+    priority: int = Field(
+        0, strict=True, ge=-1000, le=1000, description="the highest is used up first"
+    )
     bus: Units = ()
     environments: Environments = ()
     zone: Zone = ""
@@ -85,8 +87,8 @@ class NetworkBody(Strict):
     `cidr` and `cidr6` with their gateways are the short form of the pools `default` and `default6`.
     """
 
-    vlan: int = Field(ge=1, le=4094)
-    mtu: int = Field(1500, ge=576, le=9216)
+    vlan: int = Field(strict=True, ge=1, le=4094)
+    mtu: int = Field(1500, strict=True, ge=576, le=9216)
     cidr: Cidr | None = None
     gateway: AddressText | None = None
     cidr6: Cidr | None = None
@@ -123,8 +125,10 @@ class ReservationBody(Strict):
 class QuotaBody(Strict):
     """The body of `PUT /v1/quotas/{bu}`: how many addresses it may have, in all and in single networks."""
 
-    limit: int | None = Field(None, ge=0, le=2**40, description="over all networks; None: no limit")
-    networks: dict[Name, Annotated[int, Field(ge=0, le=2**40)]] = Field(
+    limit: int | None = Field(
+        None, strict=True, ge=0, le=2**40, description="over all networks; None: no limit"
+    )
+    networks: dict[Name, Annotated[int, Field(strict=True, ge=0, le=2**40)]] = Field(
         {}, max_length=1000, description="by network, besides"
     )
 
