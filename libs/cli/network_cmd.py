@@ -13,7 +13,7 @@ from libs.cli.address_map import draw
 from libs.cli.context import context_of
 from libs.cli.output import Column, Printer
 from libs.client import GantryClient
-from libs.client.addressmap import distance, extent, moved
+from libs.client.addressmap import MAX_CELLS, MOST, distance, extent, moved
 from libs.client.networks import (
     AddressMap,
     NetworkBody,
@@ -71,7 +71,7 @@ def networks(
 
 @network.command("ls")
 def list_networks(ctx: typer.Context) -> None:
-    """All networks that your business unit may use."""
+    """All networks that your business unit may use; of one with both families, what the scarcer one has."""
     context = context_of(ctx)
     answer = context.ask(lambda client: client.addressing.networks())
     columns = (
@@ -79,11 +79,11 @@ def list_networks(ctx: typer.Context) -> None:
         Column("VLAN", lambda n: n.vlan, right=True),
         Column("POOLS", lambda n: ", ".join(each.cidr for each in n.pools)),
         Column("ZONE", lambda n: n.zone, wide=True),
-        Column("USABLE", lambda n: _count(n.usable), right=True),
-        Column("ALLOCATED", lambda n: _count(n.allocated), right=True),
-        Column("FREE", lambda n: _count(n.free), right=True),
-        Column("USED", lambda n: used(n), right=True),
-        Column("OTHERS", lambda n: others(n), wide=True),
+        Column("USABLE", lambda n: _count(scarcest(n).usable), right=True),
+        Column("ALLOCATED", lambda n: _count(scarcest(n).allocated), right=True),
+        Column("FREE", lambda n: _count(scarcest(n).free), right=True),
+        Column("USED", lambda n: used(scarcest(n)), right=True),
+        Column("OTHERS", lambda n: others(scarcest(n)), wide=True),
         Column("UNITS", lambda n: ", ".join(n.bus) or "all"),
     )
     context.printer.rows(answer, answer.networks, columns, "no networks")
@@ -110,7 +110,6 @@ def _show(printer: Printer, view: NetworkView, etag: str) -> None:
         "environments": ", ".join(view.environments) or "all",
         "defined by": "the configuration" if view.fixed else "the API",
         "etag": etag,
-        "addresses": f"{_count(view.free)} of {_count(view.usable)} free ({used(view)} used)",
     }
     for name, value in lines.items():
         if value not in (None, ""):
@@ -260,10 +259,10 @@ def _pool_of(view: NetworkView, name: str) -> PoolView:
 async def whole_map(
     client: GantryClient, network_name: str, found: PoolView, first: str, count: int | None
 ) -> AddressMap:
-    """A range of a pool, however many answers it takes (but MAX_ANSWERS); by default to the pool's end."""
+    """A range of a pool, however many answers it takes (but MAX_ANSWERS); by default all of it, or its beginning."""
     begin, size = extent(found.cidr)
-    begin = first or begin
-    told = await client.addressing.map(network_name, found.pool, first=begin, count=count or size)
+    begin, usual = first or begin, size if size <= MOST else MAX_CELLS
+    told = await client.addressing.map(network_name, found.pool, first=begin, count=count or usual)
     spans, rest, last = list(told.spans), told.next, moved(told.first, told.count - 1)
     for _ in range(MAX_ANSWERS):
         if not rest:
@@ -302,12 +301,25 @@ def _count(value: int) -> str:
     return f"{value:,}" if value < 10**9 else f"{value:.1e}"
 
 
-def used(view: NetworkView | PoolView) -> str:
+def scarcest(view: NetworkView) -> PoolView:
+    """What all pools of a family have together; of the family that has fewer free, as each instance needs both."""
+    families: dict[bool, list[PoolView]] = {}
+    for each in view.pools:
+        families.setdefault(":" in each.cidr, []).append(each)
+    names = ("usable", "free", "allocated", "held", "cooling", "quarantined", "reserved")
+    sums = [
+        PoolView(pool="", **{name: sum(getattr(each, name) for each in pools) for name in names})
+        for pools in families.values()
+    ]
+    return min(sums, key=lambda each: each.free, default=PoolView(pool=""))
+
+
+def used(view: PoolView) -> str:
     """The share that nobody could get."""
     return f"{100 * (view.usable - view.free) / view.usable:.0f} %" if view.usable else "-"
 
 
-def others(view: NetworkView | PoolView) -> str:
+def others(view: PoolView) -> str:
     """What is neither free nor allocated."""
     names = ("held", "cooling", "quarantined", "reserved")
     counts = {name: getattr(view, name) for name in names}

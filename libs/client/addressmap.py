@@ -10,6 +10,7 @@ from libs.client.networks import Span
 
 MAX_CELLS = 1024
 MAX_EXTENT = 2**52  # of a larger range no more is ever given out
+MOST = 2**24  # of a larger pool the beginning is shown, which is used first
 WARNING = "quarantined"
 NOT_USED = frozenset({"free", "excluded", "unknown"})
 MIXED = "mixed"

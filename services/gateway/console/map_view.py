@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from libs.client.addressmap import Cell, block_size, distance, extent, grid, moved
+from libs.client.addressmap import MOST, Cell, block_size, distance, extent, grid, moved
 from libs.client.networks import AddressMap, AddressView, PoolView, Span, Tenure
 from services.gateway.console.network_view import BAR_STATES, amount, network_url
 
 CELLS = 512
 ROW = 16
-MOST = 2**24
 MAX_LINES = 200  # of the map in words
 ORDER = ("free", *BAR_STATES, "excluded", "unknown")
 WORDS: Mapping[str, str] = {

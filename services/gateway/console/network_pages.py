@@ -15,6 +15,7 @@ from libs.client.networks import (
 from libs.common.actor import Actor
 from libs.common.errors import InvalidInput, NotFound, Unauthenticated, Unavailable
 from libs.common.http import Access, Request, Response, Route
+from libs.common.problems import Problem
 from services.gateway import networks as shown
 from services.gateway.console.map_view import Detail, PoolMap, detail, pool_map, range_of
 from services.gateway.console.network_view import NetworkCard, QuotaRow, card, quota_rows
@@ -82,17 +83,21 @@ class NetworkPages:
         )
 
     async def network(self, request: Request) -> Response:
-        """One network. Raises NotFound."""
+        """One network, or why it can't be shown."""
         try:
             _, principal = await self._console.session(request)
         except Unauthenticated:
             return go("/login")
-        page = await self._network(request, Actor.of_principal(principal))
         frame = self._console.frame(request, principal, _state_of(request), "networks")
+        try:
+            page = await self._network(request, Actor.of_principal(principal))
+        except (NotFound, Unavailable) as error:
+            status = Problem.of(error).status
+            return render("problem.html", status, told=str(error), frame=frame)
         return render("network.html", page=page, lately_ms=LATELY_MS, frame=frame)
 
     async def network_state(self, request: Request) -> Response:
-        """The live part alone. Raises Unauthenticated, NotFound."""
+        """The live part alone. Raises Unauthenticated, NotFound, Unavailable."""
         _, principal = await self._console.session(request)
         page = await self._network(request, Actor.of_principal(principal))
         return render("network_state.html", page=page)

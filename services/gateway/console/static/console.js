@@ -46,16 +46,15 @@
   // What is on the page stays and takes on what differs, so that focus, open details and typed text survive.
   // Children of lists are matched by id, all others by place. What has data-own is its script's own business.
   function merge(old, fresh) {
-    if (!matches(old, fresh)) { old.replaceChildren(...fresh.childNodes); return; }
-    const after = [...fresh.childNodes];
-    [...old.childNodes].forEach((was, at) => adopt(was, after[at]));
+    const before = parts(old);
+    const after = parts(fresh);
+    const alike = before.length === after.length
+      && before.every((was, at) => was.nodeName === after[at].nodeName && was.id === after[at].id);
+    if (alike) before.forEach((was, at) => adopt(was, after[at])); else old.replaceChildren(...fresh.childNodes);
   }
 
-  function matches(old, fresh) {
-    const before = old.childNodes;
-    const after = fresh.childNodes;
-    if (before.length !== after.length) return false;
-    return [...before].every((was, at) => was.nodeName === after[at].nodeName && (was.id || "") === (after[at].id || ""));
+  function parts(node) {
+    return [...node.childNodes].filter((each) => each.nodeType !== Node.TEXT_NODE || each.data.trim());
   }
 
   function adopt(was, node) {
