@@ -20,7 +20,7 @@ readonly POLICY_FILE=/usr/sbin/policy-rc.d
 # command will do: a compiler or a JDK from elsewhere is left alone).
 readonly HOST_PACKAGES="docker.io runc openvswitch-switch haproxy gcc=gcc libc6-dev make=make
   iproute2 ethtool procps util-linux busybox-static docker-registry ca-certificates"
-readonly TEST_PACKAGES="default-jdk-headless=javac maven=mvn zookeeperd docker-compose"
+readonly TEST_PACKAGES="default-jdk-headless=javac maven=mvn zookeeperd docker-compose containernetworking-plugins"
 readonly BROWSER_PACKAGES="chromium=chromium"
 readonly IMAGES_PACKAGES="debootstrap"
 # Their packages would start a server on a well-known port at the next boot; Gantry runs its own.

@@ -1,11 +1,14 @@
-"""`make bench`: measure on this machine. `python -m tests.bench [bus|backlog|containers|services]… [--count N]`."""
+"""`make bench`: measure on this machine.
+
+`python -m tests.bench [bus|backlog|containers|ipam|services]… [--count N]`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 
-from tests.bench import backlog, bus, containers, services
+from tests.bench import backlog, bus, containers, ipam, services
 from tests.bench.report import Report
 
 
@@ -19,6 +22,8 @@ async def main(parts: list[str], count: int) -> None:
             await backlog.measure(report)
         if "containers" in parts:
             await containers.measure(report, count)
+        if "ipam" in parts:
+            await ipam.measure(report)
         if "services" in parts:
             await services.measure(report)
     finally:
@@ -27,7 +32,8 @@ async def main(parts: list[str], count: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["bus", "backlog", "containers", "services"])
+    every = ["bus", "backlog", "containers", "ipam", "services"]
+    parser.add_argument("parts", nargs="*", default=every)
     parser.add_argument("--count", type=int, default=containers.COUNT)
     given = parser.parse_args()
     asyncio.run(main(given.parts, given.count))
