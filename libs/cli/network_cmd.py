@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,7 +14,7 @@ from libs.cli.address_map import draw
 from libs.cli.context import context_of
 from libs.cli.output import Column, Printer
 from libs.client import GantryClient
-from libs.client.addressmap import MAX_CELLS, MOST, distance, extent, moved
+from libs.client.addressmap import MAX_CELLS, MOST, block_size, distance, extent, moved
 from libs.client.networks import (
     AddressMap,
     NetworkBody,
@@ -238,7 +239,8 @@ def map_pool(
     async def ask(client: GantryClient) -> tuple[PoolView, AddressMap]:
         view, _ = await client.addressing.network(network_name)
         found = _pool_of(view, name)
-        return found, await whole_map(client, network_name, found, first, count)
+        names = context.printer.is_json
+        return found, await whole_map(client, network_name, found, first, count, names=names)
 
     found, told = context.ask(ask)
     if context.printer.is_json:
@@ -257,18 +259,28 @@ def _pool_of(view: NetworkView, name: str) -> PoolView:
 
 
 async def whole_map(
-    client: GantryClient, network_name: str, found: PoolView, first: str, count: int | None
+    client: GantryClient,
+    network_name: str,
+    found: PoolView,
+    first: str,
+    count: int | None,
+    *,
+    names: bool,
 ) -> AddressMap:
-    """A range of a pool, however many answers it takes (but MAX_ANSWERS); by default all of it, or its beginning."""
+    """A range of a pool, however many answers it takes (but MAX_ANSWERS); by default all of it, or its beginning.
+
+    Without `names` whose the addresses are is told only as far as each has a character of its own.
+    """
     begin, size = extent(found.cidr)
-    begin, usual = first or begin, size if size <= MOST else MAX_CELLS
-    told = await client.addressing.map(network_name, found.pool, first=begin, count=count or usual)
+    begin, count = first or begin, count or (size if size <= MOST else MAX_CELLS)
+    states = not names and block_size(count) > 1
+    ask = partial(client.addressing.map, network_name, found.pool, states=states)
+    told = await ask(first=begin, count=count)
     spans, rest, last = list(told.spans), told.next, moved(told.first, told.count - 1)
     for _ in range(MAX_ANSWERS):
         if not rest:
             break
-        left = distance(rest, last) + 1
-        more = await client.addressing.map(network_name, found.pool, first=rest, count=left)
+        more = await ask(first=rest, count=distance(rest, last) + 1)
         spans += more.spans
         rest = more.next
     return told.model_copy(update={"spans": tuple(spans), "next": rest})

@@ -64,10 +64,13 @@ class NetworkCalls:
         return await self._delete(Removed, _pool(network, pool), if_match)
 
     async def map(
-        self, network: str, pool: str, *, first: str = "", count: int = 1024
+        self, network: str, pool: str, *, first: str = "", count: int = 1024, states: bool = False
     ) -> AddressMap:
-        """`count` addresses of a pool from `first` ("": its first one) on, as far as one answer goes."""
-        query = {"from": first, "count": str(count)}
+        """`count` addresses of a pool from `first` ("": its first one) on, as far as one answer goes.
+
+        With `states` whose they are is left out: one answer goes much further then.
+        """
+        query = {"from": first, "count": str(count), "states": "true" if states else ""}
         return await self._get(AddressMap, f"{_pool(network, pool)}/map", query)
 
     async def addresses(

@@ -34,6 +34,7 @@ from services.gateway.api_apps import IDEMPOTENT, passed_on
 from services.gateway.parts import (
     Gateway,
     actor_of,
+    flag,
     guarded,
     own_target,
     reading,
@@ -87,15 +88,14 @@ def _network_routes(gateway: Gateway) -> tuple[Route, ...]:
 
 def _address_routes(gateway: Gateway) -> tuple[Route, ...]:
     async def pool_map(request: Request) -> Response:
-        params, first = request.params, request.query.get("from", "")
-        content = await shown.read_map(
-            gateway,
-            actor_of(request),
-            params["network"],
-            params["pool"],
-            first,
+        wanted = shown.Wanted(
+            request.params["network"],
+            request.params["pool"],
+            request.query.get("from", ""),
             whole(request, "count"),
+            flag(request, "states"),
         )
+        content = await shown.read_map(gateway, actor_of(request), wanted)
         return reply(AddressMap.model_validate(content))
 
     async def addresses(request: Request) -> Response:
@@ -126,7 +126,11 @@ def _address_routes(gateway: Gateway) -> tuple[Route, ...]:
         "limit": "at most so many",
         "after": "the address that the page before ended with",
     }
-    some = {"from": "the first address", "count": "so many addresses"}
+    some = {
+        "from": "the first address",
+        "count": "so many addresses",
+        "states": "don't tell whose they are: neighbours in the same state are one span",
+    }
     return (
         reading(gateway, f"{POOL}/map", pool_map, "A pool's addresses, as spans", AddressMap, query=some),
         reading(gateway, f"{NETWORK}/addresses", addresses, "Addresses in use, or kept", Addresses, query=page),

@@ -6,6 +6,7 @@ ipam counts the addresses of a pool from 0 on; outside they are called by their 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
@@ -20,7 +21,6 @@ from services.gateway.parts import Gateway
 from services.gateway.peers import IPAM
 
 Row = Mapping[str, Any]
-MAX_ANSWERS = 8
 
 
 def may_use(actor: Actor, thing: Row) -> bool:
@@ -80,24 +80,46 @@ async def require_network(gateway: Gateway, actor: Actor, network: str, pool: st
     return dict(found)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A range of a pool: `count` addresses from `first` on ("": its first). `states`: don't tell whose they are."""
+
+    network: str
+    pool: str
+    first: str
+    count: int
+    states: bool = False
+
+
 async def read_map(
-    gateway: Gateway, actor: Actor, network: str, pool: str, first: str, count: int
+    gateway: Gateway, actor: Actor, wanted: Wanted, answers: int = 1
 ) -> dict[str, Any]:
-    """`count` addresses of a pool from `first` on ("": its first), as spans. Raises NotFound, InvalidInput."""
-    row = await require_network(gateway, actor, network, pool)
+    """A range of a pool as spans, in at most so many answers of ipam's: `next` tells where it ends then.
+
+    Raises NotFound, InvalidInput.
+    """
+    row = await require_network(gateway, actor, wanted.network, wanted.pool)
     begin, size = extent(row["cidr"])
-    at = _offset(begin, size, first, row["cidr"]) if first else 0
-    path = f"/v1/networks/{segment(network)}/pools/{segment(pool)}/map"
-    query: dict[str, str | int] = {"from": at, "count": min(count, size - at)}
-    told = await gateway.peers.get(actor, IPAM, path, query)
-    onward = told["next"]
+    at = _offset(begin, size, wanted.first, row["cidr"]) if wanted.first else 0
+    last = at + min(wanted.count, size - at) - 1
+    path = f"/v1/networks/{segment(wanted.network)}/pools/{segment(wanted.pool)}/map"
+    states = {"states": "true"} if wanted.states else {}
+    spans: list[dict[str, Any]] = []
+    onward: int | None = at
+    for _ in range(answers):
+        if onward is None:
+            break
+        query: dict[str, str | int] = {"from": onward, "count": last - onward + 1, **states}
+        told = await gateway.peers.get(actor, IPAM, path, query)
+        spans += [{**each, "first": moved(begin, each["first"])} for each in told["spans"]]
+        onward = told["next"]
     return {
-        "network": network,
-        "pool": pool,
+        "network": wanted.network,
+        "pool": wanted.pool,
         "cidr": row["cidr"],
         "first": moved(begin, at),
-        "count": query["count"],
-        "spans": [{**each, "first": moved(begin, each["first"])} for each in told["spans"]],
+        "count": last - at + 1,
+        "spans": spans,
         "next": "" if onward is None else moved(begin, onward),
     }
 
@@ -110,21 +132,6 @@ def _offset(begin: str, size: int, address: str, cidr: str) -> int:
     if not 0 <= at < size:
         raise InvalidInput.of("from", f"{address!r} is not in the pool", f"an address of {cidr}")
     return at
-
-
-async def whole_map(
-    gateway: Gateway, actor: Actor, network: str, pool: str, first: str, count: int
-) -> dict[str, Any]:
-    """The same in as many answers as it takes, but MAX_ANSWERS: `next` tells where it ends then."""
-    told = await read_map(gateway, actor, network, pool, first, count)
-    spans, rest, last = list(told["spans"]), told["next"], moved(told["first"], told["count"] - 1)
-    for _ in range(MAX_ANSWERS - 1):
-        if not rest:
-            break
-        more = await read_map(gateway, actor, network, pool, rest, distance(rest, last) + 1)
-        spans += more["spans"]
-        rest = more["next"]
-    return {**told, "spans": spans, "next": rest}
 
 
 async def list_addresses(

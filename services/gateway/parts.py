@@ -161,7 +161,7 @@ WHOLE = {
     "since": Whole(0, 10**12 - 1, 0),
     "count": Whole(1, 2**52, 1024),
 }
-FLAGS = frozenset({"follow", "force"})
+FLAGS = frozenset({"follow", "force", "states"})
 
 
 def whole(request: Request, name: str) -> int:

@@ -83,7 +83,8 @@ def read_routes(ipam: ForReaders, clock: Clock) -> Sequence[Route]:
         first = number(request, "from", 0, 0, pool.size - 1)
         count = number(request, "count", pool.size, 1, MAX_SPAN)
         last = min(first + count, pool.size) - 1
-        shown, onward = await runs(ipam.store, pool, (first, last), clock.now(), Actor.of(request))
+        actor = None if request.query.get("states") == "true" else Actor.of(request)
+        shown, onward = await runs(ipam.store, pool, (first, last), clock.now(), actor)
         return reply(
             {
                 "pool": pool.name,
@@ -120,7 +121,11 @@ def read_routes(ipam: ForReaders, clock: Clock) -> Sequence[Route]:
             f"{network_path}/pools/{{pool}}/map",
             map_of,
             summary="A pool as runs of addresses",
-            query={"from": "the first offset", "count": "how many addresses"},
+            query={
+                "from": "the first offset",
+                "count": "how many addresses",
+                "states": "true: whose they are is left out, so that the runs are longer",
+            },
         ),
         Route("GET", "/v1/quotas", quotas, summary="Quotas of addresses and their use"),
         Route(

@@ -38,9 +38,9 @@ class Run:
 
 
 async def runs(
-    store: IpamStore, pool: Pool, span: Span, now: float, actor: Actor
+    store: IpamStore, pool: Pool, span: Span, now: float, actor: Actor | None
 ) -> tuple[list[Run], int | None]:
-    """The runs of a span of offsets, and where to go on; None: that is all.
+    """The runs of a span of offsets, and where to go on; None: that is all. Without an actor nobody is named.
 
     It costs as much as addresses are used in there, up to MAX_READ.
     """
@@ -70,12 +70,12 @@ def _cut(found: list[Run], at: int, last: int) -> tuple[list[Run], int | None]:
     return found, (at if at <= last else None)
 
 
-def _run(pool: Pool, offset: int, address: Address, now: float, actor: Actor) -> Run:
+def _run(pool: Pool, offset: int, address: Address, now: float, actor: Actor | None) -> Run:
     state = address.shown(now)
     if state in (Shown.FREE, Shown.COOLING, Shown.EXCLUDED):
         excluded = pool.usable_from(offset) != offset
         return Run(offset, 1, Shown.EXCLUDED if excluded else state)
-    if not address.instance or not sees(actor, address):
+    if actor is None or not address.instance or not sees(actor, address):
         return Run(offset, 1, state)
     return Run(offset, 1, state, address.instance, address.since)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from libs.client.addressmap import block_size
 from libs.client.networks import (
     AddressMap,
     AddressView,
@@ -17,13 +18,15 @@ from libs.common.errors import InvalidInput, NotFound, Unauthenticated, Unavaila
 from libs.common.http import Access, Request, Response, Route
 from libs.common.problems import Problem
 from services.gateway import networks as shown
-from services.gateway.console.map_view import Detail, PoolMap, detail, pool_map, range_of
+from services.gateway.console.map_view import CELLS, Detail, PoolMap, detail, pool_map, range_of
 from services.gateway.console.network_view import NetworkCard, QuotaRow, card, quota_rows
 from services.gateway.console.pages import Console, go, render
 from services.gateway.parts import Gateway
 from services.gateway.peers import with_query
 
-LATELY_MS = 1000  # a page with a map is asked for again no sooner than this after an event
+# A page with a map is asked for again no sooner than this after an event: it costs ipam a look at each address.
+LATELY_MS, LATELY_BLOCKS_MS = 1000, 10_000
+ANSWERS = 8  # of ipam's, at most, for one map
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ class NetworkPages:
         except (NotFound, Unavailable) as error:
             status = Problem.of(error).status
             return render("problem.html", status, told=str(error), frame=frame)
-        return render("network.html", page=page, lately_ms=LATELY_MS, frame=frame)
+        return render("network.html", page=page, lately_ms=_lately_ms(page), frame=frame)
 
     async def network_state(self, request: Request) -> Response:
         """The live part alone. Raises Unauthenticated, NotFound, Unavailable."""
@@ -148,9 +151,9 @@ class NetworkPages:
             wanted = range_of(pool, first, int(count) if count.isdecimal() else 0)
         except ValueError as error:
             problem, wanted = f"Not shown: {error}.", range_of(pool, "", 0)
-        told = await shown.whole_map(
-            self._gateway, actor, network, pool.pool, wanted.first, wanted.count
-        )
+        blocks = block_size(wanted.count, CELLS) > 1
+        asked = shown.Wanted(network, pool.pool, wanted.first, wanted.count, states=blocks)
+        told = await shown.read_map(self._gateway, actor, asked, ANSWERS)
         content = AddressMap.model_validate(told)
         address = request.query.get("address", "")
         return pool_map(network, pool, wanted, content, address), problem
@@ -161,6 +164,10 @@ class NetworkPages:
         except (NotFound, InvalidInput):
             return None, f"There is no address {address} here."
         return detail(AddressView.model_validate(told)), ""
+
+
+def _lately_ms(page: NetworkPage) -> int:
+    return LATELY_BLOCKS_MS if page.map is not None and page.map.block > 1 else LATELY_MS
 
 
 def _state_of(request: Request) -> str:

@@ -79,6 +79,20 @@ async def test_a_range_and_what_is_none(world: World) -> None:
     assert "No answer from ipam" in await text(world, "/networks", cookie)
 
 
+async def test_a_large_pool_is_shown_in_blocks(world: World) -> None:
+    large = {"vlan": 300, "cidr": "10.64.0.0/10"}
+    assert (await world.call("PUT", "/v1/networks/large", large)).status == 201
+    await world.attach("acme-web-1", network="large")
+    cookie = await login(world)
+    page = await text(world, "/networks/large", cookie)
+    assert page.count('class="field ') == 512 and 'data-soon-ms="10000"' in page
+    assert "10.64.0.0 to 10.64.31.255: 8,190 free, 1 allocated, 1 excluded" in page
+    found = re.search(r'id="m-10.64.0.0" [^>]*href="([^"]+)"', page)
+    assert found is not None
+    closer = await text(world, found[1].replace("&amp;", "&"), cookie)
+    assert "10.64.0.0 to 10.64.0.15: 14 free, 1 allocated, 1 excluded" in closer
+
+
 async def test_reservations_are_listed(world: World) -> None:
     body = {"bu": "acme", "app": "db", "note": '"><script>alert(1)</script>'}
     assert (await world.call("PUT", "/v1/networks/blue/reservations/db", body)).status == 201

@@ -193,7 +193,12 @@ async def test_the_map_names_addresses(world: World) -> None:
         ("10.1.0.3", "allocated"),
         ("10.1.0.4", "free"),
     ]
-    for query in ("from=10.2.0.1", "from=ten", "from=::a01:3", "count=0", "count=x"):
+    bare = await get(world, f"{path}?states=true&from=10.1.0.1")
+    assert bare["spans"][0] == {"first": "10.1.0.1", "count": 3, "state": "allocated"} | {
+        "instance": "",
+        "since": None,
+    }
+    for query in ("from=10.2.0.1", "from=ten", "from=::a01:3", "count=0", "count=x", "states=1"):
         assert (await world.call("GET", f"{path}?{query}")).status == 422, query
     assert (await world.call("GET", "/v1/networks/blue/pools/none/map")).status == 404
 
