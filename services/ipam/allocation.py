@@ -282,15 +282,10 @@ class Allocator:
                 each.job.fail(refused[wish])
         left = [each for each in tries if each.job.failure is None]
         untried([each for each in tries if each.job.failure is not None])
-        taken: set[Try] = set()
-        try:
-            if left:
-                taken = await self._take(left)
-        finally:
-            settled = [
-                (wish, each in taken) for each, wish in wishes.items() if wish not in refused
-            ]
-            await self._quotas.settle(settled)
+        # If it raises, nobody knows what has been written: the tickets stay until they are found out about.
+        taken = await self._take(left) if left else set()
+        settled = [(wish, each in taken) for each, wish in wishes.items() if wish not in refused]
+        await self._quotas.settle(settled)
 
     async def _take(self, tries: Sequence[Try]) -> set[Try]:
         """Those of the tries that came off."""

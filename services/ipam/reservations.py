@@ -164,11 +164,8 @@ class Reservations:
         refused = await self._quotas.admit(wishes)
         if wish in refused:
             raise refused[wish]
-        saved = False
-        try:
-            saved = await self._save(address, after, actor)
-        finally:
-            await self._quotas.settle((each, saved) for each in wishes)
+        saved = await self._save(address, after, actor)
+        await self._quotas.settle((each, saved) for each in wishes)
         return replace(after, version=address.version + 1) if saved else None
 
     async def delete(

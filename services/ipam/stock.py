@@ -100,9 +100,13 @@ class Stock:
                     self._from_unspent(picked, wanted)
                 if len(picked) < wanted:
                     await self._from_rested(picked, wanted)
-                if not picked:  # the last resort: what others have leased and may never use
-                    await self._walk(wanted, steal=True)
+                while len(picked) < wanted:
+                    # The last resort: what others have leased and may never use.
+                    before = len(picked)
+                    await self._walk(wanted - before, steal=True)
                     self._from_unspent(picked, wanted)
+                    if len(picked) == before:
+                        break
         except BaseException:
             self.untried(picked)
             raise
@@ -131,7 +135,7 @@ class Stock:
         """This replica goes: others may have what it has not spent."""
         for _ in range(TRIES):
             territory = await self._territories.get(self.pool)
-            after = given_back(territory, self._holder, self._mine())
+            after = given_back(territory, self._holder, self._leased, self._mine())
             if after == territory or await self._territories.save(self.pool, after):
                 return
 

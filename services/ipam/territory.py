@@ -144,10 +144,19 @@ def lease(
     return replace(territory, frontier=frontier, holes=coarse(holes), blocks=blocks), taken
 
 
-def given_back(territory: Territory, holder: str, mine: Sequence[Span]) -> Territory:
-    """A replica goes, and leaves what it has not spent to the others."""
+def given_back(
+    territory: Territory, holder: str, known: Sequence[Span], mine: Sequence[Span]
+) -> Territory:
+    """A replica goes, and leaves what it has not spent to the others. `known` and `mine` as for `lease`."""
     others = tuple(each for each in territory.blocks if each.holder != holder)
-    return replace(territory, blocks=others, holes=coarse([*territory.holes, *mine]))
+    leased = merged(known)
+    unknown = [
+        span
+        for each in territory.blocks
+        if each.holder == holder
+        for span in without(each.span, leased)
+    ]
+    return replace(territory, blocks=others, holes=coarse([*territory.holes, *unknown, *mine]))
 
 
 def _unheld(
