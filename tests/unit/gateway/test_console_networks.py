@@ -86,11 +86,11 @@ async def test_a_large_pool_is_shown_in_blocks(world: World) -> None:
     cookie = await login(world)
     page = await text(world, "/networks/large", cookie)
     assert page.count('class="field ') == 512 and 'data-soon-ms="10000"' in page
-    assert "10.64.0.0 to 10.64.31.255: 8,190 free, 1 allocated, 1 excluded" in page
+    assert "10.64.0.0 to 10.64.31.255: 8,190 free, 1 excluded, 1 allocated" in page
     found = re.search(r'id="m-10.64.0.0" [^>]*href="([^"]+)"', page)
     assert found is not None
     closer = await text(world, found[1].replace("&amp;", "&"), cookie)
-    assert "10.64.0.0 to 10.64.0.15: 14 free, 1 allocated, 1 excluded" in closer
+    assert "10.64.0.0 to 10.64.0.15: 14 free, 1 excluded, 1 allocated" in closer
 
 
 async def test_reservations_are_listed(world: World) -> None:
