@@ -141,17 +141,35 @@ async def list_addresses(
     bu = str(query.get("bu", ""))
     if bu and not actor.sees(bu):
         raise NotFound(f"no business unit {bu!r} that {actor.name} may see")
-    await require_network(gateway, actor, network, str(query.get("pool", "")))
+    pools = await _pools(gateway, actor, network)
+    pool = query.get("pool", "")
+    if pool and pool not in pools:
+        raise NotFound(f"there is no pool {pool!r} in {network}")
     path = f"/v1/networks/{segment(network)}/addresses"
     told = await gateway.peers.get(actor, IPAM, path, query)
-    return {"addresses": told["addresses"], "next": told["after"]}
+    rows = [each for each in told["addresses"] if _in_sight(actor, each, pools)]
+    return {"addresses": rows, "next": told["after"]}
+
+
+def _in_sight(actor: Actor, address: Row, pools: set[str]) -> bool:
+    """Is the address of a pool that the actor may use; who sees all sees those of pools of the past, too."""
+    return actor.bu == "*" or address["pool"] in pools
+
+
+async def _pools(gateway: Gateway, actor: Actor, network: str) -> set[str]:
+    """The names of the pools that are for the actor. Raises NotFound."""
+    row = await require_network(gateway, actor, network)
+    return {str(each["pool"]) for each in row["pools"]}
 
 
 async def read_address(gateway: Gateway, actor: Actor, network: str, address: str) -> Row:
     """One address with its history."""
-    await require_network(gateway, actor, network)
+    pools = await _pools(gateway, actor, network)
     path = f"/v1/networks/{segment(network)}/addresses/{segment(address_of(address))}"
-    return dict(await gateway.peers.get(actor, IPAM, path))
+    row = dict(await gateway.peers.get(actor, IPAM, path))
+    if not _in_sight(actor, row, pools):
+        raise NotFound(f"{address} is not an address of network {network}")
+    return row
 
 
 async def list_reservations(gateway: Gateway, actor: Actor, network: str) -> Row:

@@ -86,6 +86,10 @@ async def test_a_network_is_made_changed_and_removed(
     assert (await world.call("GET", "/v1/networks/new/pools/more/map", key=other)).status == 404
     given = await world.attach("acme-web-1", network="new")
     assert given.json()["address"] == "10.4.0.1"
+    assert len((await get(world, "/v1/networks/new/addresses"))["addresses"]) == 1
+    assert (await get(world, "/v1/networks/new/addresses", other))["addresses"] == []
+    hidden = "/v1/networks/new/addresses/10.4.0.1"
+    assert (await world.call("GET", hidden, key=other)).status == 404
     for path in ("/v1/networks/new", "/v1/networks/new/pools/more"):
         response = await world.call("DELETE", path)
         assert response.status == 409 and "in use: 1 allocated" in response.json()["detail"]
