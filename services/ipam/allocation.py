@@ -237,8 +237,13 @@ class Allocator:
         except BaseException:
             untried(tries)
             raise
-        untried([each for each in tries if each.job.failure is not None])
-        return [each for each in tries if each.job.failure is None]
+        # What a claim asks for, or had before, may be the stock's next candidate, too.
+        left = [each for each in tries if each.job.failure is None]
+        asked = {each.address.id for each in left if each.stock is None}
+        good = [each for each in left if each.stock is None or each.address.id not in asked]
+        kept = set(good)
+        untried([each for each in tries if each not in kept])
+        return good
 
     async def _from_stock(self, wanting: list[tuple[Job, int]], tries: list[Try]) -> None:
         """From each one's first pool that has any."""

@@ -141,7 +141,9 @@ class Stock:
 
     def _from_unspent(self, picked: list[Address], wanted: int) -> None:
         while self._unspent and len(picked) < wanted:
-            self._try(picked, self._fresh(self._unspent.popleft()))
+            address = self._fresh(self._unspent.popleft())
+            if address.id not in self._trying:  # leased twice, when others had it in between
+                self._try(picked, address)
 
     def _try(self, picked: list[Address], address: Address) -> None:
         self._trying[address.id] = address
