@@ -24,7 +24,9 @@ def closed_to(address: Address, claim: Claim, now: float) -> str:
     """Why the claim may not have this very address, which it asks for or had before; "" when it may."""
     if address.reserved is not None:
         asked = claim.reservation == address.reserved.name or claim.requested == address.address
-        if not address.reserved.owned_by(claim.instance) or not (asked or address.reserved.bu):
+        if not address.reserved.owned_by(claim.instance, claim.app) or not (
+            asked or address.reserved.bu
+        ):
             return "is reserved"
     shown = address.shown(now)
     if shown is Shown.HELD and address.sticky_key != claim.sticky_key:

@@ -98,8 +98,10 @@ class Reserved:
     by: str = ""
     since: float = 0.0
 
-    def owned_by(self, instance: str) -> bool:
-        """May this instance (`bu-app-…`) have it."""
+    def owned_by(self, instance: str, app: str = "") -> bool:
+        """May this instance (`bu-app-…`) have it; its app (`bu/app`) says it better, where it is known."""
+        if app and self.bu:
+            return app == f"{self.bu}/{self.app}" if self.app else app.startswith(f"{self.bu}/")
         owner = f"{self.bu}-{self.app}-" if self.app else f"{self.bu}-"
         return not self.bu or instance.startswith(owner)
 

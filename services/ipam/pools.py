@@ -142,7 +142,8 @@ def canonical(address: str) -> str:
 
 def _admits(bus: tuple[str, ...], environments: tuple[str, ...], zone: str, claim: Claim) -> str:
     """Why the claim is kept out; "" when it isn't."""
-    if bus and not any(claim.instance.startswith(f"{bu}-") for bu in bus):
+    unit = claim.app.partition("/")[0]
+    if bus and not (unit in bus if unit else any(claim.instance.startswith(f"{b}-") for b in bus)):
         return f"is for business units {', '.join(bus)}"
     if environments and claim.environment not in environments:
         return f"is for environments {', '.join(environments)}"
