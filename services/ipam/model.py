@@ -99,12 +99,11 @@ class Reserved:
     since: float = 0.0
 
     def owned_by(self, instance: str, app: str = "") -> bool:
-        """May this instance (`bu-app-…`) have it, which is of that app (`bu/app`) when the host knows it."""
-        if not self.bu:
-            return True
-        if app:
-            return app == f"{self.bu}/{self.app}" if self.app else is_of(instance, app, self.bu)
-        return instance.startswith(f"{self.bu}-{self.app}-" if self.app else f"{self.bu}-")
+        """May this instance (`bu-app-…`) have it; its app (`bu/app`) says it better, where it is known."""
+        if app and self.bu:
+            return app == f"{self.bu}/{self.app}" if self.app else app.startswith(f"{self.bu}/")
+        owner = f"{self.bu}-{self.app}-" if self.app else f"{self.bu}-"
+        return not self.bu or instance.startswith(owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +209,6 @@ class Reported:
     def id(self) -> str:
         """The address' document."""
         return f"{self.network}/{self.address}"
-
-
-def is_of(instance: str, app: str, bu: str) -> bool:
-    """Is the instance the business unit's: by its app (`bu/app`) when the host knows it, else by its own name."""
-    return app.partition("/")[0] == bu if app else instance.startswith(f"{bu}-")
 
 
 def unit_of(claim: Claim | Address, known: frozenset[str] = frozenset()) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 from ipaddress import ip_address
 
 from services.ipam.definition import Ip, NetworkConfig, PoolConfig, parse_range
-from services.ipam.model import Claim, is_of
+from services.ipam.model import Claim
 
 MAX_SPAN = 2**52
 """Of a huge IPv6 range the first so many addresses are used: offsets stay exact in JSON."""
@@ -142,7 +142,8 @@ def canonical(address: str) -> str:
 
 def _admits(bus: tuple[str, ...], environments: tuple[str, ...], zone: str, claim: Claim) -> str:
     """Why the claim is kept out; "" when it isn't."""
-    if bus and not any(is_of(claim.instance, claim.app, bu) for bu in bus):
+    unit = claim.app.partition("/")[0]
+    if bus and not (unit in bus if unit else any(claim.instance.startswith(f"{b}-") for b in bus)):
         return f"is for business units {', '.join(bus)}"
     if environments and claim.environment not in environments:
         return f"is for environments {', '.join(environments)}"

@@ -58,6 +58,10 @@ class _Recounted:
     again_at: float = float("-inf")
 
 
+class OverQuota(TooMany):
+    """There is room in the network, but not for this business unit."""
+
+
 class Quotas:
     """One replica's."""
 
@@ -93,7 +97,7 @@ class Quotas:
             room = await self._set_aside(scope, quota, still)
             admitted[scope] = still[:room]
             for each in still[room:]:
-                refused[each] = TooMany(
+                refused[each] = OverQuota(
                     f"business unit {quota.bu} has used up its quota of {quota.limit} addresses{quota.where}",
                     retry_after_s=5.0,
                 )

@@ -141,7 +141,11 @@ class Ipam:
     async def allocate_many(self, claims: Sequence[Claim]) -> list[Allocation | GantryError]:
         """Each claim's addresses, or why it gets none. Raises Unavailable."""
         traceparent = current_traceparent()
-        return await self._allocator.allocate_many([Asked(each, traceparent) for each in claims])
+        began = self._rt.clock.monotonic()
+        asked = [Asked(each, traceparent) for each in claims]
+        results = await self._allocator.allocate_many(asked)
+        self.telling.seconds.observe(self._rt.clock.monotonic() - began)
+        return results
 
     async def release(self, ending: Ending) -> bool:
         """See Releases."""

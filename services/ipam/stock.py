@@ -28,7 +28,7 @@ from services.ipam.territory import (
     to_body,
 )
 
-PAGE = 256  # rested addresses read at a time
+PAGE = 128  # rested addresses read at a time
 WIDEST = 64  # from so many of the longest rested is chosen when there are many replicas at it
 MAX_WALK = 2048  # offsets looked through at a time where most are used
 WALKS = 4
@@ -82,6 +82,7 @@ class Stock:
         self._unseen: list[Span] = []  # leased, and not looked through yet
         self._rested: deque[Address] = deque()
         self._trying: dict[str, Address] = {}
+        self._just_read = False  # the rested ones, in the last pick
         self._spread = 1
         self._walked_out = False  # when last looked, nothing was left that was never used
         self._lock = asyncio.Lock()
@@ -94,6 +95,7 @@ class Stock:
         picked: list[Address] = []
         try:
             async with self._lock:
+                self._just_read = False
                 self._from_unspent(picked, wanted)
                 if len(picked) < wanted and not self._walked_out:
                     await self._walk(wanted - len(picked))
@@ -120,7 +122,10 @@ class Stock:
         if outcome is Outcome.OK:
             self._spread = max(1, self._spread - 1)
         elif outcome is Outcome.CONFLICT:
-            self._spread = min(WIDEST, 2 * self._spread)
+            # What was read a while ago is out of date; what was read just now was lost in a race.
+            if self._just_read:
+                self._spread = min(WIDEST, 2 * self._spread)
+            self._rested.clear()
 
     def untried(self, addresses: Iterable[Address]) -> None:
         """Nothing came of it, or nobody knows what."""
@@ -243,6 +248,7 @@ class Stock:
 
     async def _refill(self, wanted: int) -> None:
         page = await self._store.rested(self.pool, self._clock.now(), max(PAGE, 2 * wanted))
+        self._just_read = True
         # Whatever the store says: what is not free is nobody's to give.
         self._rested = deque(
             each for each in page if each.state is State.RELEASED and each.id not in self._trying

@@ -9,10 +9,12 @@ from libs.common.outbox import Relay
 from libs.common.store.base import Outcome
 from libs.common.telemetry import Telemetry
 from services.ipam.pools import Pool
+from services.ipam.quotas import OverQuota
 from services.ipam.tally import Tally
 
 _REASONS: tuple[tuple[type[GantryError], str], ...] = (
     (NotFound, "no_pool"),
+    (OverQuota, "quota"),
     (TooMany, "used_up"),
     (Conflict, "refused"),
     (Unavailable, "unavailable"),

@@ -317,3 +317,21 @@ async def test_tombstones_go_however_many_they_are(world: World) -> None:
     await world.clock.sleep(1300)
     assert not await one.store.buried([(f"a{n}", "h1") for n in range(1200)])
     running.cancel()
+
+
+@virtual
+async def test_replicas_in_turns_keep_the_order_and_racing_ones_keep_near_it(world: World) -> None:
+    small = SmallWorld(world.loop)
+    replicas = [await replica(small, config("10.0.0.0/26"), f"ipam-{n}") for n in range(2)]
+    first = await asyncio.gather(*(give(replicas[0], claim(f"a{n}")) for n in range(62)))
+    released = []
+    for n in random.Random(3).sample(range(62), 62):
+        assert await take(replicas[0], f"a{n}", 1)
+        released.append(first[n].address)
+        await world.clock.sleep(0.1)
+    await world.clock.sleep(COOLDOWN_S)
+    in_turns = [(await give(replicas[n % 2], claim(f"b{n}"))).address for n in range(20)]
+    assert in_turns == released[:20]
+    racing = [give(replicas[n % 2], claim(f"c{n}")) for n in range(20)]
+    got = [each.address for each in await asyncio.gather(*racing)]
+    assert len(set(got)) == 20 and set(got) <= set(released[20:])
