@@ -1,4 +1,4 @@
-"""Commands of the cluster: nodes, networks, alerts."""
+"""Commands of the cluster: nodes, alerts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from libs.cli.output import Column, number, time_of
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (nodes, networks, alerts):
+    for command in (nodes, alerts):
         app.command()(command)
 
 
@@ -40,33 +40,6 @@ def nodes(ctx: typer.Context) -> None:
 def _share(reserved: float | None, used: float | None, total: float | None, digits: int) -> str:
     taken = reserved if reserved is not None else used
     return f"{number(taken, digits) or '?'}/{number(total, digits) or '?'}"
-
-
-def networks(
-    ctx: typer.Context,
-    network: Annotated[str, typer.Argument(metavar="[NETWORK]", help="this one only")] = "",
-) -> None:
-    """Networks and their addresses."""
-    context = context_of(ctx)
-    if network:
-        view = context.ask(lambda client: client.network(network))
-        if context.printer.is_json:
-            context.printer.json(view)
-        for name, value in view.model_dump(mode="json").items():
-            context.printer.say(f"{name:<12}{value}")
-        return
-    answer = context.ask(lambda client: client.networks())
-    columns = (
-        Column("NETWORK", lambda n: n.network),
-        Column("VLAN", lambda n: _extra(n, "vlan"), right=True),
-        Column("CIDR", lambda n: _extra(n, "cidr")),
-        Column("ZONE", lambda n: _extra(n, "zone"), wide=True),
-        Column("ALLOCATED", lambda n: _extra(n, "allocated"), right=True),
-        Column("COOLING", lambda n: _extra(n, "cooling"), right=True, wide=True),
-        Column("FREE", lambda n: _extra(n, "free"), right=True),
-        Column("UNITS", lambda n: ", ".join(_extra(n, "bus") or ()) or "all"),
-    )
-    context.printer.rows(answer, answer.networks, columns, "no networks")
 
 
 def alerts(

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from libs.cli import (
+    address_cmd,
     apps_cmd,
     breaker_cmd,
     cluster_cmd,
@@ -25,6 +26,7 @@ from libs.cli import (
     host_cmd,
     keys_cmd,
     local_cmd,
+    network_cmd,
     observe_cmd,
     producer_cmd,
     rollout_cmd,
@@ -48,6 +50,8 @@ _COMMANDS = (
     rollout_cmd,
     observe_cmd,
     cluster_cmd,
+    network_cmd,
+    address_cmd,
     breaker_cmd,
     dead_cmd,
     keys_cmd,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from libs.client import dead, model
 from libs.client.hosts_api import HostCalls
+from libs.client.networks_api import NetworkCalls
 from libs.client.sse import Parser
 from libs.client.transport import ModelT, Transport, read
 from libs.client.vault import VaultClient
@@ -40,6 +41,7 @@ class GantryClient:
         self._transport = transport
         self.hosts = HostCalls(transport)
         self.vault = VaultClient(transport)
+        self.addressing = NetworkCalls(transport)
 
     @classmethod
     @asynccontextmanager
@@ -195,14 +197,6 @@ class GantryClient:
     async def nodes(self) -> model.Nodes:
         """All hosts."""
         return await self._get(model.Nodes, "/v1/nodes")
-
-    async def networks(self) -> model.Networks:
-        """The networks that the key's business unit may use."""
-        return await self._get(model.Networks, "/v1/networks")
-
-    async def network(self, network: str) -> model.NetworkView:
-        """One network."""
-        return await self._get(model.NetworkView, f"/v1/networks/{segment(network)}")
 
     async def alerts(self, state: str = "") -> model.Alerts:
         """Alerts: `firing`, `resolved` or both."""

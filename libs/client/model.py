@@ -229,18 +229,6 @@ class Nodes(Partial):
     nodes: tuple[NodeView, ...]
 
 
-class NetworkView(View):
-    """A network (VLAN) and the counts of its addresses by state."""
-
-    network: str
-
-
-class Networks(Partial):
-    """Networks, by name."""
-
-    networks: tuple[NetworkView, ...]
-
-
 class AlertView(View):
     """An alert."""
 

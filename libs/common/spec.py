@@ -13,31 +13,19 @@ import re
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
-"""BU, app and network names: DNS labels of at most 40 characters."""
+from libs.common.wishes import NAME_PATTERN as NAME_PATTERN
+from libs.common.wishes import SLOT, AddressWish
+from libs.common.wishes import Name as Name
+from libs.common.wishes import Strict as Strict
 
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 PERCENT = re.compile(r"(0?\d{1,2}|100)%")
 IMAGE = re.compile(
     r"^(?P<registry>[a-z0-9.-]+(:\d+)?/)?(?P<path>[a-z0-9]+([._/-]+[a-z0-9]+)*)"
     r"(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?$"
 )
-
-
-class Strict(BaseModel):
-    """Base of what users write: frozen, and every unknown field is an error that names it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Resources(Strict):
@@ -262,6 +250,12 @@ Options = Annotated[
     Field(exclude_if=lambda options: options == PLAIN),
 ]
 
+Address = Annotated[
+    AddressWish | None,
+    # Left out when there is none, for the same reason as with secrets.
+    Field(exclude_if=lambda wish: wish is None),
+]
+
 
 class AppSpec(Strict):
     """All a user says about an app. `PUT` replaces it whole; `deploy` makes a release of it."""
@@ -285,6 +279,7 @@ class AppSpec(Strict):
     keep_address: bool = Field(
         False, description="a replacement takes over its predecessor's address"
     )
+    address: Address = Field(None, description="a reserved or certain address instead of any")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -324,6 +319,21 @@ class AppSpec(Strict):
                 files.append(ref.file)
         return refs
 
+    @field_validator("address")
+    @classmethod
+    def _address(cls, wish: AddressWish | None, info: ValidationInfo) -> AddressWish | None:
+        strategy, instances = info.data.get("strategy"), info.data.get("instances")
+        if wish is None or strategy is None or instances is None:
+            return wish
+        if instances > 1 and not wish.many:
+            raise ValueError(f"is for one instance; name reservations with {SLOT} for more of them")
+        if strategy.surge(max(1, instances)):
+            raise ValueError(
+                "needs strategy.max_surge 0 and max_unavailable 1 or more: "
+                "a replacement can have the address only after its predecessor has gone"
+            )
+        return wish
+
 
 class InstanceSpec(Strict):
     """What one instance of a release is: everything that the scheduler and the host need, by value."""
@@ -344,6 +354,7 @@ class InstanceSpec(Strict):
     sticky_key: str = Field(
         "", description="instances with the same key take over the same address"
     )
+    address: Address = None
     registry_login: bool = Field(
         False,
         description="the image is pulled with the business unit's login",
@@ -352,9 +363,15 @@ class InstanceSpec(Strict):
 
     @classmethod
     def of(
-        cls, spec: AppSpec, image: str, sticky_key: str = "", *, registry_login: bool = False
+        cls,
+        spec: AppSpec,
+        image: str,
+        sticky_key: str = "",
+        *,
+        slot: int = 0,
+        registry_login: bool = False,
     ) -> InstanceSpec:
-        """The instance of `spec` with its image pinned to `image`."""
+        """The instance of `spec` in `slot`, with its image pinned to `image`."""
         return cls(
             image=image,
             network=spec.network,
@@ -370,5 +387,6 @@ class InstanceSpec(Strict):
             constraints=spec.constraints,
             stop_grace_s=spec.stop_grace_s,
             sticky_key=sticky_key,
+            address=spec.address.of_slot(slot) if spec.address else None,
             registry_login=registry_login,
         )

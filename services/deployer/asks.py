@@ -100,7 +100,11 @@ def refuse(app: App | None, request: DeployRequested, facts: Facts) -> str:
     if needs_release and app.release is None and app.deployment is None:
         return f"nothing of {app.id} has been released yet"
     spec = _spec_to_run(app, request, facts)
-    return missing_secret(app.bu, spec, facts.secrets) if spec is not None else ""
+    if spec is None:
+        return ""
+    if spec.address is not None and not spec.address.many and (request.instances or 0) > 1:
+        return f"instances: {app.id} has an address of its own, which only one instance can have"
+    return missing_secret(app.bu, spec, facts.secrets)
 
 
 def _spec_to_run(app: App, request: DeployRequested, facts: Facts) -> AppSpec | None:

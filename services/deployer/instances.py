@@ -56,7 +56,13 @@ def requested(instance: Instance, release: Release) -> ev.InstanceRequested:
         app=instance.app,
         release=instance.release,
         deployment=instance.deployment,
-        spec=InstanceSpec.of(release.spec, release.image, sticky, registry_login=release.login),
+        spec=InstanceSpec.of(
+            release.spec,
+            release.image,
+            sticky,
+            slot=instance.slot,
+            registry_login=release.login,
+        ),
     )
 
 

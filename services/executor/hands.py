@@ -392,6 +392,7 @@ class Hands:
 
 
 def _attachment(a: Attempt) -> AttachmentSpec:
+    wish = a.payload.spec.address
     return AttachmentSpec(
         container=a.container,
         network=a.payload.spec.network,
@@ -400,4 +401,7 @@ def _attachment(a: Attempt) -> AttachmentSpec:
         generation=a.generation,
         sticky_key=a.payload.spec.sticky_key,
         options=a.payload.spec.network_options,
+        ip=(wish.requested or "") if wish else "",
+        reservation=(wish.reservation or "") if wish else "",
+        app=a.payload.app,
     )

@@ -15,6 +15,7 @@ from libs.common.http import ServiceClient, raise_problem
 from services.executor.model import Attachment, AttachmentSpec, AttemptId, ContainerName
 
 IFNAME = "eth0"
+OPTIONAL = ("sticky_key", "ip", "reservation", "app")
 ATTACH_TIMEOUT_S = 20.0  # hostd itself waits for ipam for some seconds
 TIMEOUT_S = 10.0
 
@@ -32,8 +33,8 @@ class HostdClient:
             "instance": spec.instance,
             "attempt": spec.attempt,
             "generation": spec.generation,
-            **({"sticky_key": spec.sticky_key} if spec.sticky_key else {}),
-            # Left out where there is nothing to say, as an older hostd refuses what it does not know.
+            # Left out where there is nothing to say: an older hostd refuses what it does not know.
+            **{name: value for name in OPTIONAL if (value := getattr(spec, name))},
             **spec.options.model_dump(exclude_defaults=True),
         }
         answer = await self._call("PUT", _path(spec.container), body, timeout_s=ATTACH_TIMEOUT_S)

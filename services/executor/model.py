@@ -308,6 +308,9 @@ class AttachmentSpec:
     attempt: AttemptId
     generation: int
     sticky_key: str = ""
+    ip: str = ""
+    reservation: str = ""
+    app: str = ""
     options: NetworkOptions = PLAIN
 
 

@@ -10,10 +10,12 @@ from services.gateway.api_breaker import breaker_routes
 from services.gateway.api_dead import dead_routes
 from services.gateway.api_hosts import host_routes, inner_host_routes
 from services.gateway.api_keys import key_routes
+from services.gateway.api_networks import network_routes
 from services.gateway.api_producers import inner_routes, producer_routes
 from services.gateway.api_streams import stream_routes
 from services.gateway.api_vault import vault_routes
 from services.gateway.api_views import view_routes
+from services.gateway.console.network_pages import network_page_routes
 from services.gateway.console.pages import console_routes
 from services.gateway.openapi import document_bytes
 from services.gateway.parts import Gateway
@@ -24,6 +26,7 @@ def public_routes(gateway: Gateway) -> tuple[Route, ...]:
     return (
         *app_routes(gateway),
         *view_routes(gateway),
+        *network_routes(gateway),
         *stream_routes(gateway),
         *breaker_routes(gateway),
         *key_routes(gateway),
@@ -46,6 +49,7 @@ def routes(gateway: Gateway) -> Sequence[Route]:
         *public,
         Route("GET", "/v1/openapi.json", openapi, Access.PUBLIC, "This API as OpenAPI 3.1"),
         *console_routes(gateway),
+        *network_page_routes(gateway),
         *inner_routes(gateway),
         *inner_host_routes(gateway),
     )

@@ -61,13 +61,13 @@ def _spec_routes(gateway: Gateway) -> tuple[Route, ...]:
                 headers=conditions,
                 request_id=request.headers.get("x-request-id", ""),
             )
-            return _passed_on(response)
+            return passed_on(response)
 
         return await gateway.operations.through(request, "app.put", app_of(request), perform)
 
     async def get_app(request: Request) -> Response:
         response = await gateway.peers.ask(actor_of(request), DEPLOYER, "GET", request.path)
-        return _passed_on(response)
+        return passed_on(response)
 
     async def all_apps(request: Request) -> Response:
         return reply(await list_apps(gateway, actor_of(request)))
@@ -100,7 +100,8 @@ def _spec_routes(gateway: Gateway) -> tuple[Route, ...]:
     )
 
 
-def _passed_on(response: Response) -> Response:
+def passed_on(response: Response) -> Response:
+    """An owner's answer as ours: status, body and ETag."""
     kept = {name: response.headers[name] for name in ("etag",) if name in response.headers}
     for name, value in response.headers.items():  # a peer in this process writes its own case
         if name.lower() == "etag":
@@ -265,7 +266,7 @@ async def _change(gateway: Gateway, request: Request, verb: str) -> Response:
             path,
             request_id=request.headers.get("x-request-id", ""),
         )
-        return _passed_on(response)
+        return passed_on(response)
 
     target = f"{known.app}/deployments/{deployment}"
     return await gateway.operations.through(request, f"deployment.{verb}", target, perform)

@@ -1,20 +1,13 @@
-"""Routes of composed views: instances, hosts, networks, alerts."""
+"""Routes of composed views: instances, hosts, alerts."""
 
 from __future__ import annotations
 
 from libs.client.doctor import NetworkDiagnosis
-from libs.client.model import Alerts, Instances, Networks, NetworkView, Nodes
+from libs.client.model import Alerts, Instances, Nodes
 from libs.common.errors import InvalidInput, NotFound
 from libs.common.http import Request, Response, Route, reply
 from services.gateway.parts import Gateway, actor_of, app_filter, reading, require_all
-from services.gateway.views import (
-    diagnose_host,
-    list_alerts,
-    list_instances,
-    list_networks,
-    list_nodes,
-    read_network,
-)
+from services.gateway.views import diagnose_host, list_alerts, list_instances, list_nodes
 
 MAX_HOST = 253
 ALERT_STATES = ("firing", "resolved")
@@ -36,12 +29,6 @@ def view_routes(gateway: Gateway) -> tuple[Route, ...]:
             raise NotFound("there is no host of so long a name")
         return reply(await diagnose_host(gateway, actor_of(request), host))
 
-    async def networks(request: Request) -> Response:
-        return reply(await list_networks(gateway, actor_of(request)))
-
-    async def network(request: Request) -> Response:
-        return reply(await read_network(gateway, actor_of(request), request.params["network"]))
-
     async def alerts(request: Request) -> Response:
         state = request.query.get("state")
         if state not in (None, *ALERT_STATES):
@@ -58,7 +45,5 @@ def view_routes(gateway: Gateway) -> tuple[Route, ...]:
             gateway, "/v1/nodes/{host}/network", doctor,
             "What is wrong with a host's network, looked at now", NetworkDiagnosis,
         ),
-        reading(gateway, "/v1/networks", networks, "Networks and their use", Networks),
-        reading(gateway, "/v1/networks/{network}", network, "One network", NetworkView),
         reading(gateway, "/v1/alerts", alerts, "What is or was wrong", Alerts, query=state),
     )  # fmt: skip

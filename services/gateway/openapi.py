@@ -13,6 +13,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from libs.client.dead import GROUP_PATTERN, PLACE_PATTERN
 from libs.client.model import AppView, Plan, Problem
+from libs.client.networks import STATES, Defined, QuotaView, ReservationView
 from libs.client.vault import REGISTRY_PATTERN
 from libs.common.http import Access, Route
 from libs.common.problems import PROBLEM
@@ -30,16 +31,23 @@ Model = tuple[type[BaseModel], JsonSchemaMode]
 _ALSO: Mapping[tuple[str, str], tuple[int, type[BaseModel]]] = {
     ("PUT", "/v1/apps/{bu}/{app}"): (201, AppView),
     ("POST", "/v1/apps/{bu}/{app}/deploys"): (200, Plan),
+    ("PUT", "/v1/networks/{network}"): (201, Defined),
+    ("PUT", "/v1/networks/{network}/pools/{pool}"): (201, Defined),
+    ("PUT", "/v1/networks/{network}/reservations/{reservation}"): (201, ReservationView),
+    ("PUT", "/v1/quotas/{bu}"): (201, QuotaView),
 }
 _SAID: Mapping[int, str] = {200: "Done", 201: "Made", 202: "Accepted; Location tells how it goes"}
 _OPTIONAL_BODY = ("/deploys", "/rollback", "/restart", "/stop")
 _PATTERNS: Mapping[str, str] = {
-    **dict.fromkeys(("bu", "app", "network", "secret"), NAME_PATTERN),
+    **dict.fromkeys(("bu", "app", "network", "pool", "reservation", "secret"), NAME_PATTERN),
     "registry": REGISTRY_PATTERN,
     "group": GROUP_PATTERN,
     "place": PLACE_PATTERN,
 }
-_STATES = ("firing", "resolved")
+_STATES: Mapping[str, tuple[str, ...]] = {
+    "/v1/alerts": ("firing", "resolved"),
+    "/v1/networks/{network}/addresses": STATES,
+}
 
 
 def document(routes: Sequence[Route]) -> Json:
@@ -151,7 +159,12 @@ def _parameters(route: Route) -> list[Json]:
         found.append({"name": name, "in": "path", "required": True, "schema": schema})
     for name, text in route.query.items():
         found.append(
-            {"name": name, "in": "query", "description": text, "schema": _query_schema(name)}
+            {
+                "name": name,
+                "in": "query",
+                "description": text,
+                "schema": _query_schema(route.path, name),
+            }
         )
     for name, text in route.headers.items():
         schema = {"type": "string"}
@@ -161,7 +174,7 @@ def _parameters(route: Route) -> list[Json]:
     return found
 
 
-def _query_schema(name: str) -> Json:
+def _query_schema(path: str, name: str) -> Json:
     if name in WHOLE:
         number = WHOLE[name]
         return {
@@ -173,5 +186,5 @@ def _query_schema(name: str) -> Json:
     if name in FLAGS:
         return {"type": "boolean", "default": False}
     if name == "state":
-        return {"type": "string", "enum": list(_STATES)}
+        return {"type": "string", "enum": list(_STATES[path])}
     return {"type": "string"}

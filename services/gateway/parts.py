@@ -113,7 +113,7 @@ def reading(
 
 
 def _check_parameters(route: Route, request: Request) -> None:
-    for name in ("bu", "app", "network"):
+    for name in ("bu", "app", "network", "pool", "reservation"):
         value = request.params.get(name)
         if value is not None and not NAME.fullmatch(value):
             raise NotFound(f"there is no {name} {value!r}")
@@ -148,7 +148,7 @@ class Whole:
         text = request.query.get(name)
         if text is None:
             return self.default
-        if not re.fullmatch(r"[0-9]{1,12}", text) or not self.least <= int(text) <= self.most:
+        if not re.fullmatch(r"[0-9]{1,16}", text) or not self.least <= int(text) <= self.most:
             raise InvalidInput.of(
                 name, "is not such a number", f"a whole number from {self.least} to {self.most}"
             )
@@ -159,8 +159,9 @@ WHOLE = {
     "limit": Whole(1, 1000, 100),
     "tail": Whole(0, 10_000, 100),
     "since": Whole(0, 10**12 - 1, 0),
+    "count": Whole(1, 2**52, 1024),
 }
-FLAGS = frozenset({"follow", "force"})
+FLAGS = frozenset({"follow", "force", "states"})
 
 
 def whole(request: Request, name: str) -> int:

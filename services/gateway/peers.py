@@ -78,11 +78,12 @@ class Peers:
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
         request_id: str = "",
+        timeout_s: float = 0.0,
     ) -> Response:
-        """The peer's answer to a change. Raises what its problem stands for."""
+        """The peer's answer to a change, by default within the usual time. Raises what its problem stands for."""
         sent = {**actor.headers(), "x-request-id": request_id, **(headers or {})}
         response = await self.client.call(
-            service, method, path, body=body, headers=sent, timeout_s=self.timeout_s
+            service, method, path, body=body, headers=sent, timeout_s=timeout_s or self.timeout_s
         )
         raise_problem(service, response)
         return response

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.client.doctor import NetworkDiagnosis
-from libs.client.model import Alerts, Apps, Instances, Networks, NetworkView, Nodes, NodeView
+from libs.client.model import Alerts, Apps, Instances, Nodes, NodeView
 from libs.common.actor import Actor
 from libs.common.errors import Conflict, NotFound, Unavailable
 from services.gateway.core import Part, bu_of_target, incomplete
 from services.gateway.parts import Gateway
-from services.gateway.peers import DEPLOYER, IPAM, MONITOR, SCHEDULER, whole, with_query
+from services.gateway.peers import DEPLOYER, MONITOR, SCHEDULER, whole, with_query
 
 # What the scheduler tells of an instance beyond what the deployer does.
 _FROM_SCHEDULER = ("attempt", "cpus", "mem_mib", "failures", "not_before", "message", "since")
@@ -78,27 +78,6 @@ def join_nodes(seen: Part, agents: Part) -> list[dict[str, Any]]:
         also = theirs.get(row["agent"], {})
         rows.append({**{name: also[name] for name in _FROM_AGENT if name in also}, **row})
     return sorted(rows, key=lambda row: str(row.get("hostname", "")))
-
-
-async def list_networks(gateway: Gateway, actor: Actor) -> Networks:
-    """The networks that the actor's business unit may use."""
-    part = await gateway.peers.part(actor, IPAM, "/v1/networks")
-    rows = [row for row in part.rows("networks") if may_use(actor, row)]
-    return Networks.model_validate({"networks": rows, "incomplete": incomplete(part)})
-
-
-async def read_network(gateway: Gateway, actor: Actor, network: str) -> NetworkView:
-    """One network. Raises NotFound, also for one that is not for the actor's business unit."""
-    row = await gateway.peers.get(actor, IPAM, f"/v1/networks/{network}")
-    if not may_use(actor, row):
-        raise NotFound(f"there is no network {network!r}")
-    return NetworkView.model_validate(row)
-
-
-def may_use(actor: Actor, network: Mapping[str, Any]) -> bool:
-    """Is the network for the actor's business unit: one that names none is for all."""
-    bus = network.get("bus") or ()
-    return actor.bu == "*" or not bus or actor.bu in bus
 
 
 async def list_alerts(gateway: Gateway, actor: Actor, state: str = "") -> Alerts:

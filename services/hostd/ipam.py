@@ -96,21 +96,13 @@ class HttpIpam:
 
     async def holds(self, attachment: Attachment) -> bool:
         """See IpamPort."""
-        path = f"/v1/attachments/{segment(attachment.ipam_key)}"
-        try:
-            answer = await call_json(self._peers, SERVICE, "GET", path, timeout_s=TIMEOUT_S)
-            got = _Allocated.model_validate(answer)
-        except NotFound:
-            return False
-        except ValidationError as error:
-            raise Unavailable(f"ipam answered what can't be used: {error}") from error
         parts = attachment.address.parts() if attachment.address is not None else ()
-        found = {(each.address, each.generation) for each in got.addresses or (got,)}
-        return found == {(part.address, part.generation) for part in parts}
+        wanted = {(part.address, part.generation) for part in parts}
+        return (await self.known()).get(attachment.ipam_key, frozenset()) == wanted
 
     async def room(self, network: str) -> int:
         """See IpamPort."""
-        path = f"/v1/networks/{segment(network)}"
+        path = f"/v1/networks/{segment(network)}/room"
         answer = await call_json(self._peers, SERVICE, "GET", path, timeout_s=TIMEOUT_S)
         try:
             return _Room.model_validate(answer).free
@@ -131,6 +123,8 @@ class HttpIpam:
             "host": self._host,
             "sticky_key": spec.sticky_key,
             "requested": spec.ip or "",
+            "reservation": spec.reservation,
+            "app": spec.app,
         }
         path = f"/v1/attachments/{segment(key)}"
         answer = await call_json(self._peers, SERVICE, "PUT", path, content, timeout_s=TIMEOUT_S)

@@ -143,6 +143,16 @@ class AttachmentSpec(BaseModel):
     ip: str | None = Field(
         None, pattern=r"^[0-9A-Fa-f.:]{2,45}$", description="this address only, of either family"
     )
+    # Left out of what is saved, where it can be: an older hostd refuses a spec with fields it does not know.
+    reservation: str = Field(
+        "",
+        max_length=64,
+        description="the address that ipam keeps under this name",
+        exclude_if=lambda name: not name,
+    )
+    app: str = Field(
+        "", max_length=100, description="bu/app: whose address it will be", exclude=True
+    )
     mtu: Annotated[int, Field(ge=576, le=9000)] | None = None
     # Left out when there is none: an older hostd refuses a saved spec with fields it doesn't know.
     bandwidth: Bandwidth = Field(NO_LIMITS, exclude_if=lambda limits: limits == NO_LIMITS)

@@ -1,17 +1,32 @@
-"""ipam's HTTP face: hosts ask for addresses, services look at networks."""
+"""ipam's HTTP face towards hosts: addresses for attachments. What people ask is in api_networks.py."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from libs.common.clock import Clock
-from libs.common.errors import Forbidden, InvalidInput, NotFound
+from libs.common.errors import Forbidden, GantryError, InvalidInput, NotFound
 from libs.common.http import Access, Kind, Request, Response, Route, reply
-from services.ipam.model import Address, Claim, Network, Reported
+from libs.common.problems import Problem
+from libs.common.telemetry import current_traceparent
+from services.ipam.api_edits import ForEditors, edit_routes
+from services.ipam.api_networks import ForReaders, read_routes
+from services.ipam.catalogue import Catalogue
+from services.ipam.jobs import Allocation
+from services.ipam.model import Claim, Reported
+from services.ipam.pools import canonical
+from services.ipam.releases import Ending
 from services.ipam.store import IpamStore
+from services.ipam.tally import Tally
+from services.ipam.views import attachment_view, held_view
+
+MAX_CLAIMS = 500
+
+Short = Annotated[str, Field(max_length=64)]
+Long = Annotated[str, Field(max_length=200)]
 
 
 class ClaimBody(BaseModel):
@@ -19,16 +34,55 @@ class ClaimBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    network: str
-    instance: str
-    attempt: str
-    host: str
-    sticky_key: str = ""
-    requested: str = ""
+    network: Short
+    instance: Long
+    attempt: Long
+    host: Long
+    sticky_key: Long = ""
+    requested: Short = ""
+    environment: Short = ""
+    zone: Short = ""
+    reservation: Short = ""
+    families: tuple[int, ...] = Field((), max_length=2)
+    app: Long = Field("", description="bu/app")
+
+    @field_validator("families")
+    @classmethod
+    def _families(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not set(value) <= {4, 6}:
+            raise ValueError("families are 4 and 6")
+        return tuple(sorted(set(value)))
+
+    @field_validator("requested")
+    @classmethod
+    def _requested(cls, value: str) -> str:
+        return canonical(value)
+
+    def claim(self, attachment: str) -> Claim:
+        """Of an attachment."""
+        return Claim(attachment=attachment, **self.model_dump())
+
+
+class NamedClaim(ClaimBody):
+    """A claim of many."""
+
+    attachment: str = Field(min_length=1, max_length=300)
+
+    def of_it(self) -> Claim:
+        """With the attachment's own name."""
+        return Claim(**self.model_dump())
+
+
+class ClaimsBody(BaseModel):
+    """POST /v1/attachments: a burst of claims."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    claims: tuple[NamedClaim, ...] = Field(max_length=MAX_CLAIMS)
 
 
 class HeldBody(BaseModel):
-    """An attachment that has an address, in a host's report."""
+    """An address that an attachment has, in a host's report; an attachment may come once a family."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -40,6 +94,11 @@ class HeldBody(BaseModel):
     attempt: str = Field("", max_length=200)
     sticky_key: str = Field("", max_length=200)
 
+    @field_validator("address")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        return canonical(value)
+
 
 class LiveBody(BaseModel):
     """POST /v1/hosts/{host}/attachments: all attachments that the host has, and of those with an address which."""
@@ -50,91 +109,137 @@ class LiveBody(BaseModel):
     held: tuple[HeldBody, ...] | None = None
 
 
-class Allocator(Protocol):
-    """What the API needs of the service."""
+class ConflictBody(BaseModel):
+    """POST /v1/attachments/{attachment}/conflicts: another station answers for its address."""
 
-    networks: Mapping[str, Network]
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    address: str = Field(max_length=64)
+    generation: int = Field(ge=1, le=2**53)
+    seen_mac: str = Field(min_length=1, max_length=64)
+
+
+class ForHosts(Protocol):
+    """What these routes need of the service."""
+
     store: IpamStore
+    catalogue: Catalogue
+    tally: Tally
 
-    async def allocate(self, claim: Claim) -> tuple[Network, Address]: ...
-    async def release(
-        self, attachment: str, generation: int, reason: str, actor: str, host: str = ""
-    ) -> bool: ...
+    async def allocate(self, claim: Claim) -> Allocation: ...
+    async def allocate_many(self, claims: Sequence[Claim]) -> list[Allocation | GantryError]: ...
+    async def conflict(
+        self, attachment: str, address: str, generation: int, seen_mac: str
+    ) -> Allocation: ...
+    async def release(self, ending: Ending) -> bool: ...
     async def report(
         self, host: str, live: frozenset[str], held: Sequence[Reported] | None = None
     ) -> int: ...
 
 
-def routes(ipam: Allocator, clock: Clock) -> Sequence[Route]:
+class Served(ForHosts, ForReaders, ForEditors, Protocol):
+    """What all routes need of the service."""
+
+
+def routes(ipam: Served, clock: Clock) -> Sequence[Route]:
     """All routes."""
-    return (*_host_routes(ipam), *_read_routes(ipam, clock))
+    return (*host_routes(ipam), *read_routes(ipam, clock), *edit_routes(ipam, clock))
 
 
-def _host_routes(ipam: Allocator) -> Sequence[Route]:
+def host_routes(ipam: ForHosts) -> Sequence[Route]:
+    """Routes that hosts call."""
+
     async def put_attachment(request: Request) -> Response:
         body = request.parse(ClaimBody)
-        _own_host(request, body.host)
-        claim = Claim(attachment=request.params["attachment"], **body.model_dump())
-        network, address = await ipam.allocate(claim)
-        return reply(attachment_view(network, address))
+        own_host(request, body.host)
+        return reply(attachment_view(await ipam.allocate(body.claim(_attachment(request)))))
 
-    async def get_attachment(request: Request) -> Response:
-        name = request.params["attachment"]
-        current = await ipam.store.of_attachment(name)
-        network = ipam.networks.get(current.network) if current is not None else None
-        if current is None or network is None:
-            raise NotFound(f"attachment {name!r} has no address")
-        _own_host(request, current.host)
-        return reply(attachment_view(network, current))
+    async def put_many(request: Request) -> Response:
+        claims = [each.of_it() for each in request.parse(ClaimsBody).claims]
+        for each in claims:
+            own_host(request, each.host)
+        results = await ipam.allocate_many(claims)
+        return reply(
+            {
+                "results": [
+                    _result(claim.attachment, each)
+                    for claim, each in zip(claims, results, strict=True)
+                ]
+            }
+        )
 
     async def delete_attachment(request: Request) -> Response:
-        attachment = request.params["attachment"]
-        generation = request.query.get("generation", "")
-        if not generation.isdigit():
+        attachment, principal = _attachment(request), request.principal
+        generation = _generation(request, "generation")
+        if generation is None:
             raise InvalidInput.of("generation", "is missing", "the generation that PUT answered")
         current = await ipam.store.of_attachment(attachment)
-        if current is not None:
-            _own_host(request, current.host)
-        actor = f"{request.principal.kind}:{request.principal.name}"
-        reason = request.query.get("reason", "")
-        principal = request.principal
-        host = principal.name if principal.kind is Kind.HOST else (current.host if current else "")
-        released = await ipam.release(attachment, int(generation), reason, actor, host)
-        return reply({"released": released})
+        for each in current:
+            own_host(request, each.host)
+        ours = principal.kind is Kind.HOST
+        host = principal.name if ours else (current[0].host if current else "")
+        ending = Ending(
+            attachment,
+            generation,
+            request.query.get("reason", ""),
+            f"{principal.kind}:{principal.name}",
+            host,
+            _generation(request, "generation6"),
+            current_traceparent(),
+        )
+        return reply({"released": await ipam.release(ending)})
 
-    async def of_host(request: Request) -> Response:
-        host = request.params["host"]
-        _own_host(request, host)
-        return reply({"attachments": [_held_view(each) for each in await ipam.store.on_host(host)]})
+    async def conflict(request: Request) -> Response:
+        attachment, body = _attachment(request), request.parse(ConflictBody)
+        for each in await ipam.store.of_attachment(attachment):
+            own_host(request, each.host)
+        address = canonical(body.address)
+        found = await ipam.conflict(attachment, address, body.generation, body.seen_mac)
+        own_host(request, found.primary.host)
+        return reply(attachment_view(found))
 
     async def report(request: Request) -> Response:
         host = request.params["host"]
-        _own_host(request, host)
+        own_host(request, host)
         body = request.parse(LiveBody)
         held = None
         if body.held is not None:
             held = [Reported(**each.model_dump()) for each in body.held]
         return reply({"released": await ipam.report(host, frozenset(body.live), held)})
 
+    async def of_host(request: Request) -> Response:
+        host = request.params["host"]
+        own_host(request, host)
+        return reply({"attachments": [held_view(each) for each in await ipam.store.on_host(host)]})
+
+    async def room(request: Request) -> Response:
+        name = request.params["network"]
+        network = await ipam.catalogue.find(name)
+        if network is None:
+            raise NotFound(f"there is no network {name!r}")
+        free = dict.fromkeys(network.families, 0)
+        for pool in network.pools:
+            free[pool.family] += (await ipam.tally.of(pool)).free
+        return reply({"free": min(free.values())})
+
     attachment = "/v1/attachments/{attachment}"
+    query = {
+        "generation": "of the first address' allocation",
+        "generation6": "of the IPv6 address' when there is one of each family",
+        "reason": "why, for the audit",
+    }
     return (
+        Route("PUT", attachment, put_attachment, Access.HOST, "CNI ADD", request=ClaimBody),
+        Route("POST", "/v1/attachments", put_many, Access.HOST, "A burst", request=ClaimsBody),
         Route(
-            "PUT",
-            attachment,
-            put_attachment,
+            "POST",
+            f"{attachment}/conflicts",
+            conflict,
             Access.HOST,
-            "Give it an address (CNI ADD)",
-            request=ClaimBody,
+            "Somebody else answers for its address",
+            request=ConflictBody,
         ),
-        Route("GET", attachment, get_attachment, Access.HOST, "The address it has (CNI CHECK)"),
-        Route(
-            "DELETE",
-            attachment,
-            delete_attachment,
-            Access.HOST,
-            "Take its address back (CNI DEL)",
-            query={"generation": "of the allocation", "reason": "why, for the audit"},
-        ),
+        Route("DELETE", attachment, delete_attachment, Access.HOST, "CNI DEL", query=query),
         Route(
             "POST",
             "/v1/hosts/{host}/attachments",
@@ -144,96 +249,45 @@ def _host_routes(ipam: Allocator) -> Sequence[Route]:
             request=LiveBody,
         ),
         Route(
-            "GET", "/v1/hosts/{host}/attachments", of_host, Access.HOST, "What a host should have"
+            "GET",
+            "/v1/hosts/{host}/attachments",
+            of_host,
+            Access.HOST,
+            "What a host should have, by the store",
+        ),
+        Route(
+            "GET",
+            "/v1/networks/{network}/room",
+            room,
+            Access.HOST,
+            "For how many attachments there are addresses (CNI STATUS)",
         ),
     )
 
 
-def _read_routes(ipam: Allocator, clock: Clock) -> Sequence[Route]:
-    async def networks(_request: Request) -> Response:
-        views = [await network_view(ipam, each, clock) for each in ipam.networks.values()]
-        return reply({"networks": views})
-
-    async def network(request: Request) -> Response:
-        return reply(await network_view(ipam, _network(ipam, request), clock))
-
-    async def addresses(request: Request) -> Response:
-        found = await ipam.store.in_network(_network(ipam, request).name)
-        return reply({"addresses": [address_view(each) for each in found]})
-
-    return (
-        Route("GET", "/v1/networks", networks, summary="Networks with their use"),
-        Route("GET", "/v1/networks/{network}", network, Access.HOST, "One network (CNI STATUS)"),
-        Route("GET", "/v1/networks/{network}/addresses", addresses, summary="Its used addresses"),
-    )
+def _attachment(request: Request) -> str:
+    return request.params["attachment"]
 
 
-def _own_host(request: Request, host: str) -> None:
+def _generation(request: Request, name: str) -> int | None:
+    text = request.query.get(name, "")
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise InvalidInput.of(name, "is not a number", "the generation that PUT answered")
+    return int(text)
+
+
+def _result(attachment: str, result: Allocation | GantryError) -> dict[str, Any]:
+    if isinstance(result, GantryError):
+        told = Problem.of(result)
+        problem = {"status": told.status, "type": told.slug, "detail": told.detail}
+        return {"attachment": attachment, "problem": problem}
+    return {"attachment": attachment, "allocation": attachment_view(result)}
+
+
+def own_host(request: Request, host: str) -> None:
+    """Raises Forbidden when a host speaks for another one."""
     principal = request.principal
     if principal.kind is Kind.HOST and principal.name != host:
         raise Forbidden(f"{principal.name} may not speak for {host}")
-
-
-def _network(ipam: Allocator, request: Request) -> Network:
-    name = request.params["network"]
-    if name not in ipam.networks:
-        raise NotFound(f"there is no network {name!r}")
-    return ipam.networks[name]
-
-
-def _held_view(address: Address) -> Mapping[str, Any]:
-    return {
-        "attachment": address.attachment,
-        "network": address.network,
-        "address": address.address,
-        "generation": address.generation,
-    }
-
-
-def attachment_view(network: Network, address: Address) -> Mapping[str, Any]:
-    """What hostd needs to wire an attachment."""
-    gateway = network.config.gateway
-    return {
-        "attachment": address.attachment,
-        "network": network.name,
-        "address": address.address,
-        "prefix_len": network.config.cidr.prefixlen,
-        "gateway": str(gateway) if gateway else None,
-        "vlan": network.config.vlan,
-        "mtu": network.config.mtu,
-        "generation": address.generation,
-        "mac": None,
-    }
-
-
-async def network_view(ipam: Allocator, network: Network, clock: Clock) -> Mapping[str, Any]:
-    """A network and how much of it is used."""
-    counts = await ipam.store.counts(network.name, clock.now())
-    taken = counts["allocated"] + counts["cooling"] + counts["quarantined"]
-    config = network.config
-    return {
-        "network": network.name,
-        "cidr": str(config.cidr),
-        "vlan": config.vlan,
-        "gateway": str(config.gateway) if config.gateway else None,
-        "zone": config.zone,
-        "bus": list(config.bus),
-        "usable": network.usable,
-        "free": network.usable - taken,
-        **counts,
-    }
-
-
-def address_view(address: Address) -> Mapping[str, Any]:
-    """An address for readers."""
-    return {
-        "address": address.address,
-        "state": address.state.value,
-        "generation": address.generation,
-        "attachment": address.attachment,
-        "instance": address.instance,
-        "host": address.host,
-        "free_at": address.free_at,
-        "since": address.since,
-        "claims": [f"{each.attachment} on {each.host}" for each in address.claims],
-    }

@@ -7,7 +7,53 @@ from dataclasses import dataclass, replace
 
 from libs.common.events import Event
 from libs.common.events import model as ev
-from services.ipam.model import Address, Claimed, Reported, State, released
+from services.ipam.model import (
+    Address,
+    Claim,
+    Claimed,
+    Reported,
+    Shown,
+    State,
+    allocated,
+    released,
+    unit_of,
+)
+
+
+def closed_to(address: Address, claim: Claim, now: float) -> str:
+    """Why the claim may not have this very address, which it asks for or had before; "" when it may."""
+    if address.reserved is not None:
+        asked = claim.reservation == address.reserved.name or claim.requested == address.address
+        if not address.reserved.owned_by(claim.instance, claim.app) or not (
+            asked or address.reserved.bu
+        ):
+            return "is reserved"
+    shown = address.shown(now)
+    if shown is Shown.HELD and address.sticky_key != claim.sticky_key:
+        return "is held for somebody else"
+    return "" if address.state is State.RELEASED else f"is {shown}"
+
+
+def give(
+    address: Address, claim: Claim, now: float, bu: str
+) -> tuple[Address, tuple[ev.IpAllocated]]:
+    """The address as the claim's, and the event."""
+    taken = allocated(address, claim, now, bu)
+    return taken, (allocation(taken),)
+
+
+def take_back(
+    address: Address, now: float, reason: str, cooldown_s: float, hold_s: float = 0.0
+) -> tuple[Address, tuple[ev.IpReleased]]:
+    """An allocated address, released, and the event."""
+    event = ev.IpReleased(
+        network=address.network,
+        address=address.address,
+        generation=address.generation,
+        attachment=address.attachment,
+        reason=reason,
+    )
+    return released(address, now, cooldown_s, hold_s), (event,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +89,33 @@ def release(
             detail=f"generation {generation} is not the current {current.generation}",
         )
         return Release(None, (refused,))
-    event = ev.IpReleased(
-        network=current.network,
-        address=current.address,
-        generation=current.generation,
-        attachment=current.attachment,
-        reason=reason,
-    )
-    return Release(released(current, now, cooldown_s, hold_s), (event,))
+    return Release(*take_back(current, now, reason, cooldown_s, hold_s))
+
+
+def meant(
+    current: Sequence[Address], generation: int, generation6: int | None
+) -> Sequence[tuple[Address, int]]:
+    """An attachment's addresses (IPv4 first), each with the generation that a release means for it.
+
+    `generation` is the first one's. Who doesn't say that of the other means whichever there is, if the first is right.
+    """
+    if not current:
+        return ()
+    first = current[0]
+    if first.family == 6 and generation6 is not None:
+        return ((first, generation6),)
+    rest = [
+        (
+            each,
+            generation6
+            if generation6 is not None
+            else each.generation
+            if first.generation == generation
+            else generation,
+        )
+        for each in current[1:]
+    ]
+    return ((first, generation), *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +201,9 @@ def _adopted(stored: Address, told: Reported, host: str, now: float) -> Verdict:
         missing_since=None,
         claims=(),
     )
+    after = replace(after, bu=unit_of(after))
     detail = f"{told.attachment} has it with generation {told.generation}, stored was {stored.generation}"
-    return Verdict(after, (_allocation(after), _audit(after, host, True, detail)), gone_back=True)
+    return Verdict(after, (allocation(after), _audit(after, host, True, detail)), gone_back=True)
 
 
 def quarantined(stored: Address, told: Reported, host: str, now: float) -> Verdict:
@@ -152,6 +218,7 @@ def quarantined(stored: Address, told: Reported, host: str, now: float) -> Verdi
         state=State.QUARANTINED,
         generation=max(stored.generation, told.generation),
         attachment="",
+        bu=stored.reserved.bu if stored.reserved else "",
         since=now,
         missing_since=None,
         claims=(*claims, Claimed(host, told.attachment, told.generation, now)),
@@ -182,6 +249,8 @@ def unclaimed(
     if tuple(claims) == stored.claims:
         return Verdict()
     left = replace(stored, claims=tuple(claims))
+    if stored.seen_mac:
+        return Verdict(left)  # it has that against it, too
     if not claims:
         event = ev.IpReleased(
             network=left.network,
@@ -204,10 +273,11 @@ def unclaimed(
         since=now,
         claims=(),
     )
-    return Verdict(owned, (_allocation(owned),))
+    return Verdict(owned, (allocation(owned),))
 
 
-def _allocation(address: Address) -> ev.IpAllocated:
+def allocation(address: Address) -> ev.IpAllocated:
+    """Says that the address is its attachment's."""
     return ev.IpAllocated(
         network=address.network,
         address=address.address,

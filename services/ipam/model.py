@@ -1,7 +1,7 @@
-"""Networks and addresses.
+"""Addresses and what is asked about them.
 
-An address is a document from its first use on; those never used yet lie beyond the network's frontier and cost
-nothing, so a /8 is as cheap as a /26. Each allocation has a generation, one more than the address' last.
+An address is a document from its first use on; those never used yet cost nothing, so a /8 is as cheap as a /26. Each
+allocation has a generation, one more than the address' last.
 """
 
 from __future__ import annotations
@@ -9,53 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
-from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from ipaddress import ip_address
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from libs.common.spec import Name
+from services.ipam.definition import DEFAULT, NetworkConfig, clashes
+
+NEVER = 1e15
+"""`free_at` of a released address that is not to be given out by chance: it is reserved, or excluded by now."""
 
 
-class NetworkConfig(BaseModel):
-    """One network: a VLAN with a range of addresses.
-
-    `excluded` are single addresses or `first-last` ranges that are never given out; the network, broadcast and gateway
-    addresses aren't either. `bus` limits who may use it (empty: everyone).
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: Name
-    cidr: IPv4Network
-    vlan: int = Field(ge=1, le=4094)
-    gateway: IPv4Address | None = None
-    excluded: tuple[str, ...] = ()
-    zone: str = ""
-    bus: tuple[str, ...] = ()
-    mtu: int = Field(1500, ge=576, le=9216)
-
-    @field_validator("excluded")
-    @classmethod
-    def _ranges(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for each in value:
-            try:
-                first, last = parse_range(each)
-            except AddressValueError as error:
-                raise ValueError(
-                    f"{each!r}: {error}; expected 10.0.0.1 or 10.0.0.1-10.0.0.9"
-                ) from None
-            if last < first:
-                raise ValueError(f"{each!r} ends before it begins")
-        return value
-
-    @model_validator(mode="after")
-    def _gateway(self) -> Self:
-        if self.gateway is not None and self.gateway not in self.cidr:
-            raise ValueError(f"gateway {self.gateway} is not in {self.cidr}")
-        if self.cidr.prefixlen > 30:
-            raise ValueError(f"cidr {self.cidr} has no room; expected a prefix of 30 or shorter")
-        return self
+SOON_S = 5.0
 
 
 class IpamConfig(BaseModel):
@@ -71,84 +36,19 @@ class IpamConfig(BaseModel):
     restore_wait_s: float = Field(
         300.0, ge=1, description="after a restore, new addresses wait so long for hosts to report"
     )
+    quarantine_s: float = Field(
+        86_400.0, ge=1, description="an address that somebody else answers for is kept back so long"
+    )
+    history_s: float = Field(
+        90 * 86_400.0, ge=0, description="who had an address is remembered so long"
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        for attribute in ("name", "vlan"):
-            values = [getattr(each, attribute) for each in self.networks]
-            doubled = sorted({str(v) for v in values if values.count(v) > 1})
-            if doubled:
-                raise ValueError(f"networks share the {attribute} {', '.join(doubled)}")
+        clash = clashes(self.networks)
+        if clash:
+            raise ValueError(clash)
         return self
-
-
-def parse_range(text: str) -> tuple[IPv4Address, IPv4Address]:
-    """`a` or `a-b` as first and last. Raises AddressValueError."""
-    first, _, last = text.partition("-")
-    return IPv4Address(first.strip()), IPv4Address((last or first).strip())
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network with its excluded offsets worked out; offset 0 is the network's own address."""
-
-    config: NetworkConfig
-    excluded: tuple[tuple[int, int], ...]
-
-    @classmethod
-    def of(cls, config: NetworkConfig) -> Network:
-        """Sort and merge what must not be given out."""
-        base = int(config.cidr.network_address)
-        last = config.cidr.num_addresses - 1
-        spans = [(0, 0), (last, last)]
-        if config.gateway is not None:
-            spans.append((int(config.gateway) - base,) * 2)
-        for each in config.excluded:
-            first, end = parse_range(each)
-            spans.append((max(0, int(first) - base), min(last, int(end) - base)))
-        merged: list[tuple[int, int]] = []
-        for first_offset, end_offset in sorted(span for span in spans if span[0] <= span[1]):
-            if merged and first_offset <= merged[-1][1] + 1:
-                merged[-1] = (merged[-1][0], max(merged[-1][1], end_offset))
-            else:
-                merged.append((first_offset, end_offset))
-        return cls(config, tuple(merged))
-
-    @property
-    def name(self) -> str:
-        """The network's name."""
-        return self.config.name
-
-    @property
-    def usable(self) -> int:
-        """Addresses that may be given out."""
-        return self.config.cidr.num_addresses - sum(end - first + 1 for first, end in self.excluded)
-
-    def usable_from(self, offset: int) -> int | None:
-        """The first offset ≥ `offset` that may be given out, or None."""
-        for first, end in self.excluded:
-            if first <= offset <= end:
-                offset = end + 1
-        return offset if offset < self.config.cidr.num_addresses else None
-
-    def address(self, offset: int) -> str:
-        """The address at an offset."""
-        return str(self.config.cidr.network_address + offset)
-
-    def offset(self, address: str) -> int | None:
-        """The offset of an address that may be given out; None for any other."""
-        try:
-            given = IPv4Address(address)
-        except AddressValueError:
-            return None
-        if given not in self.config.cidr:
-            return None
-        offset = int(given) - int(self.config.cidr.network_address)
-        return offset if self.usable_from(offset) == offset else None
-
-    def admits(self, instance: str) -> bool:
-        """May this instance (`bu-app-…`) use the network."""
-        return not self.config.bus or any(instance.startswith(f"{bu}-") for bu in self.config.bus)
 
 
 class State(StrEnum):
@@ -157,6 +57,18 @@ class State(StrEnum):
     ALLOCATED = "allocated"
     RELEASED = "released"
     QUARANTINED = "quarantined"
+
+
+class Shown(StrEnum):
+    """What readers are told. Free and excluded ones need no document."""
+
+    FREE = "free"
+    ALLOCATED = "allocated"
+    HELD = "held"  # sticky, waiting for its owner
+    COOLING = "cooling"
+    QUARANTINED = "quarantined"
+    RESERVED = "reserved"
+    EXCLUDED = "excluded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +88,31 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
+class Reserved:
+    """That an address is kept for somebody. `bu` and `app` say who may have it; without them whoever asks by name."""
+
+    name: str
+    bu: str = ""
+    app: str = ""  # without the business unit
+    note: str = ""
+    by: str = ""
+    since: float = 0.0
+
+    def owned_by(self, instance: str, app: str = "") -> bool:
+        """May this instance (`bu-app-…`) have it; its app (`bu/app`) says it better, where it is known."""
+        if app and self.bu:
+            return app == f"{self.bu}/{self.app}" if self.app else app.startswith(f"{self.bu}/")
+        owner = f"{self.bu}-{self.app}-" if self.app else f"{self.bu}-"
+        return not self.bu or instance.startswith(owner)
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
-    """One address; a document. Times are Unix seconds."""
+    """One address; a document. Times are Unix seconds.
+
+    `bu` is the business unit whose quota it counts for, while it does. `pinned`: it was asked for, so no other will do.
+    `seen_mac` is the station that answered for it when it went into quarantine.
+    """
 
     network: str
     address: str
@@ -194,16 +129,55 @@ class Address:
     since: float = 0.0
     missing_since: float | None = None
     claims: tuple[Claimed, ...] = ()
+    pool: str = DEFAULT
+    bu: str = ""
+    environment: str = ""
+    zone: str = ""
+    pinned: bool = False
+    seen_mac: str = ""
+    reserved: Reserved | None = None
 
     @property
     def id(self) -> str:
         """The document's id, also the subject of its events."""
         return f"{self.network}/{self.address}"
 
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return family_of(self.address)
+
+    def counts_for(self, bu: str, now: float) -> bool:
+        """Does it count for the business unit's quota already, and go on to do so for a while."""
+        return self.state is State.RELEASED and self.bu == bu and self.free_at > now + SOON_S
+
+    def shown(self, now: float) -> Shown:
+        """Its state for readers."""
+        if self.state is not State.RELEASED:
+            return Shown(self.state.value)
+        if self.reserved is not None:
+            return Shown.RESERVED
+        if self.free_at <= now:
+            return Shown.FREE
+        if self.free_at >= NEVER:
+            return Shown.EXCLUDED
+        return Shown.HELD if self.sticky_key else Shown.COOLING
+
+
+def family_of(address: str) -> int:
+    """4 or 6, of a valid address."""
+    return 6 if ":" in address else 4
+
+
+def place_key(address: str) -> str:
+    """Sorts addresses of a family by number, as text."""
+    given = ip_address(address)
+    return f"{given.version}:{given.packed.hex()}"
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What an attachment asks for."""
+    """What an attachment asks for. No `families`: one address of each that the network has."""
 
     attachment: str
     network: str
@@ -212,6 +186,11 @@ class Claim:
     host: str
     sticky_key: str = ""
     requested: str = ""
+    environment: str = ""
+    zone: str = ""
+    reservation: str = ""
+    families: tuple[int, ...] = ()
+    app: str = ""  # "bu/app", when the host knows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +205,27 @@ class Reported:
     attempt: str = ""
     sticky_key: str = ""
 
+    @property
+    def id(self) -> str:
+        """The address' document."""
+        return f"{self.network}/{self.address}"
 
-def allocated(address: Address, claim: Claim, now: float) -> Address:
+
+def unit_of(claim: Claim | Address, known: frozenset[str] = frozenset()) -> str:
+    """The business unit that an address counts for.
+
+    An instance's name is `bu-app-…`, and both may have dashes: who knows the app, or made the sticky key of it, says
+    so; else the longest `known` one that fits, else the shortest that may be.
+    """
+    app = claim.app if isinstance(claim, Claim) else ""
+    told = (app or claim.sticky_key).partition("/")[0] if "/" in (app or claim.sticky_key) else ""
+    if told and (app or claim.instance.startswith(f"{told}-")):
+        return told
+    fitting = [each for each in known if claim.instance.startswith(f"{each}-")]
+    return max(fitting, key=len) if fitting else claim.instance.partition("-")[0]
+
+
+def allocated(address: Address, claim: Claim, now: float, bu: str = "") -> Address:
     """The address as the claim's, with the next generation."""
     return replace(
         address,
@@ -241,19 +239,29 @@ def allocated(address: Address, claim: Claim, now: float) -> Address:
         free_at=0.0,
         since=now,
         missing_since=None,
+        bu=bu,
+        environment=claim.environment,
+        zone=claim.zone,
+        pinned=bool(claim.requested or claim.reservation),
+        seen_mac="",
     )
 
 
 def released(address: Address, now: float, cooldown_s: float, hold_s: float) -> Address:
     """The address given back: it cools down, and longer if somebody may come back for it."""
     rest_s = max(cooldown_s, hold_s) if address.sticky_key else cooldown_s
+    reserved = address.reserved
     return replace(
         address,
         state=State.RELEASED,
         attachment="",
-        free_at=now + rest_s,
+        free_at=NEVER if reserved else now + rest_s,
         since=now,
         missing_since=None,
+        bu=reserved.bu if reserved else address.bu if address.sticky_key else "",
+        pinned=False,
+        seen_mac="",
+        claims=(),
     )
 
 
@@ -261,32 +269,62 @@ _PLAIN = (
     *("network", "address", "offset", "generation", "instance", "attempt", "host", "sticky_key"),
     *("free_at", "since", "missing_since"),
 )
+_OPTIONAL = ("bu", "environment", "zone", "pinned", "seen_mac")
+ATTACHMENT = {4: "attachment", 6: "attachment6"}
+"""The field of the attachment, a family: each is unique."""
 
 
 def to_body(address: Address) -> dict[str, Any]:
-    """The document's body; `attachment` is absent unless allocated, since its index is unique."""
+    """The document's body; the attachment is absent unless allocated, since its index is unique.
+
+    So is what says nothing, and the pool's name if it is the first one's: documents from before there were pools
+    have none.
+    """
     body: dict[str, Any] = {name: getattr(address, name) for name in _PLAIN}
     body["state"] = address.state.value
+    body["place"] = place_key(address.address)
+    body |= {name: value for name in _OPTIONAL if (value := getattr(address, name))}
+    if address.pool != DEFAULT:
+        body["pool"] = address.pool
     if address.claims:
         body["claims"] = [asdict(each) for each in address.claims]
+    if address.reserved:
+        body["reserved"] = asdict(address.reserved)
     if address.attachment:
-        body["attachment"] = address.attachment
+        body[ATTACHMENT[address.family]] = address.attachment
     return body
 
 
 def from_body(version: int, body: Mapping[str, Any]) -> Address:
     """The address of a document."""
+    reserved = body.get("reserved")
     return Address(
         version=version,
         state=State(body["state"]),
-        attachment=body.get("attachment", ""),
+        attachment=body.get(ATTACHMENT[family_of(body["address"])], ""),
         claims=tuple(_claimed(each) for each in body.get("claims", ())),
+        pool=body.get("pool", DEFAULT),
+        reserved=_reserved(reserved) if reserved else None,
         **{name: body[name] for name in _PLAIN},
+        **{name: body[name] for name in _OPTIONAL if name in body},
     )
 
 
+def from_first(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a document from before there were pools and quotas."""
+    fresh = {**body, "place": place_key(body["address"])}
+    if body["state"] == State.ALLOCATED.value:
+        fresh["bu"] = unit_of(from_body(0, body))
+    return fresh
+
+
 _CLAIMED = tuple(each.name for each in fields(Claimed))
+_RESERVED = tuple(each.name for each in fields(Reserved))
 
 
 def _claimed(body: Mapping[str, Any]) -> Claimed:
     return Claimed(**{name: body[name] for name in _CLAIMED})
+
+
+def _reserved(body: Mapping[str, Any]) -> Reserved:
+    return Reserved(**{name: body[name] for name in _RESERVED})

@@ -1,343 +1,223 @@
-"""Allocation and release by compare-and-set: any number of replicas, no locks.
-
-An attachment's claim is idempotent (a unique index on the attachment), an address is one document, so two replicas
-can't give the same one twice: the loser of a race tries the next. Never-used addresses come first, then the longest
-rested.
-"""
+"""ipam: one replica of any number, put together."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from libs.common.errors import Conflict, NotFound, Refused, TooMany, Unavailable
-from libs.common.events import Event
-from libs.common.events import model as ev
+from libs.common.errors import GantryError, Refused, Unavailable
 from libs.common.generations import ASK_EVERY_S, KnownHosts, all_hosts
 from libs.common.runtime import Runtime
 from libs.common.store.restores import restored_at
 from libs.common.telemetry import current_traceparent
 from libs.common.tokens import TokenVerifier
 from libs.common.waiting import lasting
-from services.ipam import api, core
-from services.ipam.model import Address, Claim, IpamConfig, Network, Reported, State, allocated
+from services.ipam import api
+from services.ipam.allocation import Allocator
+from services.ipam.batch import Batcher
+from services.ipam.catalogue import Catalogue
+from services.ipam.editing import Editing
+from services.ipam.jobs import Allocation, Asked
+from services.ipam.model import Claim, IpamConfig, Reported
+from services.ipam.pools import Pool
+from services.ipam.quarantine import Quarantine
+from services.ipam.quota_rules import Rules
+from services.ipam.quotas import Quotas
 from services.ipam.recovery import Recoveries
-from services.ipam.store import HOSTS, IpamStore
+from services.ipam.releases import Ending, Releases
+from services.ipam.reports import Reports
+from services.ipam.reservations import Reservations
+from services.ipam.stock import Stock, Territories
+from services.ipam.store import HOSTS, POOLS, QUOTA_USE, QUOTAS, IpamStore
+from services.ipam.tally import Tally
+from services.ipam.telling import Telling
 
-MAX_TRIES = 64
-CANDIDATES = 64
-RACES = 4
+BATCH = 256
 FORGET_EVERY_S = 600.0
-QUARANTINE_LOOK_S = 30.0
+LOOK_EVERY_S = 15.0
+PART = 20.0  # of the time, at most one part in so many goes into looking
+GIVE_BACK_S = 1.0
 
 
 class Ipam:
     """One replica."""
 
-    def __init__(self, rt: Runtime, config: IpamConfig, store: IpamStore) -> None:
+    def __init__(
+        self,
+        rt: Runtime,
+        config: IpamConfig,
+        store: IpamStore,
+        catalogue: Catalogue,
+        pools: Territories,
+        quotas: Quotas,
+    ) -> None:
         self.config = config
-        self.networks: Mapping[str, Network] = {
-            each.name: Network.of(each) for each in config.networks
-        }
         self.store = store
+        self.quotas = quotas
+        self.catalogue = catalogue
         self._rt = rt
-        self.recovery = Recoveries(store, config, rt.clock, rt.telemetry.log)
-        self._relay = rt.relay([store.addresses])
-        # Offsets below the frontier have been used; each replica guesses it and is corrected by the store.
-        self._frontier: dict[str, int] = {}
-        self._in_flight: set[str] = set()
-        self._quarantine: dict[str, None] = {}  # as of the last look
-        self._looked_at = float("-inf")
-        self._allocations = rt.telemetry.counter("ipam_allocations", "Addresses given", "network")
-        self._releases = rt.telemetry.counter("ipam_releases", "Addresses given back", "network")
-        self._conflicts = rt.telemetry.counter("ipam_races_lost", "Lost compare-and-sets")
-        self._stale = rt.telemetry.counter("ipam_stale_releases", "Releases of old generations")
+        clock = rt.clock
+        self.tally = Tally(store, clock)
+        self._relay = rt.relay([store.addresses, catalogue.collection, quotas.rules.collection])
+        self.telling = Telling(rt.telemetry, self._relay, self.tally)
+        self.recovery = Recoveries(store, config, clock, rt.telemetry.log)
+        self._territories = pools
+        self._stocks: dict[str, Stock] = {}
+        self._allocator = Allocator(
+            store,
+            catalogue,
+            self._stock_of,
+            quotas,
+            self.recovery,
+            self.telling,
+            clock,
+            config.cooldown_s,
+        )
+        self.releases = Releases(store, config, self.telling, clock)
+        self._claims = Batcher(self._allocator.allocate_many, limit=BATCH)
+        self._endings = Batcher(self.releases.release_many, limit=BATCH)
+        self.editing = Editing(catalogue, pools, self.tally, clock)
+        self.reservations = Reservations(
+            store, self._stock_of, quotas, self.telling, clock, config.cooldown_s
+        )
+        self._quarantine = Quarantine(store, config, catalogue, self.telling, clock, self.allocate)
+        self._reports = Reports(
+            store, config, catalogue, self.recovery, self.telling, clock, self.release
+        )
+
+    @classmethod
+    async def open(cls, rt: Runtime, config: IpamConfig) -> Ipam:
+        """Open the collections."""
+        store = await IpamStore.open(rt.store)
+        rules = Rules(await rt.store.collection(QUOTAS), rt.clock)
+        uses = await rt.store.collection(QUOTA_USE)
+        return cls(
+            rt,
+            config,
+            store,
+            await Catalogue.open(rt.store, config, rt.clock, rt.telemetry.log),
+            Territories(await rt.store.collection(POOLS)),
+            Quotas(rules, uses, store, rt.clock, rt.instance),
+        )
 
     async def run(self) -> None:
-        """Publish events and tidy up until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(lasting(self._relay.run()))
-            group.create_task(lasting(self._forget()))
-            group.create_task(lasting(self.recovery.run()))
+        """Publish events and tidy up until cancelled; then leave to others what was set aside."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(lasting(self._relay.run()))
+                group.create_task(lasting(self._forget()))
+                group.create_task(lasting(self._look()))
+                group.create_task(lasting(self.recovery.run()))
+        finally:
+            await self._give_back()
 
-    # -- allocation
+    def _stock_of(self, pool: Pool) -> Stock:
+        known = self._stocks.get(pool.id)
+        if known is None or known.pool != pool:
+            known = Stock(
+                pool,
+                self.store,
+                self._territories,
+                self._rt.instance,
+                self._rt.clock,
+                self._rt.rng,
+            )
+            self._stocks[pool.id] = known
+        return known
 
-    async def allocate(self, claim: Claim) -> tuple[Network, Address]:
-        """The claim's address: the one it has, or a new one.
+    async def allocate(self, claim: Claim) -> Allocation:
+        """The claim's addresses: those it has, or new ones.
 
         Raises NotFound (no such network), Conflict (the attachment is over, or the requested address is taken),
-        TooMany (the network is full), Unavailable.
+        TooMany (the network is full, or a quota), Unavailable.
         """
-        network = self.networks.get(claim.network)
-        if network is None or not network.admits(claim.instance):
-            known = ", ".join(sorted(self.networks)) or "none"
-            raise NotFound(f"there is no network {claim.network!r}; there are: {known}")
-        held = await self.store.of_attachment(claim.attachment)
-        if held is not None:
-            return network, _own(held, claim)
-        if await self.store.buried(claim.attachment, claim.host):
-            raise Conflict(f"attachment {claim.attachment} is over; it gets no address any more")
-        if why := self.recovery.waiting():
-            raise Unavailable(why)
-        address = _own(await self._allocate(network, claim), claim)
-        if await self.store.buried(claim.attachment, claim.host):
-            # It was released while we were at it; that release found nothing to free.
-            await self.release(
-                claim.attachment, address.generation, "over", "service:ipam", claim.host
-            )
-            raise Conflict(f"attachment {claim.attachment} is over; it gets no address any more")
-        self._allocations.labels(network.name).inc()
-        return network, address
+        began = self._rt.clock.monotonic()
+        result = await self._claims.submit(Asked(claim, current_traceparent()))
+        self.telling.seconds.observe(self._rt.clock.monotonic() - began)
+        if isinstance(result, GantryError):
+            raise result
+        return result
 
-    async def _allocate(self, network: Network, claim: Claim) -> Address:
-        if claim.requested:
-            return await self._allocate_this(network, claim)
-        if claim.sticky_key:
-            for address in await self.store.sticky(network.name, claim.sticky_key):
-                taken = await self._take(address, claim)
-                if taken is not None:
-                    return taken
-        for _ in range(MAX_TRIES):
-            candidate = await self._next(network)
-            if candidate is None:
-                raise TooMany(await self._full(network), retry_after_s=5.0)
-            try:
-                taken = await self._take(candidate, claim)
-            finally:
-                self._in_flight.discard(candidate.id)
-            if taken is not None:
-                return taken
-            held = await self.store.of_attachment(claim.attachment)
-            if held is not None:
-                return held  # the same claim raced with itself, and one of the two won
-        raise Unavailable(f"network {network.name}: lost {MAX_TRIES} races for an address")
+    async def allocate_many(self, claims: Sequence[Claim]) -> list[Allocation | GantryError]:
+        """Each claim's addresses, or why it gets none. Raises Unavailable."""
+        traceparent = current_traceparent()
+        began = self._rt.clock.monotonic()
+        asked = [Asked(each, traceparent) for each in claims]
+        results = await self._allocator.allocate_many(asked)
+        self.telling.seconds.observe(self._rt.clock.monotonic() - began)
+        return results
 
-    async def _allocate_this(self, network: Network, claim: Claim) -> Address:
-        offset = network.offset(claim.requested)
-        if offset is None:
-            raise Conflict(f"{claim.requested} is not an address that {network.name} gives out")
-        current = await self.store.get(network.name, claim.requested)
-        current = current or Address(network.name, claim.requested, offset)
-        if current.state is not State.RELEASED:
-            raise Conflict(f"{claim.requested} is {current.state} ({current.instance})")
-        taken = await self._take(current, claim)
-        if taken is None:
-            raise Conflict(f"{claim.requested} has just been taken")
-        return taken
+    async def release(self, ending: Ending) -> bool:
+        """See Releases."""
+        return await self._endings.submit(ending)
 
-    async def _next(self, network: Network) -> Address | None:
-        """A candidate that nobody in this process is trying: never used before, or the longest rested."""
-        name = network.name
-        if name not in self._frontier:
-            found = await self.store.frontier(name)
-            self._frontier[name] = max(found, self._frontier.get(name, 0))
-        offset = network.usable_from(self._frontier[name])
-        if offset is not None:
-            self._frontier[name] = offset + 1
-            return Address(name, network.address(offset), offset)
-        for address in await self.store.free(name, self._rt.clock.now(), CANDIDATES):
-            # Whatever the store says: what is not free is nobody's to give.
-            if address.state is State.RELEASED and address.id not in self._in_flight:
-                self._in_flight.add(address.id)
-                return address
-        return await self._skipped(network)
-
-    async def _skipped(self, network: Network) -> Address | None:
-        """An address below the frontier that no document knows: whoever was to write it failed or died."""
-        if await self.store.used(network.name) >= network.usable:
-            return None
-        used = {each.offset for each in await self.store.in_network(network.name)}
-        offset = network.usable_from(0)
-        while offset is not None:
-            address = Address(network.name, network.address(offset), offset)
-            if offset not in used and address.id not in self._in_flight:
-                self._in_flight.add(address.id)
-                return address
-            offset = network.usable_from(offset + 1)
-        return None
-
-    async def _take(self, address: Address, claim: Claim) -> Address | None:
-        now = self._rt.clock.now()
-        taken = allocated(address, claim, now)
-        event = ev.IpAllocated(
-            network=taken.network,
-            address=taken.address,
-            generation=taken.generation,
-            attachment=claim.attachment,
-            instance=claim.instance,
-            host=claim.host,
-        )
-        if not await self.store.save(taken, (event,), now, current_traceparent()):
-            self._conflicts.inc()
-            return None
-        self._relay.kick()
-        return taken
-
-    async def _full(self, network: Network) -> str:
-        counts = await self.store.counts(network.name, self._rt.clock.now())
-        return (
-            f"network {network.name} is full: of {network.usable} addresses {counts['allocated']} are allocated, "
-            f"{counts['cooling']} are cooling down, {counts['quarantined']} are in quarantine"
-        )
-
-    # -- release
-
-    async def release(
-        self, attachment: str, generation: int, reason: str, actor: str, host: str = ""
-    ) -> bool:
-        """Free the attachment's address if it is of that generation; the attachment is over then.
-
-        `host` says whose attachment is over, "" that of every host. False: there was nothing to free, or it is of
-        another generation, which is audited and changes nothing.
-        """
-        buried = False
-        for _ in range(MAX_TRIES):
-            current = await self.store.of_attachment(attachment)
-            now = self._rt.clock.now()
-            decision = core.release(
-                current,
-                generation,
-                now,
-                reason=reason,
-                actor=actor,
-                cooldown_s=self.config.cooldown_s,
-                hold_s=self.config.hold_s,
-            )
-            if decision.address is None and decision.events:
-                self._stale.inc()
-                assert current is not None
-                await self._audit(current, decision.events)
-                return False
-            if not buried:
-                # First the tombstone, then another look: a claim under way sees the one or is seen by the other.
-                await self.store.bury(attachment, host, now)
-                buried = True
-                if decision.address is None:
-                    continue
-            if decision.address is None:
-                return False
-            if await self.store.save(decision.address, decision.events, now, current_traceparent()):
-                self._releases.labels(decision.address.network).inc()
-                self._relay.kick()
-                return True
-            self._conflicts.inc()
-        raise Unavailable(f"attachment {attachment}: lost {MAX_TRIES} races")
-
-    async def _audit(self, current: Address, events: tuple[Event, ...]) -> None:
-        """The address does not change, but what was tried is told (lost if the address changes just now)."""
-        if await self.store.save(current, events, self._rt.clock.now()):
-            self._relay.kick()
+    async def conflict(
+        self, attachment: str, address: str, generation: int, seen_mac: str
+    ) -> Allocation:
+        """See Quarantine."""
+        return await self._quarantine.conflict(attachment, address, generation, seen_mac)
 
     async def report(
         self, host: str, live: frozenset[str], held: Sequence[Reported] | None = None
     ) -> int:
-        """A host says which attachments it has; returns how many leaked addresses were released.
+        """See Reports."""
+        return await self._reports.report(host, live, held)
 
-        `held` are those that have an address; None: the host does not say.
-        """
-        await self._hear(host, live, held or ())
-        await self._end_claims(host, live)
-        if held is not None:
-            await self.recovery.reported(host)
-        now = self._rt.clock.now()
-        found = core.leaks(await self.store.on_host(host), live, now, self.config.leak_grace_s)
-        for address in (*found.missing, *found.found):
-            await self.store.save(address, (), now)
-        released = 0
-        for address in found.leaked:
-            released += await self.release(
-                address.attachment, address.generation, "leaked", f"host:{host}", host
-            )
-        return released
+    async def _look(self) -> None:
+        """Follow what others define, and count."""
+        clock = self._rt.clock
+        while True:
+            began = clock.monotonic()
+            try:
+                await self.catalogue.refresh()
+                await self.telling.look(self.catalogue.pools())
+                self.telling.expired(await self._quarantine.expire())
+                await self._look_at_quotas()
+                await self._tidy_stocks()
+            except (Unavailable, Refused) as error:
+                self.telling.log.warning("counts are old", error=str(error))
+            await clock.sleep(max(LOOK_EVERY_S, PART * (clock.monotonic() - began)))
 
-    async def _hear(self, host: str, live: frozenset[str], held: Sequence[Reported]) -> None:
-        """What a host says it has is not free, whatever the store says."""
-        told = {f"{each.network}/{each.address}": each for each in held}
-        for tries in range(MAX_TRIES):
-            stored = await self.store.get_many(list(told))
-            again: dict[str, Reported] = {}
-            for name, each in told.items():
-                known = stored.get(name) or self._unused(each)
-                if known is None:
-                    self._rt.telemetry.log.warning("no address of ours", host=host, address=name)
-                    continue
-                now, grace_s = self._rt.clock.now(), self.config.leak_grace_s
-                verdict = core.heard(known, each, host, live, now, grace_s)
-                if tries >= RACES and verdict.address is not None:
-                    # No race any more: by the store the attachment has another address.
-                    verdict = core.quarantined(known, each, host, now)
-                if not await self._settle(verdict):
-                    again[name] = each
-            if not again:
-                return
-            told = again
-        raise Unavailable(f"report of {host}: lost {MAX_TRIES} races")
+    async def _look_at_quotas(self) -> None:
+        used: dict[tuple[str, str], float] = {}
+        for bu, rule in (await self.quotas.rules.all()).items():
+            for quota in rule.quotas(bu):
+                ratio = await self.quotas.used(quota) / quota.limit if quota.limit else 1.0
+                used[bu, quota.network] = ratio
+        self.telling.quotas(used)
 
-    def _unused(self, told: Reported) -> Address | None:
-        network = self.networks.get(told.network)
-        offset = network.offset(told.address) if network else None
-        return None if offset is None else Address(told.network, told.address, offset)
-
-    async def _end_claims(self, host: str, live: frozenset[str]) -> None:
-        """Claims of this host's on addresses in quarantine, as far as they are over."""
-        config, now = self.config, self._rt.clock.now()
-        if now - self._looked_at >= QUARANTINE_LOOK_S:
-            self._looked_at = now
-            found = await self.store.quarantined(self.networks)
-            self._quarantine = {each.id: None for each in found}
-        for address in (await self.store.get_many(list(self._quarantine))).values():
-            if address.state is not State.QUARANTINED:
-                continue
-            now = self._rt.clock.now()
-            verdict = core.unclaimed(
-                address, host, live, now, config.leak_grace_s, config.cooldown_s
-            )
-            await self._settle(verdict)  # one that is being changed waits for the next report
-
-    async def _settle(self, verdict: core.Verdict) -> bool:
-        """Make it true; False when the address was changed meanwhile."""
-        if verdict.gone_back:
-            await self.recovery.gone_back()
-        address = verdict.address
-        if address is None:
-            return True
-        now = self._rt.clock.now()
-        if not await self.store.save(address, verdict.events, now, current_traceparent()):
-            return False
-        if address.state is State.QUARANTINED:
-            self._quarantine[address.id] = None
-        if verdict.events:
-            self._rt.telemetry.log.warning(
-                "an address is not as stored",
-                address=address.id,
-                state=address.state.value,
-                attachment=address.attachment,
-            )
-            self._relay.kick()
-        return True
+    async def _tidy_stocks(self) -> None:
+        """Forget pools that are gone, and let in again what is no longer excluded."""
+        pools = {each.id: each for each in self.catalogue.pools()}
+        self._stocks = {name: each for name, each in self._stocks.items() if name in pools}
+        for pool in pools.values():
+            await self._stock_of(pool).readmit()
 
     async def _forget(self) -> None:
+        store, config = self.store, self.config
         while True:
             await self._rt.clock.sleep(FORGET_EVERY_S)
+            now = self._rt.clock.now()
             try:
-                while await self.store.forget(self._rt.clock.now() - self.config.tombstone_s):
+                while await store.forget(now - config.tombstone_s):
+                    pass
+                while await store.history.forget(now - config.history_s):
                     pass
             except (Unavailable, Refused) as error:
-                self._rt.telemetry.log.warning("tombstones are kept", error=str(error))
+                self.telling.log.warning("old documents are kept", error=str(error))
 
-
-def _own(held: Address, claim: Claim) -> Address:
-    """The address, if the claim is its attachment's. Raises Conflict: one name, two attachments."""
-    for field in ("network", "host"):
-        if getattr(held, field) != getattr(claim, field):
-            raise Conflict(f"there is another attachment {claim.attachment}, of another {field}")
-    return held
+    async def _give_back(self) -> None:
+        try:
+            async with asyncio.timeout(GIVE_BACK_S):
+                for stock in self._stocks.values():
+                    await stock.give_back()
+        except (Unavailable, TimeoutError) as error:  # its leases run out
+            self.telling.log.warning("leases are left", error=str(error))
 
 
 async def run(rt: Runtime) -> None:
     """The service."""
-    config = rt.section(IpamConfig)
-    ipam = Ipam(rt, config, await IpamStore.open(rt.store))
+    ipam = await Ipam.open(rt, rt.section(IpamConfig))
     await ipam.recovery.start(await restored_at(rt.store))
     hosts = await KnownHosts.open(rt.peers, rt.store, HOSTS)
     verify = TokenVerifier(rt.secret, rt.clock, hosts.generations)

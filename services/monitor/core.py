@@ -17,6 +17,7 @@ COMPONENT_DOWN = "component-down"
 BLIND = "monitoring-blind"
 CONSUMER_LAG = "consumer-lag"
 DISK_LOW = "disk-low"
+POOL_LOW = "pool-low"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,12 @@ def lag_alert(service: str) -> Alert:
 def disk_alert(host: str) -> Alert:
     """The alert about a host's disks, before it ever fired."""
     return Alert(f"{DISK_LOW}:{host}", DISK_LOW, "warning", {"hostname": host})
+
+
+def pool_alert(place: str) -> Alert:
+    """The alert about pools that run out of addresses (`network/pool`), before it ever fired."""
+    network, _, pool = place.partition("/")
+    return Alert(f"{POOL_LOW}:{place}", POOL_LOW, "warning", {"network": network, "pool": pool})
 
 
 def blind_alert() -> Alert:

@@ -57,6 +57,14 @@ class MonitorConfig(BaseModel):
     disk_low_pct: float = Field(
         10.0, ge=0, le=100, description="…and this machine's is low with less room than this left"
     )
+    pool_s: float = Field(30.0, gt=0, description="networks are asked for so often…")
+    pool_low_pct: float = Field(
+        10.0, ge=0, le=100, description="…and a pool is low with less of its addresses free…"
+    )
+    pool_low_count: int = Field(
+        16, ge=0, description="…or with fewer than so many, but at most a quarter of a small one…"
+    )
+    pool_probes: int = Field(2, ge=1, description="…found so many times in a row")
     keep_lost_s: float = Field(
         7 * 86_400.0, ge=60, description="a host that is lost for longer is forgotten"
     )

@@ -18,7 +18,7 @@ from libs.common.http import call_json
 from libs.common.leader import LeaseLost, hold_lease, leadership
 from libs.common.runtime import Runtime
 from libs.common.waiting import lasting, set_or_due
-from services.monitor import api, core
+from services.monitor import api, core, pools
 from services.monitor.components import (
     Watch,
     ask,
@@ -80,6 +80,7 @@ class Monitor:
             group.create_task(lasting(self._watch_components()))
             group.create_task(lasting(self._watch_lag()))
             group.create_task(lasting(self._watch_disks()))
+            group.create_task(lasting(self._watch_pools()))
             group.create_task(lasting(self._forget()))
 
     # -- hosts
@@ -212,6 +213,28 @@ class Monitor:
                 summary = f"{host} is short of disk: {low}"
                 await self._tell_condition(core.disk_alert(host), bool(low), summary)
             await self._rt.clock.sleep(config.disk_s)
+
+    async def _watch_pools(self) -> None:
+        watch = Watch(self.config.pool_probes)
+        while True:
+            try:
+                await self._compare_pools(watch)
+            except (Unavailable, Conflict) as error:  # that ipam is away is another alert
+                self._log.warning("can't look at the networks", error=str(error))
+            await self._rt.clock.sleep(self.config.pool_s)
+
+    async def _compare_pools(self, watch: Watch) -> None:
+        found = await pools.ask(self._rt.peers, self.config.probe_timeout_s)
+        firing = {each.id: each for each in await self.store.firing()}
+        for stock in sorted(found, key=lambda each: each.place):
+            alert = core.pool_alert(stock.place)
+            reason = pools.why_low(stock, self.config, firing.pop(alert.id, None) is not None)
+            low = watch.judge(alert.id, reason)
+            if low is not None:
+                await self._tell_condition(alert, low, reason)
+        for gone in firing.values():  # their pools were taken away, or others stand in for them now
+            if gone.rule == core.POOL_LOW:
+                await self._tell_condition(gone, False, "")
 
     async def _forget(self) -> None:
         """Hosts that are lost for good, and alerts that are long over."""

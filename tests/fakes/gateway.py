@@ -1,10 +1,10 @@
-"""A gateway in memory, with its peers faked: for tests of the gateway, the client and the CLI."""
+"""A gateway in memory with a real ipam, its other peers faked: for tests of the gateway, the client and the CLI."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from libs.common.bus.memory import MemoryBus
 from libs.common.clock import RngIds, SystemClock
 from libs.common.direct import inbox
 from libs.common.events import model as ev
-from libs.common.http import Dispatcher, Response, Route
+from libs.common.http import Dispatcher, Kind, Response, Route
 from libs.common.runtime import CommonConfig, Runtime, Shared, open_runtime
 from libs.common.sealing import Sealer
 from libs.common.serve import serve
@@ -24,17 +24,27 @@ from libs.common.store.base import Store
 from libs.common.store.memory import MemoryStore
 from libs.common.store.schemas import SchemaStore
 from libs.common.telemetry import Telemetry, make_log
+from libs.common.tokens import TokenSigner, party_keys
 from services.deployer import api_vault
 from services.deployer.store import Repository
 from services.deployer.vault import PURPOSE, Vault
 from services.gateway.model import GatewayConfig
 from services.gateway.service import KEY_FILE, run
+from services.ipam.model import IpamConfig
+from services.ipam.service import run as run_ipam
 from tests.fakes.deployer import FakeDeployer
-from tests.fakes.peers import FakeOthers, make_apps
+from tests.fakes.peers import Door, FakeOthers, make_apps
 
 SECRET = bytes(range(32))
 GENEROUS = GatewayConfig(rate_per_s=100_000.0, rate_burst=100_000.0)  # tests poll
+NETWORKS = (
+    {"name": "blue", "vlan": 100, "cidr": "10.1.0.0/24", "gateway": "10.1.0.254"},
+    {"name": "secret", "vlan": 200, "cidr": "10.2.0.0/28", "bus": ["other"]},
+)
 SPEC: Mapping[str, Any] = {"image": "registry.test/web:1", "instances": 3, "network": "blue"}
+
+
+Service = Callable[[Runtime], Coroutine[None, None, None]]
 
 
 @dataclass
@@ -98,6 +108,22 @@ class World:
         assert response.status in (200, 201), response.body
         return response
 
+    async def attach(self, name: str, app: str = "acme/web", **more: Any) -> Response:
+        """Have ipam give an attachment an address, as hostd on host-1 does."""
+        key = party_keys(self.shared.secret, Kind.HOST, "host-1")
+        sent = TokenSigner(Kind.HOST, "host-1", key, self.clock).headers()
+        claim = {"network": "blue", "instance": name, "attempt": f"{name}.1", "host": "host-1"}
+        body = orjson.dumps({**claim, "app": app, **more})
+        ipam = self.shared.local.apps["ipam"]
+        return await ipam.dispatch("PUT", f"/v1/attachments/{name}", sent, body)
+
+    async def detach(self, name: str, generation: int) -> Response:
+        """Have ipam take it back."""
+        key = party_keys(self.shared.secret, Kind.HOST, "host-1")
+        sent = TokenSigner(Kind.HOST, "host-1", key, self.clock).headers()
+        path = f"/v1/attachments/{name}?generation={generation}&reason=del"
+        return await self.shared.local.apps["ipam"].dispatch("DELETE", path, sent)
+
     async def eventually(self, what: Callable[[], Awaitable[Any]], within_s: float = 30.0) -> Any:
         """The first true answer of `what`; fails after `within_s`."""
         async with asyncio.timeout(within_s):
@@ -127,7 +153,7 @@ def make_shared(
     rng = random.Random(7)
     return Shared(
         CommonConfig(data_dir=data_dir, bus="memory:", store="memory:", log_level="error"),
-        {"gateway": config},
+        {"gateway": config, "ipam": IpamConfig.model_validate({"networks": NETWORKS})},
         MemoryBus(clock),
         SchemaStore(store or MemoryStore()),
         clock,
@@ -154,6 +180,7 @@ async def gateway_world(
     async with (
         serve(apps["hostd"], "127.0.0.1:0") as others.hostd_url,
         open_runtime(shared, "deployer") as rt_deployer,
+        serving_ipam(shared, others),
         running(shared),
         asyncio.TaskGroup() as group,
     ):
@@ -175,17 +202,27 @@ async def vault_routes(shared: Shared) -> Sequence[Route]:
 
 
 @asynccontextmanager
-async def running(shared: Shared) -> AsyncIterator[Runtime]:
-    """The gateway alone, until the context is left."""
-    async with open_runtime(shared, "gateway") as rt, asyncio.TaskGroup() as group:
-        task = group.create_task(run(rt))
+async def running(
+    shared: Shared, service: str = "gateway", serve_it: Service = run
+) -> AsyncIterator[Runtime]:
+    """The gateway (or another service) alone, until the context is left."""
+    async with open_runtime(shared, service) as rt, asyncio.TaskGroup() as group:
+        task = group.create_task(serve_it(rt))
         async with asyncio.timeout(30):
-            while "gateway" not in shared.local.apps:
+            while service not in shared.local.apps:
                 if task.done():
                     task.result()
                 await asyncio.sleep(0.002)
         yield rt
         task.cancel()
+
+
+@asynccontextmanager
+async def serving_ipam(shared: Shared, others: FakeOthers) -> AsyncIterator[None]:
+    """The real ipam, as the gateway's peer."""
+    async with running(shared, "ipam", run_ipam):
+        shared.local.apps["ipam"] = Door("ipam", shared.local.apps["ipam"], others)
+        yield
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""IpamPort in memory: one pool a network, generations, and an ipam that can be away."""
+"""IpamPort in memory: one pool a network, generations, reservations, and an ipam that can be away."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class FakeNetwork:
     only6: bool = False
     mtu: int | None = None
     held: dict[str, Address] = field(default_factory=dict)  # ipam key -> address
+    reserved: dict[str, str] = field(default_factory=dict)  # name of the reservation -> address
 
 
 class FakeIpam:
@@ -120,12 +121,16 @@ class FakeIpam:
         if key in network.held:
             return network.held[key]
         taken = {_ip4(network, address) for address in network.held.values()}
-        if spec.ip is not None and spec.ip in taken:
-            raise Conflict(f"{spec.ip} is taken")
-        free = [str(ip) for ip in network.cidr.hosts() if str(ip) not in {*taken, network.gateway}]
-        if not free:
+        if spec.reservation and spec.reservation not in network.reserved:
+            raise NotFound(f"{spec.network} has no reservation {spec.reservation!r}")
+        wanted = network.reserved.get(spec.reservation) or spec.ip
+        if wanted is not None and wanted in taken:
+            raise Conflict(f"{wanted} is taken")
+        kept = {*taken, *network.reserved.values(), network.gateway}
+        free = [str(ip) for ip in network.cidr.hosts() if str(ip) not in kept]
+        if not free and not wanted:
             raise TooMany(f"network {spec.network} is full")
-        ip = spec.ip or min(free, key=lambda each: self._age(spec.network, each))
+        ip = wanted or min(free, key=lambda each: self._age(spec.network, each))
         self._generation += 1
         address = Address(
             ip=ip,

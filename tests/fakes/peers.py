@@ -6,7 +6,7 @@ carries them out at once, with the events that the real ones publish on the way.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,17 @@ import orjson
 
 from libs.common.clock import Clock
 from libs.common.errors import Conflict, NotFound, Unavailable
-from libs.common.http import Authenticator, HttpApp, Kind, Request, Response, Route, reply
+from libs.common.http import (
+    Authenticator,
+    Dispatcher,
+    HttpApp,
+    Kind,
+    Request,
+    Response,
+    Route,
+    problem,
+    reply,
+)
 from libs.common.tokens import TokenVerifier, derive_key
 from services.hostd.auth import OwnKeyVerifier
 from tests.fakes.deployer import FakeDeployer
@@ -22,18 +32,12 @@ from tests.fakes.deployer import FakeDeployer
 
 @dataclass
 class FakeOthers:
-    """Scheduler, ipam, monitor and a host's hostd. Names in `away` are unreachable."""
+    """Scheduler, monitor and a host's hostd. Names in `away` are unreachable, that of the real ipam, too."""
 
     deployer: FakeDeployer
     hostd_url: str = ""
     away: set[str] = field(default_factory=set)
     alerts: list[dict[str, Any]] = field(default_factory=list)
-    networks: list[dict[str, Any]] = field(
-        default_factory=lambda: [
-            {"network": "blue", "vlan": 100, "cidr": "10.1.0.0/24", "bus": [], "free": 250},
-            {"network": "secret", "vlan": 200, "cidr": "10.2.0.0/24", "bus": ["other"], "free": 9},
-        ]
-    )
     log_lines: int = 3
     findings: list[dict[str, str]] = field(default_factory=list)  # of host-1's network
     unknown_tasks: list[str] = field(default_factory=list)
@@ -48,7 +52,6 @@ class FakeOthers:
                 "/v1/breaker/release": self.release_breaker,
             },
             "monitor": {"/v1/nodes": self.nodes, "/v1/alerts": self.list_alerts},
-            "ipam": {"/v1/networks": self.list_networks, "/v1/networks/{network}": self.network},
             "hostd": {"/v1/containers/{container}/logs": self.logs, "/v1/doctor": self.doctor},
         }
 
@@ -124,15 +127,6 @@ class FakeOthers:
         state = request.query.get("state", "")
         return reply({"alerts": [a for a in self.alerts if state in ("", a["state"])]})
 
-    async def list_networks(self, _request: Request) -> Response:
-        return reply({"networks": self.networks})
-
-    async def network(self, request: Request) -> Response:
-        for each in self.networks:
-            if each["network"] == request.params["network"]:
-                return reply(each)
-        raise NotFound(f"there is no network {request.params['network']!r}")
-
     async def doctor(self, _request: Request) -> Response:
         content = {"host": "host-1", "at": 5.0, "attachments": 3, "findings": self.findings}
         return reply(content)
@@ -151,6 +145,23 @@ class FakeOthers:
         return Response(200, b"", content_type="application/x-ndjson", stream=lines())
 
 
+@dataclass(frozen=True)
+class Door:
+    """A `Dispatcher` in front of a real service, shut while the others say that it is away."""
+
+    service: str
+    inner: Dispatcher
+    others: FakeOthers
+
+    async def dispatch(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
+    ) -> Response:
+        """See Dispatcher."""
+        if self.service in self.others.away:
+            return problem(Unavailable(f"{self.service} is away"))
+        return await self.inner.dispatch(method, target, headers, body)
+
+
 def make_apps(
     deployer: FakeDeployer, others: FakeOthers, secret: bytes, clock: Clock
 ) -> dict[str, HttpApp]:
@@ -161,7 +172,7 @@ def make_apps(
 
     verify = TokenVerifier(secret, clock)
     own_key = OwnKeyVerifier("host-1", derive_key(secret, Kind.HOST, "host-1"), clock)
-    made = {name: app(others.routes(name), verify) for name in ("scheduler", "ipam", "monitor")}
+    made = {name: app(others.routes(name), verify) for name in ("scheduler", "monitor")}
     return {
         "deployer": app(deployer.routes(), verify),
         "hostd": app(others.routes("hostd"), own_key),

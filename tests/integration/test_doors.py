@@ -36,7 +36,6 @@ from services.hostd.settings import HostdConfig
 from services.ipam.api import routes as ipam_routes
 from services.ipam.model import IpamConfig
 from services.ipam.service import Ipam
-from services.ipam.store import IpamStore
 from services.monitor.api import routes as monitor_routes
 from services.monitor.service import Monitor
 from services.scheduler.api import routes as scheduler_routes
@@ -266,7 +265,7 @@ async def test_a_host_speaks_for_itself_only(tmp_path: Path) -> None:
     config = IpamConfig.model_validate({"networks": [network]})
     async with open_shared(common, {"ipam": config}) as shared, AsyncExitStack() as stack:
         rt = await stack.enter_async_context(open_runtime(shared, "ipam"))
-        ipam = Ipam(rt, config, await IpamStore.open(rt.store))
+        ipam = await Ipam.open(rt, config)
         door_app = rt.http_app(ipam_routes(ipam, rt.clock))
         url = await stack.enter_async_context(serve(door_app, "127.0.0.1:0"))
         (secret,) = keys_of(shared.secret).current()

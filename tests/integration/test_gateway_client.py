@@ -82,7 +82,7 @@ async def test_the_way_of_an_app(served: tuple[World, str]) -> None:
             "release",
         ]
         assert (await gantry.nodes()).nodes[0].instances == 5
-        assert (await gantry.network("blue")).network == "blue"
+        assert (await gantry.addressing.network("blue"))[0].network == "blue"
         assert (await gantry.plan("acme/web")).model_dump()["release"] == 2
         new = await gantry.plan("acme/new", spec=WEB)
         assert new.model_dump()["release"] == 1

@@ -89,3 +89,46 @@ async def test_logout(opened: tuple[World, str, Page, list[str]]) -> None:
     await expect(page.locator("#key")).to_be_visible()
     await page.goto(f"{url}/")
     assert page.url == f"{url}/login" and complaints == []
+
+
+FIELD = '[id="m-10.1.0.{}"]'
+
+
+async def test_the_map_of_a_pool_is_live_and_walked_by_keys(
+    opened: tuple[World, str, Page, list[str]],
+) -> None:
+    world, _, page, complaints = opened
+    await page.fill("#key", world.admin_key)
+    await page.click("button")
+    await page.click("text=Networks")
+    await page.click("a:has-text('blue')")
+    await page.click(".pools a:has-text('default')")
+    await expect(page.locator(".field")).to_have_count(256)
+    await expect(page.locator("#link-text")).to_have_text("live")
+    await page.click("summary")
+    await page.fill("input[name=from]", "10.1.0.9")
+    await page.locator(FIELD.format(1)).focus()
+    given = await world.attach("acme-web-1")
+    await expect(page.locator(FIELD.format(1))).to_have_class("field at-allocated changed")
+    # What was open stays open, what was typed stays typed, and the focus stays where it was.
+    assert await page.locator("details").get_attribute("open") is not None
+    assert await page.locator("input[name=from]").input_value() == "10.1.0.9"
+    await expect(page.locator(FIELD.format(1))).to_be_focused()
+    await expect(page.locator("#told")).to_contain_text("10.1.0.1: allocated, acme-web-1")
+    await expect(page.locator("#words")).to_contain_text("acme-web-1")
+    for key, at in (("ArrowRight", 2), ("ArrowDown", 34), ("ArrowLeft", 33), ("ArrowUp", 1)):
+        await page.keyboard.press(key)
+        await expect(page.locator(FIELD.format(at))).to_be_focused()
+        assert await page.locator('.field[tabindex="0"]').count() == 1
+    await page.set_viewport_size({"width": 390, "height": 800})
+    await page.keyboard.press("ArrowDown")  # there are fewer beside each other now
+    await expect(page.locator(FIELD.format(17))).to_be_focused()
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    await page.keyboard.press("ArrowUp")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#address h2")).to_contain_text("10.1.0.1")
+    await expect(page.locator("#address dl")).to_contain_text("host-1")
+    await world.detach("acme-web-1", given.json()["generation"])
+    await expect(page.locator(FIELD.format(1))).to_have_class("field at-cooling changed")
+    await expect(page.locator("#address")).to_contain_text("del")
+    assert complaints == []

@@ -22,7 +22,8 @@ from libs.minimesos.local import ExecutorLaunch, LocalCluster
 from services.deployer.model import DeployerConfig
 from services.executor.ports import Network
 from services.gateway.model import GatewayConfig
-from services.ipam.model import IpamConfig, NetworkConfig
+from services.ipam.definition import NetworkConfig
+from services.ipam.model import IpamConfig
 from services.monitor.model import MonitorConfig
 from services.scheduler.model import SchedulerConfig
 from tests.fakes.docker import FakeImage

@@ -6,6 +6,7 @@
 | no two live containers of an instance, but for one on a host that was given up | engines, scheduler's documents |
 | a container runs in the wired namespace of its own attachment | engines, kernels |
 | nothing is started without a registration | the shim (it refuses) and the engines' starts |
+| no address is of a wrong network | every write |
 | generations and versions never go back; an ended instance or deployment stays so | every write |
 | an app's instances stay within what its strategy allows | every write of an app |
 | an update is acknowledged only when what it says is saved | Mesos' wire, the scheduler's documents |
@@ -21,16 +22,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from ipaddress import ip_address
+from typing import Any, cast
 
 import orjson
 
 from libs.common.spec import Strategy
 from libs.common.store.base import Write
 from services.executor.model import LABEL_APP, LABEL_ATTEMPT, LABEL_INSTANCE
+from services.ipam.model import IpamConfig
 from tests.fakes.docker import FakeContainer
 from tests.fakes.network import HOST_INODE
-from tests.simulation.cloud import Cloud
+from tests.simulation.cloud import SETTINGS, Cloud
 from tests.simulation.host import Host
 from tests.simulation.workload import SECRET_VARIABLE, SECRETS
 
@@ -53,6 +56,8 @@ _UNSAVED: Mapping[str, frozenset[str]] = {
     "TASK_UNREACHABLE": frozenset({"staged", "starting", "running"}),
 }
 """What an instance must not be saved as when such an update of its current attempt is acknowledged."""
+
+RANGES = {each.name: each.cidr for each in cast(IpamConfig, SETTINGS["ipam"]).networks if each.cidr}
 
 
 class Invariants:
@@ -166,6 +171,8 @@ class Invariants:
         match collection:
             case "ipam_addresses":
                 self._grows(f"address {write.id}", int(body["generation"]))
+                if ip_address(body["address"]) not in RANGES[body["network"]]:
+                    self.fail(f"{write.id} is not of its network")
             case "scheduler_instances":
                 self._scheduled(write)
             case "deployer_instances":

@@ -239,7 +239,7 @@ class MongoCollection:
     async def find(self, query: Query) -> Page:
         """See Collection."""
         check_query(query)
-        chosen, order = documents.page(query)
+        chosen, order = documents.page(query, self._indexes)
         docs: list[Doc] = []
         more = False
         for _ in range(_FIND_TRIES):

@@ -10,8 +10,10 @@ dollars a meaning.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
+import orjson
 from bson.int64 import Int64
 
 from libs.common.store.base import Body, Doc, Index, Op, OutboxEvent, Query, Where, Write
@@ -169,9 +171,26 @@ def _condition(where: Where) -> Document:
     return NOTHING if where.value is None else {name: {_RANGES[where.op]: where.value}}
 
 
-def page(query: Query) -> tuple[Document, list[tuple[str, int]]]:
+def _by_unique(where: Sequence[Where], indexes: Sequence[Index]) -> Document | None:
+    """The filter for strings in all fields of a unique index and nothing else: by the keys that it is kept by."""
+    if not where or any(each.op not in (Op.EQ, Op.IN) for each in where):
+        return None
+    named = tuple(each.field for each in where)
+    index = next((each for each in indexes if each.unique and each.fields == named), None)
+    if index is None:
+        return None
+    values = [each.value if isinstance(each.value, tuple) else (each.value,) for each in where]
+    if not all(isinstance(value, str) for those in values for value in those):
+        return None
+    keys = [orjson.dumps(list(each)).decode() for each in product(*values)]
+    field = f"unique.{index.name}"
+    return {field: keys[0]} if len(keys) == 1 else {field: {"$in": keys}}
+
+
+def page(query: Query, indexes: Sequence[Index] = ()) -> tuple[Document, list[tuple[str, int]]]:
     """Filter and sort order of a query."""
-    chosen = selection(query.where)
+    found = None if query.after else _by_unique(query.where, indexes)
+    chosen = selection(query.where) if found is None else found
     direction = -1 if query.descending else 1
     if query.after:
         chosen["$and"].append({"_id": {"$lt" if query.descending else "$gt": query.after}})

@@ -20,7 +20,9 @@ async def prepare(collection: AsyncIOMotorCollection[Document], spec: Collection
     await collection.update_one({"_id": GUARD_ID}, {"$set": {"guard": 1}}, upsert=True)
     await _index(collection, existing, "unsent", ["unsent"], sparse=True)
     for index in spec.indexes:
-        await _index(collection, existing, index.name, [path(each) for each in index.fields])
+        own_id = ["_id"] if index.by_id else []
+        keys = [path(each) for each in index.fields] + own_id
+        await _index(collection, existing, index.name, keys)
     for index in spec.indexes:
         if index.unique:
             await _unique(collection, existing, index)

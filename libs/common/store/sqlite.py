@@ -305,7 +305,8 @@ def _make_table(connection: sqlite3.Connection, table: str, indexes: Iterable[In
     _make_index(connection, f"{table}__unsent", unsent)
     for index in indexes:
         name = f"{table}_{index.name}"
-        fields = ", ".join(expression(each) for each in index.fields)
+        own_id = ["id"] if index.by_id else []
+        fields = ", ".join([expression(each) for each in index.fields] + own_id)
         unique = "UNIQUE " if index.unique else ""
         sql = f'CREATE {unique}INDEX "{name}" ON {table} ({fields})'
         _make_index(connection, name, sql)

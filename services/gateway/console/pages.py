@@ -8,6 +8,7 @@ no other site can act for the one who is logged in.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import cache
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -32,6 +33,7 @@ HTML = "text/html; charset=utf-8"
 STATIC = {
     "console.css": "text/css; charset=utf-8",
     "console.js": "text/javascript; charset=utf-8",
+    "map.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 NOT_STORED = {"Cache-Control": "no-store"}
@@ -70,6 +72,18 @@ def console_routes(gateway: Gateway) -> tuple[Route, ...]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What is around each page. `state` is where the page's live part is to be had, `here` the page's place."""
+
+    principal: Principal
+    cluster: str
+    form_token: str
+    state: str
+    here: str
+    topics: str = " ".join(SHOWN_TOPICS)
+
+
 class Console:
     """Handlers of the console's routes."""
 
@@ -81,26 +95,23 @@ class Console:
     async def home(self, request: Request) -> Response:
         """The page, or the way to the door."""
         try:
-            _, principal = await self._session(request)
+            _, principal = await self.session(request)
         except Unauthenticated:
-            return _go("/login")
-        return _render(
+            return go("/login")
+        return render(
             "home.html",
             page=await self._page(principal),
-            principal=principal,
-            cluster=self._gateway.cluster,
-            form_token=self._gateway.sessions.form_token(_cookie(request)),
-            topics=" ".join(SHOWN_TOPICS),
+            frame=self.frame(request, principal, "/console/state", "home"),
         )
 
     async def state(self, request: Request) -> Response:
         """The page's live part alone. Raises Unauthenticated."""
-        _, principal = await self._session(request)
-        return _render("state.html", page=await self._page(principal))
+        _, principal = await self.session(request)
+        return render("state.html", page=await self._page(principal))
 
     async def events(self, request: Request) -> Response:
         """Events for the page. Raises Unauthenticated, TooMany."""
-        key_id, principal = await self._session(request)
+        key_id, principal = await self.session(request)
         wanted = Wanted(Actor.of_principal(principal), SHOWN_TOPICS)
         last_id = request.headers.get("last-event-id", "")
         return await open_events(self._gateway, wanted, key_id, last_id)
@@ -118,7 +129,7 @@ class Console:
 
     async def login_page(self, _request: Request) -> Response:
         """The door."""
-        return _render("login.html", problem="", cluster=self._gateway.cluster)
+        return render("login.html", problem="", cluster=self._gateway.cluster)
 
     async def login(self, request: Request) -> Response:
         """Come in with an API key."""
@@ -130,24 +141,30 @@ class Console:
             problem = "Too many tries; wait a little."
             if isinstance(error, Unauthenticated):
                 problem = f"Not let in: {error}."
-            return _render("login.html", 401, problem=problem, cluster=self._gateway.cluster)
-        return _go("/", self._set_cookie(cookie, int(self._gateway.sessions.life_s)))
+            return render("login.html", 401, problem=problem, cluster=self._gateway.cluster)
+        return go("/", self._set_cookie(cookie, int(self._gateway.sessions.life_s)))
 
     async def logout(self, request: Request) -> Response:
         """Leave. Raises Forbidden for a form that our page did not send."""
         _same_origin(request)
-        cookie = _cookie(request)
+        cookie = cookie_of(request)
         if not self._gateway.sessions.is_form_token(cookie, _form(request).get("token", "")):
             raise Forbidden("the form is not from this session")
-        return _go("/login", self._set_cookie("", 0))
+        return go("/login", self._set_cookie("", 0))
 
     # -- parts -----------------------------------------------------------------------------------
 
-    async def _session(self, request: Request) -> tuple[KeyId, Principal]:
-        cookie = _cookie(request)
+    async def session(self, request: Request) -> tuple[KeyId, Principal]:
+        """Whose session it is. Raises Unauthenticated."""
+        cookie = cookie_of(request)
         if not cookie:
             raise Unauthenticated("nobody is logged in")
         return await self._gateway.sessions.holder(cookie)
+
+    def frame(self, request: Request, principal: Principal, state: str, here: str) -> Frame:
+        """The frame around a page."""
+        token = self._gateway.sessions.form_token(cookie_of(request))
+        return Frame(principal, self._gateway.cluster, token, state, here)
 
     async def _page(self, principal: Principal) -> Page:
         actor = Actor.of_principal(principal)
@@ -165,17 +182,20 @@ class Console:
         return {"Set-Cookie": kept}
 
 
-def _render(template: str, status: int = 200, **values: object) -> Response:
+def render(template: str, status: int = 200, **values: object) -> Response:
+    """A page of a template."""
     versions = {name: _static(name)[1] for name in STATIC}
     text = _templates().get_template(template).render(versions=versions, **values)
     return Response(status, text.encode(), NOT_STORED, HTML)
 
 
-def _go(where: str, headers: dict[str, str] | None = None) -> Response:
+def go(where: str, headers: dict[str, str] | None = None) -> Response:
+    """The way to another page."""
     return Response(303, b"", {"Location": where, **NOT_STORED, **(headers or {})}, HTML)
 
 
-def _cookie(request: Request) -> str:
+def cookie_of(request: Request) -> str:
+    """The session's cookie, "" without one."""
     try:
         found = SimpleCookie(request.headers.get("cookie", "")).get(COOKIE)
     except CookieError:

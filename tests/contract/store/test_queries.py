@@ -150,3 +150,29 @@ async def test_random_queries_are_answered_as_the_memory_store_does(
         query = Query(where, order=order, descending=rng.random() < 0.3, limit=rng.randrange(1, 70))
         assert await real.find(query) == await model.find(query), query
         assert await real.count(where) == await model.count(where), where
+
+
+async def test_unique_values_are_found_and_pages_come_in_the_order_of_an_index(
+    store: Store,
+) -> None:
+    indexes = (
+        Index("name", ("name",), unique=True),
+        Index("place", ("zone", "rack"), unique=True),
+        Index("by_age", ("zone", "age"), by_id=True),
+    )
+    things = await store.collection(CollectionSpec("indexed", indexes))
+    bodies: list[dict[str, Any]] = [
+        {"name": f"n{n}", "zone": "ab"[n % 2], "rack": f"r{n // 2}", "age": n // 3}
+        for n in range(10)
+    ]
+    await fill(things, [*bodies, {"name": 7}, {"zone": "a"}])
+    assert await ids(things, eq("name", "n3")) == ["d03"]
+    assert await ids(things, is_in("name", ["n8", "n1", "nobody"])) == ["d01", "d08"]
+    assert await ids(things, is_in("name", ["n1", 7])) == ["d01", "d10"]
+    assert await ids(things, is_in("name", ["n1", "n2"]), limit=1) == ["d01"]
+    assert await ids(things, is_in("name", ["n1", "n2"]), after="d01") == ["d02"]
+    assert await ids(things, eq("zone", "b"), eq("rack", "r1")) == ["d03"]
+    assert await ids(things, eq("zone", "a"), is_in("rack", ["r0", "r4"])) == ["d00", "d08"]
+    young = (eq("zone", "a"), Where("age", Op.LE, 2))
+    assert await ids(things, *young, order="age", limit=3) == ["d00", "d02", "d04"]
+    assert await ids(things, *young, order="age") == ["d00", "d02", "d04", "d06", "d08"]

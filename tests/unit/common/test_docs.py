@@ -11,7 +11,10 @@ import pytest
 from libs.common.events import model
 
 ROOT = Path(__file__).parents[3]
-PAGES = ("docs/threat-model.md", "docs/secrets.md", "docs/producers.md", "ARCHITECTURE.md")
+PAGES = (
+    *("docs/threat-model.md", "docs/secrets.md", "docs/producers.md", "docs/networks.md"),
+    "ARCHITECTURE.md",
+)
 PLACES = re.compile(r"`((?:tests|libs|services|docs|infra)/[\w./-]+)`")
 TESTS = re.compile(r"`(test_\w+)(\.py)?`")
 

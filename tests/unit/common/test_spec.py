@@ -162,7 +162,7 @@ def test_an_instance_is_what_the_host_needs_of_the_app() -> None:
     spec = AppSpec.model_validate(GOOD)
     pinned = "registry.example:5000/team/web@sha256:" + "0" * 64
     instance = InstanceSpec.of(spec, pinned, "sticky")
-    own = {"image", "sticky_key", "registry_login"}
+    own = {"image", "sticky_key", "registry_login"}  # and an address by the slot, below
     for name in InstanceSpec.model_fields.keys() - own:
         assert getattr(instance, name) == getattr(spec, name)
     assert (instance.image, instance.sticky_key) == (pinned, "sticky")
@@ -181,11 +181,11 @@ def test_secrets_travel_by_name() -> None:
     ]
 
 
-def test_without_secrets_a_spec_is_written_as_before_there_were_any() -> None:
+def test_a_spec_without_later_fields_is_written_as_before_there_were_any() -> None:
     # Older executors refuse fields that they don't know, and adopt containers by the hash of this very text.
     spec = AppSpec.model_validate(GOOD)
     for each in (spec, InstanceSpec.of(spec, spec.image)):
-        assert not {"secrets", "registry_login"} & each.model_dump().keys()
+        assert not {"secrets", "registry_login", "address"} & each.model_dump().keys()
 
 
 def test_network_options_travel_and_are_left_out_when_there_are_none() -> None:
@@ -228,3 +228,38 @@ def test_a_wrong_secret_is_named(field: str, refs: list[dict[str, str]]) -> None
         AppSpec.model_validate({**GOOD, "env": {"TAKEN": "1"}, "secrets": refs})
     found = {".".join(map(str, each["loc"])) for each in raised.value.errors()}
     assert found == {field}
+
+
+ALONE: dict[str, Any] = {**GOOD, "instances": 1, "strategy": {"max_surge": 0, "max_unavailable": 1}}
+
+
+def test_an_instance_asks_for_its_own_slots_reservation() -> None:
+    wish = {"reservation": "db-{slot}"}
+    spec = AppSpec.model_validate({**ALONE, "instances": 3, "address": wish})
+    third = InstanceSpec.of(spec, spec.image, slot=2)
+    assert InstanceSpec.model_validate_json(third.model_dump_json()) == third
+    assert third.address is not None and third.address.reservation == "db-2"
+    fixed = AppSpec.model_validate({**ALONE, "address": {"requested": "FD00:0::7"}})
+    only = InstanceSpec.of(fixed, fixed.image, slot=0).address
+    assert only is not None and (only.requested, only.reservation) == ("fd00::7", None)
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("address", {"address": {}}),
+        ("address", {"address": {"reservation": "db", "requested": "10.0.0.7"}}),
+        ("address.requested", {"address": {"requested": "10.0.0"}}),
+        ("address.requested", {"address": {"requested": "fe80::1%eth0"}}),
+        ("address.reservation", {"address": {"reservation": "No Name"}}),
+        ("address.reservation", {"address": {"reservation": "{slot}" + "x" * 37}}),
+        ("address.sticky", {"address": {"reservation": "db", "sticky": True}}),
+        ("address", {"address": {"reservation": "db"}, "instances": 2}),
+        ("address", {"address": {"requested": "10.0.0.7"}, "strategy": {"max_surge": 1}}),
+        ("address", {"address": {"requested": "10.0.0.7"}, "strategy": {"max_surge": "25%"}}),
+    ],
+)
+def test_a_wrong_wish_for_an_address_is_named(field: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as raised:
+        AppSpec.model_validate({**ALONE, **changes})
+    assert [each.field for each in invalid(raised.value).problems] == [field]

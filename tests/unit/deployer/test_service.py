@@ -111,6 +111,25 @@ async def test_scale_out_in_stop_and_restart(world: World) -> None:
         assert len(await here.instances()) == 2
 
 
+ALONE = {"instances": 1, "strategy": {"max_surge": 0, "max_unavailable": 1}}
+
+
+@virtual
+async def test_an_address_of_its_own_is_for_one_instance_or_named_by_slot(world: World) -> None:
+    async with site(world) as here:
+        await here.put(**ALONE, address={"requested": "10.0.0.7"})
+        assert (await here.deploy("d1"))["state"] == "succeeded"
+        refused = await here.deploy("d2", DeployAction.SCALE, instances=2)
+        assert refused["state"] == "refused" and "address of its own" in refused["reason"]
+        await here.put(**{**ALONE, "instances": 2}, address={"reservation": "db-{slot}"})
+        assert (await here.deploy("d3"))["state"] == "succeeded"
+        assert (await here.deploy("d4"))["state"] == "succeeded"
+        wishes = [each.spec.address for each in here.of(ev.InstanceRequested)]
+        certain, *named = [each.requested or each.reservation for each in wishes if each]
+        assert certain == "10.0.0.7"
+        assert sorted(named) == ["db-0", "db-0", "db-1", "db-1"]
+
+
 @virtual
 async def test_no_place_is_said_and_ends_at_the_deadline(world: World) -> None:
     async with site(world) as here:

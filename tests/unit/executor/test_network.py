@@ -58,6 +58,7 @@ async def _fake(_world: World) -> AsyncIterator[tuple[Network, Claim]]:
 @asynccontextmanager
 async def _real(world: World) -> AsyncIterator[tuple[Network, Claim]]:
     it = HostdWorld(world)
+    it.ipam.networks["red"].reserved["db"] = "10.0.0.9"
 
     async def claim(container_id: str) -> int:
         return it.host.claim(container_id).inode
@@ -129,6 +130,16 @@ def test_network_options_reach_hostd_and_only_when_there_are_some() -> None:
             await it.crash()
 
     run()
+
+
+def test_an_address_of_its_own_is_asked_for() -> None:
+    async def scene(network: Network, _claim: Claim) -> None:
+        named = replace(spec(), reservation="db")
+        assert (await network.attach(named)).ip == "10.0.0.9"
+        certain = replace(spec(ContainerName("gantry-test-other.1")), ip="10.0.0.7")
+        assert (await network.attach(certain)).ip == "10.0.0.7"
+
+    play("hostd", scene)
 
 
 @BOTH

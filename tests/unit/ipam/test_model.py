@@ -12,14 +12,16 @@ from pydantic import ValidationError
 
 from libs.common.events import model as ev
 from services.ipam import core
-from services.ipam.model import Address, IpamConfig, Network, NetworkConfig, State
+from services.ipam.definition import NetworkConfig
+from services.ipam.model import Address, IpamConfig, State
+from services.ipam.pools import Network, Pool
 
 
-def network(**fields: object) -> Network:
-    """A network of 10.0.0.0/28."""
-    return Network.of(
-        NetworkConfig.model_validate({"name": "web", "cidr": "10.0.0.0/28", "vlan": 100, **fields})
-    )
+def network(**fields: object) -> Pool:
+    """The pool of a network of 10.0.0.0/28."""
+    given = {"name": "web", "cidr": "10.0.0.0/28", "vlan": 100, **fields}
+    (pool,) = Network.of(NetworkConfig.model_validate(given)).pools
+    return pool
 
 
 HELD = Address(

@@ -21,7 +21,7 @@ from tests.simulation.life import Life
 from tests.simulation.loop import World, virtual
 from tests.simulation.process import client_of
 from tests.simulation.small import SmallWorld
-from tests.unit.ipam.test_service import claim, config, replica
+from tests.unit.ipam.test_service import claim, config, give, replica, take
 
 GRACE_S, COOLDOWN_S = 120.0, 60.0
 FREE = Address("web", "10.0.0.1", 1, generation=3, since=1000.0)
@@ -134,39 +134,37 @@ async def test_after_a_restore_new_addresses_wait_for_the_hosts_at_every_replica
 ) -> None:
     small = SmallWorld(world.loop)
     before = (await two(small))[0]
-    _, kept = await before.allocate(claim("kept", "h1"))
-    _, gone = await before.allocate(claim("gone", "h2"))
+    kept = await give(before, claim("kept", "h1"))
+    gone = await give(before, claim("gone", "h2"))
     with TemporaryDirectory() as directory:
         file = Path(directory) / "backup.gz"
         await back_up(small.store, file, 0.0)
         # After the backup: one more, and one gone.
-        _, late = await before.allocate(claim("late", "h2"))
-        assert await before.release("gone.eth0", gone.generation, "del", "host:h2", "h2")
+        late = await give(before, claim("late", "h2"))
+        assert await take(before, "gone", gone.generation, "h2")
         await restore(small.store, file, world.clock.now(), replace_all=True)
 
     first, second = await two(small)
     for each in (first, second):
         with pytest.raises(Unavailable, match=r"the store was restored: .* now for h1, h2"):
             await each.allocate(claim("new", "h3"))
-        assert (await each.allocate(claim("kept", "h1")))[1].address == kept.address
+        assert (await give(each, claim("kept", "h1"))).address == kept.address
     running = [asyncio.create_task(each.recovery.run()) for each in (first, second)]
     have = told("late", late.generation, late.address)
     await first.report("h2", frozenset({"late.eth0"}), [have])
     own = told("kept", kept.generation, kept.address)
     await second.report("h1", frozenset({"kept.eth0"}), [own])
     await world.clock.sleep(ROUND_S + 15)
-    new = [
-        (await each.allocate(claim(f"new-{each is first}", "h3")))[1] for each in (first, second)
-    ]
+    new = [(await give(each, claim(f"new-{each is first}", "h3"))) for each in (first, second)]
     assert len({each.address for each in (*new, late, kept)}) == 4
     # What the backup still has of h2's old attachment is found out to be over.
     for _ in range(2):
         await first.report("h2", frozenset({"late.eth0"}), [have])
         await world.clock.sleep(first.config.leak_grace_s)
     await first.report("h2", frozenset({"late.eth0"}), [have])
-    assert await first.store.of_attachment("gone.eth0") is None
+    assert not await first.store.of_attachment("gone.eth0")
     # And the one that was taken up is given back like any other.
-    assert await second.release("late.eth0", late.generation, "del", "host:h2", "h2")
+    assert await take(second, "late", late.generation, "h2")
     for task in running:
         task.cancel()
 
@@ -202,7 +200,7 @@ async def test_a_hosts_word_alone_holds_new_addresses_back_and_not_again_and_aga
     await first.report("h1", frozenset({"b.eth0"}), [told("b", 9, "10.0.0.3")])
     await world.clock.sleep(ROUND_S)
     await second.report("h1", frozenset({"d.eth0"}), [told("d", 99, "10.0.0.4")])
-    taken = [(await each.allocate(claim(f"c{each is first}", "h2")))[1] for each in (first, second)]
+    taken = [(await give(each, claim(f"c{each is first}", "h2"))) for each in (first, second)]
     assert {each.address for each in taken}.isdisjoint({"10.0.0.3", "10.0.0.4"})
     for task in running:
         task.cancel()
@@ -213,11 +211,11 @@ async def test_an_address_of_an_attachment_that_has_another_by_the_store_is_give
     world: World,
 ) -> None:
     first, _ = await two(SmallWorld(world.loop))
-    _, stored = await first.allocate(claim("a", "h1"))
+    stored = await give(first, claim("a", "h1"))
     await first.report("h1", frozenset({"a.eth0"}), [told("a", 5, "10.0.0.6")])
     found = await first.store.get("web", "10.0.0.6")
     assert found is not None and found.state is State.QUARANTINED
-    assert (await first.store.of_attachment("a.eth0")) == replace(stored, version=1)
+    assert await first.store.of_attachment("a.eth0") == [stored]
 
 
 @virtual

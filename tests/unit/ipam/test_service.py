@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from libs.common.errors import Conflict, GantryError, TooMany, Unavailable
 from libs.common.http import Kind, call_json
 from libs.common.store.base import Write
-from services.ipam.model import Claim, IpamConfig, NetworkConfig
+from services.ipam.definition import NetworkConfig
+from services.ipam.model import Address, Claim, IpamConfig
+from services.ipam.releases import Ending
 from services.ipam.service import Ipam, run
-from services.ipam.store import ADDRESSES, IpamStore
+from services.ipam.store import ADDRESSES
 from tests.simulation.faults import Point
 from tests.simulation.life import Life
 from tests.simulation.loop import World, virtual
@@ -57,7 +60,7 @@ class Watch:
         assert all(count == 1 for count in owners.values())
 
 
-def claim(name: str, host: str = "h1", **fields: str) -> Claim:
+def claim(name: str, host: str = "h1", **fields: Any) -> Claim:
     """What the attachment `name` asks for."""
     return Claim(f"{name}.eth0", "web", f"acme-{name}", f"acme-{name}.1", host, **fields)
 
@@ -65,7 +68,17 @@ def claim(name: str, host: str = "h1", **fields: str) -> Claim:
 async def replica(small: SmallWorld, given: IpamConfig, name: str = "ipam-1") -> Ipam:
     """A replica, without its background work."""
     rt = small.runtime("ipam", name)
-    return Ipam(rt, given, await IpamStore.open(rt.store))
+    return await Ipam.open(rt, given)
+
+
+async def give(ipam: Ipam, wanted: Claim) -> Address:
+    """The (first) address that a claim gets."""
+    return (await ipam.allocate(wanted)).primary
+
+
+async def take(ipam: Ipam, name: str, generation: int, host: str = "") -> bool:
+    """Release what the attachment `name` has."""
+    return await ipam.release(Ending(f"{name}.eth0", generation, "del", "test", host))
 
 
 async def _storm(world: World, rng: random.Random, actors: int, faulty: bool) -> None:
@@ -96,14 +109,14 @@ async def _storm(world: World, rng: random.Random, actors: int, faulty: bool) ->
             assert again == (ip, generation), "the same claim gets the same address"
             stale = rng.choice(replicas)
             try:
-                assert not await stale.release(f"{name}.eth0", generation - 1, "late", "test")
+                assert not await take(stale, name, generation - 1)
             except Unavailable:
                 pass
             assert await _insist(rng, replicas, claim(name)) == (ip, generation)
             del live[name]
             while True:
                 try:
-                    await rng.choice(replicas).release(f"{name}.eth0", generation, "del", "test")
+                    await take(rng.choice(replicas), name, generation)
                     break
                 except Unavailable:
                     await asyncio.sleep(0.1)
@@ -120,7 +133,7 @@ async def _insist(
 ) -> tuple[str, int] | None:
     while True:
         try:
-            _, address = await rng.choice(replicas).allocate(wanted)
+            address = await give(rng.choice(replicas), wanted)
             return address.address, address.generation
         except TooMany:
             return None
@@ -139,36 +152,36 @@ async def test_racing_claims_of_one_attachment_get_one_address(world: World) -> 
     small = SmallWorld(world.loop, on_write=Watch())
     replicas = [await replica(small, config(), f"ipam-{n}") for n in range(4)]
     small.faults.on, small.faults.rates = True, dict.fromkeys(Point, 0.0) | {Point.STORE_DELAY: 0.9}
-    got = await asyncio.gather(*(each.allocate(claim("a")) for each in replicas for _ in range(3)))
-    assert len({address.address for _, address in got}) == 1
+    got = await asyncio.gather(*(give(each, claim("a")) for each in replicas for _ in range(3)))
+    assert len({address.address for address in got}) == 1
 
 
 @virtual
 async def test_oldest_released_first_and_never_before_its_rest(world: World) -> None:
     small = SmallWorld(world.loop)
     ipam = await replica(small, config())
-    got = [(await ipam.allocate(claim(f"a{n}")))[1] for n in range(6)]
+    got = [await give(ipam, claim(f"a{n}")) for n in range(6)]
     for n in (3, 0, 5):
-        assert await ipam.release(f"a{n}.eth0", 1, "del", "t")
+        assert await take(ipam, f"a{n}", 1)
         await world.clock.sleep(10)
     with pytest.raises(TooMany, match="6 addresses 3 are allocated, 3 are cooling"):
         await ipam.allocate(claim("early"))
     await world.clock.sleep(COOLDOWN_S - 30)
-    again = (await ipam.allocate(claim("b0")))[1]
+    again = await give(ipam, claim("b0"))
     assert (again.address, again.generation) == (got[3].address, 2)
     await world.clock.sleep(20)
-    order = [(await ipam.allocate(claim(f"b{n}")))[1].address for n in (1, 2)]
+    order = [(await give(ipam, claim(f"b{n}"))).address for n in (1, 2)]
     assert order == [got[0].address, got[5].address]
 
 
 @virtual
 async def test_a_finished_attachment_gets_nothing_any_more(world: World) -> None:
     ipam = await replica(SmallWorld(world.loop), config())
-    _, address = await ipam.allocate(claim("a"))
-    assert await ipam.release("a.eth0", address.generation, "del", "t")
+    address = await give(ipam, claim("a"))
+    assert await take(ipam, "a", address.generation)
     with pytest.raises(Conflict, match="is over"):
         await ipam.allocate(claim("a"))
-    assert not await ipam.release("b.eth0", 1, "del", "t")  # the end overtakes the beginning
+    assert not await take(ipam, "b", 1)  # the end overtakes the beginning
     with pytest.raises(Conflict, match="is over"):
         await ipam.allocate(claim("b"))
 
@@ -189,7 +202,7 @@ async def test_a_failed_write_costs_no_address(world: World) -> None:
         with pytest.raises(Unavailable):
             while True:
                 await ipam.allocate(claim(f"y{n}"))
-                await ipam.release(f"y{n}.eth0", 1, "", "t")
+                await take(ipam, f"y{n}", 1)
     small.faults.on = False
     await world.clock.sleep(2 * COOLDOWN_S)
     names = [f"y{n}" for n in range(3)] + [f"z{n}" for n in range(6)]
@@ -208,7 +221,8 @@ async def test_an_address_skipped_by_a_replica_that_died_is_found(world: World) 
     small = SmallWorld(world.loop)
     first, second = [await replica(small, config(), f"ipam-{n}") for n in (1, 2)]
     await first.allocate(claim("a"))
-    second._frontier["web"] = 4  # as if a sibling had been at 2 and 3 when it died
+    stock = first._stock_of(next(iter(first.catalogue)).pools[0])
+    await stock.pick(3)  # it dies with them
     for n in range(5):
         await second.allocate(claim(f"b{n}"))
     with pytest.raises(TooMany):
@@ -230,13 +244,13 @@ async def test_a_full_network_says_so(world: World) -> None:
 @virtual
 async def test_sticky_and_requested_addresses(world: World) -> None:
     ipam = await replica(SmallWorld(world.loop), config())
-    _, first = await ipam.allocate(claim("db-1", sticky_key="db-0"))
-    await ipam.release("db-1.eth0", 1, "del", "t")
-    _, other = await ipam.allocate(claim("x"))
+    first = await give(ipam, claim("db-1", sticky_key="db-0"))
+    await take(ipam, "db-1", 1)
+    other = await give(ipam, claim("x"))
     assert other.address != first.address
-    _, again = await ipam.allocate(claim("db-2", sticky_key="db-0"))
+    again = await give(ipam, claim("db-2", sticky_key="db-0"))
     assert (again.address, again.generation) == (first.address, 2)
-    _, asked = await ipam.allocate(claim("y", requested="10.0.0.5"))
+    asked = await give(ipam, claim("y", requested="10.0.0.5"))
     assert asked.address == "10.0.0.5"
     with pytest.raises(Conflict, match="is allocated"):
         await ipam.allocate(claim("z", requested="10.0.0.5"))
@@ -299,10 +313,28 @@ async def test_tombstones_go_however_many_they_are(world: World) -> None:
     small = SmallWorld(world.loop)
     one = await replica(small, config("10.0.0.0/28").model_copy(update={"tombstone_s": 3600}))
     for n in range(1200):
-        await one.store.bury(f"a{n}", "h1", world.clock.now())
+        await one.store.bury([(f"a{n}", "h1")], world.clock.now())
     running = asyncio.ensure_future(one.run())
     await world.clock.sleep(3000)
-    assert await one.store.buried("a1199", "h1")
+    assert await one.store.buried([("a1199", "h1")])
     await world.clock.sleep(1300)
-    assert not any([await one.store.buried(f"a{n}", "h1") for n in range(1200)])
+    assert not await one.store.buried([(f"a{n}", "h1") for n in range(1200)])
     running.cancel()
+
+
+@virtual
+async def test_replicas_in_turns_keep_the_order_and_racing_ones_keep_near_it(world: World) -> None:
+    small = SmallWorld(world.loop)
+    replicas = [await replica(small, config("10.0.0.0/26"), f"ipam-{n}") for n in range(2)]
+    first = await asyncio.gather(*(give(replicas[0], claim(f"a{n}")) for n in range(62)))
+    released = []
+    for n in random.Random(3).sample(range(62), 62):
+        assert await take(replicas[0], f"a{n}", 1)
+        released.append(first[n].address)
+        await world.clock.sleep(0.1)
+    await world.clock.sleep(COOLDOWN_S)
+    in_turns = [(await give(replicas[n % 2], claim(f"b{n}"))).address for n in range(20)]
+    assert in_turns == released[:20]
+    racing = [give(replicas[n % 2], claim(f"c{n}")) for n in range(20)]
+    got = [each.address for each in await asyncio.gather(*racing)]
+    assert len(set(got)) == 20 and set(got) <= set(released[20:])

@@ -2,7 +2,7 @@
 // Keeps the page live: any event asks for the page's state again, soon and at most once at a time;
 // a slow poll does the same without any event. What has not changed is left alone.
 (() => {
-  const SOON_MS = 200;
+  const SOON_MS = Number(document.body.dataset.soonMs);
   const POLL_MS = 10000;
   const FEED_LINES = 12;
   const live = document.getElementById("live");
@@ -27,12 +27,13 @@
     timer = 0;
     busy = true;
     try {
-      const answer = await fetch("/console/state", { credentials: "same-origin", signal: AbortSignal.timeout(15000) });
+      const answer = await fetch(document.body.dataset.state, { credentials: "same-origin", signal: AbortSignal.timeout(15000) });
       if (answer.status === 401) { location.assign("/login"); return; }
       if (answer.ok) {
         const fresh = document.createElement("template");
         fresh.innerHTML = await answer.text();
         merge(live, fresh.content);
+        live.dispatchEvent(new Event("merged"));
       }
     } catch {
       say("down", "no answer");
@@ -42,48 +43,65 @@
     }
   }
 
-  // Top-level parts are matched by place, children of lists by id; only what differs is replaced.
+  // What is on the page stays and takes on what differs, so that focus, open details and typed text survive.
+  // Children of lists are matched by id, all others by place. What has data-own is its script's own business.
   function merge(old, fresh) {
-    const before = [...old.children];
-    const after = [...fresh.children];
-    if (before.length !== after.length) { old.replaceChildren(...after); return; }
-    after.forEach((node, at) => {
-      const was = before[at];
-      if (was.outerHTML === node.outerHTML) return;
-      const lists = [...was.querySelectorAll("[data-list]")];
-      const freshLists = [...node.querySelectorAll("[data-list]")];
-      if (!lists.length || lists.length !== freshLists.length || shell(was) !== shell(node)) {
-        was.replaceWith(node);
-      } else {
-        lists.forEach((list, n) => mergeList(list, freshLists[n]));
-      }
-    });
+    const before = parts(old);
+    const after = parts(fresh);
+    const alike = before.length === after.length
+      && before.every((was, at) => was.nodeName === after[at].nodeName && was.id === after[at].id);
+    if (alike) before.forEach((was, at) => adopt(was, after[at])); else old.replaceChildren(...fresh.childNodes);
   }
 
-  function shell(node) {
-    const copy = node.cloneNode(true);
-    copy.querySelectorAll("[data-list]").forEach((list) => list.replaceChildren());
-    return copy.outerHTML;
+  function parts(node) {
+    return [...node.childNodes].filter((each) => each.nodeType !== Node.TEXT_NODE || each.data.trim());
+  }
+
+  function adopt(was, node) {
+    if (was.nodeType !== Node.ELEMENT_NODE) {
+      if (was.data !== node.data) was.data = node.data;
+      return;
+    }
+    if (was.hasAttribute("data-own") || was.isEqualNode(node)) return;
+    attributes(was, node);
+    if (was.hasAttribute("data-list")) mergeList(was, node); else merge(was, node);
+  }
+
+  const OWN = new Set(["open", "tabindex"]);
+  function attributes(was, node) {
+    for (const { name } of [...was.attributes]) {
+      if (!node.hasAttribute(name) && !OWN.has(name)) was.removeAttribute(name);
+    }
+    for (const { name, value } of node.attributes) {
+      if (was.getAttribute(name) !== value && !OWN.has(name)) was.setAttribute(name, value);
+    }
   }
 
   function mergeList(list, fresh) {
     const known = new Map([...list.children].map((node) => [node.id, node]));
     const next = [...fresh.children].map((node) => {
       const was = known.get(node.id);
-      if (was && bare(was) === node.outerHTML) return was;
-      node.classList.add("changed");
-      return node;
+      if (was && bare(was) === bare(node)) return was;
+      if (!was) { node.classList.add("changed"); return node; }
+      adopt(was, node);
+      was.classList.remove("changed");
+      void was.offsetWidth; // or the animation would not begin anew
+      was.classList.add("changed");
+      return was;
     });
-    list.replaceChildren(...next);
+    const same = next.length === list.children.length && next.every((node, at) => node === list.children[at]);
+    if (!same) list.replaceChildren(...next);
   }
 
   function bare(node) {
     const copy = node.cloneNode(true);
     copy.classList.remove("changed");
+    copy.removeAttribute("tabindex");
     return copy.outerHTML;
   }
 
   function show(event) {
+    if (!feed) return;
     let told;
     try { told = JSON.parse(event.data); } catch { return; }
     const line = document.createElement("li");
