@@ -41,7 +41,7 @@ from tests.bench.report import Report
 from tests.integration.ipam_processes import IpamProcesses, ipam_processes
 
 HOST_LOCAL = Path("/usr/lib/cni/host-local")
-LOAD_S, LATENCY_S, WARM_S = 5.0, 4.0, 1.0
+LOAD_S, LATENCY_S, WARM_S = 4.0, 3.0, 1.0
 MANY, FEW = 64, 8
 BURST, BURSTS = 150, 8
 TURNS = 80

@@ -137,6 +137,11 @@ class IpamHost:
         answer = await call_json(self.peers, SERVICE, "DELETE", path)
         return bool(answer["released"])
 
+    async def report(self, live: Sequence[str]) -> None:
+        """Which attachments it has."""
+        path = f"/v1/hosts/{self.name}/attachments"
+        await call_json(self.peers, SERVICE, "POST", path, {"live": list(live)})
+
 
 @asynccontextmanager
 async def ipam_processes(
