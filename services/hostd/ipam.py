@@ -7,7 +7,7 @@ from ipaddress import IPv6Address
 
 from pydantic import BaseModel, ValidationError
 
-from libs.common.errors import NotFound, Refused, Unavailable
+from libs.common.errors import Refused, Unavailable
 from libs.common.http import ServiceClient, call_json
 from libs.common.serve import segment
 from services.hostd.model import Address, Address6, Attachment, AttachmentSpec, PendingRelease
