@@ -98,7 +98,7 @@ class HttpIpam:
         """See IpamPort."""
         parts = attachment.address.parts() if attachment.address is not None else ()
         wanted = {(part.address, part.generation) for part in parts}
-        return (await self.known()).get(attachment.ipam_key, frozenset()) == wanted
+        return bool(wanted) and (await self.known()).get(attachment.ipam_key) == wanted
 
     async def room(self, network: str) -> int:
         """See IpamPort."""

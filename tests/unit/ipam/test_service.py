@@ -300,10 +300,12 @@ async def test_a_host_speaks_for_itself_only(world: World) -> None:
     assert await ask("h2", "DELETE", f"{own}?generation=1", None) == "Forbidden"
     assert await ask("h2", "POST", "/v1/hosts/h1/attachments", {"live": []}) == "Forbidden"
     assert await ask("h2", "GET", "/v1/networks", None) == "Forbidden"
-    assert await ask("h1", "GET", own, None) == "10.0.0.1"
-    assert await ask("h2", "GET", own, None) == "Forbidden"
+    assert await ask("h2", "GET", "/v1/hosts/h1/attachments", None) == "Forbidden"
+    listed = await call_json(clients["h1"], "ipam", "GET", "/v1/hosts/h1/attachments", None)
+    assert [each["address"] for each in listed["attachments"]] == ["10.0.0.1"]
+    room = await call_json(clients["h2"], "ipam", "GET", "/v1/networks/web/room", None)
+    assert set(room) == {"free"}  # and no word of whose the others are
     assert await ask("h1", "DELETE", f"{own}?generation=1", None) == "True"
-    assert await ask("h1", "GET", own, None) == "NotFound"
     assert await ask("h1", "PUT", own, body) == "Conflict"
     server.cancel()
 
