@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from libs.common.backoff import Backoff
@@ -47,6 +47,7 @@ IPAM_BACKOFF = Backoff(0.05, 1.0)
 NUMBER_TRIES = 5
 # Each change of its ports makes the switch look at all of them: leaving ports wait for company, nobody waits for them.
 UNPLUG_LINGER_S = 0.5
+STICKY_RELEASE_S = 1.0
 
 
 class HostdService:
@@ -301,7 +302,13 @@ class HostdService:
             if attachment is None:
                 return False
             await self.finish(attachment)
-            return True
+        pending = self.table.releases.get(attachment.ipam_key)
+        if attachment.spec.sticky_key and pending is not None:
+            # Its heir may ask for the address as soon as we answer, on another host: ipam hears of it before.
+            with suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(STICKY_RELEASE_S):
+                    await self.release(pending)
+        return True
 
     async def finish(self, attachment: Attachment) -> None:
         """Take an attachment down, in this order: leave, port, namespace; then the address may go. Under its lock."""
