@@ -80,9 +80,10 @@ class HostdService:
         self.release_wanted = asyncio.Event()
         self._ids = ids
         self._add_seconds = telemetry.histogram("hostd_add_seconds", "Time of an ADD")
-        self._plugs: Batcher[SwitchPort, PortView] = Batcher(ports.switch.ensure, clock)
+        most = settings.batch
+        self._plugs: Batcher[SwitchPort, PortView] = Batcher(ports.switch.ensure, clock, limit=most)
         self._unplugs: Batcher[str, None] = Batcher(
-            self._remove_ports, clock, linger_s=UNPLUG_LINGER_S
+            self._remove_ports, clock, linger_s=UNPLUG_LINGER_S, limit=most
         )
 
     @asynccontextmanager

@@ -1,11 +1,14 @@
-"""`make bench`: measure on this machine. `python -m tests.bench [bus|backlog|containers|services]… [--count N]`."""
+"""`make bench`: measure on this machine.
+
+`python -m tests.bench [bus|backlog|network|containers|services]… [--count N]`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 
-from tests.bench import backlog, bus, containers, services
+from tests.bench import backlog, bus, containers, network, services
 from tests.bench.report import Report
 
 
@@ -17,6 +20,8 @@ async def main(parts: list[str], count: int) -> None:
             await bus.measure(report)
         if "backlog" in parts:
             await backlog.measure(report)
+        if "network" in parts:
+            await network.measure(report)
         if "containers" in parts:
             await containers.measure(report, count)
         if "services" in parts:
@@ -27,7 +32,9 @@ async def main(parts: list[str], count: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["bus", "backlog", "containers", "services"])
+    parser.add_argument(
+        "parts", nargs="*", default=["bus", "backlog", "network", "containers", "services"]
+    )
     parser.add_argument("--count", type=int, default=containers.COUNT)
     given = parser.parse_args()
     asyncio.run(main(given.parts, given.count))

@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from infra.provision import OvsServer
-from infra.provision.process import tail
+from infra.provision.process import send, tail, wait_gone
 from infra.provision.scripts import ovs_server
 from libs.common.clock import SystemClock
 from libs.common.errors import Unavailable
@@ -157,25 +157,22 @@ class NetHost:
         found = await self.call("GET", "/v1/attachments")
         return {each["container"]: each for each in found["attachments"]}
 
-    async def restart_switch(self) -> None:
-        """kill -9 of ovs-vswitchd alone, and a new one."""
-        await self.kill_switch()
-        await self.ovs.start()
+    async def kill_switch(self, *, database: bool = False) -> None:
+        """kill -9 of ovs-vswitchd, or of ovsdb-server, alone; `ovs.start` starts what does not run."""
+        switch, server = self.ovs.control.pids()
+        pid = server if database else switch
+        send([pid], signal.SIGKILL)
+        await wait_gone([pid], timeout_s=STOP_S)
 
-    async def kill_switch(self) -> None:
-        """kill -9 of ovs-vswitchd; its database stays."""
-        switch = self.ovs.pid  # the main process is the switch
-        assert switch is not None
-        await asyncio.to_thread(places.run, "kill", "-9", str(switch))
+    def vsctl(self, *arguments: str, check: bool = True) -> str:
+        """Output of ovs-vsctl; one that waits for a switch which does not run gives up."""
+        command = ("ovs-vsctl", f"--db=unix:{self.ovs.socket}", "--timeout=10")
+        return places.run(*command, *arguments, check=check)
 
-    def vsctl(self, *arguments: str) -> str:
-        """Output of ovs-vsctl."""
-        return places.run("ovs-vsctl", f"--db=unix:{self.ovs.socket}", "--timeout=10", *arguments)
-
-    def ofctl(self, command: str, *arguments: str) -> str:
+    def ofctl(self, command: str, *arguments: str, check: bool = True) -> str:
         """Output of ovs-ofctl on the bridge."""
         bridge = f"unix:{self.ovs.data_dir}/{self.bridge}.mgmt"
-        return places.run("ovs-ofctl", "-O", "OpenFlow13", command, bridge, *arguments)
+        return places.run("ovs-ofctl", "-O", "OpenFlow13", command, bridge, *arguments, check=check)
 
 
 @dataclass

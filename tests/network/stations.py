@@ -25,7 +25,7 @@ from tests.network.site import IFNAME
 
 PORT = 8080
 BACKLOG = 1024
-CAN_S = 20.0  # who can connect does so within this, also on a busy machine
+CAN_S = 20.0  # those who can connect do so within this, also on a busy machine
 POLL_S = 0.002
 WAVE = 1500  # connects under way at a time
 # The kernel's table of neighbours is one for all namespaces, and holds 1024: each round forgets its own.
@@ -195,7 +195,7 @@ class Matrix:
         return self.can + self.cannot
 
 
-async def full_matrix(everybody: Sequence[Station]) -> Matrix:
+async def full_matrix(everybody: Sequence[Station], can_s: float = CAN_S) -> Matrix:
     """Every station tries every other one: those of the same VLAN can, others can't.
 
     Those who can are tried first; how long that takes at most says how long is to be waited for those who can't.
@@ -206,7 +206,7 @@ async def full_matrix(everybody: Sequence[Station]) -> Matrix:
     strangers = [(a, b) for a in everybody for b in everybody if a.vlan != b.vlan]
     could: dict[Pair, float] = {}
     for part in _parts(_spread(friends), ROUND):
-        could.update(await connect(part, CAN_S))
+        could.update(await connect(part, can_s))
         for a, b in part:
             a.forget([b])
             b.forget([a])

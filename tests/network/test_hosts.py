@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.network import places
-from tests.network.site import NETWORKS, NetHost, Site, open_site, until
+from tests.network.site import NETWORKS, NetHost, Site, until
 from tests.network.stations import Station, connect, full_matrix, stations
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -85,20 +85,22 @@ async def _left(host: NetHost) -> set[str]:
     return set(attachments)
 
 
-async def test_a_port_in_the_wrong_vlan_is_seen() -> None:
+async def test_a_port_in_the_wrong_vlan_is_seen(site: Site) -> None:
     """The matrix is no test that can't fail: it finds the one port that somebody moved, in both directions."""
-    async with open_site(1) as site:
-        (host,) = site.hosts
-        wanted = [(host, f"acme-web-{n}", ("red", "blue")[n % 2]) for n in range(4)]
-        views = [(host.name, await host.add(name, network)) for _, name, network in wanted]
+    host = site.hosts[0]
+    wanted = [(host, f"acme-odd-{n}", ("red", "blue")[n % 2]) for n in range(4)]
+    async with attached(*wanted) as views:
         await host.hostd.kill()  # or it would mend it
-        with stations(views) as everybody:
-            moved = next(each for each in everybody if each.name == "acme-web-0")
-            port = _port_of(host, moved)
-            host.vsctl("set", "port", port, "tag=200")
-            matrix = await full_matrix(everybody)
-    lost = {("acme-web-0", "acme-web-2"), ("acme-web-2", "acme-web-0")}
-    blue = ("acme-web-1", "acme-web-3")
+        try:
+            with stations(views) as everybody:
+                moved, _, other, _ = everybody
+                host.vsctl("set", "port", _port_of(host, moved), "tag=200")
+                matrix = await full_matrix(everybody, can_s=1.0)
+        finally:
+            host.hostd.start()
+            await host.wait_ready()
+    lost = {(moved.name, other.name), (other.name, moved.name)}
+    blue = ("acme-odd-1", "acme-odd-3")
     found = {(moved.name, each) for each in blue} | {(each, moved.name) for each in blue}
     assert set(matrix.wrong) == lost | found
 
