@@ -98,10 +98,11 @@ class IpamStore:
         return tuple(sorted({each.host for each in found}))
 
     async def sticky(self, network: str, key: str) -> list[Address]:
-        """Released addresses that were last used under a sticky key."""
+        """Released addresses that were last used under a sticky key, the one released last first."""
         where = (eq("network", network), eq("sticky_key", key))
         found = await self._find(Query(where, limit=10))
-        return [each for each in found if each.state is State.RELEASED]
+        free = [each for each in found if each.state is State.RELEASED]
+        return sorted(free, key=lambda each: each.since, reverse=True)
 
     async def free(self, network: str, now: float, limit: int) -> list[Address]:
         """Released addresses that have rested, the longest rested first."""

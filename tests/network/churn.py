@@ -7,6 +7,7 @@ have nothing.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -99,6 +100,7 @@ class _Churn:
         self.last: Sequence[str] = ()
         self._site = site
         self._views: dict[str, dict[str, Any]] = {}  # of those that answered last, by container
+        self._leave: dict[str, str] = {}  # the engine's id that may start, by container
         self._hosts: dict[str, NetHost] = {}  # of all that the callers want
         self._unsure: dict[str, Step] = {}  # the last call for it was broken off
         self._rubbish = 0
@@ -132,6 +134,8 @@ class _Churn:
             await self._add(host, step.container, step)
         elif step.act is Act.DELETE:
             await self._delete(host, step.container)
+        elif step.act is Act.REGISTER:
+            await self._register(host, step)
         elif step.act is Act.MOVE:
             before = self._views[step.container]
             await self._delete(host, step.container)
@@ -148,7 +152,7 @@ class _Churn:
         if step.act is Act.ADD_BROKEN:
             call = host.add(step.container, step.network, sticky_key=step.sticky)
         else:
-            self._views.pop(step.container, None)
+            self._forget(step.container)
             call = self._ignored(host.delete(step.container))
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(step.after_s):
@@ -173,8 +177,22 @@ class _Churn:
         self._unsure.pop(container, None)
         return view
 
-    async def _delete(self, host: NetHost, container: str) -> None:
+    async def _register(self, host: NetHost, step: Step) -> None:
+        engine_id = hashlib.sha256(step.container.encode()).hexdigest()
+
+        async def have_leave() -> None:
+            await host.add(step.container, step.network, sticky_key=step.sticky)
+            await host.register(step.container, engine_id)
+
+        await self._persist(have_leave)
+        self._leave[step.container] = engine_id
+
+    def _forget(self, container: str) -> None:
         self._views.pop(container, None)
+        self._leave.pop(container, None)
+
+    async def _delete(self, host: NetHost, container: str) -> None:
+        self._forget(container)
         await self._persist(lambda: host.delete(container))
         self._hosts.pop(container, None)
         self._unsure.pop(container, None)
@@ -242,7 +260,8 @@ class _Churn:
     def _wanted(self) -> Mapping[str, Mapping[str, dict[str, Any]]]:
         wanted: dict[str, dict[str, dict[str, Any]]] = {}
         for name, view in self._views.items():
-            wanted.setdefault(self._hosts[name].name, {})[name] = view
+            known = {**view, "leave": self._leave.get(name)}
+            wanted.setdefault(self._hosts[name].name, {})[name] = known
         return wanted
 
     async def _speak(self) -> None:

@@ -18,6 +18,7 @@ class Act(StrEnum):
     ADD = "add"
     ADD_BROKEN = "add, broken off"  # the caller leaves before the answer
     AGAIN = "add again"
+    REGISTER = "give leave to start"
     DELETE = "delete"
     DELETE_BROKEN = "delete, broken off"
     MOVE = "move"  # a sticky one, to another host
@@ -133,10 +134,12 @@ class _Planner:
             self._slots[slot] = replace(held, sure=True)
             return replace(step, act=Act.AGAIN)
         if held.sure and chance < 0.3:
+            return replace(step, act=Act.REGISTER)
+        if held.sure and chance < 0.45:
             self._slots[slot] = replace(held, sure=False, leaving=True)
             # A DEL waits half a second for others.
             return replace(step, act=Act.DELETE_BROKEN, after_s=self._rng.uniform(0.0, 0.7))
-        if held.sure and held.sticky and self._size.hosts > 1 and chance < 0.65:
+        if held.sure and held.sticky and self._size.hosts > 1 and chance < 0.75:
             return self._move(slot, held, step)
         self._slots[slot] = None
         return step

@@ -11,6 +11,7 @@ engine.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import shutil
 import signal
@@ -48,6 +49,17 @@ IFNAME = "eth0"
 UPLINK = "up0"
 READY_S, STOP_S, CALL_S = 60.0, 20.0, 30.0
 POLL_S = 0.02
+
+# Should this process die without its clean-up, a watcher ends all that runs in the site's namespaces, and removes them.
+_WATCH = """
+while kill -0 "$1" 2>/dev/null; do sleep 1; [ -d "$2" ] || exit 0; done
+names=$(ip netns list | cut -d' ' -f1 | grep "^$3-")
+for name in $names; do kill -9 $(ip netns pids "$name"); done
+sleep 1
+for name in $names; do ip netns delete "$name"; done
+for each in /run/gantry/"$4"-*/netns/*; do umount -l "$each"; done
+rm -rf /run/gantry/"$4"-* "$2"
+"""
 
 
 class Process:
@@ -147,6 +159,11 @@ class NetHost:
         }
         answer: dict[str, Any] = await self.call("PUT", attachment_path(container), content)
         return answer
+
+    async def register(self, container: str, engine_id: str) -> None:
+        """Give leave for one start."""
+        content = {"container_id": engine_id, "generation": 1}
+        await self.call("POST", f"{attachment_path(container)}/registration", content)
 
     async def delete(self, container: str) -> bool:
         """DEL; False: there was none."""
@@ -255,8 +272,12 @@ async def open_site(
         keys = party_keys(open_secret(home / "cluster.secret"), Kind.SERVICE, "gateway")
         client = PeerClient(TokenSigner(Kind.SERVICE, "gateway", keys, SystemClock()), {})
         stack.push_async_callback(client.close)
-        ipam, url = _ipam(home, cluster, networks)
-        site = Site(f"gn{mark}", home, ipam, url, client)
+        label = f"gn{mark}"
+        _watch(home, label, cluster)
+        ipam_place = places.make(f"{label}-ipam")
+        stack.callback(places.remove, f"{label}-ipam")
+        ipam, url = _ipam(home, cluster, networks, ipam_place)
+        site = Site(label, home, ipam, url, client)
         stack.push_async_callback(ipam.stop)
         await site.start_ipam()
         _lay_trunk(site)
@@ -305,7 +326,16 @@ async def _host(
         yield host
 
 
-def _ipam(home: Path, cluster: str, networks: Sequence[Any]) -> tuple[Process, str]:
+def _watch(home: Path, label: str, cluster: str) -> None:
+    watch = ("setsid", "--fork", "sh", "-c", _WATCH, "gantry-watch")
+    nothing = subprocess.DEVNULL
+    subprocess.run(
+        (*watch, str(os.getpid()), str(home), label, cluster),
+        check=True, stdin=nothing, stdout=nothing, stderr=nothing,
+    )  # fmt: skip
+
+
+def _ipam(home: Path, cluster: str, networks: Sequence[Any], namespace: str) -> tuple[Process, str]:
     url = f"unix:{home}/ipam.sock"
     common = {
         "cluster": cluster,
@@ -320,7 +350,7 @@ def _ipam(home: Path, cluster: str, networks: Sequence[Any]) -> tuple[Process, s
     ipam = {"networks": list(networks), "cooldown_s": 0}
     file.write_text(yaml.safe_dump({"common": common, "ipam": ipam}))
     command = (sys.executable, "-m", "services.ipam", "--config", str(file))
-    return Process(command, home / "ipam.log"), url
+    return Process((*places.entering(namespace), *command), home / "ipam.log"), url
 
 
 def _hostd(

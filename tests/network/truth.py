@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from services.hostd.flows import OWNER_COOKIE, OWNER_MASK
+from services.hostd.registry import SUFFIX
 from tests.network import places
 from tests.network.site import NETWORKS, UPLINK, NetHost, Site
 
 Views = Mapping[str, Mapping[str, Any]]
-"""hostd's views by container."""
+"""hostd's views by container; `leave` is the engine's id that was given leave to start, or None."""
 
 _COOKIE = re.compile(r"cookie=0x([0-9a-f]+), ?")
 
@@ -50,12 +51,15 @@ def _differences(host: NetHost, views: Views) -> list[str]:
         each: places.addresses(str(host.run_dir / "netns" / each)) for each in sorted(namespaces)
     }
     wanted_inner = {_id(view): (f"{view['ip']}/{view['prefix']}",) for view in views.values()}
-    registry = {each.split(".")[0] for each in places.bound(host.run_dir / "netns-reg")}
+    registry = places.bound(host.run_dir / "netns-reg")
+    leave = {
+        each for v in views.values() if v["leave"] for each in (v["leave"], f"{_id(v)}{SUFFIX}")
+    }
     return [
         *_compare(f"{host.name}: ports", has_ports, wanted_ports),
         *_compare(f"{host.name}: links", dict.fromkeys(links), dict.fromkeys(names.values())),
         *_compare(f"{host.name}: addresses in namespaces", inner, wanted_inner),
-        *_compare(f"{host.name}: registry", dict.fromkeys(registry), {}),
+        *_compare(f"{host.name}: registry", dict.fromkeys(registry), dict.fromkeys(leave)),
         *_rule_differences(host, ports, views),
     ]
 

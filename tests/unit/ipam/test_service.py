@@ -245,6 +245,19 @@ async def test_sticky_and_requested_addresses(world: World) -> None:
 
 
 @virtual
+async def test_of_several_sticky_addresses_the_last_one_is_given_again(world: World) -> None:
+    """Two were under the key once, since the one had to come before the other was back."""
+    ipam = await replica(SmallWorld(world.loop), config())
+    _, older = await ipam.allocate(claim("db-1", sticky_key="db-0"))
+    _, newer = await ipam.allocate(claim("db-2", sticky_key="db-0"))
+    await ipam.release("db-1.eth0", older.generation, "del", "t")
+    await world.clock.sleep(1)
+    await ipam.release("db-2.eth0", newer.generation, "del", "t")
+    _, again = await ipam.allocate(claim("db-3", sticky_key="db-0"))
+    assert (again.address, older.address != newer.address) == (newer.address, True)
+
+
+@virtual
 async def test_leaks_are_collected_after_two_reports(world: World) -> None:
     ipam = await replica(SmallWorld(world.loop), config())
     grace_s = ipam.config.leak_grace_s
