@@ -2,8 +2,8 @@
 
 `python -m tests.network [matrix|churn]… [--seed N] [--steps N]`: everybody tries to connect to everybody, 150 on one
 host and 90 on three; then 10,000 random steps. Prints what it found; figures are in build/network.json. Exit 1 when
-something did not hold. All of it happens in network, mount and process namespaces of its own: however it ends, the kernel
-ends the processes and removes the interfaces.
+something did not hold. All of it happens in network, mount and process namespaces of its own: however it ends, the
+kernel ends the processes and removes the interfaces.
 """
 
 from __future__ import annotations
