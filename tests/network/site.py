@@ -225,16 +225,15 @@ class Site:
     async def used(self, network: str) -> list[dict[str, Any]]:
         """All addresses of a network that have been used, as ipam shows them."""
         found: list[dict[str, Any]] = []
-        path = f"/v1/networks/{network}/addresses?limit=500"
-        after = ""
+        path, after = f"/v1/networks/{network}/addresses?limit=500", ""
         while True:
             page = await call_json(
-                self.client, self.ipam_url, "GET", path + after, timeout_s=CALL_S
+                self.client, self.ipam_url, "GET", f"{path}&after={after}", timeout_s=CALL_S
             )
             found += page["addresses"]
-            if not page.get("next"):
+            after = page.get("after", "")
+            if not after:
                 return found
-            after = f"&after={page['next']}"
 
 
 async def until(
