@@ -44,6 +44,11 @@ def is_link_of(owner: str, name: str) -> bool:
     return len(name) == 15 and name.startswith(f"{LINK_PREFIX}{owner_tag(owner)}")
 
 
+def ipam_key(container: str, ifname: str) -> str:
+    """What ipam knows a new attachment by."""
+    return f"{container}.{ifname}"
+
+
 def mac_of(ip: str) -> str:
     """A locally administered MAC made of the address: whoever gets it next keeps neighbours' ARP caches right."""
     octets = (0x0A, 0x67, *ipaddress.IPv4Address(ip).packed)

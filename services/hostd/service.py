@@ -156,7 +156,7 @@ class HostdService:
                 id=AttachmentId(self._ids.short()),
                 container=container,
                 ifname=ifname,
-                ipam_key=f"{container}.{ifname}",
+                ipam_key=core.ipam_key(container, ifname),
                 spec=spec,
                 phase=Phase.ADDRESSING,
                 created_at=self.clock.now(),
@@ -300,16 +300,18 @@ class HostdService:
         """Have no such interface. False: there was none."""
         async with self.table.locks.hold([(container, ifname)]):
             attachment = self.table.find(container, ifname)
-            if attachment is None:
-                return False
-            await self.finish(attachment)
-        pending = self.table.releases.get(attachment.ipam_key)
-        if attachment.spec.sticky_key and pending is not None:
-            # Its heir may ask for the address as soon as we answer, on another host: ipam hears of it before.
+            if attachment is not None:
+                await self.finish(attachment)
+        # A sticky one's heir may ask for the address as soon as we answer, on another host: ipam hears of it before,
+        # also if a DEL that was broken off, or the sweep, took the attachment down.
+        pending = self.table.releases.get(
+            attachment.ipam_key if attachment else core.ipam_key(container, ifname)
+        )
+        if pending is not None and pending.spec.sticky_key:
             with suppress(Unavailable, TimeoutError):
                 async with asyncio.timeout(STICKY_RELEASE_S):
                     await self.release(pending)
-        return True
+        return attachment is not None
 
     async def finish(self, attachment: Attachment) -> None:
         """Take an attachment down, in this order: leave, port, namespace; then the address may go. Under its lock."""

@@ -162,6 +162,8 @@ async def test_ipam_hears_of_a_sticky_release_before_the_answer_if_it_can(world:
         assert it.ipam.addresses()
         assert world.clock.monotonic() - began < 3
         it.ipam.away = False
+        assert await it.delete("db-2") is False
+        assert not it.ipam.addresses()
         await settled(world, 15)
         it.check_clean()
         await it.crash()
