@@ -302,11 +302,9 @@ class HostdService:
             attachment = self.table.find(container, ifname)
             if attachment is not None:
                 await self.finish(attachment)
-        # A sticky one's heir may ask for the address as soon as we answer, on another host: ipam hears of it before,
-        # also if a DEL that was broken off, or the sweep, took the attachment down.
-        pending = self.table.releases.get(
-            attachment.ipam_key if attachment else core.ipam_key(container, ifname)
-        )
+        # A sticky one's heir may ask for it at once, on another host: ipam hears before, also if others took it down.
+        key = attachment.ipam_key if attachment else core.ipam_key(container, ifname)
+        pending = self.table.releases.get(key)
         if pending is not None and pending.spec.sticky_key:
             with suppress(Unavailable, TimeoutError):
                 async with asyncio.timeout(STICKY_RELEASE_S):
