@@ -8,7 +8,7 @@ WORKERS ?= 2
 SEEDS ?= 50
 SEED_FROM ?= 1
 
-.PHONY: demo up down up-distributed down-distributed matrix compose test check unit bench sim host native docs clean help
+.PHONY: demo up down up-distributed down-distributed matrix network compose test check unit bench sim host native docs clean help
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,6 +53,10 @@ test: $(STAMP) ## everything: style, types, boundaries, and all tests on real se
 matrix: $(STAMP) native ## every part stopped, killed and frozen in the middle of a release; about an hour
 	infra/host/setup.sh test
 	$(BIN)/python -m tests.matrix
+
+network: $(STAMP) ## who can connect to whom among 150 containers and on three hosts; 10,000 random steps; some 15 minutes
+	infra/host/setup.sh test
+	$(BIN)/python -m tests.network
 
 compose: $(STAMP) ## build the images, bring the compose files up in namespaces of their own and run an app; some minutes
 	infra/host/setup.sh images

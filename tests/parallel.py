@@ -14,9 +14,10 @@ from xdist.scheduler import LoadScopeScheduling
 SWITCHED = (
     "tests/e2e/",
     "tests/contract/network/",
+    "tests/integration/test_cni.py",
     "tests/integration/test_executor.py",
-    "tests/integration/test_hostd.py",
-    "tests/integration/test_hostd_starts.py",
+    "tests/integration/test_first_thing.py",
+    "tests/integration/test_hostd",
     "tests/integration/test_provisioner.py",
 )
 """Files and directories of tests that use the fixture `ovs`: a network namespace holds one such switch."""

@@ -59,7 +59,8 @@ choose_datapath() {
   done
   if [[ $datapath == netdev ]]; then
     # The taps of a switch that was killed outlive it, and would be in the new one's way.
-    [[ ! -e /sys/class/net/ovs-netdev ]] || ip link delete ovs-netdev
+    # (Not by /sys, which may show another network namespace than ours.)
+    ! ip link show ovs-netdev >/dev/null 2>&1 || ip link delete ovs-netdev
     return 0
   fi
   [[ -d /sys/module/openvswitch ]] || modprobe -q openvswitch ||

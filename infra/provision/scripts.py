@@ -15,10 +15,14 @@ SCRIPT_TIMEOUT_S = 90
 
 
 def _control(
-    script: Path, directory: Path, pid_files: tuple[str, ...], options: Sequence[str] = ()
+    script: Path,
+    directory: Path,
+    pid_files: tuple[str, ...],
+    options: Sequence[str] = (),
+    enter: Sequence[str] = (),
 ) -> ProcessControl:
     async def call(verb: str, *more: str) -> None:
-        argv: list[str | Path] = [script, verb, "--dir", directory, *more]
+        argv: list[str | Path] = [*enter, script, verb, "--dir", directory, *more]
         await process.run(argv, timeout_s=SCRIPT_TIMEOUT_S)
 
     async def launch() -> None:
@@ -53,10 +57,14 @@ def engine_server(
     return Server("engine", f"unix://{directory}/docker.sock", directory, control)
 
 
-def ovs_server(directory: Path) -> OvsServer:
-    """An Open vSwitch, not started; its processes are the switch and its database."""
+def ovs_server(directory: Path, *, enter: Sequence[str] = ()) -> OvsServer:
+    """An Open vSwitch, not started; its processes are the switch and its database.
+
+    enter: the command that leads into another network namespace (`nsenter --net=…`): each has room for one switch.
+    """
     pid_files = ("ovs-vswitchd.pid", "ovsdb-server.pid")
-    control = _control(INFRA / "host" / "ovs.sh", directory, pid_files)
+    script = INFRA / "host" / "ovs.sh"
+    control = _control(script, directory, pid_files, enter=enter)
     return OvsServer("ovs", f"unix:{directory}/db.sock", directory, control)
 
 

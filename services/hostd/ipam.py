@@ -97,7 +97,7 @@ class HttpIpam:
     async def holds(self, attachment: Attachment) -> bool:
         """See IpamPort."""
         parts = attachment.address.parts() if attachment.address is not None else ()
-        wanted = {(part.address, part.generation) for part in parts}
+        wanted = frozenset((part.address, part.generation) for part in parts)
         return bool(wanted) and (await self.known()).get(attachment.ipam_key) == wanted
 
     async def room(self, network: str) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from libs.common.backoff import Backoff
@@ -50,6 +50,7 @@ IPAM_BACKOFF = Backoff(0.05, 1.0)
 NUMBER_TRIES = 5
 # Each change of its ports makes the switch look at all of them: leaving ports wait for company, nobody waits for them.
 UNPLUG_LINGER_S = 0.5
+STICKY_RELEASE_S = 1.0
 
 
 class HostdService:
@@ -83,9 +84,10 @@ class HostdService:
         self._ids = ids
         self._add_seconds = telemetry.histogram("hostd_add_seconds", "Time of an ADD")
         self._probes = ConflictProbes(ports.switch, settings.conflict_probe, telemetry)
-        self._plugs: Batcher[SwitchPort, PortView] = Batcher(ports.switch.ensure, clock)
+        most = settings.batch
+        self._plugs: Batcher[SwitchPort, PortView] = Batcher(ports.switch.ensure, clock, limit=most)
         self._unplugs: Batcher[str, None] = Batcher(
-            self._remove_ports, clock, linger_s=UNPLUG_LINGER_S
+            self._remove_ports, clock, linger_s=UNPLUG_LINGER_S, limit=most
         )
 
     @asynccontextmanager
@@ -336,10 +338,16 @@ class HostdService:
         """Have no such interface. False: there was none."""
         async with self.table.locks.hold([(container, ifname)]):
             attachment = self.table.find(container, ifname)
-            if attachment is None:
-                return False
-            await self.finish(attachment)
-            return True
+            if attachment is not None:
+                await self.finish(attachment)
+        # A sticky one's heir may ask for it at once, on another host: ipam hears before, also if others took it down.
+        key = attachment.ipam_key if attachment else core.ipam_key("", container, ifname, None)
+        pending = self.table.releases.get(key)
+        if pending is not None and pending.spec.sticky_key:
+            with suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(STICKY_RELEASE_S):
+                    await self.release(pending)
+        return attachment is not None
 
     async def finish(self, attachment: Attachment) -> None:
         """Take an attachment down, in this order: leave, port, namespace; then the address may go. Under its lock."""

@@ -39,6 +39,12 @@ class HostdConfig(BaseModel):
     reconcile_s: float = Field(30.0, gt=0)
     watch_s: float = Field(5.0, gt=0)
     orphan_grace_s: float = Field(60.0, ge=0)
+    batch: int = Field(
+        64,
+        ge=1,
+        le=1024,
+        description="ports that one change of the switch has at most; 1: each its own",
+    )
     disks: tuple[Path, ...] = Field(
         (), description="to be watched besides the engine's and hostd's own, e.g. /var/lib/mesos"
     )

@@ -174,10 +174,11 @@ class IpamStore:
         return (await self.get_many([name])).get(name)
 
     async def sticky(self, network: str, keys: Sequence[str]) -> list[Address]:
-        """Released addresses that were last used under one of these sticky keys."""
+        """Released addresses that were last used under one of these sticky keys, the one released last first."""
         where = (eq("network", network), is_in("sticky_key", keys))
         found = await self._find(Query(where, limit=_STICKY * len(keys)))
-        return [each for each in found if each.state is State.RELEASED]
+        free = [each for each in found if each.state is State.RELEASED]
+        return sorted(free, key=lambda each: each.since, reverse=True)
 
     async def rested(self, pool: Pool, now: float, limit: int) -> list[Address]:
         """Released addresses of a pool that have rested, the longest rested first."""

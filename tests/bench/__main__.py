@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from tests.bench import backlog, bus, containers, drivers, ipam, services
+from tests.bench import backlog, bus, containers, drivers, ipam, network, services
 from tests.bench.report import Report
 
 
@@ -17,6 +17,8 @@ async def main(parts: list[str], count: int) -> None:
             await bus.measure(report)
         if "backlog" in parts:
             await backlog.measure(report)
+        if "network" in parts:
+            await network.measure(report)
         if "containers" in parts:
             await containers.measure(report, count)
         if "ipam" in parts:
@@ -31,7 +33,7 @@ async def main(parts: list[str], count: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    every = ["bus", "backlog", "containers", "ipam", "services", "drivers"]
+    every = ["bus", "backlog", "network", "containers", "ipam", "services", "drivers"]
     parser.add_argument("parts", nargs="*", default=every, help=f"of {', '.join(every)}")
     parser.add_argument("--count", type=int, default=containers.COUNT)
     given = parser.parse_args()

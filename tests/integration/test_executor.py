@@ -5,60 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
-import subprocess
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiodocker
 import pytest
 
-from infra.images.build import SAMPLES, build_images
-from infra.provision import OvsServer, Server
+from infra.provision import Server
+from infra.provision.process import free_ports
 from libs.common.spec import HealthCheck, Resources
 from tests.integration.executor_host import SUPERVISOR, WORKER, Cloud, open_cloud
-from tests.integration.hostd_host import PORT, ROOT, Host, open_host, tcp
+from tests.integration.hostd_host import PORT, Host, tcp
 
 HOST_INODE = Path("/proc/self/ns/net").stat().st_ino
 HTTP = HealthCheck(port=PORT, path="/health", interval_s=0.5, timeout_s=2, grace_s=20)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
-@pytest.fixture(scope="module")
-def samples(docker_engine: Server, registry_url: str) -> dict[str, str]:
-    """The sample images by name, as references by digest in the registry; the shim is built."""
-    native = ["make", "-s", "-C", str(ROOT / "services/executor/native"), "OUT=build/native"]
-    subprocess.run(native, check=True, capture_output=True, timeout=120)
-    address = registry_url.removeprefix("http://")
-    built = asyncio.run(build_images(docker_engine.url, address, SAMPLES))
-    return {each.name.removeprefix(f"{address}/"): each.reference for each in built}
-
-
-@pytest.fixture
-async def host(
-    tmp_path: Path, docker_engine: Server, ovs: OvsServer, samples: dict[str, str]
-) -> AsyncIterator[Host]:
-    async with open_host(tmp_path, docker_engine, ovs, free_ports(1)[0], "e") as bare, bare.ipam():
-        await bare.start_hostd()
-        yield bare
-
-
-@pytest.fixture
-async def cloud(host: Host) -> AsyncIterator[Cloud]:
-    master, agent = free_ports(2)
-    async with open_cloud(host, (master, agent), sweep_s=2, stray_grace_s=2) as cloud:
-        yield cloud
 
 
 # -- a container's life ----------------------------------------------------------------------------

@@ -148,6 +148,28 @@ async def test_an_address_whose_answer_was_lost_is_given_back(world: World) -> N
 
 
 @virtual
+async def test_ipam_hears_of_a_sticky_release_before_the_answer_if_it_can(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        await it.add("db-1", sticky_key="db-1")
+        await it.delete("db-1")
+        assert not it.ipam.addresses()
+        await it.add("db-2", sticky_key="db-1")
+        it.ipam.away = True
+        began = world.clock.monotonic()
+        await it.delete("db-2")
+        assert it.ipam.addresses()
+        assert world.clock.monotonic() - began < 3
+        it.ipam.away = False
+        assert await it.delete("db-2") is False
+        assert not it.ipam.addresses()
+        await settled(world, 15)
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
 async def test_the_same_name_again_waits_for_its_release(world: World) -> None:
     """A release of the old incarnation that comes late must not take the new one's address."""
     it = HostdWorld(world)

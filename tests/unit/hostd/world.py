@@ -134,9 +134,13 @@ class HostdWorld:
             if each.name == name:
                 del self.host.containers[each.id]
 
-    async def add(self, name: str, network: str = "red", generation: int = 1) -> str:
+    async def add(
+        self, name: str, network: str = "red", generation: int = 1, sticky_key: str = ""
+    ) -> str:
         """ADD; the address."""
-        spec = AttachmentSpec(network=network, instance=name, generation=generation)
+        spec = AttachmentSpec(
+            network=network, instance=name, generation=generation, sticky_key=sticky_key
+        )
         return (await self._call(lambda service: service.add(name, "eth0", spec))).ip
 
     async def register(self, name: str, generation: int = 1) -> None:

@@ -259,6 +259,19 @@ async def test_sticky_and_requested_addresses(world: World) -> None:
 
 
 @virtual
+async def test_of_several_sticky_addresses_the_last_one_is_given_again(world: World) -> None:
+    """Two were under the key once, since the one had to come before the other was back."""
+    ipam = await replica(SmallWorld(world.loop), config())
+    older = await give(ipam, claim("db-1", sticky_key="db-0"))
+    newer = await give(ipam, claim("db-2", sticky_key="db-0"))
+    await take(ipam, "db-1", older.generation)
+    await world.clock.sleep(1)
+    await take(ipam, "db-2", newer.generation)
+    again = await give(ipam, claim("db-3", sticky_key="db-0"))
+    assert (again.address, older.address != newer.address) == (newer.address, True)
+
+
+@virtual
 async def test_leaks_are_collected_after_two_reports(world: World) -> None:
     ipam = await replica(SmallWorld(world.loop), config())
     grace_s = ipam.config.leak_grace_s
