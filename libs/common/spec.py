@@ -93,14 +93,7 @@ class Strategy(Strict):
     @field_validator("max_surge", "max_unavailable")
     @classmethod
     def _amount(cls, value: int | str) -> int | str:
-        if isinstance(value, str):
-            if not PERCENT.fullmatch(value):
-                raise ValueError(
-                    "must be a whole number, or a percentage such as '25%' up to '100%'"
-                )
-        elif value < 0:
-            raise ValueError("must not be negative")
-        return value
+        return _checked(value)
 
     @model_validator(mode="after")
     def _can_move(self) -> Self:
@@ -118,6 +111,15 @@ class Strategy(Strict):
         """Instances that may be missing; a percentage rounds down, unless nothing could move then."""
         floor = _resolve(self.max_unavailable, wanted, up=False)
         return floor if floor or self.surge(wanted) else 1
+
+
+def _checked(value: int | str) -> int | str:
+    if isinstance(value, str):
+        if not PERCENT.fullmatch(value):
+            raise ValueError("must be a whole number, or a percentage such as '25%' up to '100%'")
+    elif value < 0:
+        raise ValueError("must not be negative")
+    return value
 
 
 def _is_zero(amount: int | str) -> bool:
@@ -236,6 +238,35 @@ SecretRefs = Annotated[
 ]
 
 
+Attribute = Annotated[str, Field(min_length=1, max_length=100)]
+Priority = Annotated[
+    int,
+    Field(
+        ge=-100,
+        le=100,
+        description="higher ones are placed first, and lower ones may have to make room",
+        exclude_if=lambda priority: priority == 0,
+    ),
+]
+Spread = Annotated[
+    tuple[Attribute, ...],
+    Field(
+        max_length=4,
+        description="agent attributes (`zone`, `hostname`, …) over which instances are kept even, if there is room",
+        exclude_if=lambda attributes: not attributes,
+    ),
+]
+AppName = Annotated[str, Field(pattern=rf"{NAME_PATTERN[:-1]}/{NAME_PATTERN[1:]}")]
+ApartFrom = Annotated[
+    tuple[AppName, ...],
+    Field(
+        max_length=16,
+        description="apps, `bu/app`, with whose instances none shares a host",
+        exclude_if=lambda apps: not apps,
+    ),
+]
+
+
 class AppSpec(Strict):
     """All a user says about an app. `PUT` replaces it whole; `deploy` makes a release of it."""
 
@@ -252,6 +283,14 @@ class AppSpec(Strict):
     health: tuple[HealthCheck, ...] = ()
     strategy: Strategy = Strategy()
     constraints: tuple[Constraint, ...] = ()
+    spread: Spread = ()
+    apart_from: ApartFrom = ()
+    priority: Priority = 0
+    disruption_budget: Amount = Field(
+        0,
+        description="instances that may be missing while more important ones take their place; n or 'n%'",
+        exclude_if=lambda budget: budget == 0,
+    )
     load_balancer: LoadBalancer = LoadBalancer()
     stop_grace_s: float = Field(10.0, ge=0, le=3600, description="between TERM and KILL")
     keep_address: bool = Field(
@@ -278,6 +317,11 @@ class AppSpec(Strict):
                     f"{name!r} is not an environment variable name (letters, digits, _)"
                 )
         return value
+
+    @field_validator("disruption_budget")
+    @classmethod
+    def _budget(cls, value: int | str) -> int | str:
+        return _checked(value)
 
     @field_validator("secrets")
     @classmethod
@@ -311,6 +355,14 @@ class InstanceSpec(Strict):
     labels: dict[str, str] = {}
     health: tuple[HealthCheck, ...] = ()
     constraints: tuple[Constraint, ...] = ()
+    spread: Spread = ()
+    apart_from: ApartFrom = ()
+    priority: Priority = 0
+    disruption_budget: int = Field(
+        0,
+        description="instances of its app that may be missing while more important ones take their place",
+        exclude_if=lambda budget: budget == 0,
+    )
     stop_grace_s: float = 10.0
     sticky_key: str = Field(
         "", description="instances with the same key take over the same address"
@@ -338,6 +390,10 @@ class InstanceSpec(Strict):
             labels=spec.labels,
             health=spec.health,
             constraints=spec.constraints,
+            spread=spec.spread,
+            apart_from=spec.apart_from,
+            priority=spec.priority,
+            disruption_budget=_resolve(spec.disruption_budget, spec.instances, up=False),
             stop_grace_s=spec.stop_grace_s,
             sticky_key=sticky_key,
             registry_login=registry_login,
