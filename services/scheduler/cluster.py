@@ -24,6 +24,7 @@ from services.scheduler.model import (
     Offer,
     OfferId,
     State,
+    changed,
 )
 from services.scheduler.policy import Refusal, Shape
 from services.scheduler.roster import Ours, Roster
@@ -129,7 +130,7 @@ class Cluster:
         """Take over what was saved; `versions` are the new ones of the changed documents."""
         self.volatile = draft.volatile
         for instance_id, instance in draft.changed.items():
-            self._put(replace(instance, version=versions[instance_id]))
+            self._put(changed(instance, {"version": versions[instance_id]}))
 
     def _put(self, new: Instance) -> None:
         old = self.instances.get(new.id)

@@ -35,6 +35,7 @@ from services.scheduler.model import (
     Tick,
     Unwant,
     Want,
+    changed,
     split_attempt,
 )
 from services.scheduler.placing import place_pending
@@ -113,7 +114,7 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
 def _want(draft: Draft, instance: Instance, now: float, config: SchedulerConfig) -> None:
     if draft.get(instance.id) is None and instance.id not in draft.cluster.ended:
         spec = _within(instance, config)
-        draft.put(replace(instance, spec=spec, state=State.PENDING, since=now))
+        draft.put(changed(instance, {"spec": spec, "state": State.PENDING, "since": now}))
 
 
 def _within(instance: Instance, config: SchedulerConfig) -> InstanceSpec:

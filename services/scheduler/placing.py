@@ -19,6 +19,7 @@ from services.scheduler.model import (
     SchedulerConfig,
     State,
     attempt_id,
+    changed,
 )
 from services.scheduler.policy import Agents, Refusal, Shape
 from services.scheduler.policy.fairness import Turns
@@ -26,6 +27,8 @@ from services.scheduler.policy.model import Vector
 from services.scheduler.rounds import full_agents, is_fresh, round_of, usage_of
 from services.scheduler.tasks import TaskFactory
 from services.scheduler.waiting import Waiting
+
+NO_LIMIT = 1 << 40
 
 
 @dataclass(slots=True)
@@ -73,7 +76,7 @@ def _serve(
         instances = waiting.take(shape, asked)
         if shape.agent is not None:
             _give_back(outcome.agents, shape, len(instances))
-        limit, why_not = _limit(draft, shape, turns.usage(shape.bu), now, config)
+        limit, why_not = limit_of(draft, shape, turns.usage(shape.bu), now, config)
         given, refusal = work.put(shape, min(len(instances), limit)) if limit else ([], None)
         placed = 0
         for row, number in given:
@@ -96,14 +99,14 @@ def _give_back(agents: Agents, shape: Shape, count: int) -> None:
         agents.free[:, row] += shape.vector * count
 
 
-def _limit(
-    draft: Draft, shape: Shape, usage: Vector, now: float, config: SchedulerConfig
+def limit_of(
+    draft: Draft, shape: Shape, usage: Vector | None, now: float, config: SchedulerConfig
 ) -> tuple[int, Refusal | None]:
     """How many of a shape may be placed whatever room there is, and what it is that limits them."""
-    limit, why = config.place_slice, None
+    limit, why = NO_LIMIT, None
     if shape.pinned:
         return limit, why
-    agents = len(draft.volatile.roster.offers)
+    agents = len(draft.volatile.roster.rows)
     pool = draft.volatile.pools.get(shape.network)
     if pool is not None and is_fresh(pool, now, config) and not shape.sticky and pool.free < limit:
         limit = max(pool.free, 0)
@@ -113,12 +116,13 @@ def _limit(
     quota = config.quotas.get(shape.bu)
     if quota is not None:
         for n, (name, most) in enumerate(quota):
-            need = float(shape.vector[n])
+            need, has = float(shape.vector[n]), float(usage[n]) if usage is not None else 0.0
             if most > 0 and need > 0:
-                fits = int((most - float(usage[n]) + 1e-9) // need)
+                fits = int((most - has + 1e-9) // need)
                 if fits < limit:
                     limit = max(fits, 0)
-                    told = f"{shape.bu} has {usage[n]:g} of its quota of {most:g} {name}"
+                    held = has + limit * need
+                    told = f"{shape.bu} has {held:g} of its quota of {most:g} {name}"
                     why = Refusal(agents, {f"quota of {shape.bu}": agents}, told)
     return limit, why
 
@@ -149,19 +153,21 @@ def _launch(draft: Draft, outcome: Outcome, now: float, tasks: TaskFactory) -> N
 
 def _staged(instance: Instance, offer: Offer, now: float, cluster: str) -> Instance:
     fresh = container_name(cluster, attempt_id(instance.id, instance.generation + 1))
-    return replace(
+    return changed(
         instance,
-        state=State.STAGED,
-        generation=instance.generation + 1,
-        agent=offer.agent,
-        hostname=offer.hostname,
-        since=now,
-        healthy=None,
-        delayed="",
-        message="",
-        yields_to="",
-        address=instance.address if instance.adopt else "",
-        container=instance.adopt or fresh,
+        {
+            "state": State.STAGED,
+            "generation": instance.generation + 1,
+            "agent": offer.agent,
+            "hostname": offer.hostname,
+            "since": now,
+            "healthy": None,
+            "delayed": "",
+            "message": "",
+            "yields_to": "",
+            "address": instance.address if instance.adopt else "",
+            "container": instance.adopt or fresh,
+        },
     )
 
 

@@ -64,9 +64,3 @@ def _delayed(
         ),
     )
     return True
-
-
-def why_of(draft_or_cluster_why: Mapping[Shape, Why], shape: Shape | None) -> Refusal | None:
-    """Why instances of a shape wait, if that is known."""
-    known = draft_or_cluster_why.get(shape) if shape is not None else None
-    return known.refusal if known is not None else None

@@ -6,6 +6,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from libs.common.spec import InstanceSpec
 from libs.common.task import TaskPayload
 from libs.mesos import calls
 from libs.mesos.messages import Attribute, ExecutorInfo, FrameworkInfo, Resource, TaskInfo
@@ -70,7 +71,7 @@ class TaskFactory:
             generation=instance.generation,
             release=instance.release,
             deployment=instance.deployment,
-            spec=instance.spec,
+            spec=_for_host(instance.spec),
             adopt=instance.adopt,
             cleanup=instance.cleanup,
             traceparent=instance.traceparent,
@@ -84,6 +85,16 @@ class TaskFactory:
             "data": b64encode(payload.model_dump_json().encode()).decode(),
             "kill_policy": calls.kill_policy(instance.spec.stop_grace_s),
         }
+
+
+_PLACEMENT = {"spread": (), "apart_from": (), "priority": 0, "disruption_budget": 0}
+
+
+def _for_host(spec: InstanceSpec) -> InstanceSpec:
+    """Without what only placement looks at: an older executor would refuse it, and take its container for another."""
+    if all(getattr(spec, name) == nothing for name, nothing in _PLACEMENT.items()):
+        return spec
+    return spec.model_copy(update=_PLACEMENT)
 
 
 def _resources(amounts: Amounts, role: str) -> list[Resource]:

@@ -15,7 +15,7 @@ from services.scheduler.policy.model import (
     Shape,
     Siblings,
 )
-from services.scheduler.policy.placer import Round, place
+from services.scheduler.policy.placer import Round, place, place_on
 
 __all__ = [
     "NOWHERE",
@@ -29,4 +29,5 @@ __all__ = [
     "Shape",
     "Siblings",
     "place",
+    "place_on",
 ]

@@ -18,12 +18,13 @@ Codes = npt.NDArray[np.int64]
 class Column:
     """An attribute of all rows: `codes[row]` is the place of its value in `values`; 0 is "", for those that lack it.
 
-    `identity`: no two rows have the same value, as it usually is with `hostname`.
+    `used`: values that some row has. `identity`: no two rows have the same, as it usually is with `hostname`.
     """
 
     codes: Codes
     values: Sequence[str]
     index: Mapping[str, int]
+    used: Mask
     identity: bool
 
 
@@ -72,7 +73,7 @@ def _column(texts: Sequence[str]) -> Column:
         (index.setdefault(text, len(index)) for text in texts), dtype=np.int64, count=len(texts)
     )
     often = np.bincount(codes, minlength=1)
-    return Column(codes, list(index), index, bool(often.max(initial=0) <= 1))
+    return Column(codes, list(index), index, often > 0, bool(often.max(initial=0) <= 1))
 
 
 class Agents:

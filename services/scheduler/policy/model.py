@@ -67,6 +67,17 @@ class Shape:
     priority: int = 0
     agent: AgentId | None = None
     hostname: str = ""
+    _hash: int = field(default=0, init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        sizes = (self.cpus, self.mem_mib, self.disk_mib)
+        what = (self.app, sizes, self.instance_class, self.constraints, self.spread)
+        where = (self.apart_from, self.network, self.sticky, self.agent, self.hostname)
+        object.__setattr__(self, "_hash", hash((what, where, self.priority)))
+
+    def __hash__(self) -> int:
+        """Worked out once: shapes are looked up all the time."""
+        return self._hash
 
     @classmethod
     def of(

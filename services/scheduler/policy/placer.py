@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 
@@ -23,7 +23,15 @@ from services.scheduler.policy.model import (
     Siblings,
     Vector,
 )
-from services.scheduler.policy.rules import Here, Level, Relations, filters, relations
+from services.scheduler.policy.rules import (
+    UNBOUNDED,
+    Here,
+    Level,
+    Relations,
+    allowed,
+    filters,
+    relations,
+)
 from services.scheduler.policy.search import Order
 
 FEW = 8
@@ -51,6 +59,7 @@ class Round:
         self.here = here or {}
         self._apart = apart or {}
         self._zones = zones or {}
+        self._available = agents.offered & ~agents.full
         self._weights = _weights(agents)
         self._order: Order | None = None
 
@@ -59,23 +68,21 @@ class Round:
         if count <= 0:
             return [], None
         agents, need = self.agents, shape.vector
-        unary = filters(agents, shape, self._zone(shape))
-        mask = agents.offered.copy()
-        for each in unary:
-            mask &= each.mask
+        mask = allowed(agents, shape, self._zone(shape), self._available)
         if (shape.relational or shape.app in self._apart) and not shape.pinned:
             given = self._related(shape, need, mask, count)
         else:
             given = self._alone(shape, need, mask, count)
         if sum(number for _, number in given) == count:
             return given, None
+        unary = filters(agents, shape, self._zone(shape))
         return given, explain.refusal(agents, shape, unary, self._bound(shape))
 
     def allowed(self, shape: Shape) -> Mask:
         """Agents where the next one of a shape may go, room or not."""
-        mask = self.agents.offered.copy()
+        mask = allowed(self.agents, shape, self._zone(shape), self._available)
         bound = self._bound(shape)
-        for each in (*filters(self.agents, shape, self._zone(shape)), *bound.filters):
+        for each in bound.filters:
             mask &= each.mask
         for cap in bound.caps:
             mask &= cap.open()
@@ -95,17 +102,19 @@ class Round:
     def _one_by_one(self, shape: Shape, need: Vector, mask: Mask, count: int) -> Given:
         found: Given = []
         while count > 0:
-            if self._order is None:
-                self._order = Order(self.agents.free, self._weights)
-            row = self._order.best(need, mask)
+            row = self._sorted().best(need, mask)
             if row is None:
                 break
             # What has become fuller fits even better, until it is full.
-            room = capacities(self.agents.free[:, row : row + 1], need)[0]
-            number = min(int(room), count)
-            found += self._book(shape, need, np.array([row]), np.array([number]))
+            number = min(_room(self.agents.free[:, row], need), count)
+            found.append(self._book_one(shape, need, row, number))
             count -= number
         return found
+
+    def _sorted(self) -> Order:
+        if self._order is None:
+            self._order = Order(self.agents.free, self._weights)
+        return self._order
 
     def _prospects(self, need: Vector, mask: Mask) -> tuple[Counts, Vector]:
         """How many fit on each agent, and its score; 0 and infinity where none may go."""
@@ -123,14 +132,14 @@ class Round:
         if bound.together:
             mask = self._chosen(shape, need, mask, bound, count)
         while count > 0:
-            allowed = mask.copy()
+            may = mask
             for each in bound.filters:
-                allowed &= each.mask
+                may = may & each.mask
             several = 1 if bound.crossing else count
-            if several <= FEW and not bound.soft:
-                given = self._next(shape, need, allowed, bound)
+            if several <= FEW:
+                given = self._next(shape, need, may, bound)
             else:
-                given = self._spread(shape, need, allowed, bound, several)
+                given = self._spread(shape, need, may, bound, several)
             if not given:
                 break
             found += given
@@ -139,24 +148,18 @@ class Round:
                 bound = self._bound(shape)
         return found
 
-    def _next(self, shape: Shape, need: Vector, allowed: Mask, bound: Relations) -> Given:
+    def _next(self, shape: Shape, need: Vector, may: Mask, bound: Relations) -> Given:
         """The next one, by search."""
-        for level in bound.levels:
-            allowed &= level.turn(allowed)
-        for cap in bound.caps:
-            allowed &= cap.open()
-        if self._order is None:
-            self._order = Order(self.agents.free, self._weights)
-        row = self._order.best(need, allowed)
-        if row is None:
-            return []
-        return self._book(shape, need, np.array([row]), np.array([1]))
+        caps = [cap.gate for cap in bound.caps]
+        for levels in product(*(level.gates(may) for level in bound.levels)):
+            row = self._sorted().best(need, may, [*caps, *levels])
+            if row is not None:
+                return [self._book_one(shape, need, row, 1)]
+        return []
 
-    def _spread(
-        self, shape: Shape, need: Vector, allowed: Mask, bound: Relations, count: int
-    ) -> Given:
+    def _spread(self, shape: Shape, need: Vector, may: Mask, bound: Relations, count: int) -> Given:
         """Many at once: values are filled up evenly, agents of a value the best first."""
-        room, best = self._prospects(need, allowed)
+        room, best = self._prospects(need, may)
         caps = [(cap.codes, cap.room) for cap in bound.caps]
         for cap in bound.caps:
             np.minimum(room, cap.room[cap.codes], out=room)
@@ -204,12 +207,27 @@ class Round:
         here = self.here.get(shape.app)
         if here is not None:
             here.on_row[rows] += given
-        if self._order is not None and len(rows) <= FEW:
-            for row in rows.tolist():
-                self._order.moved(row)
-        else:
+        if len(rows):
             self._order = None
         return list(zip(rows.tolist(), given.tolist(), strict=True))
+
+    def _book_one(self, shape: Shape, need: Vector, row: int, number: int) -> tuple[int, int]:
+        self.agents.free[:, row] -= need * number
+        here = self.here.get(shape.app)
+        if here is not None:
+            here.on_row[row] += number
+        self._sorted().moved(row)
+        return row, number
+
+
+def _room(free: Vector, need: Vector) -> int:
+    """How many of `need` fit on one agent."""
+    fits = [
+        (have + EPSILON) / each
+        for have, each in zip(free.tolist(), need.tolist(), strict=True)
+        if each > 0
+    ]
+    return int(min(fits, default=float(UNBOUNDED)))
 
 
 def _levelled(
@@ -220,6 +238,7 @@ def _levelled(
     amount: int,
 ) -> tuple[Counts, Counts]:
     """Fill up evenly by the first level, within each of its values by the next one."""
+    caps = [(codes, limit.copy()) for codes, limit in caps]
     if not levels:
         return fill(room, best, caps, amount)
     first, rest = levels[0], levels[1:]
@@ -228,16 +247,13 @@ def _levelled(
         return fill(room, best, (*caps, (first.codes, share)), amount)
     parts = []
     for code in np.flatnonzero(share):
-        inside = first.codes == code
-        parts.append(
-            _levelled(
-                rest,
-                np.where(inside, room, 0),
-                np.where(inside, best, np.inf),
-                caps,
-                int(share[code]),
-            )
-        )
+        inside = np.flatnonzero((first.codes == code) & (room > 0))
+        within = [(codes[inside], limit) for codes, limit in caps]
+        lower = [level.within(inside) for level in rest]
+        rows, given = _levelled(lower, room[inside], best[inside], within, int(share[code]))
+        parts.append((inside[rows], given))
+        for codes, limit in within:
+            np.subtract.at(limit, codes[rows], given)
     if not parts:
         return fill(room, best, caps, 0)
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([n for _, n in parts])
@@ -245,8 +261,8 @@ def _levelled(
 
 def _weights(agents: Agents) -> Vector:
     """How much a unit of each resource counts: its share of what there is on an agent on average."""
-    offered = agents.free[:, agents.offered]
-    mean = offered.mean(axis=1) if offered.shape[1] else np.zeros(len(agents.free))
+    number = max(int(np.count_nonzero(agents.offered)), 1)
+    mean = np.maximum(agents.free, 0.0) @ agents.offered / number
     weights: Vector = np.where(mean > EPSILON, 1.0 / np.maximum(mean, EPSILON), 0.0)
     return weights
 
@@ -255,7 +271,11 @@ def place(
     needs: Iterable[Need], candidates: Sequence[Candidate], siblings: Siblings = NOWHERE
 ) -> Placement:
     """Place what can be placed, pinned ones first, then the largest; changes no argument."""
-    agents = Agents.of(candidates)
+    return place_on(Agents.of(candidates), needs, siblings)
+
+
+def place_on(agents: Agents, needs: Iterable[Need], siblings: Siblings = NOWHERE) -> Placement:
+    """The same on agents, on which it is booked."""
     groups: dict[Shape, list[Need]] = {}
     for need in needs:
         groups.setdefault(need.shape, []).append(need)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from libs.common.spec import Constraint, ConstraintOperator, InstanceClass
-from services.scheduler.policy.agents import Agents, Codes, Rows
+from services.scheduler.policy.agents import Agents, Codes, Column, Rows
 from services.scheduler.policy.model import Counts, Mask, Shape
+from services.scheduler.policy.search import Gate
 
 _O = ConstraintOperator
 UNBOUNDED = np.int64(1 << 40)
@@ -18,11 +19,15 @@ UNBOUNDED = np.int64(1 << 40)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Filter:
-    """Agents that pass. `name` is how failures are counted, `told` what those that pass have or are."""
+    """Agents that pass. `name` is how failures are counted, `told` what those that pass have or are.
+
+    `lasting`: it only depends on who an agent is.
+    """
 
     name: str
     told: str
     mask: Mask
+    lasting: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,8 +43,13 @@ class Cap:
 
     def open(self) -> Mask:
         """Agents whose value has room."""
-        mask: Mask = self.room[self.codes] > 0
+        mask: Mask = self.gate[1][self.codes]
         return mask
+
+    @property
+    def gate(self) -> Gate:
+        """The same by value."""
+        return self.codes, self.room > 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,11 +63,27 @@ class Level:
     attribute: str
     codes: Codes
     counts: Counts
+    used: Mask
     hard: bool
     absent: bool
     name: str
     told: str
     identity: bool
+
+    def within(self, rows: Counts) -> Level:
+        """The same, of some rows only."""
+        return replace(self, codes=self.codes[rows])
+
+    def gates(self, mask: Mask) -> Iterator[Gate]:
+        """Which values are next in turn, by value: one after the other where a full one is passed over."""
+        if self.hard:
+            there = np.zeros(len(self.counts), dtype=np.bool_)
+            there[self.codes[mask]] = True
+            least = 0 if self.absent else int(self.counts[there].min(initial=UNBOUNDED))
+            yield self.codes, self.counts == least
+        else:
+            for count in np.unique(self.counts[self.used]):
+                yield self.codes, self.counts == count
 
     def turn(self, mask: Mask) -> Mask:
         """Of the agents in `mask`, those whose value is next in turn."""
@@ -133,7 +159,7 @@ def filters(agents: Agents, shape: Shape, network_zone: str = "") -> list[Filter
     if shape.hostname:
         hosts = _equal(rows, "hostname", shape.hostname)
         return [Filter("host to be cleaned up", "are the host to be cleaned up", hosts)]
-    found = [Filter("room on its disk", "have no full disk", ~agents.full)]
+    found = [Filter("room on its disk", "have no full disk", ~agents.full, lasting=False)]
     found.append(_class(rows, shape.instance_class))
     if network_zone:
         known = _equal(rows, "zone", network_zone) | _equal(rows, "zone", "")
@@ -144,6 +170,27 @@ def filters(agents: Agents, shape: Shape, network_zone: str = "") -> list[Filter
         if make is not None:
             found.append(_kept(rows, rule, make))
     return found
+
+
+MASKS_KEPT = 4096
+
+
+def allowed(agents: Agents, shape: Shape, network_zone: str, available: Mask) -> Mask:
+    """Agents in `available` that pass all filters."""
+    key = (shape.instance_class, shape.constraints, network_zone)
+    kept = agents.rows.masks
+    mask = None if shape.pinned else kept.get(key)
+    if mask is None:
+        mask = np.ones(len(agents.rows), dtype=np.bool_)
+        for each in filters(agents, shape, network_zone):
+            if each.lasting:
+                mask = mask & each.mask
+        if shape.pinned:
+            return mask & agents.offered
+        if len(kept) >= MASKS_KEPT:
+            kept.clear()
+        kept[key] = mask
+    return mask & available
 
 
 def _at(rows: Rows, agent: str) -> Filter:
@@ -244,9 +291,7 @@ def relations(
         counts = own.counts(rows, attribute)
         name = f"spread over {attribute}"
         told = f"have the {attribute} that is next in turn"
-        found.levels.append(
-            Level(attribute, column.codes, counts, False, False, name, told, column.identity)
-        )
+        found.levels.append(_level(column, attribute, counts, False, False, name, told))
     _apart(rows, apart, here, found)
     found.levels.sort(key=lambda level: not level.hard)
     return found
@@ -277,9 +322,14 @@ def _relate(rows: Rows, rule: Constraint, own: Here, found: Relations) -> None:
             found.filters.append(Filter(name, f"have a {attribute}", column.codes != 0))
             known = len(column.values) - 1
             absent = value.isdigit() and int(value) > known
-            found.levels.append(
-                Level(attribute, column.codes, counts, True, absent, name, told, column.identity)
-            )
+            found.levels.append(_level(column, attribute, counts, True, absent, name, told))
+
+
+def _level(
+    column: Column, attribute: str, counts: Counts, hard: bool, absent: bool, name: str, told: str
+) -> Level:
+    codes, used = column.codes, column.used
+    return Level(attribute, codes, counts, used, hard, absent, name, told, column.identity)
 
 
 def _apart(rows: Rows, others: Iterable[str], here: Mapping[str, Here], found: Relations) -> None:

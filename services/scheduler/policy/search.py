@@ -2,60 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import sqrt
+
 import numpy as np
 
-from services.scheduler.policy.filling import scores
+from services.scheduler.policy.agents import Codes
 from services.scheduler.policy.model import EPSILON, Counts, Mask, Vector
 
 WINDOW = 96
 MAX_WINDOW = 2048
+LOOK = 512
+"""So many agents are looked at from the first that would do on: of many that are equally empty any is good."""
 SLACK = 1e-9  # of a norm, for binary fractions
+
+Gate = tuple[Codes, Mask]
+"""Values of an attribute that are open: the codes of rows, and per code whether it is."""
 
 
 class Order:
     """Agents sorted by the norm of what is free, so that the best fit of a need is among the next few.
 
     What a need leaves has at least the norm of what is free less the need's own (the triangle inequality): from some
-    place on none can be better, and the search ends there.
+    place on none can be better, and the search ends there, or `LOOK` agents after the first that would do.
     """
 
     def __init__(self, free: Vector, weights: Vector) -> None:
         self._free = free
         self._weights = weights
-        self._norms = np.sqrt(((np.maximum(free, 0.0) * weights[:, None]) ** 2).sum(axis=0))
-        self._order: Counts = np.argsort(self._norms, kind="stable")
+        self._squares = weights * weights
+        self._norms: Vector = np.sqrt(self._squares @ np.maximum(free, 0.0) ** 2)
+        self._order: Counts = self._norms.argsort(kind="stable")
         self._keys: Vector = self._norms[self._order]
+        self._sorted: Vector = free.take(self._order, axis=1)  # what is free, in order
 
-    def best(self, need: Vector, allowed: Mask) -> int | None:
+    def best(self, need: Vector, allowed: Mask, gates: Sequence[Gate] = ()) -> int | None:
         """The allowed row that has room for `need` and would be left with the least; None when there is none."""
-        own = float(np.sqrt(((need * self._weights) ** 2).sum()))
-        at = int(np.searchsorted(self._keys, own * (1 - SLACK) - SLACK))
+        own = sqrt(float(self._squares @ (need * need)))
+        column, keys = need[:, None], self._keys
+        at = int(keys.searchsorted(own * (1 - SLACK) - SLACK))
         found, least, size = None, np.inf, WINDOW
-        while at < len(self._keys) and self._keys[at] - own <= least:
+        end = len(keys)
+        while at < end and keys[at] - own <= least:
             rows = self._order[at : at + size]
-            rows = rows[allowed[rows]]
-            if rows.size:
-                free = self._free[:, rows]
-                fits = (free + EPSILON >= need[:, None]).all(axis=0)
-                if fits.any():
-                    score = np.where(fits, scores(free, need, self._weights), np.inf)
-                    best = int(score.argmin())
-                    norm = float(np.sqrt(score[best]))
-                    if norm < least:
-                        found, least = int(rows[best]), norm
+            left = self._sorted[:, at : at + size] - column
+            fits = (left >= -EPSILON).all(axis=0)
+            fits &= allowed[rows]
+            for codes, is_open in gates:
+                fits &= is_open[codes[rows]]
+            if fits.any():
+                left *= left
+                score = np.where(fits, self._squares @ left, np.inf)
+                best = int(score.argmin())
+                norm = sqrt(float(score[best]))
+                if found is None:
+                    end = min(end, at + LOOK)
+                if norm < least:
+                    found, least = int(rows[best]), norm
             at += size
             size = min(2 * size, MAX_WINDOW)
         return found
 
     def moved(self, row: int) -> None:
         """Less is free on a row than was."""
-        old = self._norms[row]
-        free = np.maximum(self._free[:, row], 0.0)
-        new = float(np.sqrt(((free * self._weights) ** 2).sum()))
-        first = int(np.searchsorted(self._keys, old, "left"))
-        last = int(np.searchsorted(self._keys, old, "right"))
-        was = first + int(np.flatnonzero(self._order[first:last] == row)[0])
-        now = min(int(np.searchsorted(self._keys, new, "right")), was)
-        self._order[now + 1 : was + 1] = self._order[now:was].copy()
-        self._keys[now + 1 : was + 1] = self._keys[now:was].copy()
-        self._order[now], self._keys[now], self._norms[row] = row, new, new
+        keys, order = self._keys, self._order
+        free = self._free[:, row]
+        new = sqrt(float(self._squares @ np.maximum(free, 0.0) ** 2))
+        was = int(keys.searchsorted(self._norms[row]))
+        if order[was] != row:  # one of several with the same norm
+            was += int((order[was:] == row).argmax())
+        now = min(int(keys.searchsorted(new, "right")), was)
+        for each in (order, keys, *self._sorted):
+            each[now + 1 : was + 1] = each[now:was]
+        order[now], keys[now], self._norms[row] = row, new, new
+        self._sorted[:, now] = free

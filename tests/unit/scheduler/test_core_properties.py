@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -43,7 +44,7 @@ class Storm(RuleBasedStateMachine):
     @rule(name=NAMES, cpus=st.integers(1, 30))
     def wanted(self, name: str, cpus: int) -> None:
         # The first is more important, the second makes room, the third keeps apart from it and the fourth is alone.
-        more = {
+        special: dict[str, dict[str, Any]] = {
             "i0": {"priority": 5},
             "i1": {"disruption_budget": 1},
             "i2": {"apart_from": ("acme/i1",), "spread": ("zone", "hostname")},
@@ -52,8 +53,8 @@ class Storm(RuleBasedStateMachine):
                     Constraint(attribute="hostname", operator=ConstraintOperator.UNIQUE),
                 )
             },
-        }[name]
-        of = spec(cpus / 10).model_copy(update=more)
+        }
+        of = spec(cpus / 10).model_copy(update=special[name])
         self.desk.give(want(name, of, f"acme/{name}"))
 
     @rule(name=NAMES)
