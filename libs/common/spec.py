@@ -256,12 +256,11 @@ Spread = Annotated[
         exclude_if=lambda attributes: not attributes,
     ),
 ]
-AppName = Annotated[str, Field(pattern=rf"{NAME_PATTERN[:-1]}/{NAME_PATTERN[1:]}")]
 ApartFrom = Annotated[
-    tuple[AppName, ...],
+    tuple[Name, ...],
     Field(
         max_length=16,
-        description="apps, `bu/app`, with whose instances none shares a host",
+        description="apps of the same business unit, with whose instances none shares a host",
         exclude_if=lambda apps: not apps,
     ),
 ]

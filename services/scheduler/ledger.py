@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from services.scheduler.model import AgentId, Amounts, Instance, InstanceId, State
 from services.scheduler.policy import Shape
+from services.scheduler.policy.model import apart_of
 
 K = TypeVar("K")
 Place = tuple[AgentId, str]
@@ -60,7 +61,7 @@ class Ledger:
                 self.yielding[instance.id] = instance.spec.priority
             places = self.places.setdefault(instance.app, Counter())
             places[instance.agent, instance.hostname] += 1
-            for other in instance.spec.apart_from:
+            for other in apart_of(instance.app, instance.spec):
                 pair = (instance.app, other)
                 self.apart[pair] = self.apart.get(pair, 0) + 1
         if uses(instance):
@@ -85,7 +86,7 @@ class Ledger:
             _take(places, (instance.agent, instance.hostname))
             if not places:
                 del self.places[instance.app]
-            for other in instance.spec.apart_from:
+            for other in apart_of(instance.app, instance.spec):
                 _take(self.apart, (instance.app, other))
         if uses(instance):
             bu = bu_of(instance)

@@ -1,12 +1,14 @@
-"""`make bench`: measure on this machine. `python -m tests.bench [bus|backlog|containers|services]… [--count N]`."""
+"""`make bench`: measure on this machine. `python -m tests.bench [PART]… [--count N]`; all of PARTS, unless said."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 
-from tests.bench import backlog, bus, containers, services
+from tests.bench import backlog, bus, containers, placement, services
 from tests.bench.report import Report
+
+PARTS = ["bus", "backlog", "placement", "containers", "services"]
 
 
 async def main(parts: list[str], count: int) -> None:
@@ -17,6 +19,8 @@ async def main(parts: list[str], count: int) -> None:
             await bus.measure(report)
         if "backlog" in parts:
             await backlog.measure(report)
+        if "placement" in parts:
+            placement.measure(report)
         if "containers" in parts:
             await containers.measure(report, count)
         if "services" in parts:
@@ -27,7 +31,7 @@ async def main(parts: list[str], count: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["bus", "backlog", "containers", "services"])
+    parser.add_argument("parts", nargs="*", default=PARTS)
     parser.add_argument("--count", type=int, default=containers.COUNT)
     given = parser.parse_args()
     asyncio.run(main(given.parts, given.count))

@@ -185,9 +185,10 @@ class Invariants:
 
     def _scheduled(self, write: Write) -> None:
         instance, body = write.id, write.body
+        fresh = int(body["generation"]) != self._generations.get(f"instance {instance}", 0)
         self._grows(f"instance {instance}", int(body["generation"]))
         self._stays(f"instance {instance}", body["state"] == "ended")
-        if body["state"] == "staged" and body["container"] and not body["adopt"]:
+        if fresh and body["state"] == "staged" and body["container"] and not body["adopt"]:
             self._placed(instance, body)
         for event in write.events:
             if event.topic == "container.exited" and any(each in event.value for each in GIVEN_UP):
@@ -199,9 +200,7 @@ class Invariants:
         """Where others of its app are, when it is placed; what is adopted, or comes back, is where it is."""
         rules = body["spec"]["constraints"]
         limits = [int(each["value"] or 1) for each in rules if _by_host(each)]
-        before = self.cloud.store.body("scheduler_instances", instance)
-        fresh = before is None or before["generation"] != body["generation"]
-        if not limits or not fresh or self.recovering:
+        if not limits or self.recovering:
             return
         self.placements += 1
         others = [

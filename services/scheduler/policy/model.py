@@ -93,7 +93,7 @@ class Shape:
             spec.instance_class,
             spec.constraints,
             spec.spread,
-            spec.apart_from,
+            apart_of(app, spec),
             spec.network,
             bool(spec.sticky_key),
             spec.priority,
@@ -129,6 +129,12 @@ class Shape:
     def vector(self) -> Vector:
         """The same in the order of RESOURCES."""
         return np.array([self.cpus, self.mem_mib, self.disk_mib])
+
+
+def apart_of(app: str, spec: InstanceSpec) -> tuple[str, ...]:
+    """The apps, by their full names, that an instance keeps apart from: of its own business unit, it binds both."""
+    bu = app.partition("/")[0]
+    return tuple(f"{bu}/{each}" for each in spec.apart_from)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Storm(RuleBasedStateMachine):
         special: dict[str, dict[str, Any]] = {
             "i0": {"priority": 5},
             "i1": {"disruption_budget": 1},
-            "i2": {"apart_from": ("acme/i1",), "spread": ("zone", "hostname")},
+            "i2": {"apart_from": ("i1",), "spread": ("zone", "hostname")},
             "i3": {
                 "constraints": (
                     Constraint(attribute="hostname", operator=ConstraintOperator.UNIQUE),

@@ -71,7 +71,7 @@ def _needs(draw: st.DrawFn) -> list[Need]:
     )
     needs: list[Need] = []
     for n, (cpus, mem, constraints, spread) in enumerate(shapes):
-        apart = draw(st.sampled_from([(), ("acme/app0",)])) if n else ()
+        apart = draw(st.sampled_from([(), ("app0",)])) if n else ()
         of = spec(cpus / 10, mem * 32, constraints).model_copy(
             update={"spread": spread, "apart_from": apart}
         )
@@ -252,7 +252,7 @@ def test_siblings_that_run_count() -> None:
 
 def test_apart_from_another_app() -> None:
     offered = [_candidate(0, "a", 1.0, 1024), _candidate(1, "b", 4.0, 1024)]
-    of = spec(0.5).model_copy(update={"apart_from": ("acme/db",)})
+    of = spec(0.5).model_copy(update={"apart_from": ("db",)})
     need = _need("i", of)
     assert place([need], offered).placed == {need.id: "a0"}
     assert place([need], offered, {"acme/db": [{"hostname": "h0"}]}).placed == {need.id: "a1"}
