@@ -39,6 +39,7 @@ from services.scheduler.model import (
     split_attempt,
 )
 from services.scheduler.placing import place_pending
+from services.scheduler.roster import Roster
 from services.scheduler.tasks import TaskFactory, parse_offer
 
 Input = (
@@ -157,7 +158,8 @@ def _subscribed(draft: Draft, now: float) -> None:
     volatile.subscribed_at = now
     volatile.suppressed = False
     volatile.revived_at = now
-    volatile.drop_all()
+    volatile.offers.clear()
+    volatile.roster = Roster()  # who is there says so by its first offer
     volatile.killed.clear()
     volatile.unknown.clear()
     known = [each for each in draft.cluster.instances.values() if each.live]

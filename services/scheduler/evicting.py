@@ -23,7 +23,7 @@ from services.scheduler.model import (
 )
 from services.scheduler.policy import Agents, Refusal, Shape
 from services.scheduler.policy.model import EPSILON, Mask
-from services.scheduler.rounds import full_agents, round_of
+from services.scheduler.rounds import all_agents, round_of
 from services.scheduler.waiting import Waiting
 
 PAUSE_S = 1.0  # between two looks
@@ -59,7 +59,7 @@ def make_room(
     if not asking:
         return
     volatile.evicted_at = now
-    agents = volatile.roster.estimate(draft.ours_on, full_agents(draft, now))
+    agents = all_agents(draft, now)
     work = round_of(draft, agents, asking, now, config)
     for shape in sorted(asking, key=lambda each: -each.priority):
         asker = _asker(draft, waiting, shape, now, config)

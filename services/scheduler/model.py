@@ -16,7 +16,7 @@ from typing import Any, NewType
 from pydantic import BaseModel, ConfigDict
 
 from libs.common.spec import InstanceSpec
-from libs.mesos.messages import TaskInfo, TaskStatus
+from libs.mesos.messages import Resource, TaskInfo, TaskStatus
 
 InstanceId = NewType("InstanceId", str)
 AttemptId = NewType("AttemptId", str)
@@ -178,6 +178,7 @@ class Offer:
     free: Amounts
     attributes: Mapping[str, str]
     received_at: float
+    resources: tuple[Resource, ...] = ()  # what `free` is the sum of, with their reservations
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from libs.common.task import container_name
 from services.scheduler import cleaning, evicting, offering, refusing
 from services.scheduler.cluster import Draft
 from services.scheduler.model import (
+    EXECUTOR_AMOUNTS,
+    Amounts,
     Instance,
     Launch,
     Offer,
@@ -25,7 +27,7 @@ from services.scheduler.policy import Agents, Refusal, Shape
 from services.scheduler.policy.fairness import Turns
 from services.scheduler.policy.model import Vector
 from services.scheduler.rounds import full_agents, is_fresh, round_of, usage_of
-from services.scheduler.tasks import TaskFactory
+from services.scheduler.tasks import Purse, TaskFactory
 from services.scheduler.waiting import Waiting
 
 NO_LIMIT = 1 << 40
@@ -65,6 +67,7 @@ def _serve(
 ) -> None:
     """In turns, so that no business unit has all; no more than a slice, so that nobody else waits for long."""
     shapes = waiting.shapes()
+    _give_back(waiting, outcome.agents)
     work = round_of(draft, outcome.agents, shapes, now, config)
     turns = Turns(shapes, draft.volatile.roster.total, usage_of(draft))
     left = config.place_slice
@@ -74,8 +77,6 @@ def _serve(
             break
         asked = min(count, left)
         instances = waiting.take(shape, asked)
-        if shape.agent is not None:
-            _give_back(outcome.agents, shape, len(instances))
         limit, why_not = limit_of(draft, shape, turns.usage(shape.bu), now, config)
         given, refusal = work.put(shape, min(len(instances), limit)) if limit else ([], None)
         placed = 0
@@ -86,17 +87,21 @@ def _serve(
             refusal = why_not
         if refusal is not None:
             outcome.refused[shape] = refusal
+            if shape.agent in outcome.agents.rows.index:  # it will be adopted some other time
+                row = outcome.agents.rows.index[shape.agent]
+                work.set_aside(row, shape.vector * (len(instances) - placed))
         _book_addresses(draft, shape, placed)
         outcome.looked_at.add(shape)
         turns.served(shape, placed, done=refusal is not None or len(instances) < asked)
         left -= placed
 
 
-def _give_back(agents: Agents, shape: Shape, count: int) -> None:
+def _give_back(waiting: Waiting, agents: Agents) -> None:
     """What was left alone for containers that are now to be adopted is theirs."""
-    row = agents.rows.index.get(shape.agent) if shape.agent is not None else None
-    if row is not None:
-        agents.free[:, row] += shape.vector * count
+    for shape in waiting.shapes():
+        row = agents.rows.index.get(shape.agent) if shape.agent is not None else None
+        if row is not None:
+            agents.free[:, row] += shape.vector * sum(1 for _ in waiting.ready(shape))
 
 
 def limit_of(
@@ -143,10 +148,15 @@ def _launch(draft: Draft, outcome: Outcome, now: float, tasks: TaskFactory) -> N
         agent = rows.ids[row]
         offers = volatile.roster.offers[agent]
         offer = volatile.offers[offers[0]]
+        begins = not any(each.live for each in draft.on_agent(agent))
+        purse = Purse(
+            (volatile.offers[each] for each in offers), EXECUTOR_AMOUNTS if begins else Amounts()
+        )
         launched = [_staged(each, offer, now, tasks.cluster) for each in instances]
         for each in launched:
             draft.put(each, _accepted(each, offer))
-        draft.act(Launch(offers, agent, tuple(tasks.task_info(each) for each in launched)))
+        infos = tuple(tasks.task_info(each, purse) for each in launched)
+        draft.act(Launch(offers, agent, infos))
         for offer_id in offers:
             volatile.drop(offer_id)
 

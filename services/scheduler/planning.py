@@ -10,7 +10,7 @@ from services.scheduler.ledger import settled
 from services.scheduler.model import SchedulerConfig, State
 from services.scheduler.placing import limit_of
 from services.scheduler.policy import Refusal, Shape
-from services.scheduler.rounds import full_agents, round_of, usage_of
+from services.scheduler.rounds import all_agents, round_of, usage_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def plan(
             known = cluster.instances[name]
             if settled(known):
                 draft.put(replace(known, state=State.ENDED))
-    agents = draft.volatile.roster.estimate(draft.ours_on, full_agents(draft, now))
+    agents = all_agents(draft, now)
     shape = Shape.of(app, spec)
     work = round_of(draft, agents, [shape], now, config)
     usage = usage_of(draft)

@@ -92,14 +92,13 @@ class Roster:
         offered = self._mask(self.offers)
         return Agents(self.rows, self._offered - self._reserved, offered, self._mask(full))
 
-    def estimate(self, used_on: UsedOn, full: Iterable[AgentId]) -> Agents:
-        """All agents with what should be free there, whether or not they offer it at the moment."""
+    def estimate(self, used_on: UsedOn, full: Iterable[AgentId], away: Iterable[AgentId]) -> Agents:
+        """All agents but those away with what should be free there, whether or not they offer it at the moment."""
         free = self._total.copy()
         for agent, row in self.rows.index.items():
             ours = used_on(agent)
             free[:, row] -= _vector(ours.used + ours.reserved)
-        every = np.ones(len(self.rows), dtype=np.bool_)
-        return Agents(self.rows, np.maximum(free, 0.0), every, self._mask(full))
+        return Agents(self.rows, np.maximum(free, 0.0), ~self._mask(away), self._mask(full))
 
     def _mask(self, agents: Iterable[AgentId]) -> Mask:
         mask = np.zeros(len(self.rows), dtype=np.bool_)

@@ -8,7 +8,7 @@ import numpy as np
 
 from services.scheduler.cluster import Draft, Pool
 from services.scheduler.ledger import changed_usage
-from services.scheduler.model import AgentId, SchedulerConfig
+from services.scheduler.model import AgentId, SchedulerConfig, State
 from services.scheduler.policy import Agents, Round, Shape
 from services.scheduler.policy.model import Vector
 from services.scheduler.policy.placer import kept_apart
@@ -57,3 +57,9 @@ def is_fresh(pool: Pool, now: float, config: SchedulerConfig) -> bool:
 def full_agents(draft: Draft, now: float) -> list[AgentId]:
     """Agents without room on their disk."""
     return [agent for agent, known in draft.volatile.full.items() if now < known.until]
+
+
+def all_agents(draft: Draft, now: float) -> Agents:
+    """Agents with what should be free there, offered or not, but those that Mesos can't reach."""
+    away = {each.agent for each in draft.watched() if each.state is State.UNREACHABLE}
+    return draft.volatile.roster.estimate(draft.ours_on, full_agents(draft, now), away)

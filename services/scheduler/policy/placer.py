@@ -78,6 +78,12 @@ class Round:
         unary = filters(agents, shape, self._zone(shape))
         return given, explain.refusal(agents, shape, unary, self._bound(shape))
 
+    def set_aside(self, row: int, amounts: Vector) -> None:
+        """Leave so much of an agent alone."""
+        self.agents.free[:, row] -= amounts
+        if self._order is not None:
+            self._order.moved(row)
+
     def allowed(self, shape: Shape) -> Mask:
         """Agents where the next one of a shape may go, room or not."""
         mask = allowed(self.agents, shape, self._zone(shape), self._available)

@@ -31,6 +31,7 @@ class Order:
         self._free = free
         self._weights = weights
         self._squares = weights * weights
+        self._scalars: list[float] = self._squares.tolist()
         self._norms: Vector = np.sqrt(self._squares @ np.maximum(free, 0.0) ** 2)
         self._order: Counts = self._norms.argsort(kind="stable")
         self._keys: Vector = self._norms[self._order]
@@ -66,13 +67,14 @@ class Order:
     def moved(self, row: int) -> None:
         """Less is free on a row than was."""
         keys, order = self._keys, self._order
-        free = self._free[:, row]
-        new = sqrt(float(self._squares @ np.maximum(free, 0.0) ** 2))
+        free = self._free[:, row].tolist()
+        new = sqrt(sum(w * max(f, 0.0) ** 2 for w, f in zip(self._scalars, free, strict=True)))
         was = int(keys.searchsorted(self._norms[row]))
         if order[was] != row:  # one of several with the same norm
             was += int((order[was:] == row).argmax())
         now = min(int(keys.searchsorted(new, "right")), was)
-        for each in (order, keys, *self._sorted):
-            each[now + 1 : was + 1] = each[now:was]
+        if now < was:
+            for each in (order, keys, *self._sorted):
+                each[now + 1 : was + 1] = each[now:was]
         order[now], keys[now], self._norms[row] = row, new, new
         self._sorted[:, now] = free
