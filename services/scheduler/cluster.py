@@ -91,6 +91,7 @@ class Volatile:
             pools=dict(self.pools),
             why=dict(self.why),
             evicted=dict(self.evicted),
+            more=False,
             killed=dict(self.killed),
             asked=dict(self.asked),
             full=dict(self.full),

@@ -7,7 +7,7 @@ make room is saved first, killed with its grace, and waits for a place like any 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,8 +21,9 @@ from services.scheduler.model import (
     SchedulerConfig,
     State,
 )
-from services.scheduler.policy import Agents, Refusal, Shape
+from services.scheduler.policy import Agents, Shape
 from services.scheduler.policy.model import EPSILON, Mask
+from services.scheduler.policy.placer import first_to_last
 from services.scheduler.rounds import all_agents, round_of
 from services.scheduler.waiting import Waiting
 
@@ -46,7 +47,7 @@ class Eviction:
 def make_room(
     draft: Draft,
     waiting: Waiting,
-    refused: Mapping[Shape, Refusal],
+    refused: Set[Shape],
     now: float,
     config: SchedulerConfig,
 ) -> None:
@@ -61,14 +62,16 @@ def make_room(
     volatile.evicted_at = now
     agents = all_agents(draft, now)
     work = round_of(draft, agents, asking, now, config)
-    for shape in sorted(asking, key=lambda each: -each.priority):
+    for shape in sorted(asking, key=first_to_last):
         asker = _asker(draft, waiting, shape, now, config)
         if asker is None:
             continue
         may = work.allowed(shape)
         room = may & (agents.free + EPSILON >= shape.vector[:, None]).all(axis=0)
-        if room.any() and now - volatile.evicted.get(shape, float("-inf")) < SETTLE_S:
-            continue
+        waited_s = now - max(asker.since, volatile.subscribed_at) - config.preempt_after_s
+        made_s = now - volatile.evicted.get(shape, float("-inf"))
+        if room.any() and min(waited_s, made_s) < SETTLE_S:
+            continue  # there should be room, and somebody offer it
         eviction = _cheapest(draft, agents, may & ~room, shape)
         if eviction is not None:
             volatile.evicted[shape] = now

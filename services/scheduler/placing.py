@@ -40,6 +40,9 @@ class Outcome:
     agents: Agents
     placed: dict[int, list[Instance]] = field(default_factory=dict)
     refused: dict[Shape, Refusal] = field(default_factory=dict)
+    limited: set[Shape] = field(
+        default_factory=set
+    )  # of them, those for which more room is no help
     looked_at: set[Shape] = field(default_factory=set)
     more: bool = False
 
@@ -52,9 +55,9 @@ def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: Task
     if draft.volatile.offers and waiting.shapes():
         _serve(draft, waiting, outcome, now, config)
         _launch(draft, outcome, now, tasks)
-    draft.volatile.more = outcome.more
+    draft.volatile.more = outcome.more  # until the next decision
     refusing.tell(draft, waiting, outcome.refused, outcome.looked_at, now, config)
-    evicting.make_room(draft, waiting, outcome.refused, now, config)
+    evicting.make_room(draft, waiting, outcome.refused.keys() - outcome.limited, now, config)
     _put_off(draft, waiting, now)
     offering.flow(draft, waiting, outcome.agents, outcome.refused, now, config)
 
@@ -85,6 +88,7 @@ def _serve(
             placed += number
         if refusal is None and placed < len(instances):
             refusal = why_not
+            outcome.limited.add(shape)
         if refusal is not None:
             outcome.refused[shape] = refusal
             if shape.agent in outcome.agents.rows.index:  # it will be adopted some other time

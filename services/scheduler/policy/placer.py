@@ -37,6 +37,9 @@ from services.scheduler.policy.search import Order
 FEW = 8
 """So many of a shape are looked for one by one; more are filled in at once."""
 
+VALUES_TRIED = 64
+"""Of so many values the one is chosen on which all of an app go (CLUSTER)."""
+
 Given = list[tuple[int, int]]
 """Rows, and how many go there."""
 
@@ -184,18 +187,16 @@ class Round:
             for cap in bound.caps:
                 np.minimum(room, cap.room[cap.codes], out=room)
             caps = [(cap.codes, cap.room) for cap in bound.caps]
-            most, chosen = -1, 0
-            found = np.unique(column.codes[(room > 0) & (column.codes != 0)])
-            firsts = {int(code): float(best[column.codes == code].min()) for code in found}
-            for code in sorted(firsts, key=lambda each: firsts[each]):
+            most, chosen = 0, -1
+            for code, fits in _by_room(column.codes, len(column.values), room, best, count):
+                if fits <= most:
+                    break  # so many find room on another value
                 inside = column.codes == code
                 of_value = np.where(inside, room, 0)
                 score = np.where(inside, best, np.inf)
                 _, given = _levelled(bound.levels, of_value, score, caps, count)
                 if int(given.sum()) > most:
                     most, chosen = int(given.sum()), code
-                if most >= count:
-                    break
             mask = mask & (column.codes == chosen)
         return mask
 
@@ -234,6 +235,18 @@ def _room(free: Vector, need: Vector) -> int:
         if each > 0
     ]
     return int(min(fits, default=float(UNBOUNDED)))
+
+
+def _by_room(
+    codes: Counts, values: int, room: Counts, best: Vector, count: int
+) -> list[tuple[int, int]]:
+    """Some values with how many of `count` they have room for at most: the roomiest first, then the fullest."""
+    fits = np.minimum(np.bincount(codes, weights=room, minlength=values), count).astype(np.int64)
+    fits[0] = 0  # those that lack the attribute
+    first = np.full(values, np.inf)
+    np.minimum.at(first, codes, np.where(room > 0, best, np.inf))
+    order = np.lexsort((first, -fits))[:VALUES_TRIED]
+    return [(int(code), int(fits[code])) for code in order]
 
 
 def _levelled(

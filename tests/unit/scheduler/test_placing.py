@@ -208,6 +208,19 @@ def test_nobody_makes_room_without_a_budget_or_for_its_equal(budget: int, priori
     assert not kills(desk.actions)
 
 
+def test_nobody_makes_room_where_more_room_is_no_help() -> None:
+    desk = _full_house(priority=10)  # nobody has yet
+    desk.give(
+        Pools({"none": (0, "")}), want("dry", _spec(0.1, priority=20, network="none"), "dry/app")
+    )
+    for _ in range(10):
+        desk.tick(5.0)
+        desk.give(Pools({"none": (0, "")}))
+        desk.offer("a2", cpus=0.5)
+    assert desk["dry"].delayed == "network none has no free address"
+    assert not any(each.yields_to for each in desk.cluster.instances.values())
+
+
 def test_never_more_than_the_budget_are_missing() -> None:
     desk = _full_house(budget=1)
     desk.give(want("high-2", _spec(priority=10), "high/app"))
@@ -289,6 +302,15 @@ def test_many_are_placed_in_slices_one_after_the_other() -> None:
     second = desk.give(Tick())
     assert len(launches(second)) == 10 and desk.cluster.volatile.more
     assert len(launches(desk.give(Tick()))) == 5 and not desk.cluster.volatile.more
+
+
+def test_nothing_spins_when_mesos_is_gone_in_the_middle_of_many() -> None:
+    desk = _desk(place_slice=10)
+    _many(desk, "acme", 25, _spec(0.1))
+    desk.offer("a1", cpus=8.0)
+    assert desk.cluster.volatile.more
+    desk.give(mesos.Disconnected("cut", True, 1.0))
+    assert not desk.cluster.volatile.more
 
 
 def test_an_offer_that_can_not_help_goes_back_at_once_and_others_are_held() -> None:
