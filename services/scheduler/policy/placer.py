@@ -298,9 +298,10 @@ def place_on(agents: Agents, needs: Iterable[Need], siblings: Siblings = NOWHERE
     groups: dict[Shape, list[Need]] = {}
     for need in needs:
         groups.setdefault(need.shape, []).append(need)
-    apps = {shape.app for shape in groups} | set(siblings)
+    apart = kept_apart(groups)
+    apps = {shape.app for shape in groups if shape.relational} | set(siblings) | set(apart)
     here = {app: Here(len(agents.rows), siblings.get(app, ())) for app in apps}
-    work = Round(agents, here, kept_apart(groups))
+    work = Round(agents, here, apart)
     result = Placement()
     for shape in sorted(groups, key=first_to_last):
         waiting = iter(groups[shape])

@@ -47,19 +47,18 @@ class Order:
         while at < end and keys[at] - own <= least:
             rows = self._order[at : at + size]
             left = self._sorted[:, at : at + size] - column
-            fits = (left >= -EPSILON).all(axis=0)
+            fits = np.minimum.reduce(left) >= -EPSILON
             fits &= allowed[rows]
             for codes, is_open in gates:
                 fits &= is_open[codes[rows]]
-            if fits.any():
-                left *= left
-                score = np.where(fits, self._squares @ left, np.inf)
-                best = int(score.argmin())
-                norm = sqrt(float(score[best]))
-                if found is None:
-                    end = min(end, at + LOOK)
-                if norm < least:
-                    found, least = int(rows[best]), norm
+            left *= left
+            score = np.where(fits, self._squares @ left, np.inf)
+            best = int(score.argmin())
+            norm = sqrt(float(score[best]))
+            if found is None and norm < np.inf:
+                end = min(end, at + LOOK)
+            if norm < least:
+                found, least = int(rows[best]), norm
             at += size
             size = min(2 * size, MAX_WINDOW)
         return found
