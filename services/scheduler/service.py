@@ -261,7 +261,7 @@ class Scheduler:
             if draft.volatile.more and self._inbox.empty():
                 self._inbox.put_nowait(
                     (Tick(), None)
-                )  # the next slice, after those who came meanwhile
+                )  # the next slice; who came meanwhile is first
 
     async def _save(self, draft: Draft, now: float) -> Saved:
         """Nothing of a draft is acted upon, and nothing acknowledged, before this returns."""
