@@ -14,7 +14,7 @@ from libs.cli.output import Column, Printer, time_of
 from libs.cli.progress import TOPICS
 from libs.cli.watch import verdict, watch
 from libs.client import GantryClient
-from libs.client.model import Accepted, Plan
+from libs.client.model import Accepted, InstanceView, Plan
 from libs.common.errors import InvalidInput, NotFound, Unavailable
 from libs.common.spec import AppSpec
 
@@ -39,7 +39,7 @@ PLACE_S = 5.0
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (deploy, apps, ps, releases, scale, rollback, restart, stop):
+    for command in (deploy, plan, apps, ps, releases, scale, rollback, restart, stop):
         app.command()(command)
 
 
@@ -109,6 +109,19 @@ def deploy(
     run_deployment(context, app, ask, detach=detach, timeout_s=timeout)
 
 
+def plan(
+    ctx: typer.Context,
+    what: Annotated[str, typer.Argument(metavar="FILE|APP", help="an app file, '-', or an app")],
+    image: Annotated[str | None, typer.Option(help="instead of the image in the spec")] = None,
+    force: Force = False,
+) -> None:
+    """What `deploy` would do, where each instance would go, and why some would not; nothing is done."""
+    context = context_of(ctx)
+    file = spec_file.read(what, context.settings.bu) if spec_file.is_file(what) else None
+    app = file.app if file else context.settings.app(what)
+    _dry_run(context, app, file.spec if file else None, image, force)
+
+
 async def write_spec(client: GantryClient, context: Context, app: str, spec: AppSpec) -> None:
     """Write the spec unless it stands there already. Raises Stale when somebody else writes at the same time."""
     try:
@@ -171,6 +184,14 @@ def show_plan(printer: Printer, plan: Plan) -> None:
         printer.say(f"step {n}: {told}")
     if content.get("ends"):
         printer.say(f"ends: {content['ends']}")
+    for place in plan.places:
+        zone = f" (zone {place.zone})" if place.zone else ""
+        printer.say(f"{place.count} on {place.hostname}{zone}")
+    if plan.unplaced:
+        nearest = plan.why.nearest if plan.why is not None else "nobody knows why"
+        printer.say(f"{plan.unplaced} would wait: {nearest}")
+    if plan.incomplete:
+        printer.say(f"where instances would go is not known: {', '.join(plan.incomplete)} away")
 
 
 def apps(ctx: typer.Context) -> None:
@@ -205,8 +226,16 @@ def ps(
         Column("CONTAINER", lambda i: i.container, wide=True),
         Column("AGENT", lambda i: i.agent, wide=True),
         Column("WHY", lambda i: i.waiting or _extra(i, "last_exit") or ""),
+        Column("FAILED", _failed, wide=True),
     )
     context.printer.rows(answer, answer.instances, columns, "no instances")
+
+
+def _failed(instance: InstanceView) -> str:
+    """How many agents failed which filter."""
+    if instance.why is None:
+        return ""
+    return ", ".join(f"{count} {name}" for name, count in sorted(instance.why.failed.items()))
 
 
 def releases(ctx: typer.Context, app: AppArgument) -> None:

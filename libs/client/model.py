@@ -186,6 +186,14 @@ class Deployments(Partial):
     deployments: tuple[DeploymentView, ...]
 
 
+class Why(View):
+    """Why instances are not placed: of `agents`, how many failed which filter first, and the nearest miss in words."""
+
+    agents: int
+    failed: dict[str, int]
+    nearest: str
+
+
 class InstanceView(View):
     """An instance: wanted and observed."""
 
@@ -199,6 +207,7 @@ class InstanceView(View):
     container: str = ""
     healthy: bool | None = None
     waiting: str = ""
+    why: Why | None = None
 
 
 class Instances(Partial):
@@ -253,8 +262,21 @@ class Alerts(Partial):
     alerts: tuple[AlertView, ...]
 
 
-class Plan(View):
-    """What a deployment would do."""
+class PlannedPlace(View):
+    """So many instances would go to a host."""
+
+    hostname: str
+    zone: str = ""
+    count: int
+
+
+class Plan(Partial):
+    """What a deployment would do, and where its instances would go by what hosts offered last."""
+
+    refused: str = ""
+    places: tuple[PlannedPlace, ...] = ()
+    unplaced: int = 0
+    why: Why | None = None
 
 
 class KeyView(View):

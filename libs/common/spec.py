@@ -16,7 +16,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from libs.common.wishes import NAME_PATTERN as NAME_PATTERN
-from libs.common.wishes import SLOT, AddressWish
+from libs.common.wishes import PLAIN, SLOT, Address, ApartFrom, Options, Priority, Spread
 from libs.common.wishes import Name as Name
 from libs.common.wishes import Strict as Strict
 
@@ -81,14 +81,7 @@ class Strategy(Strict):
     @field_validator("max_surge", "max_unavailable")
     @classmethod
     def _amount(cls, value: int | str) -> int | str:
-        if isinstance(value, str):
-            if not PERCENT.fullmatch(value):
-                raise ValueError(
-                    "must be a whole number, or a percentage such as '25%' up to '100%'"
-                )
-        elif value < 0:
-            raise ValueError("must not be negative")
-        return value
+        return _checked(value)
 
     @model_validator(mode="after")
     def _can_move(self) -> Self:
@@ -106,6 +99,15 @@ class Strategy(Strict):
         """Instances that may be missing; a percentage rounds down, unless nothing could move then."""
         floor = _resolve(self.max_unavailable, wanted, up=False)
         return floor if floor or self.surge(wanted) else 1
+
+
+def _checked(value: int | str) -> int | str:
+    if isinstance(value, str):
+        if not PERCENT.fullmatch(value):
+            raise ValueError("must be a whole number, or a percentage such as '25%' up to '100%'")
+    elif value < 0:
+        raise ValueError("must not be negative")
+    return value
 
 
 def _is_zero(amount: int | str) -> bool:
@@ -224,39 +226,6 @@ SecretRefs = Annotated[
 ]
 
 
-class Bandwidth(Strict):
-    """Limits of one instance's interface; left out: none."""
-
-    egress_kbit: int | None = Field(
-        None, ge=64, le=32_000_000, description="what the instance sends, kbit/s"
-    )
-    ingress_kbit: int | None = Field(
-        None, ge=64, le=32_000_000, description="what the instance receives, kbit/s"
-    )
-
-
-class NetworkOptions(Strict):
-    """How an instance is attached to its network, where that is not as for all."""
-
-    mtu: int | None = Field(None, ge=576, le=9000, description="default: the network's")
-    bandwidth: Bandwidth = Bandwidth()
-
-
-PLAIN = NetworkOptions()
-
-Options = Annotated[
-    NetworkOptions,
-    # Left out when there are none: older services and executors refuse what they don't know.
-    Field(exclude_if=lambda options: options == PLAIN),
-]
-
-Address = Annotated[
-    AddressWish | None,
-    # Left out when there is none, for the same reason as with secrets.
-    Field(exclude_if=lambda wish: wish is None),
-]
-
-
 class AppSpec(Strict):
     """All a user says about an app. `PUT` replaces it whole; `deploy` makes a release of it."""
 
@@ -274,6 +243,14 @@ class AppSpec(Strict):
     health: tuple[HealthCheck, ...] = ()
     strategy: Strategy = Strategy()
     constraints: tuple[Constraint, ...] = ()
+    spread: Spread = ()
+    apart_from: ApartFrom = ()
+    priority: Priority = 0
+    disruption_budget: Amount = Field(
+        0,
+        description="instances that may be missing while more important ones take their place; n or 'n%'",
+        exclude_if=lambda budget: budget == 0,
+    )
     load_balancer: LoadBalancer = LoadBalancer()
     stop_grace_s: float = Field(10.0, ge=0, le=3600, description="between TERM and KILL")
     keep_address: bool = Field(
@@ -301,6 +278,11 @@ class AppSpec(Strict):
                     f"{name!r} is not an environment variable name (letters, digits, _)"
                 )
         return value
+
+    @field_validator("disruption_budget")
+    @classmethod
+    def _budget(cls, value: int | str) -> int | str:
+        return _checked(value)
 
     @field_validator("secrets")
     @classmethod
@@ -350,6 +332,14 @@ class InstanceSpec(Strict):
     labels: dict[str, str] = {}
     health: tuple[HealthCheck, ...] = ()
     constraints: tuple[Constraint, ...] = ()
+    spread: Spread = ()
+    apart_from: ApartFrom = ()
+    priority: Priority = 0
+    disruption_budget: int = Field(
+        0,
+        description="instances of its app that may be missing while more important ones take their place",
+        exclude_if=lambda budget: budget == 0,
+    )
     stop_grace_s: float = 10.0
     sticky_key: str = Field(
         "", description="instances with the same key take over the same address"
@@ -385,6 +375,10 @@ class InstanceSpec(Strict):
             labels=spec.labels,
             health=spec.health,
             constraints=spec.constraints,
+            spread=spec.spread,
+            apart_from=spec.apart_from,
+            priority=spec.priority,
+            disruption_budget=_resolve(spec.disruption_budget, spec.instances, up=False),
             stop_grace_s=spec.stop_grace_s,
             sticky_key=sticky_key,
             address=spec.address.of_slot(slot) if spec.address else None,

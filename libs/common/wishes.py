@@ -1,4 +1,4 @@
-"""What specs and other things that people write are built of; and the wish for an address of one's own."""
+"""What specs and other things that people write are built of; and what an app may wish for: of its network, of its place."""
 
 from __future__ import annotations
 
@@ -69,3 +69,65 @@ class AddressWish(Strict):
         if self.reservation is None:
             return self
         return AddressWish(reservation=self.reservation.replace(SLOT, str(slot)))
+
+
+Address = Annotated[
+    AddressWish | None,
+    # Left out when there is none, for the same reason as with secrets.
+    Field(exclude_if=lambda wish: wish is None),
+]
+
+
+class Bandwidth(Strict):
+    """Limits of one instance's interface; left out: none."""
+
+    egress_kbit: int | None = Field(
+        None, ge=64, le=32_000_000, description="what the instance sends, kbit/s"
+    )
+    ingress_kbit: int | None = Field(
+        None, ge=64, le=32_000_000, description="what the instance receives, kbit/s"
+    )
+
+
+class NetworkOptions(Strict):
+    """How an instance is attached to its network, where that is not as for all."""
+
+    mtu: int | None = Field(None, ge=576, le=9000, description="default: the network's")
+    bandwidth: Bandwidth = Bandwidth()
+
+
+PLAIN = NetworkOptions()
+
+Options = Annotated[
+    NetworkOptions,
+    # Left out when there are none: older services and executors refuse what they don't know.
+    Field(exclude_if=lambda options: options == PLAIN),
+]
+
+
+Attribute = Annotated[str, Field(min_length=1, max_length=100)]
+Priority = Annotated[
+    int,
+    Field(
+        ge=-100,
+        le=100,
+        description="higher ones are placed first, and lower ones may have to make room",
+        exclude_if=lambda priority: priority == 0,
+    ),
+]
+Spread = Annotated[
+    tuple[Attribute, ...],
+    Field(
+        max_length=4,
+        description="agent attributes (`zone`, `hostname`, …) over which instances are kept even, if there is room",
+        exclude_if=lambda attributes: not attributes,
+    ),
+]
+ApartFrom = Annotated[
+    tuple[Name, ...],
+    Field(
+        max_length=16,
+        description="apps of the same business unit, with whose instances none shares a host",
+        exclude_if=lambda apps: not apps,
+    ),
+]

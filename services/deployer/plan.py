@@ -45,6 +45,7 @@ class Plan:
     changes: tuple[Mapping[str, Any], ...] = ()
     steps: tuple[Step, ...] = ()
     ends: str = ""
+    spec: AppSpec | None = None  # of the instances that would be made
 
 
 def plan(
@@ -75,7 +76,7 @@ def plan(
     if deployment.goal.wanted != app.wanted:
         changes = (*changes, _change("instances", app.wanted, deployment.goal.wanted))
     steps, ends = simulate(after, tuple(instances), now)
-    return Plan("", deployment.goal.release, deployment.goal.wanted, changes, steps, ends)
+    return Plan("", deployment.goal.release, deployment.goal.wanted, changes, steps, ends, spec)
 
 
 def differences(

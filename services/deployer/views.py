@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from libs.common.spec import AppSpec, InstanceSpec
 from services.deployer.model import App, Deployment, Instance, Release, State, Wanted
 from services.deployer.plan import Plan
 from services.deployer.reasons import stops_on, waits_for
@@ -128,4 +129,11 @@ def plan_view(app: App, plan: Plan, image: str) -> View:
         "changes": list(plan.changes),
         "steps": [asdict(step) for step in plan.steps],
         "ends": plan.ends,
+        "instance": _instance_of(plan.spec, image) if plan.spec is not None else None,
     }
+
+
+def _instance_of(spec: AppSpec, image: str) -> View:
+    """An instance as placement looks at it."""
+    made = InstanceSpec.of(spec, image or spec.image, "sticky" if spec.keep_address else "")
+    return made.model_dump(mode="json", exclude={"env", "secrets", "labels", "command", "health"})

@@ -12,8 +12,8 @@ from typing import Any, NewType
 
 from pydantic import BaseModel, ConfigDict
 
-from libs.common.spec import PLAIN, NetworkOptions
 from libs.common.task import TaskPayload
+from libs.common.wishes import PLAIN, NetworkOptions
 
 AttemptId = NewType("AttemptId", str)  # the Mesos task id
 ContainerName = NewType("ContainerName", str)

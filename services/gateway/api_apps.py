@@ -27,7 +27,7 @@ from libs.common.serve import segment
 from libs.common.spec import AppSpec
 from services.gateway.core import bu_of_target, incomplete
 from services.gateway.parts import Gateway, actor_of, app_filter, app_of, guarded, reading, whole
-from services.gateway.peers import DEPLOYER
+from services.gateway.peers import DEPLOYER, SCHEDULER
 from services.gateway.store import Versioned
 from services.gateway.views import list_apps, list_instances
 
@@ -184,7 +184,32 @@ async def _plan(gateway: Gateway, request: Request, body: Release) -> Response:
         f"/v1/apps/{app_of(request)}/plan",
         body=reply(content).body,
     )
-    return reply(Plan.model_validate_json(response.body))
+    planned = response.json()
+    instance = planned.pop("instance", None)
+    placing = await _places(gateway, request, instance, planned) if instance else {}
+    return reply(Plan.model_validate({**planned, **placing}))
+
+
+async def _places(
+    gateway: Gateway, request: Request, instance: Any, planned: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Where the instances would go that are made, by the scheduler; without it the plan is told all the same."""
+    steps = planned.get("steps") or ()
+    made = sum(step["make"] for step in steps)
+    asked = {
+        "app": app_of(request),
+        "spec": instance,
+        "count": min(made, planned.get("wanted") or made),
+        "replacing": any(step["stop"] for step in steps),
+    }
+    try:
+        answer = await gateway.peers.ask(
+            actor_of(request), SCHEDULER, "POST", "/v1/plan", body=reply(asked).body
+        )
+    except (Unavailable, NotFound):  # an older scheduler does not know of plans
+        return {"incomplete": [SCHEDULER]}
+    found = answer.json()
+    return {name: found[name] for name in ("places", "unplaced", "why")}
 
 
 # -- deployments as they are -----------------------------------------------------------------------

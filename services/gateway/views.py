@@ -15,7 +15,16 @@ from services.gateway.parts import Gateway
 from services.gateway.peers import DEPLOYER, MONITOR, SCHEDULER, whole, with_query
 
 # What the scheduler tells of an instance beyond what the deployer does.
-_FROM_SCHEDULER = ("attempt", "cpus", "mem_mib", "failures", "not_before", "message", "since")
+_FROM_SCHEDULER = (
+    "attempt",
+    "cpus",
+    "mem_mib",
+    "failures",
+    "not_before",
+    "message",
+    "since",
+    "why",
+)
 _FROM_AGENT = ("instances", "reserved_cpus", "reserved_mem_mib", "offered_cpus", "offered_mem_mib")
 
 
@@ -51,8 +60,15 @@ def join_instances(wanted: Part, observed: Part) -> list[dict[str, Any]]:
     for row in wanted.rows("instances"):
         also = theirs.get(row["instance"], {})
         extra = {name: also[name] for name in _FROM_SCHEDULER if name in also and name not in row}
-        rows.append({**row, **extra, "waiting": row.get("waiting") or also.get("waiting", "")})
+        rows.append({**row, **extra, "waiting": _waits_for(row, also)})
     return sorted(rows, key=_order)
+
+
+def _waits_for(row: Mapping[str, Any], also: Mapping[str, Any]) -> str:
+    """The scheduler knows at once why it places nothing; the deployer by events, and all other reasons."""
+    if also.get("why") and also.get("waiting") and row.get("wanted") != "stop":
+        return f"not placed: {also['waiting']}"
+    return str(row.get("waiting") or also.get("waiting", ""))
 
 
 def _order(row: Mapping[str, Any]) -> tuple[str, str]:

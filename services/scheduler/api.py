@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
+
+from pydantic import Field
 
 from libs.common.errors import Conflict, NotFound
 from libs.common.http import Request, Response, Route, reply
+from libs.common.spec import InstanceSpec, Strict
 from services.scheduler.cluster import Cluster
 from services.scheduler.core import Input
 from services.scheduler.model import Amounts, Instance, InstanceId, ReleaseBreaker, State
+from services.scheduler.planning import Placed
+from services.scheduler.policy import Refusal
 from services.scheduler.store import Framework
 
 
@@ -24,6 +30,19 @@ class Leader(Protocol):
         """Hand an input to the loop."""
         ...
 
+    def plan(self, app: str, spec: InstanceSpec, count: int, replacing: bool) -> Placed:
+        """Where instances would go."""
+        ...
+
+
+class PlanRequest(Strict):
+    """POST /v1/plan: so many instances of an app, `replacing` those that it has or besides them."""
+
+    app: str = Field(max_length=100)
+    spec: InstanceSpec
+    count: int = Field(ge=0, le=20_000)
+    replacing: bool = False
+
 
 def routes(leader: Leader) -> Sequence[Route]:
     """All routes; they answer from the leader's memory."""
@@ -31,14 +50,19 @@ def routes(leader: Leader) -> Sequence[Route]:
     async def instances(request: Request) -> Response:
         app = request.query.get("app")
         found = leader.cluster.instances.values()
-        return reply({"instances": [instance_view(i) for i in found if app in (None, i.app)]})
+        shown = [i for i in found if app in (None, i.app)]
+        return reply({"instances": [instance_view(i, why_of(leader.cluster, i)) for i in shown]})
 
     async def instance(request: Request) -> Response:
         name = InstanceId(request.params["instance"])
         found = leader.cluster.instances.get(name)
         if found is None:
             raise NotFound(f"there is no instance {name!r} that has not ended")
-        return reply(instance_view(found))
+        return reply(instance_view(found, why_of(leader.cluster, found)))
+
+    async def make_plan(request: Request) -> Response:
+        asked = request.parse(PlanRequest)
+        return reply(plan_view(leader.plan(asked.app, asked.spec, asked.count, asked.replacing)))
 
     async def agents(_request: Request) -> Response:
         return reply({"agents": agent_views(leader.cluster)})
@@ -61,6 +85,13 @@ def routes(leader: Leader) -> Sequence[Route]:
             query={"app": "of this app only, bu/app"},
         ),
         Route("GET", "/v1/instances/{instance}", instance, summary="One of them"),
+        Route(
+            "POST",
+            "/v1/plan",
+            make_plan,
+            summary="Where instances would go: a dry run",
+            request=PlanRequest,
+        ),
         Route("GET", "/v1/agents", agents, summary="Agents seen in offers, and what runs on them"),
         Route("GET", "/v1/status", status, summary="The leader's state"),
         Route(
@@ -72,8 +103,33 @@ def routes(leader: Leader) -> Sequence[Route]:
     )
 
 
-def instance_view(instance: Instance) -> Mapping[str, Any]:
+def why_of(cluster: Cluster, instance: Instance) -> Refusal | None:
+    """Why an instance waits, by the last decision; None when it does not, or nobody knows yet."""
+    shape = cluster.ledger.shapes.get(instance.id)
+    known = cluster.volatile.why.get(shape) if shape is not None else None
+    return known.refusal if known is not None else None
+
+
+def why_view(why: Refusal | None) -> Mapping[str, Any] | None:
+    """A refusal for readers."""
+    if why is None:
+        return None
+    return {"agents": why.agents, "failed": dict(why.failed), "nearest": why.nearest}
+
+
+def plan_view(placed: Placed) -> Mapping[str, Any]:
+    """Where instances would go, for readers."""
+    return {
+        "places": [asdict(each) for each in placed.places],
+        "unplaced": placed.unplaced,
+        "why": why_view(placed.why),
+        "agents": placed.agents,
+    }
+
+
+def instance_view(instance: Instance, why: Refusal | None = None) -> Mapping[str, Any]:
     """An instance for readers."""
+    pending = instance.state is State.PENDING
     return {
         "instance": instance.id,
         "version": instance.version,
@@ -90,7 +146,8 @@ def instance_view(instance: Instance) -> Mapping[str, Any]:
         "failures": instance.failures,
         "since": instance.since,
         "not_before": instance.not_before if instance.state is State.PENDING else None,
-        "waiting": instance.delayed if instance.state is State.PENDING else "",
+        "waiting": (why.nearest if why is not None else instance.delayed) if pending else "",
+        "why": why_view(why),
         "message": instance.message,
         "cpus": instance.spec.resources.cpus,
         "mem_mib": instance.spec.resources.mem_mib,

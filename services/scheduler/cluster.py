@@ -6,22 +6,28 @@ draft has been saved does `Cluster.commit` take it over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from libs.common.events.base import Event
+from services.scheduler.ledger import Ledger, Place, settled
 from services.scheduler.model import (
+    EXECUTOR_AMOUNTS,
     TRANSITIONS,
     Action,
     Agent,
     AgentId,
+    Amounts,
     AttemptId,
     Instance,
     InstanceId,
     Offer,
     OfferId,
     State,
+    changed,
 )
+from services.scheduler.policy import Refusal, Shape
+from services.scheduler.roster import Ours, Roster
 
 ENDED_REMEMBERED = 20_000
 
@@ -34,6 +40,23 @@ class Full:
     pause_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Addresses of a network that nobody has yet, as ipam told at a time, less what has been placed since."""
+
+    free: int
+    zone: str
+    told_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why the instances of a shape wait, and when that was last looked at for all of them."""
+
+    refusal: Refusal
+    told_at: float
+
+
 @dataclass(slots=True)
 class Volatile:
     """What a new leader learns anew from Mesos; never saved."""
@@ -42,6 +65,12 @@ class Volatile:
     subscribed_at: float = 0.0
     offers: dict[OfferId, Offer] = field(default_factory=dict)
     agents: dict[AgentId, Agent] = field(default_factory=dict)
+    roster: Roster = field(default_factory=Roster)
+    pools: dict[str, Pool] = field(default_factory=dict)
+    why: dict[Shape, Why] = field(default_factory=dict)
+    evicted_at: float = float("-inf")
+    evicted: dict[Shape, float] = field(default_factory=dict)  # when somebody made room for one
+    more: bool = False  # there is more to place than one decision may
     suppressed: bool = False
     revived_at: float = float("-inf")
     reconcile_at: float = float("inf")
@@ -58,11 +87,27 @@ class Volatile:
             self,
             offers=dict(self.offers),
             agents=dict(self.agents),
+            roster=self.roster.copy(),
+            pools=dict(self.pools),
+            why=dict(self.why),
+            evicted=dict(self.evicted),
+            more=False,
             killed=dict(self.killed),
             asked=dict(self.asked),
             full=dict(self.full),
             unknown=dict(self.unknown),
         )
+
+    def drop(self, offer_id: OfferId) -> None:
+        """An offer is gone."""
+        offer = self.offers.pop(offer_id, None)
+        if offer is not None:
+            self.roster.remove(offer)
+
+    def drop_all(self) -> None:
+        """All offers are gone."""
+        self.offers.clear()
+        self.roster.clear()
 
 
 class Cluster:
@@ -78,19 +123,25 @@ class Cluster:
         self.watched: dict[InstanceId, None] = {}
         self.on_agent: dict[AgentId, dict[InstanceId, None]] = {}
         self.cleanups: dict[InstanceId, str] = {}  # with their hosts' names
+        self.ledger = Ledger()
         for each in instances:
             self._put(each)
 
     def commit(self, draft: Draft, versions: dict[InstanceId, int]) -> None:
         """Take over what was saved; `versions` are the new ones of the changed documents."""
-        for instance_id, instance in draft.changed.items():
-            self._put(replace(instance, version=versions[instance_id]))
         self.volatile = draft.volatile
+        for instance_id, instance in draft.changed.items():
+            self._put(changed(instance, {"version": versions[instance_id]}))
 
     def _put(self, new: Instance) -> None:
         old = self.instances.get(new.id)
-        if old is not None and old.agent:
-            self.on_agent.get(old.agent, {}).pop(new.id, None)
+        if old is not None:
+            self.ledger.remove(old)
+            if old.agent:
+                self.on_agent.get(old.agent, {}).pop(new.id, None)
+                self.volatile.roster.dirty.add(old.agent)
+        if new.agent:
+            self.volatile.roster.dirty.add(new.agent)
         if new.state is State.ENDED:
             self.instances.pop(new.id, None)
             self.watched.pop(new.id, None)
@@ -101,11 +152,16 @@ class Cluster:
                 del self.ended[next(iter(self.ended))]
             return
         self.instances[new.id] = new
+        self.ledger.add(new)
         if new.cleanup:
             self.cleanups[new.id] = new.hostname
         if new.agent and (new.live or new.state is State.ORPHANED):
             self.on_agent.setdefault(new.agent, {})[new.id] = None
-        if new.stop or new.state not in (State.RUNNING, State.STARTING):
+        if (
+            new.stop
+            or new.yields_to
+            or new.state not in (State.RUNNING, State.STARTING, State.PENDING)
+        ):
             self.watched[new.id] = None
         else:
             self.watched.pop(new.id, None)
@@ -121,6 +177,7 @@ class Draft:
         self.events: dict[InstanceId, list[Event]] = {}
         self.actions: list[Action] = []
         self.cleaning: set[str] = set()  # hosts that get a clean-up by this draft
+        self._moved: dict[AgentId, dict[InstanceId, None]] = {}
 
     def get(self, instance_id: InstanceId) -> Instance | None:
         """The instance as this draft has it; None when unknown, or ended before this draft."""
@@ -136,6 +193,10 @@ class Draft:
         ):
             raise AssertionError(f"{instance.id}: {before.state} → {instance.state}")
         self.changed[instance.id] = instance
+        for agent in {instance.agent, before.agent if before is not None else instance.agent}:
+            if agent:
+                self._moved.setdefault(agent, {})[instance.id] = None
+                self.volatile.roster.dirty.add(agent)
         if events and not instance.cleanup:
             self.events.setdefault(instance.id, []).extend(events)
 
@@ -152,12 +213,46 @@ class Draft:
 
     def on_agent(self, agent: AgentId) -> Sequence[Instance]:
         """Instances that take resources on an agent, by this draft."""
-        known = [self.get(each) for each in self.cluster.on_agent.get(agent, {})]
-        fresh = [each for each in self.changed.values() if each.id not in self.cluster.instances]
+        names = {**self.cluster.on_agent.get(agent, {}), **self._moved.get(agent, {})}
+        found = [self.get(each) for each in names]
         return [
             each
-            for each in [*known, *fresh]
+            for each in found
             if each is not None
             and each.agent == agent
             and (each.live or each.state is State.ORPHANED)
         ]
+
+    def ours_on(self, agent: AgentId) -> Ours:
+        """What they take there, and what must be left alone besides."""
+        used, reserved = Amounts(), Amounts()
+        there = self.on_agent(agent)
+        for each in there:
+            if each.state is State.ORPHANED:
+                reserved = reserved + Amounts.of(each.spec)
+            else:
+                used = used + Amounts.of(each.spec)
+        if any(each.live for each in there):
+            used = used + EXECUTOR_AMOUNTS
+        else:
+            reserved = reserved + EXECUTOR_AMOUNTS
+        return Ours(used, reserved)
+
+    def changes(self) -> Iterator[tuple[Instance | None, Instance]]:
+        """What this draft changes, each as (before, after)."""
+        for instance_id, after in self.changed.items():
+            yield self.cluster.instances.get(instance_id), after
+
+    def places(self, apps: Collection[str]) -> dict[str, dict[Place, int]]:
+        """How many settled instances of each of the apps are where, by this draft."""
+        known = self.cluster.ledger.places
+        found: dict[str, dict[Place, int]] = {app: {**known.get(app, {})} for app in apps}
+        for old, new in self.changes():
+            of_app = found.get(new.app)
+            if of_app is None:
+                continue
+            for each, sign in ((old, -1), (new, 1)):
+                if each is not None and settled(each):
+                    place = (each.agent, each.hostname)
+                    of_app[place] = of_app.get(place, 0) + sign
+        return found

@@ -9,12 +9,15 @@ placement (`placing.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from libs.common.spec import InstanceSpec
 from libs.mesos import events as mesos
 from services.scheduler import cleaning, telling, updates
-from services.scheduler.cluster import Cluster, Draft
+from services.scheduler.cluster import Cluster, Draft, Pool
+from services.scheduler.ledger import bu_of
 from services.scheduler.model import (
     Agent,
     Instance,
@@ -22,6 +25,7 @@ from services.scheduler.model import (
     Kill,
     Offer,
     OfferId,
+    Pools,
     Recall,
     Reconcile,
     ReleaseBreaker,
@@ -31,9 +35,11 @@ from services.scheduler.model import (
     Tick,
     Unwant,
     Want,
+    changed,
     split_attempt,
 )
 from services.scheduler.placing import place_pending
+from services.scheduler.roster import Roster
 from services.scheduler.tasks import TaskFactory, parse_offer
 
 Input = (
@@ -43,6 +49,7 @@ Input = (
     | Tick
     | Recall
     | ReleaseBreaker
+    | Pools
     | mesos.Subscribed
     | mesos.Disconnected
     | mesos.Offers
@@ -75,7 +82,7 @@ def decide(
 def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> None:
     match each:
         case Want(instance):
-            _want(draft, instance, now)
+            _want(draft, instance, now, config)
         case Unwant():
             _unwant(draft, each, now)
         case Retell():
@@ -84,11 +91,11 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
             _subscribed(draft, now)
         case mesos.Disconnected():
             draft.volatile.subscribed = False
-            draft.volatile.offers.clear()
+            draft.volatile.drop_all()
         case mesos.Offers(offers):
-            _offers(draft, (parse_offer(offer, now) for offer in offers))
+            _offers(draft, [parse_offer(offer, now) for offer in offers])
         case mesos.Rescind(offer_id):
-            draft.volatile.offers.pop(OfferId(offer_id), None)
+            draft.volatile.drop(OfferId(offer_id))
         case mesos.Update(status):
             updates.update(draft, status, now, config)
         case Recall(ended):
@@ -96,6 +103,8 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
         case ReleaseBreaker():
             draft.volatile.breaker_open = False
             _kill_unknown(draft)
+        case Pools():
+            _pools(draft, each, now)
         case Tick():
             pass
 
@@ -103,9 +112,29 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
 # -- inputs --------------------------------------------------------------------------------------------
 
 
-def _want(draft: Draft, instance: Instance, now: float) -> None:
+def _want(draft: Draft, instance: Instance, now: float, config: SchedulerConfig) -> None:
     if draft.get(instance.id) is None and instance.id not in draft.cluster.ended:
-        draft.put(replace(instance, state=State.PENDING, since=now))
+        spec = _within(instance, config)
+        draft.put(changed(instance, {"spec": spec, "state": State.PENDING, "since": now}))
+
+
+def _within(instance: Instance, config: SchedulerConfig) -> InstanceSpec:
+    """The spec with no higher priority than its business unit may give."""
+    spec = instance.spec
+    most = config.max_priorities.get(bu_of(instance), spec.priority)
+    return spec if spec.priority <= most else spec.model_copy(update={"priority": most})
+
+
+def _pools(draft: Draft, pools: Pools, now: float) -> None:
+    """Addresses that are free and not on their way to somebody: who was placed may not have asked for its own yet."""
+    coming = Counter(
+        each.spec.network
+        for each in draft.watched()
+        if each.state is State.STAGED and not each.address
+    )
+    draft.volatile.pools = {
+        name: Pool(free - coming[name], zone, now) for name, (free, zone) in pools.networks.items()
+    }
 
 
 def _unwant(draft: Draft, unwant: Unwant, now: float) -> None:
@@ -130,6 +159,7 @@ def _subscribed(draft: Draft, now: float) -> None:
     volatile.suppressed = False
     volatile.revived_at = now
     volatile.offers.clear()
+    volatile.roster = Roster()  # who is there says so by its first offer
     volatile.killed.clear()
     volatile.unknown.clear()
     known = [each for each in draft.cluster.instances.values() if each.live]
@@ -140,8 +170,10 @@ def _subscribed(draft: Draft, now: float) -> None:
     volatile.reconcile_at = now + IMPLICIT_AFTER_S
 
 
-def _offers(draft: Draft, offers: Iterable[Offer]) -> None:
-    for offer in offers:
+def _offers(draft: Draft, offers: Sequence[Offer]) -> None:
+    fresh = [offer for offer in offers if offer.id not in draft.volatile.offers]
+    draft.volatile.roster.add(fresh, draft.ours_on)
+    for offer in fresh:
         draft.volatile.offers[offer.id] = offer
         draft.volatile.agents[offer.agent] = Agent(
             offer.agent, offer.hostname, offer.attributes, offer.free, offer.received_at
@@ -173,7 +205,7 @@ def _watch(draft: Draft, now: float, config: SchedulerConfig) -> None:
                 _ask(draft, instance, now, config)
             case _:
                 pass
-        if instance.stop and instance.live:
+        if (instance.stop or instance.yields_to) and instance.live:
             kill(draft, instance, now, config)
     if draft.volatile.subscribed and now >= draft.volatile.reconcile_at:
         draft.act(Reconcile())

@@ -7,15 +7,16 @@ moves forward, the instance goes on in the next attempt.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NewType
 
 from pydantic import BaseModel, ConfigDict
 
 from libs.common.spec import InstanceSpec
-from libs.mesos.messages import TaskInfo, TaskStatus
+from libs.mesos.messages import Resource, TaskInfo, TaskStatus
 
 InstanceId = NewType("InstanceId", str)
 AttemptId = NewType("AttemptId", str)
@@ -87,6 +88,7 @@ class Instance:
     correlation: str = ""
     asked: int = 0  # the newest ce_sequence of what was asked of it: older requests are copies
     direct_until: float = 0.0  # until then its events do not wait for the bus
+    yields_to: str = ""  # its attempt is asked to end for this more important instance
 
     @property
     def attempt(self) -> AttemptId:
@@ -105,6 +107,23 @@ class Instance:
             asked=max(self.asked, request.asked),
             direct_until=max(self.direct_until, request.direct_until),
         )
+
+
+_NAMES = tuple(each.name for each in fields(Instance))
+_values = attrgetter(*_NAMES)
+_setters = tuple(getattr(Instance, name).__set__ for name in _NAMES)
+_places = {name: n for n, name in enumerate(_NAMES)}
+
+
+def changed(instance: Instance, changes: Mapping[str, object]) -> Instance:
+    """As `dataclasses.replace`, five times as fast: for what is done to each of thousands in one decision."""
+    values = list(_values(instance))
+    for name, value in changes.items():
+        values[_places[name]] = value
+    twin = object.__new__(Instance)
+    for put, value in zip(_setters, values, strict=True):
+        put(twin, value)
+    return twin
 
 
 def attempt_id(instance: InstanceId, generation: int) -> AttemptId:
@@ -159,6 +178,7 @@ class Offer:
     free: Amounts
     attributes: Mapping[str, str]
     received_at: float
+    resources: tuple[Resource, ...] = ()  # what `free` is the sum of, with their reservations
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,8 +299,25 @@ class Recall:
 
 
 @dataclass(frozen=True, slots=True)
+class Pools:
+    """What ipam says of its networks: free addresses and zone, by network."""
+
+    networks: Mapping[str, tuple[int, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseBreaker:
     """A person says that the unknown tasks may be killed."""
+
+
+class Quota(BaseModel):
+    """What the instances of a business unit may have together. 0: no limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cpus: float = 0.0
+    mem_mib: float = 0.0
+    disk_mib: float = 0.0
 
 
 class SchedulerConfig(BaseModel):
@@ -309,6 +346,12 @@ class SchedulerConfig(BaseModel):
     reconcile_interval_s: float = 300.0
     full_pause_s: float = 15.0  # a host without room on its disk gets nothing new for so long…
     full_pause_max_s: float = 300.0  # …doubled each time, up to this
+    quotas: Mapping[str, Quota] = {}  # by business unit
+    max_priorities: Mapping[str, int] = {}  # by business unit; any, where nothing is said
+    place_slice: int = 1000  # instances placed in one decision; the next one goes on
+    pools_every_s: float = 15.0  # ipam is asked for free addresses so often…
+    pools_fresh_s: float = 60.0  # …and what it said limits nothing any more after so long
+    preempt_after_s: float = 5.0  # what waits so long for room may take that of less important ones
     offer_hold_s: float = 5.0
     decline_s: float = 5.0
     delayed_every_s: float = 10.0
@@ -338,6 +381,8 @@ def to_body(instance: Instance) -> dict[str, Any]:
     body["strays"] = [list(each) for each in instance.strays]
     if instance.cleanup:
         body["cleanup"] = True
+    if instance.yields_to:
+        body["yields_to"] = instance.yields_to
     return body
 
 
@@ -350,5 +395,6 @@ def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:
         state=State(body["state"]),
         strays=tuple((AttemptId(task), AgentId(agent)) for task, agent in body["strays"]),
         cleanup=body.get("cleanup", False),
+        yields_to=body.get("yields_to", ""),
         **{name: body[name] for name in _PLAIN if name in body},  # an older one has fewer
     )

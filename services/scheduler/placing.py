@@ -1,161 +1,187 @@
 """From pending instances and offers to launches: what `policy` decides, made true. Pure.
 
-Who can't be placed is told why; offers are held no longer than they help.
+Reading order: `place_pending` → `_serve` (who gets what) → `_launch` → `offering.py` (offers held and given back),
+`refusing.py` (why the others wait), `evicting.py` (who makes room for them).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from libs.common.events import model as ev
 from libs.common.task import container_name
-from services.scheduler import cleaning, policy
+from services.scheduler import cleaning, evicting, offering, refusing
 from services.scheduler.cluster import Draft
 from services.scheduler.model import (
     EXECUTOR_AMOUNTS,
-    AgentId,
     Amounts,
-    Decline,
     Instance,
     Launch,
     Offer,
-    OfferId,
-    Revive,
     SchedulerConfig,
     State,
-    Suppress,
     attempt_id,
+    changed,
 )
-from services.scheduler.tasks import TaskFactory
+from services.scheduler.policy import Agents, Refusal, Shape
+from services.scheduler.policy.fairness import Turns
+from services.scheduler.policy.model import Vector
+from services.scheduler.rounds import full_agents, is_fresh, round_of, usage_of
+from services.scheduler.tasks import Purse, TaskFactory
+from services.scheduler.waiting import Waiting
 
-NEW_REVIVE_S = 0.05
-REVIVE_EVERY_S = 1.0  # the master's own allocation cycle
-IDLE_REFUSE_S = 3600.0  # REVIVE clears it as soon as there is something to place
+NO_LIMIT = 1 << 40
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Of one decision: who goes to which row of the agents, and which shapes found no place."""
+
+    agents: Agents
+    placed: dict[int, list[Instance]] = field(default_factory=dict)
+    refused: dict[Shape, Refusal] = field(default_factory=dict)
+    limited: set[Shape] = field(
+        default_factory=set
+    )  # of them, those for which more room is no help
+    looked_at: set[Shape] = field(default_factory=set)
+    more: bool = False
 
 
 def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: TaskFactory) -> None:
     """Place what waits on the offers there are, and ask for more or for none."""
-    waiting = [
-        each
-        for each in draft.watched()
-        if each.state in (State.PENDING, State.ORPHANED)
-        and not _held_back(each)
-        and not (each.cleanup and each.not_before > now)  # nobody is asked for offers meanwhile
-    ]
-    pending = list({each.id: each for each in waiting if each.not_before <= now}.values())
-    offers = _by_agent(draft.volatile.offers)
-    if pending and offers:
-        result = policy.place(
-            [_need(each) for each in pending],
-            _candidates(draft, offers, pending, now),
-            _siblings(draft, pending),
-        )
-        _launch(draft, result, offers, now, tasks)
-        for each in pending:
-            if each.id in result.refused and not each.cleanup:
-                _delayed(draft, each, result.refused[each.id], len(offers), now, config)
-    unplaced = [each for each in pending if not _launched(draft, each)]
-    cleaning.put_off(draft, unplaced, now)
-    _offer_flow(draft, waiting, unplaced, now, config)
+    waiting = Waiting(draft, now)
+    agents = draft.volatile.roster.agents(draft.ours_on, full_agents(draft, now))
+    outcome = Outcome(agents)
+    if draft.volatile.offers and waiting.shapes():
+        _serve(draft, waiting, outcome, now, config)
+        _launch(draft, outcome, now, tasks)
+    draft.volatile.more = outcome.more  # until the next decision
+    refusing.tell(draft, waiting, outcome.refused, outcome.looked_at, now, config)
+    evicting.make_room(draft, waiting, outcome.refused.keys() - outcome.limited, now, config)
+    _put_off(draft, waiting, now)
+    offering.flow(draft, waiting, outcome.agents, outcome.refused, now, config)
 
 
-def _launched(draft: Draft, instance: Instance) -> bool:
-    current = draft.get(instance.id)
-    return current is not None and current.state is State.STAGED
+# -- who gets what -----------------------------------------------------------------------------------
 
 
-def _held_back(instance: Instance) -> bool:
-    return instance.stop and instance.state is State.PENDING
-
-
-def _need(instance: Instance) -> policy.Need:
-    pin = instance.agent if instance.state is State.ORPHANED else None
-    host = instance.hostname if instance.cleanup else ""
-    return policy.Need(instance.id, instance.app, instance.spec, pin, host)
-
-
-def _by_agent(offers: Mapping[OfferId, Offer]) -> dict[AgentId, list[Offer]]:
-    grouped: dict[AgentId, list[Offer]] = {}
-    for offer in offers.values():
-        grouped.setdefault(offer.agent, []).append(offer)
-    return grouped
-
-
-def _candidates(
-    draft: Draft, offers: Mapping[AgentId, list[Offer]], pending: list[Instance], now: float
-) -> list[policy.Candidate]:
-    """Agents with what their offers add up to, less what Mesos does not know to be taken."""
-    asking = {each.id for each in pending}
-    candidates = []
-    for agent, mine in offers.items():
-        free = sum((offer.free for offer in mine), Amounts())
-        there = draft.on_agent(agent)
-        if not any(each.live for each in there):
-            free = free - EXECUTOR_AMOUNTS
-        for each in there:
-            if each.state is State.ORPHANED and each.id not in asking:
-                free = free - Amounts.of(each.spec)
-        known = draft.volatile.full.get(agent)
-        full = known is not None and now < known.until
-        first = mine[0]
-        candidates.append(policy.Candidate(agent, first.hostname, first.attributes, free, full))
-    return candidates
-
-
-def _siblings(draft: Draft, pending: list[Instance]) -> dict[str, list[dict[str, str]]]:
-    """Where the live instances of the apps with constraints are."""
-    apps = {each.app for each in pending if each.spec.constraints}
-    where: dict[str, list[dict[str, str]]] = {app: [] for app in apps}
-    if not apps:
-        return where
-    for instance in draft.cluster.instances.values():
-        current = draft.get(instance.id)
-        if current is None or current.app not in apps or not current.live or current.stop:
-            continue
-        agent = draft.volatile.agents.get(current.agent)
-        attributes = dict(agent.attributes) if agent else {}
-        where[current.app].append({**attributes, "hostname": current.hostname})
-    return where
-
-
-def _launch(
-    draft: Draft,
-    result: policy.Placement,
-    offers: Mapping[AgentId, list[Offer]],
-    now: float,
-    tasks: TaskFactory,
+def _serve(
+    draft: Draft, waiting: Waiting, outcome: Outcome, now: float, config: SchedulerConfig
 ) -> None:
-    by_agent: dict[AgentId, list[Instance]] = {}
-    for instance_id, agent in result.placed.items():
-        instance = draft.get(instance_id)
-        assert instance is not None
-        by_agent.setdefault(agent, []).append(instance)
-    for agent, instances in by_agent.items():
-        mine = offers[agent]
-        launched = [_staged(each, mine[0], now, tasks.cluster) for each in instances]
+    """In turns, so that no business unit has all; no more than a slice, so that nobody else waits for long."""
+    shapes = waiting.shapes()
+    _give_back(waiting, outcome.agents)
+    work = round_of(draft, outcome.agents, shapes, now, config)
+    turns = Turns(shapes, draft.volatile.roster.total, usage_of(draft))
+    left = config.place_slice
+    for shape, count in turns:
+        if left <= 0:
+            outcome.more = True
+            break
+        asked = min(count, left)
+        instances = waiting.take(shape, asked)
+        limit, why_not = limit_of(draft, shape, turns.usage(shape.bu), now, config)
+        given, refusal = work.put(shape, min(len(instances), limit)) if limit else ([], None)
+        placed = 0
+        for row, number in given:
+            outcome.placed.setdefault(row, []).extend(instances[placed : placed + number])
+            placed += number
+        if refusal is None and placed < len(instances):
+            refusal = why_not
+            outcome.limited.add(shape)
+        if refusal is not None:
+            outcome.refused[shape] = refusal
+            if shape.agent in outcome.agents.rows.index:  # it will be adopted some other time
+                row = outcome.agents.rows.index[shape.agent]
+                work.set_aside(row, shape.vector * (len(instances) - placed))
+        _book_addresses(draft, shape, placed)
+        outcome.looked_at.add(shape)
+        turns.served(shape, placed, done=refusal is not None or len(instances) < asked)
+        left -= placed
+
+
+def _give_back(waiting: Waiting, agents: Agents) -> None:
+    """What was left alone for containers that are now to be adopted is theirs."""
+    for shape in waiting.shapes():
+        row = agents.rows.index.get(shape.agent) if shape.agent is not None else None
+        if row is not None:
+            agents.free[:, row] += shape.vector * sum(1 for _ in waiting.ready(shape))
+
+
+def limit_of(
+    draft: Draft, shape: Shape, usage: Vector | None, now: float, config: SchedulerConfig
+) -> tuple[int, Refusal | None]:
+    """How many of a shape may be placed whatever room there is, and what it is that limits them."""
+    limit, why = NO_LIMIT, None
+    if shape.pinned:
+        return limit, why
+    agents = len(draft.volatile.roster.rows)
+    pool = draft.volatile.pools.get(shape.network)
+    if pool is not None and is_fresh(pool, now, config) and not shape.sticky and pool.free < limit:
+        limit = max(pool.free, 0)
+        name = f"free address in {shape.network}"
+        told = f"network {shape.network} has no free address"
+        why = Refusal(agents, {name: agents}, told)
+    quota = config.quotas.get(shape.bu)
+    if quota is not None:
+        for n, (name, most) in enumerate(quota):
+            need, has = float(shape.vector[n]), float(usage[n]) if usage is not None else 0.0
+            if most > 0 and need > 0:
+                fits = int((most - has + 1e-9) // need)
+                if fits < limit:
+                    limit = max(fits, 0)
+                    held = has + limit * need
+                    told = f"{shape.bu} has {held:g} of its quota of {most:g} {name}"
+                    why = Refusal(agents, {f"quota of {shape.bu}": agents}, told)
+    return limit, why
+
+
+def _book_addresses(draft: Draft, shape: Shape, count: int) -> None:
+    pool = draft.volatile.pools.get(shape.network)
+    if pool is not None and count and not shape.pinned and not shape.sticky:
+        draft.volatile.pools[shape.network] = replace(pool, free=pool.free - count)
+
+
+# -- launching ---------------------------------------------------------------------------------------
+
+
+def _launch(draft: Draft, outcome: Outcome, now: float, tasks: TaskFactory) -> None:
+    volatile = draft.volatile
+    rows = outcome.agents.rows
+    for row, instances in outcome.placed.items():
+        agent = rows.ids[row]
+        offers = volatile.roster.offers[agent]
+        offer = volatile.offers[offers[0]]
+        begins = not any(each.live for each in draft.on_agent(agent))
+        purse = Purse(
+            (volatile.offers[each] for each in offers), EXECUTOR_AMOUNTS if begins else Amounts()
+        )
+        launched = [_staged(each, offer, now, tasks.cluster) for each in instances]
         for each in launched:
-            draft.put(each, _accepted(each, mine[0]))
-        infos = tuple(tasks.task_info(each) for each in launched)
-        draft.act(Launch(tuple(offer.id for offer in mine), agent, infos))
-        for offer in mine:
-            del draft.volatile.offers[offer.id]
+            draft.put(each, _accepted(each, offer))
+        infos = tuple(tasks.task_info(each, purse) for each in launched)
+        draft.act(Launch(offers, agent, infos))
+        for offer_id in offers:
+            volatile.drop(offer_id)
 
 
 def _staged(instance: Instance, offer: Offer, now: float, cluster: str) -> Instance:
     fresh = container_name(cluster, attempt_id(instance.id, instance.generation + 1))
-    return replace(
+    return changed(
         instance,
-        state=State.STAGED,
-        generation=instance.generation + 1,
-        agent=offer.agent,
-        hostname=offer.hostname,
-        since=now,
-        healthy=None,
-        delayed="",
-        message="",
-        address=instance.address if instance.adopt else "",
-        container=instance.adopt or fresh,
+        {
+            "state": State.STAGED,
+            "generation": instance.generation + 1,
+            "agent": offer.agent,
+            "hostname": offer.hostname,
+            "since": now,
+            "healthy": None,
+            "delayed": "",
+            "message": "",
+            "yields_to": "",
+            "address": instance.address if instance.adopt else "",
+            "container": instance.adopt or fresh,
+        },
     )
 
 
@@ -174,57 +200,8 @@ def _accepted(instance: Instance, offer: Offer) -> ev.OfferAccepted:
     )
 
 
-def _delayed(
-    draft: Draft,
-    instance: Instance,
-    failed: Mapping[str, int],
-    agents: int,
-    now: float,
-    config: SchedulerConfig,
-) -> None:
-    """Say why an instance waits: at once, when the reason changes, and every so often."""
-    reasons = ", ".join(f"{count} lack {name}" for name, count in sorted(failed.items()))
-    message = f"of {agents} agents with offers {reasons or 'none has room'}"
-    if instance.delayed == message and now - instance.delayed_at < config.delayed_every_s:
-        return
-    draft.put(
-        replace(instance, delayed=message, delayed_at=now),
-        ev.PlacementDelayed(
-            instance=instance.id,
-            app=instance.app,
-            agents=agents,
-            failed=dict(failed),
-            message=message,
-        ),
-    )
-
-
-def _offer_flow(
-    draft: Draft,
-    waiting: list[Instance],
-    unplaced: list[Instance],
-    now: float,
-    config: SchedulerConfig,
-) -> None:
-    """Hold offers no longer than it helps; ask for none when nothing waits, and for some when something does."""
-    volatile = draft.volatile
-    if not waiting or all(_launched(draft, each) for each in waiting):
-        if volatile.offers:
-            draft.act(Decline(tuple(volatile.offers), IDLE_REFUSE_S))
-            volatile.offers.clear()
-        if not volatile.suppressed:
-            draft.act(Suppress())
-            volatile.suppressed = True
-        return
-    stale = [o.id for o in volatile.offers.values() if now - o.received_at >= config.offer_hold_s]
-    if stale:
-        draft.act(Decline(tuple(stale), config.decline_s))
-        for offer_id in stale:
-            del volatile.offers[offer_id]
-    # Something new asks at once; what has been waiting for long asks at Mesos' own pace.
-    pause_s = NEW_REVIVE_S if any(each.version == 0 for each in unplaced) else REVIVE_EVERY_S
-    starving = unplaced and not volatile.offers and now - volatile.revived_at >= pause_s
-    if volatile.suppressed or starving:
-        draft.act(Revive())
-        volatile.suppressed = False
-        volatile.revived_at = now
+def _put_off(draft: Draft, waiting: Waiting, now: float) -> None:
+    """Clean-ups that were not placed; also those for whose host there is no offer at all."""
+    for shape in waiting.shapes():
+        if shape.hostname:
+            cleaning.put_off(draft, list(waiting.ready(shape)), now)

@@ -11,7 +11,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from libs.common.backoff import Backoff
 from libs.common.consume import Handlers
@@ -19,8 +19,10 @@ from libs.common.direct import inbox
 from libs.common.errors import Fenced, GantryError, Unavailable
 from libs.common.events import Envelope
 from libs.common.events import model as ev
+from libs.common.http import call_json
 from libs.common.leader import hold_lease, leadership
 from libs.common.runtime import Runtime
+from libs.common.spec import InstanceSpec
 from libs.common.waiting import lasting
 from libs.mesos import events as mesos
 from services.scheduler import api
@@ -34,6 +36,7 @@ from services.scheduler.model import (
     InstanceId,
     Launch,
     OfferId,
+    Pools,
     Recall,
     Retell,
     SchedulerConfig,
@@ -42,6 +45,7 @@ from services.scheduler.model import (
     Want,
     split_attempt,
 )
+from services.scheduler.planning import Placed, plan
 from services.scheduler.store import Framework, Saved, SchedulerStore
 from services.scheduler.tasks import TaskFactory, executor_info, framework_info
 
@@ -49,6 +53,7 @@ BATCH = 2000
 INBOX = 20_000
 CONCURRENT_CALLS = 16
 FORGET_EVERY_S = 600.0
+NETWORKS_WAIT_S = 5.0
 
 T = TypeVar("T")
 
@@ -97,6 +102,7 @@ class Scheduler:
                 self._batches(),
                 self._send(),
                 self._forget(),
+                self._look_at_networks(),
             ):
                 group.create_task(lasting(work))
 
@@ -210,6 +216,27 @@ class Scheduler:
             given = Framework(framework_id, self.framework.executor_command, self.framework.version)
             self.framework = await self._retried(partial(self._store.save_framework, given))
 
+    async def _look_at_networks(self) -> None:
+        """Ask ipam for free addresses. What can't be told limits nothing: hosts ask for their addresses themselves."""
+        told = True
+        while True:
+            try:
+                found = await call_json(
+                    self._rt.peers, "ipam", "GET", "/v1/networks", timeout_s=NETWORKS_WAIT_S
+                )
+                await self._inbox.put((pools_of(found), None))
+                told = True
+            except (GantryError, LookupError, TypeError, ValueError) as error:
+                if told:
+                    self._log.info("free addresses are not known", error=str(error))
+                told = False
+            await self._rt.clock.sleep(self.config.pools_every_s)
+
+    def plan(self, app: str, spec: InstanceSpec, count: int, replacing: bool) -> Placed:
+        """Where instances would go; nothing changes."""
+        now = self._rt.clock.now()
+        return plan(self.cluster, app, spec, count, replacing, now, self.config)
+
     # -- the loop
 
     async def _batches(self) -> None:
@@ -231,6 +258,10 @@ class Scheduler:
                     waiting.set_result(None)
             if draft.actions:
                 await self._outgoing.put(draft.actions)
+            if draft.volatile.more and self._inbox.empty():
+                self._inbox.put_nowait(
+                    (Tick(), None)
+                )  # the next slice; who came meanwhile is first
 
     async def _save(self, draft: Draft, now: float) -> Saved:
         """Nothing of a draft is acted upon, and nothing acknowledged, before this returns."""
@@ -285,6 +316,21 @@ class Scheduler:
                     pass
             except Unavailable as error:
                 self._log.warning("ended instances are kept for now", error=str(error))
+
+
+def pools_of(answer: Any) -> Pools:
+    """What ipam answered, as the core takes it. Raises LookupError, TypeError, ValueError."""
+    networks = answer["networks"]
+    return Pools({str(n["network"]): (_free(n), str(n.get("zone", ""))) for n in networks})
+
+
+def _free(network: Any) -> int:
+    """For how many instances there are addresses: each takes one of every family that the network has."""
+    by_family: dict[int, int] = {}
+    for pool in network["pools"]:
+        family = int(pool["family"])
+        by_family[family] = by_family.get(family, 0) + int(pool["free"])
+    return min(by_family.values(), default=0)
 
 
 async def run(rt: Runtime, open_driver: OpenDriver = open_driver) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 
 from libs.common.errors import Fenced
 from libs.common.events.base import Cause, seal
+from libs.common.events.model import AuditRecorded
 from libs.common.store.base import (
     Collection,
     CollectionSpec,
@@ -152,7 +154,11 @@ class SchedulerStore:
 def _write(instance: Instance, draft: Draft, now: float) -> Write:
     events = draft.events.get(instance.id, ())
     cause = Cause(instance.correlation, "", instance.traceparent, instance.direct_until)
-    sealed = seal(events, source="scheduler", sequence=instance.version + 1, now=now, cause=cause)
+    told = [each for each in events if not isinstance(each, AuditRecorded)]
+    audits = [each for each in events if isinstance(each, AuditRecorded)]
+    sealer = partial(seal, source="scheduler", sequence=instance.version + 1, now=now, cause=cause)
+    # All audits speak about one subject, their actor: the instance keeps their ids apart.
+    sealed = (*sealer(told), *sealer(audits, aggregate=instance.id))
     return Write(instance.id, instance.version, to_body(instance), sealed)
 
 

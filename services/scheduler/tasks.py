@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from libs.common.spec import InstanceSpec
 from libs.common.task import TaskPayload
 from libs.mesos import calls
 from libs.mesos.messages import Attribute, ExecutorInfo, FrameworkInfo, Resource, TaskInfo
@@ -60,8 +61,8 @@ class TaskFactory:
     role: str
     executor: ExecutorInfo
 
-    def task_info(self, instance: Instance) -> TaskInfo:
-        """The task of the instance's current attempt, on its agent."""
+    def task_info(self, instance: Instance, purse: Purse) -> TaskInfo:
+        """The task of the instance's current attempt, on its agent, paid out of the purse."""
         payload = TaskPayload(
             cluster=self.cluster,
             app=instance.app,
@@ -70,7 +71,7 @@ class TaskFactory:
             generation=instance.generation,
             release=instance.release,
             deployment=instance.deployment,
-            spec=instance.spec,
+            spec=_for_host(instance.spec),
             adopt=instance.adopt,
             cleanup=instance.cleanup,
             traceparent=instance.traceparent,
@@ -79,11 +80,76 @@ class TaskFactory:
             "name": instance.id,
             "task_id": {"value": instance.attempt},
             "agent_id": {"value": instance.agent},
-            "resources": _resources(Amounts.of(instance.spec), self.role),
+            "resources": purse.take(Amounts.of(instance.spec)),
             "executor": self.executor,
             "data": b64encode(payload.model_dump_json().encode()).decode(),
             "kill_policy": calls.kill_policy(instance.spec.stop_grace_s),
         }
+
+
+_PLACEMENT = {"spread": (), "apart_from": (), "priority": 0, "disruption_budget": 0}
+
+
+def _for_host(spec: InstanceSpec) -> InstanceSpec:
+    """Without what only placement looks at: an older executor would refuse it, and take its container for another."""
+    if all(getattr(spec, name) == nothing for name, nothing in _PLACEMENT.items()):
+        return spec
+    return spec.model_copy(update=_PLACEMENT)
+
+
+class Purse:
+    """The resources of an agent's offers, out of which tasks are paid: reserved ones first, each as it was offered.
+
+    The executor is paid out of what is not reserved, on each host the same; `executor` leaves so much of that for it.
+    """
+
+    def __init__(self, offers: Iterable[Offer], executor: Amounts) -> None:
+        self._pieces: dict[str, list[tuple[Resource, float]]] = {}
+        kept = {"cpus": executor.cpus, "mem": executor.mem_mib, "disk": executor.disk_mib}
+        for resource in sorted((r for o in offers for r in o.resources), key=_is_free_for_all):
+            name, value = resource["name"], resource["scalar"]["value"]
+            if _is_free_for_all(resource):
+                for_executor = min(value, kept[name])
+                kept[name] -= for_executor
+                value -= for_executor
+            self._add(self._pieces.setdefault(name, []), resource, value)
+
+    def _add(self, pieces: list[tuple[Resource, float]], resource: Resource, value: float) -> None:
+        """What several offers have of the same is one."""
+        if pieces and _kind(pieces[-1][0]) == _kind(resource):
+            pieces[-1] = (resource, pieces[-1][1] + value)
+        else:
+            pieces.append((resource, value))
+
+    def take(self, amounts: Amounts) -> list[Resource]:
+        """Resources that add up to the amounts."""
+        paid: list[Resource] = []
+        wanted = (("cpus", amounts.cpus), ("mem", amounts.mem_mib), ("disk", amounts.disk_mib))
+        for name, amount in wanted:
+            pieces = self._pieces.get(name, [])
+            while amount > SMALLEST and pieces:
+                resource, value = pieces[0]
+                # The last piece pays in full: what it lacks are binary fractions.
+                part = amount if len(pieces) == 1 else min(value, amount)
+                if part > SMALLEST:
+                    paid.append({**resource, "scalar": {"value": part}})
+                amount -= part
+                pieces[0] = (resource, value - part)
+                if pieces[0][1] <= SMALLEST and len(pieces) > 1:
+                    pieces.pop(0)
+        return paid
+
+
+SMALLEST = 1e-6
+
+
+def _kind(resource: Resource) -> dict[str, object]:
+    return {name: value for name, value in resource.items() if name != "scalar"}
+
+
+def _is_free_for_all(resource: Resource) -> bool:
+    """Is it reserved for nobody."""
+    return resource.get("role", "*") == "*" and not resource.get("reservations")
 
 
 def _resources(amounts: Amounts, role: str) -> list[Resource]:
@@ -96,11 +162,11 @@ def _resources(amounts: Amounts, role: str) -> list[Resource]:
 
 
 def parse_offer(offer: MesosOffer, now: float) -> Offer:
-    """What we read of an offer; revocable resources are left alone."""
+    """What we read of an offer; revocable resources and volumes are left alone."""
     sums = {"cpus": 0.0, "mem": 0.0, "disk": 0.0}
-    for resource in offer["resources"]:
-        if resource["name"] in sums and "scalar" in resource and "revocable" not in resource:
-            sums[resource["name"]] += resource["scalar"]["value"]
+    usable = tuple(each for each in offer["resources"] if each["name"] in sums and _usable(each))
+    for resource in usable:
+        sums[resource["name"]] += resource["scalar"]["value"]
     return Offer(
         id=OfferId(offer["id"]["value"]),
         agent=AgentId(offer["agent_id"]["value"]),
@@ -108,7 +174,14 @@ def parse_offer(offer: MesosOffer, now: float) -> Offer:
         free=Amounts(sums["cpus"], sums["mem"], sums["disk"]),
         attributes=attributes(offer.get("attributes", [])),
         received_at=now,
+        resources=usable,
     )
+
+
+def _usable(resource: Resource) -> bool:
+    """Not what may be taken back, nor a volume with somebody's data."""
+    special = "revocable" in resource or "disk" in resource or "shared" in resource
+    return "scalar" in resource and not special
 
 
 def attributes(found: list[Attribute]) -> Mapping[str, str]:

@@ -229,6 +229,9 @@ def _ended(
     if report.refused and instance.state in (State.STAGED, State.STARTING) and not instance.stop:
         _put_off(draft, instance, message, now, config)
         return
+    if instance.yields_to and not instance.stop and instance.live:
+        _made_room(draft, instance, status, now, config)
+        return
     lived_s = now - instance.since if instance.state is State.RUNNING and instance.healthy else 0.0
     failures = 1 if lived_s >= config.healthy_reset_s else instance.failures + 1
     done = instance.cleanup and status["state"] == "TASK_FINISHED"
@@ -280,6 +283,32 @@ def _put_off(
         final=False,
     )
     draft.put(replace(after, healthy=None, adopt="", orphaned_at=0.0), dropped)
+
+
+def _made_room(
+    draft: Draft, instance: Instance, status: TaskStatus, now: float, config: SchedulerConfig
+) -> None:
+    """It ended for a more important one, which is no failure of its own; it waits for another place."""
+    exited = ev.ContainerExited(
+        **place_of(instance),
+        state=status["state"],
+        reason="REASON_EXECUTOR_PREEMPTED",
+        message=instance.message,
+        wanted=False,
+        final=False,
+    )
+    draft.volatile.killed.pop(instance.id, None)
+    after = replace(
+        instance,
+        state=State.PENDING,
+        since=now,
+        not_before=now + config.restart_backoff_s,
+        healthy=None,
+        yields_to="",
+        adopt="",
+        orphaned_at=0.0,
+    )
+    draft.put(after, exited)
 
 
 def _settled_at(draft: Draft, reason: str) -> float:

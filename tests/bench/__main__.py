@@ -1,12 +1,23 @@
-"""`make bench`: measure on this machine. `python -m tests.bench [PART]… [--count N]`, or --help for the parts."""
+"""`make bench`: measure on this machine. `python -m tests.bench [PART]… [--count N]`; all of PARTS, unless said."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 
-from tests.bench import backlog, bus, containers, drivers, ipam, network, services
+from tests.bench import (
+    backlog,
+    bus,
+    containers,
+    drivers,
+    ipam,
+    network,
+    placement,
+    services,
+)
 from tests.bench.report import Report
+
+PARTS = ["bus", "backlog", "placement", "network", "containers", "ipam", "services", "drivers"]
 
 
 async def main(parts: list[str], count: int) -> None:
@@ -17,6 +28,8 @@ async def main(parts: list[str], count: int) -> None:
             await bus.measure(report)
         if "backlog" in parts:
             await backlog.measure(report)
+        if "placement" in parts:
+            placement.measure(report)
         if "network" in parts:
             await network.measure(report)
         if "containers" in parts:
@@ -33,8 +46,7 @@ async def main(parts: list[str], count: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    every = ["bus", "backlog", "network", "containers", "ipam", "services", "drivers"]
-    parser.add_argument("parts", nargs="*", default=every, help=f"of {', '.join(every)}")
+    parser.add_argument("parts", nargs="*", default=PARTS)
     parser.add_argument("--count", type=int, default=containers.COUNT)
     given = parser.parse_args()
     asyncio.run(main(given.parts, given.count))

@@ -17,7 +17,7 @@ from libs.common.errors import Conflict, NotFound, Stale, Unavailable
 from libs.common.events import Envelope, Event, seal, to_record
 from libs.common.events import model as ev
 from libs.common.http import Handler, Request, Response, Role, Route, reply
-from libs.common.spec import AppSpec
+from libs.common.spec import AppSpec, InstanceSpec
 
 ENDED = ("succeeded", "failed", "aborted")
 
@@ -113,9 +113,15 @@ class FakeDeployer:
             app["spec"] = AppSpec.model_validate(asked["spec"]).model_dump(mode="json")
         else:
             app = self._app(request)
+        spec = AppSpec.model_validate(app["spec"])
         return reply(
             {
                 "app": app["app"],
+                "steps": [{"make": spec.instances, "stop": app["wanted"], "old": 0, "new": 0}],
+                "instance": InstanceSpec.of(spec, spec.image).model_dump(
+                    mode="json", exclude={"env", "secrets"}
+                ),
+                "wanted": spec.instances,
                 "release": (app["release"] or 0) + 1,
                 "image": asked.get("image", app["spec"]["image"]),
                 "start": app["spec"]["instances"],

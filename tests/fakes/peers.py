@@ -25,6 +25,7 @@ from libs.common.http import (
     problem,
     reply,
 )
+from libs.common.spec import InstanceSpec
 from libs.common.tokens import TokenVerifier, derive_key
 from services.hostd.auth import OwnKeyVerifier
 from tests.fakes.deployer import FakeDeployer
@@ -49,6 +50,7 @@ class FakeOthers:
                 "/v1/instances": self.instances,
                 "/v1/agents": self.agents,
                 "/v1/status": self.status,
+                "/v1/plan": self.plan,
                 "/v1/breaker/release": self.release_breaker,
             },
             "monitor": {"/v1/nodes": self.nodes, "/v1/alerts": self.list_alerts},
@@ -64,7 +66,7 @@ class FakeOthers:
             return checked
 
         return [
-            Route("POST" if path.endswith("/release") else "GET", path, up(handler))
+            Route("POST" if path.endswith(("/release", "/plan")) else "GET", path, up(handler))
             for path, handler in table[service].items()
         ]
 
@@ -77,6 +79,22 @@ class FakeOthers:
             raise Conflict("the breaker is not open")
         self.unknown_tasks.clear()
         return await self.status(request)
+
+    async def plan(self, request: Request) -> Response:
+        """One host with room for five; the request must be one that the scheduler takes."""
+        asked = orjson.loads(request.body)
+        InstanceSpec.model_validate(asked["spec"])
+        fits = min(asked["count"], 5)
+        nearest = "1 of 1 agent would do, none of them has the memory (64 MiB): the most is 0 MiB"
+        why = {"agents": 1, "failed": {"mem": 1}, "nearest": nearest}
+        return reply(
+            {
+                "places": [{"agent": "agent-1", "hostname": "host-1", "zone": "a", "count": fits}],
+                "unplaced": asked["count"] - fits,
+                "why": why if asked["count"] > fits else None,
+                "agents": 1,
+            }
+        )
 
     async def instances(self, request: Request) -> Response:
         app = request.query.get("app", "")

@@ -9,6 +9,7 @@
 | no address is of a wrong network | every write |
 | generations and versions never go back; an ended instance or deployment stays so | every write |
 | an app's instances stay within what its strategy allows | every write of an app |
+| no instance is placed on a host that its app's constraints forbid | every write of an instance |
 | an update is acknowledged only when what it says is saved | Mesos' wire, the scheduler's documents |
 | a container is removed only when nobody has leave to start it (host.py) | engines, kernels |
 | no event is taken for news that is older than what was seen | the deployer's documents |
@@ -67,6 +68,7 @@ class Invariants:
         self.cloud = cloud
         self._faults, self._loop, self._failed = cloud.faults, cloud.loop, cloud.failed
         self.checks = 0
+        self.placements = 0  # with rules that were looked at
         self.given_up: set[str] = set()  # attempts that the scheduler no longer counts on
         self.recovering = False  # the store has gone back, and knows less than hosts do
         self._generations: dict[str, int] = {}
@@ -190,13 +192,35 @@ class Invariants:
 
     def _scheduled(self, write: Write) -> None:
         instance, body = write.id, write.body
+        fresh = int(body["generation"]) != self._generations.get(f"instance {instance}", 0)
         self._grows(f"instance {instance}", int(body["generation"]))
         self._stays(f"instance {instance}", body["state"] == "ended")
+        if fresh and body["state"] == "staged" and body["container"] and not body["adopt"]:
+            self._placed(instance, body)
         for event in write.events:
             if event.topic == "container.exited" and any(each in event.value for each in GIVEN_UP):
                 # Its container may have been taken over from an earlier attempt, whose name it has.
                 generation = int(orjson.loads(event.value)["attempt"].rpartition(".")[2])
                 self.given_up.update(f"{instance}.{n}" for n in range(1, generation + 1))
+
+    def _placed(self, instance: str, body: Mapping[str, Any]) -> None:
+        """Where others of its app are, when it is placed; what is adopted, or comes back, is where it is."""
+        rules = body["spec"]["constraints"]
+        limits = [int(each["value"] or 1) for each in rules if _by_host(each)]
+        if not limits or self.recovering:
+            return
+        self.placements += 1
+        others = [
+            name
+            for name, each in self.cloud.store.bodies("scheduler_instances").items()
+            if name != instance
+            and each["app"] == body["app"]
+            and each["hostname"] == body["hostname"]
+            and each["state"] in _BEFORE_END
+            and not each["stop"]
+        ]
+        if len(others) + 1 > min(limits):
+            self.fail(f"{instance} is placed on {body['hostname']} beside {others}: {rules}")
 
     def acknowledged(self, task: str, state: str) -> None:
         """The scheduler has acknowledged an update: Mesos will not tell it again."""
@@ -247,6 +271,10 @@ class Invariants:
             self._ended.add(what)
         elif what in self._ended:
             self.fail(f"{what} had ended and goes on")
+
+
+def _by_host(rule: Mapping[str, Any]) -> bool:
+    return rule["attribute"] == "hostname" and rule["operator"] in ("MAX_PER", "UNIQUE")
 
 
 def _generation(container: FakeContainer) -> int:

@@ -42,6 +42,7 @@ class Result:
     lines: int = 0
     steps: int = 0
     checks: int = 0
+    placements: int = 0  # with constraints, looked at
     error: str = ""
     tail: list[str] = field(default_factory=list)
     hits: Counter[Point] = field(default_factory=Counter)
@@ -96,6 +97,7 @@ async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
     last = [await user.last() for user in users]
     await _until(cloud, plan.end_s)
     result.checks = invariants.checks
+    result.placements = invariants.placements
     await check_end(cloud, users, acked, invariants, result.outcomes, last)
     cloud.loop.after_step = None
     cloud.check()

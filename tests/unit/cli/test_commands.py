@@ -80,6 +80,18 @@ def test_dry_run_shows_the_difference_and_changes_nothing(live: Live, file: str)
     assert len(live.world.deployer.heard) == 1
 
 
+def test_a_plan_tells_where_instances_would_go(live: Live, file: str) -> None:
+    Path(file).write_text(FILE.replace("instances: 3", "instances: 9"))
+    result = live.gantry("plan", file)
+    assert result.code == 0, result.err
+    assert "5 on host-1 (zone a)" in result.out
+    assert "4 would wait: 1 of 1 agent would do, none of them has the memory" in result.out
+    live.world.others.away.add("scheduler")
+    away = live.gantry("plan", file)
+    assert away.code == 0 and "is not known: scheduler away" in away.out
+    assert not live.world.deployer.apps and not live.world.deployer.heard
+
+
 def test_an_image_that_is_none_is_refused_by_name(live: Live, file: str) -> None:
     for more in ([], ["--dry-run"]):
         result = live.gantry("deploy", file, "--image", "Bad Image", *more)

@@ -13,7 +13,7 @@ from libs.common.delivery import DeliveredLogin, DeliveredSecret, Delivery
 from libs.common.errors import NotFound, Refused, Stale, Unavailable
 from libs.common.http import HttpApp, Response
 from libs.common.peers import PeerClient
-from libs.common.spec import Bandwidth, NetworkOptions
+from libs.common.wishes import Bandwidth, NetworkOptions
 from services.executor.hostd import HostdClient
 from services.executor.model import AttachmentSpec, AttemptId, ContainerName
 from services.executor.ports import Network

@@ -58,3 +58,16 @@ async def test_a_wrong_spec_is_not_planned(world: World, body: Any, named: str) 
     assert response.status == 422
     assert [error["field"] for error in response.json()["errors"]] == [named]
     assert not world.deployer.apps and not world.deployer.heard
+
+
+async def test_a_dry_run_says_where_instances_would_go_and_why_some_would_wait(
+    world: World,
+) -> None:
+    body = {"dry_run": True, "spec": {**SPEC, "instances": 7}}
+    plan = (await world.call("POST", DEPLOYS, body)).json()
+    assert [(each["hostname"], each["count"]) for each in plan["places"]] == [("host-1", 5)]
+    assert plan["unplaced"] == 2 and plan["why"]["failed"] == {"mem": 1}
+    assert "instance" not in plan  # it is between the services
+    world.others.away.add("scheduler")
+    away = (await world.call("POST", DEPLOYS, body)).json()
+    assert away["incomplete"] == ["scheduler"] and away["release"] == 1 and not away["places"]

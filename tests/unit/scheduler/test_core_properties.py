@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from libs.common.spec import Constraint, ConstraintOperator
 from libs.mesos import events as mesos
+from services.scheduler.cluster import Draft
+from services.scheduler.ledger import Ledger
 from services.scheduler.model import EXECUTOR_AMOUNTS, Amounts, Launch, SchedulerConfig, State
 from tests.unit.scheduler.world import Desk, spec, unwant, want
 
@@ -38,7 +43,19 @@ class Storm(RuleBasedStateMachine):
 
     @rule(name=NAMES, cpus=st.integers(1, 30))
     def wanted(self, name: str, cpus: int) -> None:
-        self.desk.give(want(name, spec(cpus / 10)))
+        # The first is more important, the second makes room, the third keeps apart from it and the fourth is alone.
+        special: dict[str, dict[str, Any]] = {
+            "i0": {"priority": 5},
+            "i1": {"disruption_budget": 1},
+            "i2": {"apart_from": ("i1",), "spread": ("zone", "hostname")},
+            "i3": {
+                "constraints": (
+                    Constraint(attribute="hostname", operator=ConstraintOperator.UNIQUE),
+                )
+            },
+        }
+        of = spec(cpus / 10).model_copy(update=special[name])
+        self.desk.give(want(name, of, f"acme/{name}"))
 
     @rule(name=NAMES)
     def unwanted(self, name: str) -> None:
@@ -127,8 +144,28 @@ class Storm(RuleBasedStateMachine):
         for name, instance in cluster.instances.items():
             held = instance.live or instance.state is State.ORPHANED
             assert (name in cluster.on_agent.get(instance.agent, {})) == held
-            due = instance.stop or instance.state not in (State.RUNNING, State.STARTING)
+            settled = (State.RUNNING, State.STARTING, State.PENDING)
+            due = instance.stop or bool(instance.yields_to) or instance.state not in settled
             assert (name in cluster.watched) == due
+
+    @invariant()
+    def sums_are_those_of_what_is_there(self) -> None:
+        cluster, fresh = self.desk.cluster, Ledger()
+        for instance in cluster.instances.values():
+            fresh.add(instance)
+        for name in ("waiting", "shapes", "places", "apart", "apps", "yielding"):
+            assert getattr(cluster.ledger, name) == getattr(fresh, name), name
+        for bu, used in cluster.ledger.usage.items():
+            assert used.cpus == pytest.approx(fresh.usage.get(bu, Amounts()).cpus, abs=1e-6)
+        draft = Draft(cluster)
+        agents = draft.volatile.roster.agents(draft.ours_on, ())
+        for agent, row in agents.rows.index.items():
+            mine = [each for each in cluster.volatile.offers.values() if each.agent == agent]
+            assert bool(agents.offered[row]) == bool(mine)
+            free = sum((each.free for each in mine), Amounts()) - draft.ours_on(agent).reserved
+            assert agents.free[:, row] == pytest.approx(
+                [free.cpus, free.mem_mib, free.disk_mib], abs=1e-6
+            )
 
 
 TestStorm = Storm.TestCase

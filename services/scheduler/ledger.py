@@ -1,0 +1,123 @@
+"""What placement wants to know of all instances, kept up one instance at a time: who waits, and who has what where."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TypeVar
+
+from services.scheduler.model import AgentId, Amounts, Instance, InstanceId, State
+from services.scheduler.policy import Shape
+from services.scheduler.policy.model import apart_of
+
+K = TypeVar("K")
+Place = tuple[AgentId, str]
+"""An agent and its hostname."""
+
+
+def shape_of(instance: Instance) -> Shape:
+    """What placement looks at. An orphan goes back to its agent, a clean-up to its host."""
+    agent = instance.agent if instance.state is State.ORPHANED else None
+    host = instance.hostname if instance.cleanup else ""
+    return Shape.of(instance.app, instance.spec, agent, host)
+
+
+def waits(instance: Instance) -> bool:
+    """Is it to be placed, now or later. A pending one that is to stop ends without."""
+    if instance.state is State.PENDING:
+        return not instance.stop
+    return instance.state is State.ORPHANED
+
+
+def settled(instance: Instance) -> bool:
+    """Does it count as one of its app's for constraints."""
+    return instance.live and not instance.stop and not instance.cleanup
+
+
+class Ledger:
+    """Sums over instances; `add` and `remove` keep them right."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[Shape, dict[InstanceId, None]] = {}
+        self.shapes: dict[InstanceId, Shape] = {}  # of those that wait
+        self.places: dict[str, Counter[Place]] = {}  # by app, where its settled instances are
+        self.apart: dict[tuple[str, str], int] = {}  # settled instances of one that avoid the other
+        self.usage: dict[str, Amounts] = {}  # by business unit
+        self.apps: dict[str, dict[InstanceId, None]] = {}  # those that are to be, by app
+        self.yielding: dict[
+            InstanceId, int
+        ] = {}  # settled ones that may have to make room: priorities
+
+    def add(self, instance: Instance) -> None:
+        """It is so now."""
+        if waits(instance):
+            shape = shape_of(instance)
+            self.shapes[instance.id] = shape
+            self.waiting.setdefault(shape, {})[instance.id] = None
+        if not instance.stop and not instance.cleanup:
+            self.apps.setdefault(instance.app, {})[instance.id] = None
+        if settled(instance):
+            if instance.spec.disruption_budget > 0:
+                self.yielding[instance.id] = instance.spec.priority
+            places = self.places.setdefault(instance.app, Counter())
+            places[instance.agent, instance.hostname] += 1
+            for other in apart_of(instance.app, instance.spec):
+                pair = (instance.app, other)
+                self.apart[pair] = self.apart.get(pair, 0) + 1
+        if uses(instance):
+            bu = bu_of(instance)
+            self.usage[bu] = self.usage.get(bu, Amounts()) + Amounts.of(instance.spec)
+
+    def remove(self, instance: Instance) -> None:
+        """It was so, and was added so."""
+        shape = self.shapes.pop(instance.id, None)
+        if shape is not None:
+            group = self.waiting[shape]
+            del group[instance.id]
+            if not group:
+                del self.waiting[shape]
+        mine = self.apps.get(instance.app, {})
+        mine.pop(instance.id, None)
+        if not mine:
+            self.apps.pop(instance.app, None)
+        self.yielding.pop(instance.id, None)
+        if settled(instance):
+            places = self.places[instance.app]
+            _take(places, (instance.agent, instance.hostname))
+            if not places:
+                del self.places[instance.app]
+            for other in apart_of(instance.app, instance.spec):
+                _take(self.apart, (instance.app, other))
+        if uses(instance):
+            bu = bu_of(instance)
+            self.usage[bu] = self.usage[bu] - Amounts.of(instance.spec)
+
+
+def uses(instance: Instance) -> bool:
+    """Does it have resources."""
+    return (instance.live or instance.state is State.ORPHANED) and not instance.cleanup
+
+
+def bu_of(instance: Instance) -> str:
+    """The business unit that it belongs to."""
+    return instance.app.partition("/")[0]
+
+
+def _take(counts: dict[K, int], key: K) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
+
+
+def changed_usage(
+    usage: dict[str, Amounts], changes: Iterable[tuple[Instance | None, Instance]]
+) -> dict[str, Amounts]:
+    """The sums with changes that are not in the ledger yet, each (before, after)."""
+    after = dict(usage)
+    for old, new in changes:
+        for each, sign in ((old, -1), (new, 1)):
+            if each is not None and uses(each):
+                bu, amounts = bu_of(each), Amounts.of(each.spec)
+                known = after.get(bu, Amounts())
+                after[bu] = known + amounts if sign > 0 else known - amounts
+    return after

@@ -1,0 +1,78 @@
+"""How long offers are held, and when more are asked for. Pure.
+
+An offer is held while something waits that it could help, alone or with what its agent offers later, and never longer
+than `offer_hold_s`. One that can't help goes back at once: another framework may starve for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from services.scheduler.cluster import Draft
+from services.scheduler.ledger import waits
+from services.scheduler.model import Decline, Revive, SchedulerConfig, Suppress
+from services.scheduler.policy import Agents, Refusal, Shape
+from services.scheduler.policy.model import Mask
+from services.scheduler.policy.rules import filters
+from services.scheduler.waiting import Waiting
+
+NEW_REVIVE_S = 0.05
+REVIVE_EVERY_S = 1.0  # the master's own allocation cycle
+IDLE_REFUSE_S = 3600.0  # REVIVE clears it as soon as there is something to place
+
+
+def flow(
+    draft: Draft,
+    waiting: Waiting,
+    agents: Agents,
+    refused: Mapping[Shape, Refusal],
+    now: float,
+    config: SchedulerConfig,
+) -> None:
+    """Hold offers no longer than it helps; ask for none when nothing waits, and for some when something does."""
+    volatile = draft.volatile
+    if not waiting.anybody():
+        if volatile.offers:
+            draft.act(Decline(tuple(volatile.offers), IDLE_REFUSE_S))
+            volatile.drop_all()
+        if not volatile.suppressed:
+            draft.act(Suppress())
+            volatile.suppressed = True
+        return
+    useful = _useful(waiting, agents, refused)
+    index = agents.rows.index
+    back = [
+        each.id
+        for each in volatile.offers.values()
+        if now - each.received_at >= config.offer_hold_s or not useful[index[each.agent]]
+    ]
+    if back:
+        draft.act(Decline(tuple(back), config.decline_s))
+        for offer_id in back:
+            volatile.drop(offer_id)
+    # Something new asks at once; what has been waiting for long asks at Mesos' own pace.
+    fresh = any(each.version == 0 and waits(each) for each in draft.changed.values())
+    pause_s = NEW_REVIVE_S if fresh else REVIVE_EVERY_S
+    ready = any(True for shape in waiting.shapes() for _ in waiting.ready(shape))
+    starving = ready and not volatile.offers
+    if volatile.suppressed or (starving and now - volatile.revived_at >= pause_s):
+        draft.act(Revive())
+        volatile.suppressed = False
+        volatile.revived_at = now
+
+
+def _useful(waiting: Waiting, agents: Agents, refused: Mapping[Shape, Refusal]) -> Mask:
+    """Agents on which something that waits may go, if there were more room; all, while something was not looked at."""
+    if any(shape not in refused for shape in waiting.shapes()):
+        return np.ones(len(agents.rows), dtype=np.bool_)
+    useful = np.zeros(len(agents.rows), dtype=np.bool_)
+    # A full disk may have room again any moment.
+    agents = Agents(agents.rows, agents.free, agents.offered, np.zeros_like(agents.full))
+    for shape in refused:
+        may = np.ones(len(agents.rows), dtype=np.bool_)
+        for each in filters(agents, shape):
+            may &= each.mask
+        useful |= may
+    return useful

@@ -1,0 +1,117 @@
+"""Why an instance is not placed: how many agents fail which filter, and the nearest miss in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from services.scheduler.policy.agents import Agents
+from services.scheduler.policy.model import EPSILON, RESOURCES, Mask, Refusal, Shape
+from services.scheduler.policy.rules import Filter, Relations
+
+_UNITS = {"cpus": ("CPUs", "{:g}"), "mem": ("memory", "{:.0f} MiB"), "disk": ("disk", "{:.0f} MiB")}
+
+
+def refusal(agents: Agents, shape: Shape, unary: Sequence[Filter], bound: Relations) -> Refusal:
+    """Why the next one of a shape goes nowhere, as the agents are now."""
+    base = agents.offered
+    every = [*unary, *_related(base, unary, bound)]
+    resources = _resources(agents, shape)
+    failed: dict[str, int] = {}
+    left = base.copy()
+    for each in (*every, *resources):
+        lost = int(np.count_nonzero(left & ~each.mask))
+        if lost:
+            failed[each.name] = failed.get(each.name, 0) + lost
+        left &= each.mask
+    total = int(np.count_nonzero(base))
+    nearest = _nearest(agents, base, every, resources, total)
+    return Refusal(total, failed, nearest)
+
+
+def _related(base: Mask, unary: Sequence[Filter], bound: Relations) -> list[Filter]:
+    found = list(bound.filters)
+    found += [Filter(cap.name, cap.told, cap.open()) for cap in bound.caps]
+    allowed = base.copy()
+    for each in (*unary, *bound.filters):
+        allowed &= each.mask
+    for level in bound.levels:
+        if level.hard:
+            turn = level.turn(allowed)
+            # Only those that are in the running can be out of turn.
+            found.append(Filter(level.name, level.told, turn | ~allowed))
+    return found
+
+
+def _resources(agents: Agents, shape: Shape) -> list[Filter]:
+    need = shape.vector
+    found = []
+    for n, name in enumerate(RESOURCES):
+        if need[n] > 0:
+            label, form = _UNITS[name]
+            told = f"have the {label} ({form.format(need[n])})"
+            found.append(Filter(name, told, agents.free[n] + EPSILON >= need[n]))
+    return found
+
+
+def _nearest(
+    agents: Agents,
+    base: Mask,
+    every: Sequence[Filter],
+    resources: Sequence[Filter],
+    total: int,
+) -> str:
+    """The scarcest thing first, then what those that have it lack; or how much the best one has of a resource."""
+    if total == 0:
+        return "no agent offers anything"
+    right = base.copy()
+    for each in every:
+        right &= each.mask
+    if right.any():  # somewhere it may go, but nowhere is there enough
+        for each in resources:
+            if not (right & each.mask).any():
+                return _too_little(agents, right, each, total)
+    rules = [*every, *resources]
+    held = {id(each): int(np.count_nonzero(base & each.mask)) for each in rules}
+    first = min(rules, key=lambda each: held[id(each)])
+    if held[id(first)] == 0:
+        return f"none of {total} agents {_one(first.told)}"
+    told = f"{held[id(first)]} of {_agents(total)} {_some(held[id(first)], first.told)}"
+    left = base & first.mask
+    others = [each for each in rules if each is not first]
+    while others:
+        number = {id(each): int(np.count_nonzero(left & each.mask)) for each in others}
+        each = min(others, key=lambda other: number[id(other)])
+        count = number[id(each)]
+        if count == 0:
+            return f"{told}, none of them {_one(each.told)}"
+        if count == int(np.count_nonzero(left)):
+            break
+        told += f", {count} of them {_some(count, each.told)}"
+        left &= each.mask
+        others.remove(each)
+    return told
+
+
+def _too_little(agents: Agents, right: Mask, lacking: Filter, total: int) -> str:
+    n = RESOURCES.index(lacking.name)
+    rows = np.flatnonzero(right)
+    row = int(rows[agents.free[n, rows].argmax()])
+    form = _UNITS[lacking.name][1]
+    most = form.format(max(agents.free[n, row], 0.0))
+    told = f"{int(rows.size)} of {_agents(total)} would do, none of them {_one(lacking.told)}"
+    return f"{told}: the most is {most} on {agents.rows.hostnames[row]}"
+
+
+def _agents(number: int) -> str:
+    return f"{number} agent" if number == 1 else f"{number} agents"
+
+
+def _some(number: int, told: str) -> str:
+    return _one(told) if number == 1 else told
+
+
+def _one(told: str) -> str:
+    verb, _, rest = told.partition(" ")
+    return f"{'has' if verb == 'have' else 'is'} {rest.replace('on their disk', 'on its disk')}"

@@ -1,0 +1,336 @@
+"""One round of placement: shapes come in the order in which they are to be served, and agents fill up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from itertools import islice, product
+
+import numpy as np
+
+from services.scheduler.policy import explain
+from services.scheduler.policy.agents import Agents
+from services.scheduler.policy.filling import capacities, even, fill, scores
+from services.scheduler.policy.model import (
+    EPSILON,
+    NOWHERE,
+    Candidate,
+    Counts,
+    Mask,
+    Need,
+    Placement,
+    Refusal,
+    Shape,
+    Siblings,
+    Vector,
+)
+from services.scheduler.policy.rules import (
+    UNBOUNDED,
+    Here,
+    Level,
+    Relations,
+    allowed,
+    filters,
+    relations,
+)
+from services.scheduler.policy.search import Order
+
+FEW = 8
+"""So many of a shape are looked for one by one; more are filled in at once."""
+
+VALUES_TRIED = 64
+"""Of so many values the one is chosen on which all of an app go (CLUSTER)."""
+
+Given = list[tuple[int, int]]
+"""Rows, and how many go there."""
+
+
+class Round:
+    """Places shapes on agents, and books what they take.
+
+    `here` says where the instances of apps are, `apart` which apps keep apart from which, in both directions, `zones`
+    where networks are.
+    """
+
+    def __init__(
+        self,
+        agents: Agents,
+        here: Mapping[str, Here] | None = None,
+        apart: Mapping[str, Set[str]] | None = None,
+        zones: Mapping[str, str] | None = None,
+    ) -> None:
+        self.agents = agents
+        self.here = here or {}
+        self._apart = apart or {}
+        self._zones = zones or {}
+        self._available = agents.offered & ~agents.full
+        self._weights = _weights(agents)
+        self._order: Order | None = None
+
+    def put(self, shape: Shape, count: int) -> tuple[Given, Refusal | None]:
+        """Place up to `count` of a shape; where, and why the rest can't be."""
+        if count <= 0:
+            return [], None
+        agents, need = self.agents, shape.vector
+        mask = allowed(agents, shape, self._zone(shape), self._available)
+        if (shape.relational or shape.app in self._apart) and not shape.pinned:
+            given = self._related(shape, need, mask, count)
+        else:
+            given = self._alone(shape, need, mask, count)
+        if sum(number for _, number in given) == count:
+            return given, None
+        unary = filters(agents, shape, self._zone(shape))
+        return given, explain.refusal(agents, shape, unary, self._bound(shape))
+
+    def set_aside(self, row: int, amounts: Vector) -> None:
+        """Leave so much of an agent alone."""
+        self.agents.free[:, row] -= amounts
+        if self._order is not None:
+            self._order.moved(row)
+
+    def allowed(self, shape: Shape) -> Mask:
+        """Agents where the next one of a shape may go, room or not."""
+        mask = allowed(self.agents, shape, self._zone(shape), self._available)
+        bound = self._bound(shape)
+        for each in bound.filters:
+            mask &= each.mask
+        for cap in bound.caps:
+            mask &= cap.open()
+        for level in bound.levels:
+            if level.hard:
+                mask &= level.turn(mask)
+        return mask
+
+    # -- without regard to siblings
+
+    def _alone(self, shape: Shape, need: Vector, mask: Mask, count: int) -> Given:
+        if count > FEW:
+            rows, given = fill(*self._prospects(need, mask), (), count)
+            return self._book(shape, need, rows, given)
+        return self._one_by_one(shape, need, mask, count)
+
+    def _one_by_one(self, shape: Shape, need: Vector, mask: Mask, count: int) -> Given:
+        found: Given = []
+        while count > 0:
+            row = self._sorted().best(need, mask)
+            if row is None:
+                break
+            # What has become fuller fits even better, until it is full.
+            number = min(_room(self.agents.free[:, row], need), count)
+            found.append(self._book_one(shape, need, row, number))
+            count -= number
+        return found
+
+    def _sorted(self) -> Order:
+        if self._order is None:
+            self._order = Order(self.agents.free, self._weights)
+        return self._order
+
+    def _prospects(self, need: Vector, mask: Mask) -> tuple[Counts, Vector]:
+        """How many fit on each agent, and its score; 0 and infinity where none may go."""
+        room = capacities(self.agents.free, need)
+        room[~mask] = 0
+        best = scores(self.agents.free, need, self._weights)
+        best[~mask] = np.inf
+        return room, best
+
+    # -- with regard to siblings
+
+    def _related(self, shape: Shape, need: Vector, mask: Mask, count: int) -> Given:
+        found: Given = []
+        bound = self._bound(shape)
+        if bound.together:
+            mask = self._chosen(shape, need, mask, bound, count)
+        while count > 0:
+            may = mask
+            for each in bound.filters:
+                may = may & each.mask
+            several = 1 if bound.crossing else count
+            if several <= FEW:
+                given = self._next(shape, need, may, bound)
+            else:
+                given = self._spread(shape, need, may, bound, several)
+            if not given:
+                break
+            found += given
+            count -= sum(number for _, number in given)
+            if count > 0:
+                bound = self._bound(shape)
+        return found
+
+    def _next(self, shape: Shape, need: Vector, may: Mask, bound: Relations) -> Given:
+        """The next one, by search."""
+        caps = [cap.gate for cap in bound.caps]
+        for levels in product(*(level.gates(may) for level in bound.levels)):
+            row = self._sorted().best(need, may, [*caps, *levels])
+            if row is not None:
+                return [self._book_one(shape, need, row, 1)]
+        return []
+
+    def _spread(self, shape: Shape, need: Vector, may: Mask, bound: Relations, count: int) -> Given:
+        """Many at once: values are filled up evenly, agents of a value the best first."""
+        room, best = self._prospects(need, may)
+        caps = [(cap.codes, cap.room) for cap in bound.caps]
+        for cap in bound.caps:
+            np.minimum(room, cap.room[cap.codes], out=room)
+        if bound.levels and any(not cap.identity for cap in bound.caps):
+            rows, most = fill(room, best, caps, int(room.sum()))
+            room = np.zeros_like(room)
+            room[rows] = most
+        rows, given = _levelled(bound.levels, room, best, caps, count)
+        return self._book(shape, need, rows, given)
+
+    def _chosen(self, shape: Shape, need: Vector, mask: Mask, bound: Relations, count: int) -> Mask:
+        """CLUSTER without a value and without siblings: the values on which the most find room."""
+        for attribute in bound.together:
+            column = self.agents.rows.column(attribute)
+            room, best = self._prospects(need, mask)
+            for cap in bound.caps:
+                np.minimum(room, cap.room[cap.codes], out=room)
+            caps = [(cap.codes, cap.room) for cap in bound.caps]
+            most, chosen = 0, -1
+            for code, fits in _by_room(column.codes, len(column.values), room, best, count):
+                if fits <= most:
+                    break  # so many find room on another value
+                inside = column.codes == code
+                of_value = np.where(inside, room, 0)
+                score = np.where(inside, best, np.inf)
+                _, given = _levelled(bound.levels, of_value, score, caps, count)
+                if int(given.sum()) > most:
+                    most, chosen = int(given.sum()), code
+            mask = mask & (column.codes == chosen)
+        return mask
+
+    def _zone(self, shape: Shape) -> str:
+        return self._zones.get(shape.network, "")
+
+    def _bound(self, shape: Shape) -> Relations:
+        apart = sorted(self._apart.get(shape.app, ()))
+        return relations(self.agents.rows, shape, self.here, apart)
+
+    # -- booking
+
+    def _book(self, shape: Shape, need: Vector, rows: Counts, given: Counts) -> Given:
+        self.agents.free[:, rows] -= need[:, None] * given
+        here = self.here.get(shape.app)
+        if here is not None:
+            here.on_row[rows] += given
+        if len(rows):
+            self._order = None
+        return list(zip(rows.tolist(), given.tolist(), strict=True))
+
+    def _book_one(self, shape: Shape, need: Vector, row: int, number: int) -> tuple[int, int]:
+        self.agents.free[:, row] -= need * number
+        here = self.here.get(shape.app)
+        if here is not None:
+            here.on_row[row] += number
+        self._sorted().moved(row)
+        return row, number
+
+
+def _room(free: Vector, need: Vector) -> int:
+    """How many of `need` fit on one agent."""
+    fits = [
+        (have + EPSILON) / each
+        for have, each in zip(free.tolist(), need.tolist(), strict=True)
+        if each > 0
+    ]
+    return int(min(fits, default=float(UNBOUNDED)))
+
+
+def _by_room(
+    codes: Counts, values: int, room: Counts, best: Vector, count: int
+) -> list[tuple[int, int]]:
+    """Some values with how many of `count` they have room for at most: the roomiest first, then the fullest."""
+    fits = np.minimum(np.bincount(codes, weights=room, minlength=values), count).astype(np.int64)
+    fits[0] = 0  # those that lack the attribute
+    first = np.full(values, np.inf)
+    np.minimum.at(first, codes, np.where(room > 0, best, np.inf))
+    order = np.lexsort((first, -fits))[:VALUES_TRIED]
+    return [(int(code), int(fits[code])) for code in order]
+
+
+def _levelled(
+    levels: Sequence[Level],
+    room: Counts,
+    best: Vector,
+    caps: Sequence[tuple[Counts, Counts]],
+    amount: int,
+) -> tuple[Counts, Counts]:
+    """Fill up evenly by the first level, within each of its values by the next one."""
+    caps = [(codes, limit.copy()) for codes, limit in caps]
+    if not levels:
+        return fill(room, best, caps, amount)
+    first, rest = levels[0], levels[1:]
+    share = even(first, room, best, amount)
+    if first.identity or not rest:
+        return fill(room, best, (*caps, (first.codes, share)), amount)
+    parts = []
+    for code in np.flatnonzero(share):
+        inside = np.flatnonzero((first.codes == code) & (room > 0))
+        within = [(codes[inside], limit) for codes, limit in caps]
+        lower = [level.within(inside) for level in rest]
+        rows, given = _levelled(lower, room[inside], best[inside], within, int(share[code]))
+        parts.append((inside[rows], given))
+        for codes, limit in within:
+            np.subtract.at(limit, codes[rows], given)
+    if not parts:
+        return fill(room, best, caps, 0)
+    return np.concatenate([rows for rows, _ in parts]), np.concatenate([n for _, n in parts])
+
+
+def _weights(agents: Agents) -> Vector:
+    """How much a unit of each resource counts: its share of what there is on an agent on average."""
+    number = max(int(np.count_nonzero(agents.offered)), 1)
+    mean = np.maximum(agents.free, 0.0) @ agents.offered / number
+    weights: Vector = np.where(mean > EPSILON, 1.0 / np.maximum(mean, EPSILON), 0.0)
+    return weights
+
+
+def place(
+    needs: Iterable[Need], candidates: Sequence[Candidate], siblings: Siblings = NOWHERE
+) -> Placement:
+    """Place what can be placed, pinned ones first, then the largest; changes no argument."""
+    return place_on(Agents.of(candidates), needs, siblings)
+
+
+def place_on(agents: Agents, needs: Iterable[Need], siblings: Siblings = NOWHERE) -> Placement:
+    """The same on agents, on which it is booked."""
+    groups: dict[Shape, list[Need]] = {}
+    for need in needs:
+        groups.setdefault(need.shape, []).append(need)
+    apart = kept_apart(groups)
+    apps = {shape.app for shape in groups if shape.relational} | set(siblings) | set(apart)
+    here = {app: Here(len(agents.rows), siblings.get(app, ())) for app in apps}
+    work = Round(agents, here, apart)
+    result = Placement()
+    for shape in sorted(groups, key=first_to_last):
+        waiting = iter(groups[shape])
+        given, refusal = work.put(shape, len(groups[shape]))
+        for row, number in given:
+            for need in islice(waiting, number):
+                result.placed[need.id] = agents.rows.ids[row]
+        if refusal is not None:
+            result.refused.update((need.id, refusal) for need in waiting)
+    return result
+
+
+def kept_apart(shapes: Iterable[Shape]) -> dict[str, set[str]]:
+    """Which apps keep apart from which: what one wants binds both."""
+    apart: dict[str, set[str]] = {}
+    for shape in shapes:
+        for other in shape.apart_from:
+            apart.setdefault(shape.app, set()).add(other)
+            apart.setdefault(other, set()).add(shape.app)
+    return apart
+
+
+def first_to_last(shape: Shape) -> tuple[object, ...]:
+    """The order within a round: pinned ones have one place to go; small ones fill the gaps of large ones."""
+    return (
+        -shape.priority,
+        not shape.pinned,
+        -shape.mem_mib,
+        -shape.cpus,
+        -shape.disk_mib,
+        shape.app,
+    )

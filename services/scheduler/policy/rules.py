@@ -1,0 +1,341 @@
+"""Filters and constraints, as Marathon defines them: masks over agents, room per value, levels to be kept even."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from libs.common.spec import Constraint, ConstraintOperator, InstanceClass
+from services.scheduler.policy.agents import Agents, Codes, Column, Rows
+from services.scheduler.policy.model import Counts, Mask, Shape
+from services.scheduler.policy.search import Gate
+
+_O = ConstraintOperator
+UNBOUNDED = np.int64(1 << 40)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Filter:
+    """Agents that pass. `name` is how failures are counted, `told` what those that pass have or are.
+
+    `lasting`: it only depends on who an agent is.
+    """
+
+    name: str
+    told: str
+    mask: Mask
+    lasting: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cap:
+    """At most `room[code]` more on agents with a value (UNIQUE, MAX_PER)."""
+
+    attribute: str
+    codes: Codes
+    room: Counts
+    name: str
+    told: str
+    identity: bool
+
+    def open(self) -> Mask:
+        """Agents whose value has room."""
+        mask: Mask = self.gate[1][self.codes]
+        return mask
+
+    @property
+    def gate(self) -> Gate:
+        """The same by value."""
+        return self.codes, self.room > 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Level:
+    """Values to be kept even. `counts[code]` are there already.
+
+    `hard` (GROUP_BY): only the least used value is open, and a full one stops all others; `absent` values are known to
+    exist but seen nowhere. Otherwise (spread) a full value is passed over.
+    """
+
+    attribute: str
+    codes: Codes
+    counts: Counts
+    used: Mask
+    hard: bool
+    absent: bool
+    name: str
+    told: str
+    identity: bool
+
+    def within(self, rows: Counts) -> Level:
+        """The same, of some rows only."""
+        return replace(self, codes=self.codes[rows])
+
+    def gates(self, mask: Mask) -> Iterator[Gate]:
+        """Which values are next in turn, by value: one after the other where a full one is passed over."""
+        if self.hard:
+            there = np.zeros(len(self.counts), dtype=np.bool_)
+            there[self.codes[mask]] = True
+            least = 0 if self.absent else int(self.counts[there].min(initial=UNBOUNDED))
+            yield self.codes, self.counts == least
+        else:
+            for count in np.unique(self.counts[self.used]):
+                yield self.codes, self.counts == count
+
+    def turn(self, mask: Mask) -> Mask:
+        """Of the agents in `mask`, those whose value is next in turn."""
+        if not mask.any():
+            return mask
+        of_agents = self.counts[self.codes]
+        least = 0 if self.absent else int(of_agents[mask].min())
+        turn: Mask = mask & (of_agents == least)
+        return turn
+
+
+class Here:
+    """Where an app's instances are: how many on each row, and the attributes of agents that are in no row."""
+
+    def __init__(self, rows: int, elsewhere: Iterable[Mapping[str, str]] = ()) -> None:
+        self.on_row: Counts = np.zeros(rows, dtype=np.int64)
+        self.elsewhere = list(elsewhere)
+
+    def counts(self, rows: Rows, attribute: str) -> Counts:
+        """How many are on agents with each value of an attribute."""
+        column = rows.column(attribute)
+        found = np.zeros(len(column.values), dtype=np.int64)
+        there = np.flatnonzero(self.on_row)
+        np.add.at(found, column.codes[there], self.on_row[there])
+        for each in self.elsewhere:
+            code = column.index.get(each.get(attribute, ""))
+            if code is not None:
+                found[code] += 1
+        return found
+
+    def first(self, rows: Rows, attribute: str) -> str | None:
+        """The value that one of them has; None when there are none."""
+        there = np.flatnonzero(self.on_row)
+        if there.size:
+            column = rows.column(attribute)
+            return column.values[int(column.codes[there[0]])]
+        return next((each.get(attribute, "") for each in self.elsewhere), None)
+
+
+@dataclass(slots=True)
+class Relations:
+    """What the places of the app's other instances allow."""
+
+    filters: list[Filter] = field(default_factory=list)
+    caps: list[Cap] = field(default_factory=list)
+    levels: list[Level] = field(default_factory=list)
+    together: list[str] = field(
+        default_factory=list
+    )  # attributes of which one value is to be chosen
+
+    @property
+    def soft(self) -> bool:
+        """Is there something to be spread."""
+        return any(not each.hard for each in self.levels)
+
+    @property
+    def crossing(self) -> bool:
+        """Do several rules look at values that may cut across each other: then one instance at a time is placed."""
+        hard = [each for each in self.levels if each.hard]
+        wide = {each.attribute for each in self.caps if not each.identity}
+        wide |= {each.attribute for each in hard if not each.identity}
+        return bool(hard) and (len(hard) > 1 or len(wide) > 1)
+
+
+# -- what only looks at the agent ----------------------------------------------------------------------
+
+
+def filters(agents: Agents, shape: Shape, network_zone: str = "") -> list[Filter]:
+    """All that an agent has to be, but for resources and siblings."""
+    rows = agents.rows
+    if shape.agent is not None:  # it is there already, whatever the constraints say by now
+        return [_at(rows, shape.agent)]
+    if shape.hostname:
+        hosts = _equal(rows, "hostname", shape.hostname)
+        return [Filter("host to be cleaned up", "are the host to be cleaned up", hosts)]
+    found = [Filter("room on its disk", "have room on their disk", ~agents.full, lasting=False)]
+    found.append(_class(rows, shape.instance_class))
+    if network_zone:
+        known = _equal(rows, "zone", network_zone) | _equal(rows, "zone", "")
+        told = f"are in zone {network_zone}, where network {shape.network} is"
+        found.append(Filter(f"zone {network_zone} of network {shape.network}", told, known))
+    for rule in shape.constraints:
+        make = _UNARY.get(rule.operator)
+        if make is not None:
+            found.append(_kept(rows, rule, make))
+    return found
+
+
+MASKS_KEPT = 4096
+
+
+def allowed(agents: Agents, shape: Shape, network_zone: str, available: Mask) -> Mask:
+    """Agents in `available` that pass all filters."""
+    key = (shape.instance_class, shape.constraints, network_zone)
+    kept = agents.rows.masks
+    mask = None if shape.pinned else kept.get(key)
+    if mask is None:
+        mask = np.ones(len(agents.rows), dtype=np.bool_)
+        for each in filters(agents, shape, network_zone):
+            if each.lasting:
+                mask = mask & each.mask
+        if shape.pinned:
+            return mask & agents.offered
+        if len(kept) >= MASKS_KEPT:
+            kept.clear()
+        kept[key] = mask
+    return mask & available
+
+
+def _at(rows: Rows, agent: str) -> Filter:
+    mask = np.zeros(len(rows), dtype=np.bool_)
+    place = rows.index.get(agent)  # type: ignore[call-overload]
+    if place is not None:
+        mask[place] = True
+    name = "agent of the container to adopt"
+    return Filter(name, f"are the {name}", mask)
+
+
+def _equal(rows: Rows, attribute: str, value: str) -> Mask:
+    column = rows.column(attribute)
+    mask: Mask = column.codes == column.index.get(value, -1)
+    return mask
+
+
+def _class(rows: Rows, wanted: InstanceClass) -> Filter:
+    mask = rows.masks.get(wanted)
+    if mask is None:
+        mask = _equal(rows, "class", wanted.value)
+        if wanted is InstanceClass.THIN:
+            mask = mask | _equal(rows, "class", "")
+        rows.masks[wanted] = mask
+    return Filter(f"class {wanted.value}", f"are of class {wanted.value}", mask)
+
+
+def _kept(rows: Rows, rule: Constraint, make: Callable[[Rows, Constraint], Mask]) -> Filter:
+    mask = rows.masks.get(rule)
+    if mask is None:
+        mask = rows.masks[rule] = make(rows, rule)
+    return Filter(name_of(rule), _TOLD[rule.operator](rule.attribute, rule.value or ""), mask)
+
+
+def name_of(rule: Constraint) -> str:
+    """A constraint as failures are counted."""
+    return f"{rule.attribute} {rule.operator} {rule.value or ''}".strip()
+
+
+def _is(rows: Rows, rule: Constraint) -> Mask:
+    return _equal(rows, rule.attribute, rule.value or "")
+
+
+def _like(rows: Rows, rule: Constraint) -> Mask:
+    pattern = re.compile(rule.value or "")
+    column = rows.column(rule.attribute)
+    matches = [pattern.fullmatch(value) is not None for value in column.values]
+    mask: Mask = np.array(matches, dtype=np.bool_)[column.codes]
+    return mask
+
+
+def _unlike(rows: Rows, rule: Constraint) -> Mask:
+    return ~_like(rows, rule)
+
+
+_UNARY: Mapping[ConstraintOperator, Callable[[Rows, Constraint], Mask]] = {
+    _O.IS: _is,
+    _O.LIKE: _like,
+    _O.UNLIKE: _unlike,
+}
+
+
+def _with(attribute: str, value: str) -> str:
+    return f"are in zone {value}" if attribute == "zone" else f"have {attribute} {value}"
+
+
+_TOLD: Mapping[ConstraintOperator, Callable[[str, str], str]] = {
+    _O.IS: _with,
+    _O.LIKE: lambda attribute, value: f"have a {attribute} like {value}",
+    _O.UNLIKE: lambda attribute, value: f"have no {attribute} like {value}",
+    _O.UNIQUE: lambda attribute, _: f"have a {attribute} without an instance of the app",
+    _O.MAX_PER: lambda attribute, value: (
+        f"have a {attribute} with fewer than {value} instances of the app"
+    ),
+    _O.GROUP_BY: lambda attribute, _: f"have the {attribute} that is next in turn",
+    _O.CLUSTER: lambda attribute, value: (
+        _with(attribute, value) if value else f"have a {attribute}"
+    ),
+}
+
+
+# -- what looks at the app's other instances ----------------------------------------------------------
+
+
+def relations(
+    rows: Rows, shape: Shape, here: Mapping[str, Here], apart: Iterable[str] = ()
+) -> Relations:
+    """The rules of a shape that depend on siblings, as things are now; `apart` are the apps to keep away from."""
+    found = Relations()
+    if shape.pinned:
+        return found
+    nowhere = Here(len(rows))
+    own = here.get(shape.app, nowhere)
+    for rule in shape.constraints:
+        _relate(rows, rule, own, found)
+    for attribute in shape.spread:
+        column = rows.column(attribute)
+        counts = own.counts(rows, attribute)
+        name = f"spread over {attribute}"
+        told = f"have the {attribute} that is next in turn"
+        found.levels.append(_level(column, attribute, counts, False, False, name, told))
+    _apart(rows, apart, here, found)
+    found.levels.sort(key=lambda level: not level.hard)
+    return found
+
+
+def _relate(rows: Rows, rule: Constraint, own: Here, found: Relations) -> None:
+    operator, attribute, value = rule.operator, rule.attribute, rule.value or ""
+    if operator not in _TOLD or operator in _UNARY:
+        return
+    column = rows.column(attribute)
+    name, told = name_of(rule), _TOLD[operator](attribute, value)
+    match operator:
+        case _O.UNIQUE | _O.MAX_PER:
+            limit = 1 if operator is _O.UNIQUE else int(value)
+            room = np.maximum(limit - own.counts(rows, attribute), 0)
+            found.caps.append(Cap(attribute, column.codes, room, name, told, column.identity))
+        case _O.CLUSTER:
+            wanted = value or own.first(rows, attribute)
+            if wanted is None:
+                found.together.append(attribute)
+                mask: Mask = column.codes != 0
+            else:
+                mask = _equal(rows, attribute, wanted)
+                told = _with(attribute, wanted)
+            found.filters.append(Filter(name, told, mask))
+        case _O.GROUP_BY:
+            counts = own.counts(rows, attribute)
+            found.filters.append(Filter(name, f"have a {attribute}", column.codes != 0))
+            known = len(column.values) - 1
+            absent = value.isdigit() and int(value) > known
+            found.levels.append(_level(column, attribute, counts, True, absent, name, told))
+
+
+def _level(
+    column: Column, attribute: str, counts: Counts, hard: bool, absent: bool, name: str, told: str
+) -> Level:
+    codes, used = column.codes, column.used
+    return Level(attribute, codes, counts, used, hard, absent, name, told, column.identity)
+
+
+def _apart(rows: Rows, others: Iterable[str], here: Mapping[str, Here], found: Relations) -> None:
+    for app in others:
+        column = rows.column("hostname")
+        theirs = here.get(app)
+        if theirs is not None:
+            free = theirs.counts(rows, "hostname")[column.codes] == 0
+            found.filters.append(Filter(f"apart from {app}", f"have no instance of {app}", free))

@@ -1,0 +1,125 @@
+"""The agents with their offers as vectors, kept up as offers come and go. Volatile: a new leader learns it anew.
+
+A draft has a copy of its own: what never changes in place (`Rows`) is shared, vectors are copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.scheduler.model import AgentId, Amounts, Offer, OfferId
+from services.scheduler.policy import Agents, Rows
+from services.scheduler.policy.model import Mask, Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """What our instances take on an agent: as Mesos counts it, and what we must leave alone besides."""
+
+    used: Amounts
+    reserved: Amounts  # an executor that is yet to start, containers that wait for their adoption
+
+
+UsedOn = Callable[[AgentId], Ours]
+
+
+class Roster:
+    """One row an agent that has ever offered since the subscription; several offers of one agent add up."""
+
+    def __init__(self) -> None:
+        self.rows = Rows()
+        self.offers: dict[AgentId, tuple[OfferId, ...]] = {}
+        self.dirty: set[AgentId] = set()  # what is ours there has changed since it was looked at
+        self._offered: Vector = np.zeros((3, 0))
+        self._reserved: Vector = np.zeros((3, 0))
+        self._total: Vector = np.zeros((3, 0))
+
+    def copy(self) -> Roster:
+        """One that can be changed without this one."""
+        twin = Roster()
+        twin.rows = self.rows
+        twin.offers = dict(self.offers)
+        twin.dirty = set(self.dirty)
+        twin._offered = self._offered.copy()
+        twin._reserved = self._reserved.copy()
+        twin._total = self._total.copy()
+        return twin
+
+    @property
+    def total(self) -> Vector:
+        """What is ours to use, over all agents, in the order of RESOURCES."""
+        total: Vector = self._total.sum(axis=1)
+        return total
+
+    def add(self, offers: Sequence[Offer], used_on: UsedOn) -> None:
+        """Take offers in. `used_on` tells what our instances take on an agent."""
+        self._enlist(offers)
+        for offer in offers:
+            row = self.rows.index[offer.agent]
+            self.offers[offer.agent] = (*self.offers.get(offer.agent, ()), offer.id)
+            self._offered[:, row] += _vector(offer.free)
+        for agent in {offer.agent for offer in offers}:
+            row = self.rows.index[agent]
+            ours = used_on(agent)
+            self._total[:, row] = self._offered[:, row] + _vector(ours.used)
+            self.dirty.add(agent)
+
+    def remove(self, offer: Offer) -> None:
+        """An offer is gone: used, declined or rescinded."""
+        left = tuple(each for each in self.offers.get(offer.agent, ()) if each != offer.id)
+        row = self.rows.index[offer.agent]
+        if left:
+            self.offers[offer.agent] = left
+            self._offered[:, row] -= _vector(offer.free)
+        elif self.offers.pop(offer.agent, None):
+            self._offered[:, row] = 0.0
+
+    def clear(self) -> None:
+        """All offers are gone."""
+        self.offers.clear()
+        self._offered[:] = 0.0
+
+    def agents(self, used_on: UsedOn, full: Iterable[AgentId]) -> Agents:
+        """The agents with what can be placed on them now."""
+        for agent in self.dirty:
+            row = self.rows.index.get(agent)
+            if row is not None:
+                self._reserved[:, row] = _vector(used_on(agent).reserved)
+        self.dirty.clear()
+        offered = self._mask(self.offers)
+        return Agents(self.rows, self._offered - self._reserved, offered, self._mask(full))
+
+    def estimate(self, used_on: UsedOn, full: Iterable[AgentId], away: Iterable[AgentId]) -> Agents:
+        """All agents but those away with what should be free there, whether or not they offer it at the moment."""
+        free = self._total.copy()
+        for agent, row in self.rows.index.items():
+            ours = used_on(agent)
+            free[:, row] -= _vector(ours.used + ours.reserved)
+        return Agents(self.rows, np.maximum(free, 0.0), ~self._mask(away), self._mask(full))
+
+    def _mask(self, agents: Iterable[AgentId]) -> Mask:
+        mask = np.zeros(len(self.rows), dtype=np.bool_)
+        index = self.rows.index
+        mask[[index[each] for each in agents if each in index]] = True
+        return mask
+
+    def _enlist(self, offers: Sequence[Offer]) -> None:
+        news: dict[AgentId, tuple[str, Mapping[str, str]]] = {}
+        for offer in offers:
+            row = self.rows.index.get(offer.agent)
+            known = row is not None and (self.rows.hostnames[row], self.rows.attributes[row])
+            if known != (offer.hostname, offer.attributes):
+                news[offer.agent] = (offer.hostname, offer.attributes)
+        if news:
+            self.rows = self.rows.extended(news)
+            more = ((0, 0), (0, len(self.rows) - self._offered.shape[1]))
+            self._offered = np.pad(self._offered, more)
+            self._reserved = np.pad(self._reserved, more)
+            self._total = np.pad(self._total, more)
+
+
+def _vector(amounts: Amounts) -> Vector:
+    return np.array([amounts.cpus, amounts.mem_mib, amounts.disk_mib])

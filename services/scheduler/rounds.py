@@ -1,0 +1,65 @@
+"""What a round of placement needs to know, out of a draft. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from services.scheduler.cluster import Draft, Pool
+from services.scheduler.ledger import changed_usage
+from services.scheduler.model import AgentId, SchedulerConfig, State
+from services.scheduler.policy import Agents, Round, Shape
+from services.scheduler.policy.model import Vector
+from services.scheduler.policy.placer import kept_apart
+from services.scheduler.policy.rules import Here
+
+
+def round_of(
+    draft: Draft, agents: Agents, shapes: Iterable[Shape], now: float, config: SchedulerConfig
+) -> Round:
+    """A round of placement on these agents, with what runs already."""
+    shapes = list(shapes)
+    apart = kept_apart(shapes)
+    for app, other in draft.cluster.ledger.apart:
+        apart.setdefault(app, set()).add(other)
+        apart.setdefault(other, set()).add(app)
+    apps = {shape.app for shape in shapes if shape.relational or shape.app in apart}
+    places = draft.places({*apps, *apart})
+    here = {}
+    for app, known in places.items():
+        elsewhere: list[Mapping[str, str]] = []
+        there = Here(len(agents.rows))
+        for (agent, hostname), count in known.items():
+            row = agents.rows.index.get(agent)
+            if row is None:
+                elsewhere += [{"hostname": hostname}] * count
+            else:
+                there.on_row[row] += count
+        there.elsewhere = elsewhere
+        here[app] = there
+    pools = draft.volatile.pools.items()
+    zones = {name: pool.zone for name, pool in pools if is_fresh(pool, now, config)}
+    return Round(agents, here, apart, zones)
+
+
+def usage_of(draft: Draft) -> dict[str, Vector]:
+    """What each business unit has, by this draft."""
+    usage = changed_usage(draft.cluster.ledger.usage, draft.changes())
+    return {bu: np.array([a.cpus, a.mem_mib, a.disk_mib]) for bu, a in usage.items()}
+
+
+def is_fresh(pool: Pool, now: float, config: SchedulerConfig) -> bool:
+    """Is what ipam said of a network still worth something."""
+    return now - pool.told_at <= config.pools_fresh_s
+
+
+def full_agents(draft: Draft, now: float) -> list[AgentId]:
+    """Agents without room on their disk."""
+    return [agent for agent, known in draft.volatile.full.items() if now < known.until]
+
+
+def all_agents(draft: Draft, now: float) -> Agents:
+    """Agents with what should be free there, offered or not, but those that Mesos can't reach."""
+    away = {each.agent for each in draft.watched() if each.state is State.UNREACHABLE}
+    return draft.volatile.roster.estimate(draft.ours_on, full_agents(draft, now), away)

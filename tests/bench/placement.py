@@ -1,0 +1,325 @@
+"""How fast instances are placed, and how well: the policy alone, the whole core, and how full agents get.
+
+The peer is Nomad's own `BenchmarkServiceScheduler` on this kind of machine (in memory, without Raft and plan apply), at
+the nearest number of allocations. Times are CPU times, whatever else runs here. Like instances are of one app; unlike
+ones of 200 shapes, half of them with constraints.
+"""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+from collections.abc import Callable, Sequence
+from time import process_time
+
+import numpy as np
+
+from libs.common.spec import Constraint, ConstraintOperator, InstanceClass, InstanceSpec, Resources
+from libs.mesos import events as mesos
+from libs.mesos.messages import Offer
+from services.scheduler.cluster import Cluster
+from services.scheduler.core import Input, decide
+from services.scheduler.model import (
+    AgentId,
+    Amounts,
+    Instance,
+    InstanceId,
+    Launch,
+    Revive,
+    SchedulerConfig,
+    Tick,
+    Want,
+)
+from services.scheduler.policy import Agents, Candidate, Need, Round, Shape, place_on
+from services.scheduler.tasks import TaskFactory, executor_info
+from tests.bench.report import Report
+
+AGENTS = (1_000, 5_000, 10_000)
+COUNTS = (50, 500, 5_000, 50_000)
+SHAPES = 200
+ZONES = 10
+CPUS, MEM = 64.0, 262_144.0
+SPREAD = ("zone",)
+Trace = list[tuple[float, int, int]]
+"""Apps as cpus, mem_mib and instances."""
+_O = ConstraintOperator
+
+# Placements a second of Nomad's scheduler, by nodes and spread, with so many allocations.
+NOMAD = {
+    (1_000, False): {50: 4310, 500: 4480},
+    (5_000, False): {50: 2410, 500: 3240, 5_000: 2870},
+    (10_000, False): {50: 2020, 500: 3230, 5_000: 3580},
+    (1_000, True): {50: 469, 500: 124},
+    (5_000, True): {50: 387, 500: 114, 5_000: 29},
+    (10_000, True): {50: 403, 500: 154, 5_000: 31},
+}
+
+
+def measure(report: Report) -> None:
+    """All figures of placement."""
+    for agents in AGENTS:
+        candidates = _candidates(agents)
+        base = Agents.of(candidates)
+        for spread in (False, True):
+            for unlike in (False, True):
+                for count in COUNTS:
+                    _policy(report, base, count, spread, unlike)
+    _memory(report, Agents.of(_candidates(10_000)), 50_000)
+    for agents, count in ((1_000, 1_000), (5_000, 5_000), (10_000, 100_000)):
+        _core(report, agents, count)
+    packing(report)
+
+
+def _candidates(count: int) -> list[Candidate]:
+    return [
+        Candidate(
+            AgentId(f"agent-{n}"),
+            f"host-{n}",
+            {"zone": f"z{n % ZONES}", "rack": f"r{n % 200}", "class": "thin"},
+            Amounts(CPUS, MEM, 1_000_000.0),
+        )
+        for n in range(count)
+    ]
+
+
+def _spec(n: int, spread: bool, unlike: bool) -> InstanceSpec:
+    """Shape n of 200. Half of the unlike ones have constraints."""
+    constraints: tuple[Constraint, ...] = ()
+    if unlike and n % 2:
+        constraints = (
+            (Constraint(attribute="zone", operator=_O.LIKE, value=f"z[{n % 5}-9]"),),
+            (Constraint(attribute="rack", operator=_O.UNLIKE, value=f"r1{n % 9}.*"),),
+            (Constraint(attribute="hostname", operator=_O.MAX_PER, value="4"),),
+            (Constraint(attribute="zone", operator=_O.IS, value=f"z{n % ZONES}"),),
+        )[n // 2 % 4]
+    return InstanceSpec(
+        image="bench/app@sha256:" + "0" * 64,
+        network="bench",
+        resources=Resources(
+            cpus=0.1 + (n * 37 % 40) / 50 if unlike else 0.25,
+            mem_mib=64 + n * 53 % 900 if unlike else 512,
+        ),
+        constraints=constraints,
+        spread=SPREAD if spread else (),
+    )
+
+
+def _specs(count: int, spread: bool, unlike: bool) -> list[tuple[str, InstanceSpec]]:
+    shapes = min(SHAPES, count) if unlike else 1
+    made = [(f"bench/app-{n}", _spec(n, spread, unlike)) for n in range(shapes)]
+    return [made[n % shapes] for n in range(count)]
+
+
+def _needs(count: int, spread: bool, unlike: bool) -> list[Need]:
+    specs = _specs(count, spread, unlike)
+    return [Need(InstanceId(f"i{n}"), Shape.of(app, spec)) for n, (app, spec) in enumerate(specs)]
+
+
+def _policy(report: Report, base: Agents, count: int, spread: bool, unlike: bool) -> None:
+    needs, agents = _needs(count, spread, unlike), len(base.rows)
+    placed = 0
+
+    def run() -> None:
+        nonlocal placed
+        placed = len(place_on(base.copy(), needs).placed)
+
+    took_s = _best(run, 5 if count <= 5_000 else 2)
+    if placed < count:
+        raise AssertionError(f"only {placed} of {count} are placed on {agents} agents")
+    peers = NOMAD[agents, spread]
+    peer = peers[max(each for each in peers if each <= count)]
+    name = f"placement_per_s_{agents}x{count}{'_spread' if spread else ''}"
+    report.add(name + ("_unlike" if unlike else ""), count / took_s, "1/s", peer, "peer: Nomad")
+
+
+def _best(run: Callable[[], None], times: int) -> float:
+    found = []
+    for _ in range(times):
+        began = process_time()
+        run()
+        found.append(process_time() - began)
+    return min(found)
+
+
+def _memory(report: Report, base: Agents, count: int) -> None:
+    needs = _needs(count, True, True)
+    tracemalloc.start()
+    place_on(base.copy(), needs)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    report.add(f"placement_peak_mib_{len(base.rows)}x{count}", peak / 2**20, "MiB")
+
+
+# -- the whole core ------------------------------------------------------------------------------------
+
+
+def _core(report: Report, agents: int, count: int) -> None:
+    """`decide` from the wish to the launch, with documents, events and task infos; offers go and come as at Mesos."""
+    core = Core(agents)
+    core.give(mesos.Subscribed("f", 15.0, {}))
+    wants = [
+        Want(Instance(InstanceId(f"i{n}"), app, 1, "d", spec))
+        for n, (app, spec) in enumerate(_specs(count, False, False))
+    ]
+    core.took_s = core.longest_s = 0.0
+    rounds = 0
+    while core.launched < count:
+        inputs: Sequence[Input] = wants[rounds * 1000 : rounds * 1000 + 1000]
+        core.give(*(inputs or [Tick()]))
+        rounds += 1
+        if rounds > count:
+            raise AssertionError(f"only {core.launched} of {count} are launched")
+    name = f"{agents}x{count}"
+    report.add(f"decide_per_s_{name}", count / core.took_s, "1/s", note="documents and events too")
+    report.add(f"decide_longest_s_{name}", core.longest_s, "s", note="one decision")
+
+
+class Core:
+    """The scheduler's core with a master that offers what is free as soon as it may."""
+
+    def __init__(self, agents: int) -> None:
+        self.took_s = self.longest_s = 0.0
+        self.launched = 0
+        self._config = SchedulerConfig()
+        self._factory = TaskFactory("bench", "gantry", executor_info("true", "gantry"))
+        self._cluster = Cluster()
+        self._now, self._offers = 1000.0, 0
+        self._free = {f"agent-{n}": (CPUS, MEM) for n in range(agents)}
+        self._idle = dict.fromkeys(self._free)  # agents that are not offered
+
+    def give(self, *inputs: Input) -> None:
+        """One decision on these inputs and on what is to be offered; only it is timed."""
+        offers = [self._offer(agent) for agent in self._idle]
+        if offers and self._cluster.volatile.subscribed:
+            self._idle.clear()
+            inputs = (mesos.Offers(tuple(offers)), *inputs)
+        self._now += 0.1
+        began = process_time()
+        draft = decide(self._cluster, inputs, self._now, self._config, self._factory)
+        versions = {name: each.version + 1 for name, each in draft.changed.items()}
+        self._cluster.commit(draft, versions)
+        spent = process_time() - began
+        self.took_s, self.longest_s = self.took_s + spent, max(self.longest_s, spent)
+        for action in draft.actions:
+            if isinstance(action, Launch):
+                number = len(action.tasks)
+                cpus, mem = self._free[action.agent]
+                self._free[action.agent] = (cpus - 0.25 * number, mem - 512 * number)
+                self._idle[action.agent] = None
+                self.launched += number
+            elif isinstance(action, Revive):
+                self._idle.update(dict.fromkeys(self._free))
+
+    def _offer(self, agent: str) -> Offer:
+        self._offers += 1
+        cpus, mem = self._free[agent]
+        amounts = (("cpus", cpus), ("mem", mem), ("disk", 1_000_000.0))
+        return {
+            "id": {"value": f"o{self._offers}"},
+            "framework_id": {"value": "f"},
+            "agent_id": {"value": agent},
+            "hostname": f"host-of-{agent}",
+            "resources": [
+                {"name": name, "type": "SCALAR", "scalar": {"value": amount}}
+                for name, amount in amounts
+            ],
+            "attributes": [{"name": "zone", "type": "TEXT", "text": {"value": "z1"}}],
+        }
+
+
+# -- packing -----------------------------------------------------------------------------------------
+
+
+def packing(report: Report) -> None:
+    """Apps of mixed shapes come one after the other until one instance is refused: how full are agents then.
+
+    Measured against an offline bound: the longest beginning of the same trace that best fit decreasing can pack, which
+    knows all of it in advance; of three kinds of it, the best.
+    """
+    losses, notes = [], []
+    for seed in range(3):
+        trace = _trace(random.Random(seed))
+        online, reached = _online(trace, 100)
+        offline = _offline(trace, 100, reached)
+        losses.append(100 * (offline - online) / offline)
+        notes.append(f"{100 * online:.1f} of {100 * offline:.1f}")
+    note = f"used at the first refusal, % (offline bound): {', '.join(notes)}"
+    report.add("packing_loss_pct", float(np.mean(losses)), "%", note=note)
+
+
+def _trace(rng: random.Random) -> Trace:
+    """Mostly small ones, some large, some lop-sided."""
+    made = []
+    for _ in range(20_000):
+        cpus = rng.choice([0.1, 0.25, 0.5, 1.0, 1.0, 2.0, 4.0, 8.0])
+        ratio = rng.choice([1024, 2048, 4096, 4096, 4096, 8192, 16384])
+        made.append((cpus, int(cpus * ratio), rng.choice([1, 2, 2, 3, 4, 8, 20])))
+    return made
+
+
+def _online(trace: Trace, agents: int) -> tuple[float, int]:
+    """How full agents are at the first refusal, and how many apps were placed by then."""
+    base = Agents.of(_candidates(agents))
+    work = Round(base)
+    for n, (cpus, mem, count) in enumerate(trace):
+        shape = Shape(f"bench/{n}", cpus, float(mem), 0.0, InstanceClass.THIN)
+        _, refusal = work.put(shape, count)
+        if refusal is not None:
+            left = base.free[:2].sum(axis=1)
+            return float((1 - left / (np.array([CPUS, MEM]) * agents)).max()), n
+    raise AssertionError("the trace is too short")
+
+
+def _offline(trace: Trace, agents: int, reached: int) -> float:
+    """How full agents are when the longest beginning is packed that can be."""
+    sizes = np.array([[cpus * n / CPUS, mem * n / MEM] for cpus, mem, n in trace])
+    full = sizes.cumsum(axis=0) / agents
+    most = int((full.max(axis=1) <= 1.0).sum())  # more there is no room for at all
+    longest = 0
+    for packs in (_by_item(max), _by_item(sum), _by_agent):
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            if packs(trace[:middle], agents):
+                low = middle
+            else:
+                high = middle - 1
+        longest = max(longest, low)
+    if longest < reached:  # what was placed online can be packed
+        longest = reached
+    return float(full[longest - 1].max())
+
+
+def _by_item(size: Callable[[tuple[float, float]], float]) -> Callable[[Trace, int], bool]:
+    """The largest item first, each to the agent that would be left with the least."""
+
+    def packs(apps: Trace, agents: int) -> bool:
+        free = np.ones((2, agents))
+        items = [(cpus / CPUS, mem / MEM) for cpus, mem, n in apps for _ in range(n)]
+        for item in sorted(items, key=size, reverse=True):
+            left = free - np.array(item)[:, None]
+            fits = (left >= -1e-9).all(axis=0)
+            if not fits.any():
+                return False
+            free[:, np.where(fits, (left**2).sum(axis=0), np.inf).argmin()] -= item
+        return True
+
+    return packs
+
+
+def _by_agent(apps: Trace, agents: int) -> bool:
+    """One agent after the other, each time with the item that leaves the least of it (Panigrahy et al. 2011)."""
+    counts: dict[tuple[float, float], int] = {}
+    for cpus, mem, n in apps:
+        counts[cpus / CPUS, mem / MEM] = counts.get((cpus / CPUS, mem / MEM), 0) + n
+    items, left = np.array(list(counts)), np.array(list(counts.values()))
+    for _ in range(agents):
+        free = np.ones(2)
+        while True:
+            rest = free - items
+            fits = (rest >= -1e-9).all(axis=1) & (left > 0)
+            if not fits.any():
+                break
+            best = np.where(fits, (rest**2).sum(axis=1), np.inf).argmin()
+            free, left[best] = rest[best], left[best] - 1
+    return not left.any()

@@ -1,0 +1,397 @@
+"""Who is placed when there is not enough for all, who makes room, and what those that wait are told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from libs.common.events import model as ev
+from libs.common.spec import Constraint, ConstraintOperator, InstanceSpec
+from libs.mesos import events as mesos
+from services.scheduler.api import instance_view, why_of
+from services.scheduler.cluster import Cluster
+from services.scheduler.core import Input, decide
+from services.scheduler.model import (
+    Decline,
+    Launch,
+    Pools,
+    Quota,
+    SchedulerConfig,
+    State,
+    Tick,
+    from_body,
+    to_body,
+)
+from services.scheduler.planning import plan
+from tests.unit.scheduler.world import FACTORY, Desk, kills, launches, offer, spec, want
+
+
+def _spec(cpus: float = 1.0, **more: Any) -> InstanceSpec:
+    return spec(cpus, 64).model_copy(update=more)
+
+
+def _desk(**config: Any) -> Desk:
+    desk = Desk(SchedulerConfig(**config))
+    desk.subscribe()
+    return desk
+
+
+def _by_bu(actions: list[Any]) -> Counter[str]:
+    return Counter(task.partition("-")[0] for task in launches(actions))
+
+
+def _many(desk: Desk, bu: str, count: int, of: InstanceSpec) -> None:
+    desk.give(*(want(f"{bu}-{n}", of, f"{bu}/app") for n in range(count)))
+
+
+# -- fair shares, priorities, quotas -------------------------------------------------------------------
+
+
+def test_business_units_get_equal_dominant_shares_when_there_is_not_enough() -> None:
+    """Ghodsi et al. 2011, figure 3: 9 CPUs and 18 GB; one wants <1, 4 GB>, the other <3, 1 GB>: 3 and 2 of them."""
+    desk = _desk()
+    one = spec(1.0, 4 * 50)
+    other = spec(3.0, 1 * 50)
+    _many(desk, "acme", 10, one)
+    _many(desk, "beta", 10, other)
+    desk.offers += 1
+    # The executor's own share comes on top.
+    launched = desk.offer("a1", cpus=9.01)
+    assert _by_bu(launched) == {"acme": 3, "beta": 2}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 12), st.integers(1, 30)), min_size=2, max_size=4),
+    st.integers(4, 40),
+)
+def test_no_unit_that_waits_has_less_than_another_by_more_than_a_turn(
+    units: list[tuple[int, int]], cpus: int
+) -> None:
+    desk = _desk()
+    for n, (size, count) in enumerate(units):
+        _many(desk, f"u{n}", count, spec(size / 10, 4))
+    got = _by_bu(desk.offer("a1", cpus=float(cpus)))
+    shares = {n: got[f"u{n}"] * size / 10 / cpus for n, (size, _) in enumerate(units)}
+    for n, (size, count) in enumerate(units):
+        if got[f"u{n}"] < count:  # it waits: nobody has more, but for one turn
+            for other, (theirs, _) in enumerate(units):
+                turn = max(0.011, theirs / 10 / cpus)
+                assert shares[other] <= shares[n] + size / 10 / cpus + turn + 1e-9
+
+
+def test_a_higher_priority_comes_first_whatever_the_shares_are() -> None:
+    desk = _desk()
+    _many(desk, "acme", 3, _spec())
+    _many(desk, "beta", 3, _spec(priority=10))
+    assert _by_bu(desk.offer("a1", cpus=4.0)) == {"beta": 3}
+
+
+def test_a_unit_gives_no_higher_priority_than_it_may() -> None:
+    desk = _desk(max_priorities={"beta": 0})
+    _many(desk, "acme", 3, _spec(priority=1))
+    _many(desk, "beta", 3, _spec(priority=10))
+    assert _by_bu(desk.offer("a1", cpus=3.01)) == {"acme": 3}
+
+
+def test_a_quota_is_never_exceeded_and_says_so() -> None:
+    desk = _desk(quotas={"acme": Quota(cpus=2.0)})
+    _many(desk, "acme", 3, _spec())
+    assert _by_bu(desk.offer("a1", cpus=8.0)) == {"acme": 2}
+    assert desk["acme-2"].delayed == "acme has 2 of its quota of 2 cpus"
+    for name in ("acme-0", "acme-1"):
+        desk.tell(f"{name}.1", "TASK_FAILED")
+    desk.tick(2.0)
+    assert _by_bu(desk.offer("a1", cpus=8.0)) == {"acme": 2}
+
+
+# -- addresses -----------------------------------------------------------------------------------------
+
+
+def test_nothing_is_placed_where_no_address_is_free() -> None:
+    desk = _desk()
+    desk.give(Pools({"web": (1, "")}))
+    _many(desk, "acme", 2, _spec(0.1))
+    assert len(launches(desk.offer("a1"))) == 1
+    waiting = desk["acme-1"]
+    assert waiting.delayed == "network web has no free address"
+    assert not launches(desk.offer("a2"))
+    # The one that was placed may not have asked for its address yet: it counts until then.
+    assert not launches(desk.give(Pools({"web": (1, "")})))
+    desk.tell("acme-0.1", "TASK_RUNNING", container="c")
+    assert launches(desk.give(Pools({"web": (1, "")}))) == ["acme-1.1"]
+
+
+def test_what_ipam_said_long_ago_and_what_it_never_said_limits_nothing() -> None:
+    desk = _desk()
+    desk.give(Pools({"web": (0, ""), "other": (0, "")}))
+    _many(desk, "acme", 1, _spec(0.1))
+    assert not launches(desk.offer("a1"))
+    later = desk.tick(desk.config.pools_fresh_s + 1)
+    assert launches(later + desk.offer("a1")) == ["acme-0.1"]
+    _many(desk, "beta", 1, _spec(0.1, network="unheard"))
+    assert launches(desk.offer("a2")) == ["beta-0.1"]
+
+
+def test_one_that_takes_an_address_over_needs_no_free_one() -> None:
+    desk = _desk()
+    desk.give(Pools({"web": (0, "")}))
+    _many(desk, "acme", 1, _spec(0.1, sticky_key="acme/app/0"))
+    assert launches(desk.offer("a1")) == ["acme-0.1"]
+
+
+def test_an_instance_goes_to_the_zone_of_its_network() -> None:
+    desk = _desk()
+    desk.give(Pools({"web": (9, "b")}))
+    _many(desk, "acme", 1, _spec(0.1))
+    assert not launches(desk.offer("a1", zone="a"))
+    assert desk["acme-0"].delayed == "none of 1 agents is in zone b, where network web is"
+    assert launches(desk.offer("a2", zone="b")) == ["acme-0.1"]
+
+
+# -- who makes room ------------------------------------------------------------------------------------
+
+
+def _full_house(budget: int = 1, priority: int = 0, count: int = 4) -> Desk:
+    """One agent with `count` instances that leave no room, and one of priority 10 that has waited."""
+    desk = _desk()
+    _many(desk, "low", count, _spec(disruption_budget=budget, priority=priority))
+    desk.offer("a1", cpus=count + 0.01)
+    for n in range(count):
+        desk.tell(f"low-{n}.1", "TASK_RUNNING", container=f"c{n}")
+    desk.give(want("high", _spec(priority=10), "high/app"))
+    desk.offer("a2", cpus=0.5)
+    desk.tick(desk.config.preempt_after_s)
+    desk.offer("a2", cpus=0.5)
+    return desk
+
+
+def test_a_less_important_instance_makes_room_and_it_is_audited() -> None:
+    desk = _full_house()
+    (audit,) = [each for each in desk.events if isinstance(each, ev.AuditRecorded)]
+    assert (audit.actor, audit.action, audit.allowed) == ("scheduler", "instance.evict", True)
+    asked = [each for each in desk.cluster.instances.values() if each.yields_to]
+    assert [each.yields_to for each in asked] == ["high"]
+    victim = asked[0]
+    assert audit.target == f"low/app/instances/{victim.id}"
+    assert "for high of high/app, priority 10 over 0" in audit.detail
+    assert from_body(victim.id, victim.version, to_body(victim)) == victim  # a new leader goes on
+    desk.tick(0.5)
+    assert kills(desk.actions) == [f"{victim.id}.1"]
+    desk.events.clear()
+    desk.tell(f"{victim.id}.1", "TASK_KILLED")
+    (exited,) = [each for each in desk.events if isinstance(each, ev.ContainerExited)]
+    assert (exited.reason, exited.wanted, exited.final) == (
+        "REASON_EXECUTOR_PREEMPTED",
+        False,
+        False,
+    )
+    after = desk[victim.id]
+    assert (after.state, after.failures, after.yields_to) == (State.PENDING, 0, "")
+    desk.tick(30.0)
+    assert launches(desk.offer("a1", cpus=1.0)) == ["high.1"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "priority"), [(0, 0), (1, 10), (1, 11)], ids=["no budget", "equal", "higher"]
+)
+def test_nobody_makes_room_without_a_budget_or_for_its_equal(budget: int, priority: int) -> None:
+    desk = _full_house(budget, priority)
+    for _ in range(10):
+        desk.tick(5.0)
+    assert not any(each.yields_to for each in desk.cluster.instances.values())
+    assert not kills(desk.actions)
+
+
+def test_nobody_makes_room_where_more_room_is_no_help() -> None:
+    desk = _full_house(priority=10)  # nobody has yet
+    desk.give(
+        Pools({"none": (0, "")}), want("dry", _spec(0.1, priority=20, network="none"), "dry/app")
+    )
+    for _ in range(10):
+        desk.tick(5.0)
+        desk.give(Pools({"none": (0, "")}))
+        desk.offer("a2", cpus=0.5)
+    assert desk["dry"].delayed == "network none has no free address"
+    assert not any(each.yields_to for each in desk.cluster.instances.values())
+
+
+def test_never_more_than_the_budget_are_missing() -> None:
+    desk = _full_house(budget=1)
+    desk.give(want("high-2", _spec(priority=10), "high/app"))
+    for _ in range(20):
+        desk.tick(2.0)
+        desk.offer("a2", cpus=0.5)
+        missing = [
+            each
+            for each in desk.cluster.instances.values()
+            if each.app == "low/app" and (each.yields_to or each.state is not State.RUNNING)
+        ]
+        assert len(missing) == 1
+    ill = _full_house(budget=1)
+    for each in ill.cluster.instances.values():
+        assert each.app != "low/app" or each.healthy  # the first time all were well
+
+
+# -- reservations ------------------------------------------------------------------------------------
+
+
+def _mixed_offer(number: int) -> dict[str, Any]:
+    """2 CPUs reserved for our role, 1 for all; a volume and what may be taken back besides."""
+    role = {"role": "gantry"}
+    made = offer(number, "a1", cpus=1.0)
+    for each in made["resources"]:
+        each.update(role="*", allocation_info=role)
+    more: list[dict[str, Any]] = [
+        {"name": "cpus", **role, "scalar": {"value": 2.0}, "allocation_info": role},
+        {"name": "cpus", "role": "*", "scalar": {"value": 8.0}, "revocable": {}},
+        {"name": "disk", **role, "scalar": {"value": 999.0}, "disk": {"volume": {}}},
+    ]
+    made["resources"] += [{"type": "SCALAR", **each} for each in more]
+    return made
+
+
+def test_reserved_resources_are_spent_first_and_as_they_were_offered() -> None:
+    desk = _desk()
+    _many(desk, "acme", 4, _spec(0.8))
+    (action,) = [
+        each
+        for each in desk.give(mesos.Offers((_mixed_offer(1),)))  # type: ignore[arg-type]
+        if isinstance(each, Launch)
+    ]
+    paid = [
+        [
+            (r["role"], round(r["scalar"]["value"], 3))
+            for r in info["resources"]
+            if r["name"] == "cpus"
+        ]
+        for info in action.tasks
+    ]
+    # The third is paid out of both, and for a fourth there is nothing that is for us.
+    assert paid == [[("gantry", 0.8)], [("gantry", 0.8)], [("gantry", 0.4), ("*", 0.4)]]
+    assert all(
+        r["allocation_info"] == {"role": "gantry"} for i in action.tasks for r in i["resources"]
+    )
+
+
+def test_two_offers_of_an_agent_are_accepted_together() -> None:
+    desk = _desk()
+    _many(desk, "acme", 1, _spec(1.5))
+    assert not launches(desk.offer("a1", cpus=1.0))
+    (action,) = [each for each in desk.offer("a1", cpus=1.0) if isinstance(each, Launch)]
+    assert action.offers == ("o1", "o2")
+    assert [r["scalar"]["value"] for r in action.tasks[0]["resources"] if r["name"] == "cpus"] == [
+        1.5
+    ]
+
+
+# -- slices, offers, reasons, plans -------------------------------------------------------------------
+
+
+def test_many_are_placed_in_slices_one_after_the_other() -> None:
+    desk = _desk(place_slice=10)
+    _many(desk, "acme", 25, _spec(0.1))
+    desk.offers += 3
+    first = desk.offer("a1", "a2", "a3", cpus=1.01)
+    assert len(launches(first)) == 10 and desk.cluster.volatile.more
+    second = desk.give(Tick())
+    assert len(launches(second)) == 10 and desk.cluster.volatile.more
+    assert len(launches(desk.give(Tick()))) == 5 and not desk.cluster.volatile.more
+
+
+def test_nothing_spins_when_mesos_is_gone_in_the_middle_of_many() -> None:
+    desk = _desk(place_slice=10)
+    _many(desk, "acme", 25, _spec(0.1))
+    desk.offer("a1", cpus=8.0)
+    assert desk.cluster.volatile.more
+    desk.give(mesos.Disconnected("cut", True, 1.0))
+    assert not desk.cluster.volatile.more
+
+
+def test_an_offer_that_can_not_help_goes_back_at_once_and_others_are_held() -> None:
+    desk = _desk()
+    rule = Constraint(attribute="zone", operator=ConstraintOperator.IS, value="b")
+    desk.give(want("i1", _spec(8.0, constraints=(rule,))))
+    back = [each for each in desk.offer("a1", zone="a") if isinstance(each, Decline)]
+    assert [each.refuse_s for each in back] == [desk.config.decline_s]
+    assert not any(isinstance(each, Decline) for each in desk.offer("a2", zone="b"))
+    # A second offer of the same agent makes it large enough.
+    assert launches(desk.offer("a2", cpus=4.5, zone="b")) == ["i1.1"]
+
+
+def test_why_an_instance_waits_is_known_at_once_and_stays_up_to_date() -> None:
+    desk = _desk()
+    rule = Constraint(attribute="zone", operator=ConstraintOperator.IS, value="b")
+    desk.give(want("i1", _spec(1.0, constraints=(rule,))))
+    desk.offer("a1", zone="a")
+
+    def view() -> dict[str, Any]:
+        instance = desk["i1"]
+        shown = instance_view(instance, why_of(desk.cluster, instance))
+        return dict(orjson.loads(orjson.dumps(shown)))
+
+    assert view()["waiting"] == "none of 1 agents is in zone b"
+    assert view()["why"] == {
+        "agents": 1,
+        "failed": {"zone IS b": 1},
+        "nearest": "none of 1 agents is in zone b",
+    }
+    desk.offer("a2", "a3", zone="b", cpus=0.5)
+    assert view()["why"]["failed"] == {"cpus": 2}
+    assert "the most is 0.49 on host-a2" in view()["waiting"]
+    desk.offer("a4", zone="b")
+    assert view()["why"] is None and not desk.cluster.volatile.why
+
+
+def test_a_plan_says_where_instances_would_go_though_nobody_offers() -> None:
+    desk = _desk()
+    desk.give(want("i1", _spec(1.0)))
+    desk.offer("a1", "a2", cpus=2.01, zone="z1")
+    assert not desk.cluster.volatile.offers  # nothing waits: all went back
+    planned = plan(desk.cluster, "acme/web", _spec(1.0), 5, False, desk.now, desk.config)
+    assert [(each.hostname, each.zone, each.count) for each in planned.places] == [
+        ("host-a1", "z1", 1),
+        ("host-a2", "z1", 2),
+    ]
+    assert planned.unplaced == 2 and planned.why is not None
+    assert planned.why.nearest.startswith("2 of 2 agents would do, none of them has the CPUs (1)")
+    rolled = plan(desk.cluster, "acme/web", _spec(1.0), 4, True, desk.now, desk.config)
+    assert rolled.unplaced == 0
+    assert desk["i1"].state is State.STAGED and not desk.cluster.volatile.offers
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.integers(0, 5))
+def test_a_decision_changes_nothing_but_its_draft(count: int, budget: int) -> None:
+    desk = _full_house(budget, count=count)
+
+    def state(cluster: Cluster) -> str:
+        volatile = cluster.volatile
+        roster = volatile.roster
+        agents = roster.copy().agents(lambda _: pytest.fail("nothing is dirty"), ())
+        return repr(
+            (
+                cluster.instances,
+                cluster.ledger.__dict__,
+                volatile.offers,
+                volatile.why,
+                volatile.pools,
+                roster.offers,
+                agents.free.tolist(),
+                roster.total.tolist(),
+            )
+        )
+
+    desk.give(Tick())
+    before = state(desk.cluster) if not desk.cluster.volatile.roster.dirty else ""
+    inputs: list[Input] = [want("new", _spec(0.1), "acme/new"), Pools({"web": (3, "")})]
+    one = decide(desk.cluster, inputs, desk.now + 1, desk.config, FACTORY)
+    other = decide(desk.cluster, inputs, desk.now + 1, desk.config, FACTORY)
+    assert one.actions == other.actions and one.changed == other.changed
+    if before:
+        assert state(desk.cluster) == before
