@@ -16,7 +16,16 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from libs.common.wishes import NAME_PATTERN as NAME_PATTERN
-from libs.common.wishes import PLAIN, SLOT, Address, ApartFrom, Options, Priority, Spread
+from libs.common.wishes import (
+    PLAIN,
+    SLOT,
+    Address,
+    AddressWish,
+    ApartFrom,
+    Options,
+    Priority,
+    Spread,
+)
 from libs.common.wishes import Name as Name
 from libs.common.wishes import Strict as Strict
 

@@ -1,4 +1,4 @@
-"""What specs and other things that people write are built of; and what an app may wish for: of its network, of its place."""
+"""What specs and other things that people write are built of; what an app may wish of its network and of its place."""
 
 from __future__ import annotations
 
