@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -43,7 +42,7 @@ class Outcome:
 
     seed: int
     steps: int = 0
-    acts: Counter[str] = field(default_factory=Counter)
+    acts: dict[str, int] = field(default_factory=dict)
     checks: int = 0
     retries: int = 0
     took_s: float = 0.0
@@ -117,7 +116,8 @@ class _Churn:
         for host in self._site.hosts:
             await self._persist(host.attachments)
         self.outcome.steps += len(planned)
-        self.outcome.acts.update(each.act.value for each in planned)
+        for each in planned:
+            self.outcome.acts[each.act.value] = self.outcome.acts.get(each.act.value, 0) + 1
         self._check_unique()
 
     def _check_unique(self) -> None:
