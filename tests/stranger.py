@@ -21,7 +21,10 @@ def stranger(namespace: str, ifname: str, claims: set[str]) -> Iterator[None]:
 
     def run() -> None:
         while not ended.is_set():
-            got = f.receive(sock)
+            try:
+                got = f.receive(sock)
+            except OSError:  # told once that the interface went down; it may come back
+                continue
             if got is None:
                 continue
             frame, vlan = got
