@@ -118,10 +118,11 @@ async def test_an_image_that_does_not_exist_leaves_the_old_release_running(cloud
 async def test_a_full_network_says_so(cloud: Cloud) -> None:
     app = "acme/crowd"
     spec = good(cloud, network="tiny", instances=8)
-    spec["strategy"] = {"max_surge": 8, "deadline_s": 20, "max_failures": 0}
+    spec["strategy"] = {"max_surge": 8, "deadline_s": 10, "max_failures": 0}
     await cloud.client.put_app(app, AppSpec.model_validate(spec))
     asked = await cloud.client.deploy(app)
     failed = await cloud.client.wait(asked.deployment)
     assert failed.state in ("failed", "rolled_back"), failed
-    assert "full" in failed.reason, failed
+    # By the scheduler, which knows of free addresses, or by ipam, which has the last word.
+    assert "network tiny has no free address" in failed.reason or "is full" in failed.reason, failed
     await cloud.client.wait((await cloud.client.stop(app, force=True)).deployment)

@@ -62,6 +62,21 @@ GATEWAYS_OWN = {
     ("GET", "/console/state"),
     ("GET", "/console/events"),
     ("GET", "/console/static/{file}"),
+    ("GET", "/networks"),
+    ("GET", "/networks/{network}"),
+    ("GET", "/console/networks"),
+    ("GET", "/console/networks/{network}"),
+}
+
+SEEN_BY_STRANGERS = {
+    "/console/state": 401,
+    "/console/events": 401,
+    "/console/networks": 401,
+    "/console/networks/web": 401,
+    "/": 303,
+    "/networks": 303,
+    "/networks/web": 303,
+    "/login": 200,
 }
 
 Headers = dict[str, str]
@@ -291,10 +306,9 @@ async def test_a_host_speaks_for_itself_only(tmp_path: Path) -> None:
 async def test_the_console_shows_nothing_to_strangers(tmp_path: Path) -> None:
     async with gateway_world(tmp_path) as world:
         answers = {
-            path: (await world.call("GET", path, key="")).status
-            for path in ("/console/state", "/console/events", "/", "/login")
+            path: (await world.call("GET", path, key="")).status for path in SEEN_BY_STRANGERS
         }
-        assert answers == {"/console/state": 401, "/console/events": 401, "/": 303, "/login": 200}
+        assert answers == SEEN_BY_STRANGERS
         home = await world.call("GET", "/", key="", headers={"cookie": "gantry_session=forged.0"})
         assert home.status == 303
         origin = {"origin": "http://evil.test", "host": "gantry.test"}

@@ -122,7 +122,12 @@ async def _started(host: Host) -> dict[str, str]:
     filters = {"label": [f"gantry.cluster={host.cluster}"]}
     found = {}
     for each in await host.docker.containers.list(all=True, filters=filters):
-        view = await each.show()
+        try:
+            view = await each.show()
+        except aiodocker.DockerError as error:
+            if error.status != 404:
+                raise
+            continue  # one of a start that is tried again
         found[view["Name"].removeprefix("/")] = view["State"]["StartedAt"]
     return found
 

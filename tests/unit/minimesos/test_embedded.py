@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
@@ -60,12 +61,25 @@ async def test_a_second_start_finds_the_agents_again(tmp_path: Path) -> None:
                 async with asyncio.timeout(60):
                     while True:
                         async with session.get(cluster.master_url + "/slaves") as response:
-                            slaves = (await response.json())["slaves"]
-                        if len(slaves) == 2:
+                            slaves = {each["id"] for each in (await response.json())["slaves"]}
+                        # The master may know of an agent that has not heard of its id yet.
+                        if (
+                            len(slaves) == 2
+                            and await _ids_of(session, cluster.agent_urls) == slaves
+                        ):
                             break
                         await asyncio.sleep(0.02)
-            seen.append({slave["id"] for slave in slaves})
+            seen.append(slaves)
     assert seen[0] == seen[1]
+
+
+async def _ids_of(session: aiohttp.ClientSession, agents: Sequence[str]) -> set[str]:
+    """What agents call themselves."""
+    found = set()
+    for url in agents:
+        async with session.get(url + "/state") as response:
+            found.add((await response.json()).get("id", ""))
+    return found
 
 
 async def test_without_a_directory_nothing_is_kept() -> None:
