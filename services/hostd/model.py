@@ -400,33 +400,6 @@ class ContainerView:
     labels: tuple[tuple[str, str], ...] = ()
 
 
-class AttachmentView(_Value):
-    """The answer to an ADD, and an entry of the list."""
-
-    attachment: str
-    container: str
-    ifname: str
-    network: str
-    instance: str
-    attempt: str
-    generation: int = Field(description="of the attempt, as asked for")
-    phase: Phase
-    ready: bool
-    registered: bool
-    namespace: str = Field(description="path of the network namespace")
-    inode: int = Field(description="of the namespace, 0 while there is none")
-    ip: str = Field("", description="the primary address: IPv4 if there is one")
-    prefix: int = 0
-    gateway: str | None = None
-    mac: str = ""
-    vlan: int = 0
-    mtu: int = DEFAULT_MTU
-    address_generation: int = Field(0, description="of the address; ipam's releases carry it")
-    addresses: tuple[FamilyAddress, ...] = Field((), description="one a family, as ipam tells them")
-    bandwidth: Bandwidth = NO_LIMITS
-    host_inode: int = Field(0, description="of the host's own network namespace")
-
-
 class RegistrationSpec(BaseModel):
     """The body of a registration: the engine's container id; the generation must be the attachment's."""
 

@@ -80,11 +80,12 @@ class Parking:
         Under no lock. Raises Unavailable, also when the engine can't be asked.
         """
         for each in self._table.all():
-            if each.container == container or not core.are_kin(each.spec, spec) or each.parked_at:
+            named = each.container != container and each.parked_at is None
+            if not named or not core.are_kin(each.spec, spec):
                 continue
             async with self._table.locks.hold([each.key]):
                 present = self._table.get(each.id)
-                if present is None or present.parked_at or present.phase is Phase.RELEASING:
+                if present is None or present.phase not in (Phase.ADDRESSING, Phase.ADDRESSED):
                     continue
                 life = await self._service.ports.engine.life(present.container)
                 if core.is_over(present, spec, life, present.id in self._table.given_leave):

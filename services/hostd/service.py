@@ -21,7 +21,7 @@ from libs.common.clock import Clock, Ids
 from libs.common.errors import Conflict, InvalidInput, NotFound, Refused, Stale, Unavailable
 from libs.common.telemetry import Telemetry
 from services.hostd import core
-from services.hostd.answers import view_of
+from services.hostd.answers import AttachmentView, view_of
 from services.hostd.disks import Disks
 from services.hostd.model import (
     CONTAINER,
@@ -30,7 +30,6 @@ from services.hostd.model import (
     Attachment,
     AttachmentId,
     AttachmentSpec,
-    AttachmentView,
     Caller,
     Namespace,
     PendingRelease,

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import pytest
 
 from libs.common.errors import Unavailable
+from services.hostd.answers import AttachmentView
 from services.hostd.core import link_name
-from services.hostd.model import Attachment, AttachmentView, Phase
+from services.hostd.model import Attachment, Phase
 from services.hostd.service import HostdService
 from tests.simulation.loop import World, run, virtual
 from tests.unit.hostd.world import CLUSTER, HostdWorld, retry, settled
@@ -51,10 +52,8 @@ class Scene:
         assert [each.container for each in self.it.host.ports.values()] == [name]
         assert after.ready
         self.it.check()
-        return (after.addresses, after.inode) == (before.addresses, before.inode) or (
-            [p.address for p in after.addresses] == [p.address for p in before.addresses]
-            and after.inode == before.inode
-        )
+        addresses = [[part.address for part in each.addresses] for each in (before, after)]
+        return addresses[0] == addresses[1] and before.inode == after.inode
 
     @property
     def phases(self) -> list[Phase]:
