@@ -11,10 +11,11 @@ from dataclasses import asdict, replace
 from libs.common.delivery import Delivery
 from libs.common.errors import InvalidInput
 from libs.common.http import Access, Kind, Principal, Request, Response, Role, Route, reply
+from services.hostd.answers import AttachmentView
 from services.hostd.core import link_name
 from services.hostd.doctor import Diagnosis
 from services.hostd.examine import Examiner
-from services.hostd.model import AttachmentSpec, AttachmentView, RegistrationSpec
+from services.hostd.model import AttachmentSpec, RegistrationSpec
 from services.hostd.ports import LogQuery
 from services.hostd.service import HostdService
 
@@ -139,7 +140,8 @@ class Handlers:
         name = request.params["container"]
         ports = self._service.ports
         numbers = dict(await ports.engine.stats(name))
-        known = next((a for a in self._service.table.all() if a.container == name), None)
+        every = (a for a in self._service.table.all() if a.parked_at is None)
+        known = next((a for a in every if a.container == name), None)
         link = link_name(self._service.owner, known.id) if known else ""
         counters = await ports.network.counters(link) if link else None
         return reply({**numbers, "network": asdict(counters) if counters else None})

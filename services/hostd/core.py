@@ -21,6 +21,7 @@ from services.hostd.model import (
     Caller,
     ContainerView,
     Hop,
+    Life,
     Owner,
     PendingRelease,
     Phase,
@@ -176,6 +177,69 @@ def release_of(attachment: Attachment, now: float) -> PendingRelease | None:
     )
 
 
+def is_parkable(attachment: Attachment) -> bool:
+    """May its wiring wait for an heir, once its container is gone? Not a second time."""
+    return (
+        bool(attachment.spec.sticky_key and attachment.ipam_key)
+        and attachment.spec.owner is Owner.DOCKER
+        and attachment.caller is None
+        and attachment.address is not None
+        and attachment.ofport is not None
+    )
+
+
+def are_kin(one: AttachmentSpec, other: AttachmentSpec) -> bool:
+    """Do both keep the same address, one after the other?"""
+    mine = one.network, one.sticky_key, one.owner
+    return bool(one.sticky_key) and mine == (other.network, other.sticky_key, other.owner)
+
+
+def is_over(known: Attachment, spec: AttachmentSpec, life: Life, had_leave: bool) -> bool:
+    """Is the container of an attachment done for, now that an ADD with `spec` of the same key comes?
+
+    One that is not there may be one that is still to be made, unless it once had leave to start.
+    """
+    if life is Life.RUNNING:
+        return False
+    mine = known.spec
+    older = mine.instance == spec.instance and mine.generation < spec.generation
+    return older or life is Life.ENDED or (life is Life.ABSENT and had_leave)
+
+
+def may_inherit(parked: Attachment, newcomer: Attachment) -> bool:
+    """Is the parked wiring what `newcomer` needs? What may differ (MTU, limits) is set by making it again."""
+    return (parked.ifname, _place(parked.address)) == (newcomer.ifname, _place(newcomer.address))
+
+
+def _place(address: Address | None) -> Address | None:
+    """The address without what changes each time it is given, and what can be changed in place."""
+    if address is None:
+        return None
+    ip6 = address.ip6.model_copy(update={"generation": 0}) if address.ip6 is not None else None
+    return address.model_copy(update={"generation": 0, "mtu": None, "ip6": ip6})
+
+
+def shares_address(one: Attachment, other: Attachment) -> bool:
+    """Have both an address in common?"""
+    mine, theirs = one.address, other.address
+    if mine is None or theirs is None or mine.vlan != theirs.vlan:
+        return False
+    return bool({part.address for part in mine.parts()} & {p.address for p in theirs.parts()})
+
+
+def heir_of(parked: Attachment, newcomer: Attachment) -> Attachment:
+    """The parked attachment as `newcomer`'s."""
+    changes = {
+        "container": newcomer.container,
+        "ipam_key": newcomer.ipam_key,
+        "spec": newcomer.spec,
+        "created_at": newcomer.created_at,
+        "address": newcomer.address,
+        "parked_at": None,
+    }
+    return parked.moved(Phase.ADDRESSED).model_copy(update=changes)
+
+
 def ipam_key(id_: str, container: str, ifname: str, caller: Caller | None) -> str:
     """What ipam knows an attachment by. It gives nothing to one that is over, and a caller of CNI may come again with
     the name of a container (which means something on this host only): hence the id."""
@@ -207,7 +271,9 @@ class Plan:
     remove_namespaces: tuple[str, ...] = ()
     wire: tuple[str, ...] = ()  # attachments whose namespace or link is missing
     ports: tuple[str, ...] = ()  # attachments whose port is missing or wrong
+    up: tuple[str, ...] = ()  # attachments whose link is only down
     finish: tuple[str, ...] = ()  # attachments in the middle of a DEL
+    unpark: tuple[str, ...] = ()  # parked attachments of which something is missing
 
     def __bool__(self) -> bool:
         return any(getattr(self, name) for name in self.__slots__)
@@ -225,14 +291,22 @@ def plan(owner: str, desired: Iterable[Attachment], actual: Actual) -> Plan:
     links = {link_name(owner, each.id) for each in every if each.id not in gone}
     ports = {view.name: view for view in actual.ports}
     namespaces = {each.id for each in wanted}
+    wired = {each.id for each in every if _is_wired(owner, each, actual)}
+    plugged = {each.id for each in every if each.ofport and _has_port(owner, each, ports)}
     return Plan(
         revoke=tuple(sorted(pair for pair in actual.registered if pair[1] not in namespaces)),
         remove_ports=_sorted(set(ports) - links),
         remove_links=_sorted(actual.network.links - links),
         remove_namespaces=_sorted(actual.network.namespaces - {each.id for each in every}),
-        wire=tuple(each.id for each in wanted if not _is_wired(owner, each, actual)),
-        ports=tuple(each.id for each in wanted if not _has_port(owner, each, ports)),
+        wire=tuple(each.id for each in wanted if each.id not in wired),
+        ports=tuple(each.id for each in wanted if each.id not in plugged),
+        up=tuple(e.id for e in wanted if link_name(owner, e.id) in actual.network.down),
         finish=tuple(each.id for each in everything if each.phase is Phase.RELEASING),
+        unpark=tuple(
+            each.id
+            for each in every
+            if each.phase is Phase.PARKED and each.id not in wired & plugged
+        ),
     )
 
 
@@ -280,6 +354,7 @@ def orphans(
         each.id
         for each in desired
         if each.spec.owner is Owner.DOCKER
+        and each.parked_at is None
         and each.container not in known
         and now - each.created_at > grace_s
     )

@@ -18,7 +18,7 @@ import orjson
 
 from libs.common.errors import NotFound, TimedOut, Unavailable
 from services.hostd.logs import LogReader
-from services.hostd.model import ContainerView
+from services.hostd.model import ContainerView, Life
 from services.hostd.ports import LogQuery
 
 CLUSTER_LABEL = "gantry.cluster"
@@ -67,13 +67,15 @@ class DockerEngine:
             return False
         return True
 
-    async def is_running(self, container: str) -> bool:
+    async def life(self, container: str) -> Life:
         """See Engine."""
         try:
-            found = await self._inspect(container)
+            state = (await self._inspect(container))["State"]
         except NotFound:
-            return False
-        return bool(found["State"]["Running"])
+            return Life.ABSENT
+        if state["Running"]:
+            return Life.RUNNING
+        return Life.CREATED if state["Status"] == "created" else Life.ENDED
 
     async def root(self) -> Path:
         """See Engine."""

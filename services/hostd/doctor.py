@@ -227,7 +227,7 @@ def _wire(owner: str, attachment: Attachment, view: WireView) -> Iterator[Fault]
             "link-down",
             "the host's end of its link is down",
             wire.link,
-            f"ip link set {wire.link} up",
+            MENDS,
         )
     if view.inner is None:
         where = f"{wire.ifname} in {wire.namespace}"

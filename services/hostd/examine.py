@@ -57,13 +57,15 @@ class Examiner:
         )
 
     def _settled(self) -> list[Attachment]:
-        """Those that no call is at work on."""
+        """Those that no call is at work on. Parked ones are nobody's: of them only what is surplus would be told."""
         locks = self._table.locks
-        return [a for a in self._table.all() if not locks.is_held((a.container, a.ifname))]
+        every = (each for each in self._table.all() if each.parked_at is None)
+        return [each for each in every if not locks.is_held(each.key)]
 
     def _wanted(self) -> list[SwitchPort]:
         every = self._table.all()
-        wanted = [each for each in every if each.phase is Phase.ADDRESSED and each.wired]
+        phases = Phase.ADDRESSED, Phase.PARKED
+        wanted = [each for each in every if each.phase in phases and each.wired]
         return [core.port_of(self._owner, each) for each in wanted]
 
     async def _switch(self) -> SwitchReport | str:

@@ -29,6 +29,7 @@ class Phase(StrEnum):
 
     ADDRESSING = "addressing"  # ipam may have given an address; we don't know which
     ADDRESSED = "addressed"  # the address is known; namespace, link and port may exist
+    PARKED = "parked"  # its container is gone, its wiring waits for an heir; the link is down
     RELEASING = "releasing"  # DEL has begun: all of it goes
 
 
@@ -36,7 +37,9 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.ADDRESSING: frozenset({Phase.ADDRESSED, Phase.RELEASING}),
     # Back to the beginning when another station has the address: ipam gives another one.
     Phase.ADDRESSED: frozenset({Phase.ADDRESSING, Phase.RELEASING}),
-    Phase.RELEASING: frozenset(),
+    # Only a DEL parks: whoever dies in the middle of it finds it begun, and no link that is down by mistake.
+    Phase.RELEASING: frozenset({Phase.PARKED}),
+    Phase.PARKED: frozenset({Phase.ADDRESSED, Phase.RELEASING}),
 }
 
 
@@ -157,9 +160,6 @@ class AttachmentSpec(BaseModel):
     # Left out when there is none: an older hostd refuses a saved spec with fields it doesn't know.
     bandwidth: Bandwidth = Field(NO_LIMITS, exclude_if=lambda limits: limits == NO_LIMITS)
     owner: Owner = Owner.DOCKER
-    inherit_from: str | None = Field(
-        None, description="container whose namespace, port and address this one takes over"
-    )
 
 
 class Hop(_Value):
@@ -191,15 +191,19 @@ class Attachment(_Value):
     id: AttachmentId
     container: str
     ifname: str
-    ipam_key: (
-        str  # what ipam knows it by, "" when it does not; stays when another container takes over
-    )
+    ipam_key: str  # what ipam knows it by, "" when it does not (any more)
     spec: AttachmentSpec
     phase: Phase
     created_at: float
+    parked_at: float | None = None
     address: Address | None = None
     ofport: int | None = None
     caller: Caller | None = None  # None: the namespace is ours
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Whose lock it is under: its container's and interface's, or its own when no container is left to name it."""
+        return (self.container, self.ifname) if self.parked_at is None else ("", self.id)
 
     @property
     def wired(self) -> bool:
@@ -353,10 +357,11 @@ class LinkCounters:
 
 @dataclass(frozen=True, slots=True)
 class NetworkView:
-    """What of ours the kernel has: namespaces, and the host's ends of links."""
+    """What of ours the kernel has: namespaces, and the host's ends of links; which of these are `down`."""
 
     namespaces: frozenset[str]
     links: frozenset[str]
+    down: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +378,15 @@ class Actual:
         return replace(self, ports=ports)
 
 
+class Life(StrEnum):
+    """How far a container has come, as the engine tells."""
+
+    ABSENT = "absent"
+    CREATED = "created"  # it never ran
+    RUNNING = "running"
+    ENDED = "ended"
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerView:
     """A container that carries this cluster's label, as the engine tells."""
@@ -384,33 +398,6 @@ class ContainerView:
     pid: int
     netns_inode: int | None  # None: it can't be told (any more)
     labels: tuple[tuple[str, str], ...] = ()
-
-
-class AttachmentView(_Value):
-    """The answer to an ADD, and an entry of the list."""
-
-    attachment: str
-    container: str
-    ifname: str
-    network: str
-    instance: str
-    attempt: str
-    generation: int = Field(description="of the attempt, as asked for")
-    phase: Phase
-    ready: bool
-    registered: bool
-    namespace: str = Field(description="path of the network namespace")
-    inode: int = Field(description="of the namespace, 0 while there is none")
-    ip: str = Field("", description="the primary address: IPv4 if there is one")
-    prefix: int = 0
-    gateway: str | None = None
-    mac: str = ""
-    vlan: int = 0
-    mtu: int = DEFAULT_MTU
-    address_generation: int = Field(0, description="of the address; ipam's releases carry it")
-    addresses: tuple[FamilyAddress, ...] = Field((), description="one a family, as ipam tells them")
-    bandwidth: Bandwidth = NO_LIMITS
-    host_inode: int = Field(0, description="of the host's own network namespace")
 
 
 class RegistrationSpec(BaseModel):

@@ -133,6 +133,12 @@ def set_up(index: int, mtu: int | None = None) -> Message:
     return Message(RTM_NEWLINK, _ifinfo(index, up=True) + size, what="bring an interface up")
 
 
+def set_down(index: int) -> Message:
+    """Take an interface down; what it is otherwise stays."""
+    body = _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, IFF_UP)
+    return Message(RTM_NEWLINK, body, what="take an interface down")
+
+
 def delete_link(name: str) -> Message:
     """Delete an interface by name, and with a veth its peer; one that is not there is no error."""
     body = _ifinfo() + attribute(IFLA_IFNAME, _text(name))

@@ -152,6 +152,10 @@ class LinuxNetwork:
         """See NetworkDriver."""
         await self._run(lambda: self._remove_namespace(name))
 
+    async def set_down(self, link: str) -> bool:
+        """See NetworkDriver."""
+        return await self._run(lambda: self._set_down(link))
+
     async def remove_link(self, name: str) -> None:
         """See NetworkDriver."""
         await self._run(lambda: self._host_netlink().run([netlink.delete_link(name)]))
@@ -325,11 +329,22 @@ class LinuxNetwork:
         with suppress(FileNotFoundError):
             Path(path).unlink()
 
+    def _set_down(self, name: str) -> bool:
+        host = self._host_netlink()
+        found = host.link(name)
+        if found is None:
+            return False
+        host.run([netlink.set_down(found.index)])
+        return True
+
     def _view(self) -> NetworkView:
-        links = (link.name for link in self._host_netlink().links())
+        links = [
+            link for link in self._host_netlink().links() if is_link_of(self._owner, link.name)
+        ]
         return NetworkView(
             frozenset(each.name for each in self._directory.iterdir()),
-            frozenset(name for name in links if is_link_of(self._owner, name)),
+            frozenset(link.name for link in links),
+            frozenset(link.name for link in links if not link.up),
         )
 
     def _counters(self, link: str) -> LinkCounters | None:

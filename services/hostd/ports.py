@@ -16,6 +16,7 @@ from services.hostd.model import (
     Address,
     Attachment,
     ContainerView,
+    Life,
     LinkCounters,
     LinkState,
     Namespace,
@@ -56,6 +57,10 @@ class NetworkDriver(Protocol):
 
     async def remove_namespace(self, name: str) -> None:
         """Remove it with all that is in it; no error when there is none."""
+        ...
+
+    async def set_down(self, link: str) -> bool:
+        """Set the host's end of a link down: nothing passes by it until `ensure` sets it up. False: there is none."""
         ...
 
     async def remove_link(self, name: str) -> None:
@@ -241,8 +246,8 @@ class Engine(Protocol):
         """Is there a container of this name or id, running or not?"""
         ...
 
-    async def is_running(self, container: str) -> bool:
-        """Does the container of this name or id run? False when there is none."""
+    async def life(self, container: str) -> Life:
+        """How far the container of this name or id has come."""
         ...
 
     async def root(self) -> Path:

@@ -1,17 +1,18 @@
-"""Attachments come and go: ADD, registration, revocation, DEL. What keeps them true is in `sweep.py`.
+"""Attachments come and go: ADD, registration, revocation, DEL. What keeps them true is in `sweep.py`, what of them
+outlives a DEL in `parking.py`.
 
 Each step is saved before the next one acts, and each can be repeated; so whatever is broken off is taken up again
 by the caller's retry, or by the sweep.
 
 **Invariant**: a container may start only between a registration and its one use, and an address is released only after
-the registration was revoked and the port is gone.
+the registration was revoked and the port is gone, or its link is down.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -20,8 +21,7 @@ from libs.common.clock import Clock, Ids
 from libs.common.errors import Conflict, InvalidInput, NotFound, Refused, Stale, Unavailable
 from libs.common.telemetry import Telemetry
 from services.hostd import core
-from services.hostd.answers import view_of
-from services.hostd.batch import Batcher
+from services.hostd.answers import AttachmentView, view_of
 from services.hostd.disks import Disks
 from services.hostd.model import (
     CONTAINER,
@@ -30,26 +30,22 @@ from services.hostd.model import (
     Attachment,
     AttachmentId,
     AttachmentSpec,
-    AttachmentView,
     Caller,
     Namespace,
     PendingRelease,
     Phase,
-    PortView,
     Probe,
     RegistrationSpec,
-    SwitchPort,
 )
+from services.hostd.parking import Parking
 from services.hostd.ports import Ports
 from services.hostd.probing import ConflictProbes
 from services.hostd.settings import HostdConfig
 from services.hostd.sweep import Sweeper
 from services.hostd.table import Table
+from services.hostd.wiring import Wiring
 
 IPAM_BACKOFF = Backoff(0.05, 1.0)
-NUMBER_TRIES = 5
-# Each change of its ports makes the switch look at all of them: leaving ports wait for company, nobody waits for them.
-UNPLUG_LINGER_S = 0.5
 STICKY_RELEASE_S = 1.0
 
 
@@ -84,11 +80,8 @@ class HostdService:
         self._ids = ids
         self._add_seconds = telemetry.histogram("hostd_add_seconds", "Time of an ADD")
         self._probes = ConflictProbes(ports.switch, settings.conflict_probe, telemetry)
-        most = settings.batch
-        self._plugs: Batcher[SwitchPort, PortView] = Batcher(ports.switch.ensure, clock, limit=most)
-        self._unplugs: Batcher[str, None] = Batcher(
-            self._remove_ports, clock, linger_s=UNPLUG_LINGER_S, limit=most
-        )
+        self.wiring = Wiring(owner, self.table, ports, clock, telemetry, batch=settings.batch)
+        self.parking = Parking(self)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -97,15 +90,16 @@ class HostdService:
         for container_id, namespace in await self.ports.registry.registered():
             if self.table.get(AttachmentId(namespace)) is not None:
                 self.table.registered[AttachmentId(namespace)] = container_id
+                self.table.given_leave.add(AttachmentId(namespace))
         self.host_inode = await self.ports.network.host_inode()
         sweeper = Sweeper(self)
         async with asyncio.TaskGroup() as group:
             jobs = (
                 self.ports.switch.run(),
                 self.table.run(),
-                self._plugs.run(),
+                *self.wiring.jobs(),
+                self.parking.run(),
                 self._probes.run(),
-                self._unplugs.run(),
                 *sweeper.jobs(),
             )
             tasks = [group.create_task(job) for job in jobs]
@@ -132,15 +126,14 @@ class HostdService:
         """
         _check_names(container, ifname)
         started = self.clock.monotonic()
-        keys = [(container, ifname)]
-        if spec.inherit_from is not None:
-            keys.append((spec.inherit_from, ifname))
-        async with self.table.locks.hold(keys):
+        if caller is None:
+            await self.parking.supersede(container, spec)
+        async with self.table.locks.hold([(container, ifname)]):
             attachment = await self._begin(container, ifname, spec, caller)
             if attachment.phase is Phase.ADDRESSING:
                 with self.telemetry.span("hostd.address"):
                     attachment = await self._address(attachment)
-            attachment = await self.wire(attachment)
+            attachment = await self.wiring.wire(attachment)
         took_s = self.clock.monotonic() - started
         self._add_seconds.observe(took_s)
         view = self.view(attachment)
@@ -158,8 +151,6 @@ class HostdService:
             known = None
         if known is not None:
             return await self._again(known, spec, caller)
-        if spec.inherit_from is not None:
-            return await self._inherit(container, ifname, spec)
         id_ = AttachmentId(self._ids.short())
         return await self.table.put(
             Attachment(
@@ -192,26 +183,8 @@ class HostdService:
             self.table.ready.pop(known.id, None)  # its wire and its port must learn them
         return await self.table.put(known.model_copy(update={"spec": spec}))
 
-    async def _inherit(self, container: str, ifname: str, spec: AttachmentSpec) -> Attachment:
-        """Take over namespace, port and address of a container that is no more."""
-        assert spec.inherit_from is not None
-        old = self.table.find(spec.inherit_from, ifname)
-        if old is None or old.phase is not Phase.ADDRESSED or old.caller is not None:
-            raise NotFound(f"{spec.inherit_from} has no attachment to take over")
-        if old.spec.network != spec.network:
-            raise Conflict(f"{spec.inherit_from} is in another network, {old.spec.network}")
-        if await self.ports.engine.is_running(spec.inherit_from):
-            raise Conflict(f"{spec.inherit_from} still runs")
-        await self._revoke(old)
-        self.table.ready.pop(old.id, None)  # its port must learn the new name
-        changes = {"container": container, "spec": spec, "created_at": self.clock.now()}
-        return await self.table.put(old.model_copy(update=changes))
-
     async def _address(self, attachment: Attachment) -> Attachment:
-        pending = self.table.releases.get(attachment.ipam_key)
-        if pending is not None:
-            # What ipam still holds under this key is about to go: it must not be handed out as the new one.
-            await self.release(pending)
+        await self.parking.resolve(attachment)
         try:
             address = await self._ask_ipam(attachment)
         except Refused:
@@ -219,16 +192,19 @@ class HostdService:
             raise
         given = attachment.model_copy(update={"address": address})
         if reason := core.unfit(given):
-            await self._drop(given)
+            await self.let_go(given)
             raise InvalidInput.of("mtu", reason, "at least 1280, or a network without IPv6")
+        addressed = await self.parking.inherit(given) or await self._number(given)
+        self._probes.begin(addressed)
+        return addressed
+
+    async def _number(self, attachment: Attachment) -> Attachment:
         number = self.table.reserve_ofport()
         try:
-            changes = {"address": address, "ofport": number}
-            addressed = await self.table.put(
+            changes = {"ofport": number}
+            return await self.table.put(
                 attachment.moved(Phase.ADDRESSED).model_copy(update=changes)
             )
-            self._probes.begin(addressed)
-            return addressed
         finally:
             self.table.unreserve_ofport(number)
 
@@ -239,6 +215,8 @@ class HostdService:
         failures = 0
         while True:
             try:
+                for pending in self._about_to_go(attachment):
+                    await self.release(pending)
                 return await self.ports.ipam.allocate(attachment)
             except Unavailable:
                 failures += 1
@@ -247,36 +225,15 @@ class HostdService:
                     raise
             await self.clock.sleep(pause_s)
 
-    async def wire(self, attachment: Attachment) -> Attachment:
-        """Have namespace, link, port and flows of an attachment that has its address. The caller holds its lock."""
-        if attachment.id in self.table.ready or not attachment.wired:
-            return attachment
-        with self.telemetry.span("hostd.namespace"):
-            namespace = await self.ports.network.ensure(core.wire_of(self.owner, attachment))
-        with self.telemetry.span("hostd.port"):
-            attachment = await self._plug(attachment)
-        self.table.ready[attachment.id] = namespace
-        return attachment
-
-    async def _plug(self, attachment: Attachment) -> Attachment:
-        for _ in range(NUMBER_TRIES):
-            view = await self._plugs.submit(core.port_of(self.owner, attachment))
-            if view.error is None:
-                return attachment
-            if view.ofport is None or view.ofport == attachment.ofport:
-                break
-            attachment = await self._renumber(attachment)
-        raise Unavailable(f"the switch did not take {view.name}: {view.error}")
-
-    async def _renumber(self, attachment: Attachment) -> Attachment:
-        """The number belongs to a port that is not ours: take another one."""
-        assert attachment.ofport is not None
-        await self._unplugs.submit(core.link_name(self.owner, attachment.id))
-        number = self.table.reserve_ofport(beyond=attachment.ofport)
-        try:
-            return await self.table.put(attachment.model_copy(update={"ofport": number}))
-        finally:
-            self.table.unreserve_ofport(number)
+    def _about_to_go(self, attachment: Attachment) -> list[PendingRelease]:
+        """What ipam still holds under this key must not be handed out as the new one; what it holds for who had the
+        address before must be free to be."""
+        spec = attachment.spec
+        return [
+            each
+            for key, each in sorted(self.table.releases.items())
+            if key == attachment.ipam_key or core.are_kin(each.spec, spec)
+        ]
 
     # -- registration --------------------------------------------------------------------------------
 
@@ -299,11 +256,13 @@ class HostdService:
                 await self._revoke(attachment)
             await self.ports.registry.register(spec.container_id, namespace)
             self.table.registered[attachment.id] = spec.container_id
+            self.table.given_leave.add(attachment.id)
             return self.view(attachment)
 
     async def _give_up(self, attachment: Attachment, claims: Mapping[Probe, str]) -> None:
         """Let go of an address that another station has. Raises NotFound: the caller may ADD again and gets another."""
-        await self._take_down(attachment)
+        await self._revoke(attachment)
+        await self.wiring.take_down(attachment)
         # Saved first: whoever dies between this and ipam's answer asks ipam, and the wire, again.
         await self.table.put(core.unaddressed(attachment))
         self.table.ready.pop(attachment.id, None)
@@ -350,28 +309,30 @@ class HostdService:
         return attachment is not None
 
     async def finish(self, attachment: Attachment) -> None:
-        """Take an attachment down, in this order: leave, port, namespace; then the address may go. Under its lock."""
+        """Take an attachment down, in this order: leave, port, namespace; then the address may go. Under its lock.
+
+        One that keeps its address for a successor is parked instead.
+        """
+        if attachment.phase is Phase.ADDRESSING:
+            await self.parking.resolve(attachment)
         if attachment.phase is not Phase.RELEASING:
             attachment = await self.table.put(attachment.moved(Phase.RELEASING))
-        await self._take_down(attachment)
+        await self._revoke(attachment)
         self._probes.forget(attachment.id)
-        await self._drop(attachment)
+        if await self.parking.park(attachment):
+            return
+        await self.wiring.take_down(attachment)
+        await self.let_go(attachment)
         self.telemetry.log.info("detached", container=attachment.container)
 
-    async def _take_down(self, attachment: Attachment) -> None:
-        await self._revoke(attachment)
-        await self._unplugs.submit(core.link_name(self.owner, attachment.id))
-        if attachment.caller is None:
-            await self.ports.network.remove_namespace(attachment.id)  # the link goes with it
-        else:
-            await self.ports.network.remove_link(core.link_name(self.owner, attachment.id))
-        await self.ports.registry.forget(attachment.id)
-
-    async def _drop(self, attachment: Attachment) -> None:
-        """Forget an attachment; its address is to be released."""
+    async def let_go(self, attachment: Attachment, parked: Attachment | None = None) -> None:
+        """Forget an attachment, or keep it as it is `parked`; its address is to be released."""
         release = core.release_of(attachment, self.clock.now())
         async with self.table.locks.hold([release_key(attachment.ipam_key)]):
-            await self.table.drop(attachment, release)
+            if parked is None:
+                await self.table.drop(attachment, release)
+            else:
+                await self.table.park(parked, release)
         self.release_wanted.set()
 
     async def release(self, pending: PendingRelease) -> None:
@@ -386,10 +347,6 @@ class HostdService:
                     "ipam refused a release", attachment=pending.ipam_key, reason=str(error)
                 )
             await self.table.released(pending)
-
-    async def _remove_ports(self, names: Sequence[str]) -> Sequence[None]:
-        await self.ports.switch.remove(names)
-        return [None] * len(names)
 
     # -- looking -------------------------------------------------------------------------------------
 

@@ -57,6 +57,12 @@ class HostdConfig(BaseModel):
         description="ask by the uplinks whether another station has an address before it is used: never, "
         "when ipam gives it for the first time, or each time",
     )
+    park_s: float = Field(
+        60.0,
+        ge=0,
+        description="how long namespace, port and flows of a container that keeps its address wait for the next; "
+        "0: not at all",
+    )
     ipam_wait_s: float = Field(
         8.0, ge=0, description="how long an ADD waits for an ipam that is away"
     )

@@ -10,10 +10,13 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from libs.common.disk import why_sqlite
 from libs.common.errors import Unavailable
-from services.hostd.model import Attachment, PendingRelease
+from services.hostd.model import Attachment, PendingRelease, Phase
 from services.hostd.ports import Change
 
 BUSY_TIMEOUT_S = 5.0
@@ -52,12 +55,12 @@ class SqliteState:
         """See StateStore."""
         rows = await asyncio.to_thread(self._read)
         attachments = [
-            Attachment.model_validate_json(body) for kind, body in rows if kind == ATTACHMENT
+            Attachment.model_validate(_content(body)) for kind, body in rows if kind == ATTACHMENT
         ]
         releases = [
-            PendingRelease.model_validate_json(body) for kind, body in rows if kind == RELEASE
+            PendingRelease.model_validate(_content(body)) for kind, body in rows if kind == RELEASE
         ]
-        return attachments, releases
+        return [_in_memory(each) for each in attachments], releases
 
     async def save(self, changes: Sequence[Change]) -> None:
         """See StateStore."""
@@ -85,10 +88,31 @@ class SqliteState:
             raise Unavailable(f"the state can't be saved: {reason}") from error
 
 
+def _content(body: str) -> Any:
+    """A saved body; older hostds saved a wish in the spec that was always null."""
+    content = orjson.loads(body)
+    content["spec"].pop("inherit_from", None)
+    return content
+
+
+def _on_disk(attachment: Attachment) -> Attachment:
+    """An older hostd doesn't know of parking: it finds a DEL that has begun, and finishes it."""
+    if attachment.phase is not Phase.PARKED:
+        return attachment
+    return attachment.model_copy(update={"phase": Phase.RELEASING})
+
+
+def _in_memory(saved: Attachment) -> Attachment:
+    """One that was on its way out (parked before, and RELEASING) is so again when its time is up."""
+    if saved.parked_at is None:
+        return saved
+    return saved.model_copy(update={"phase": Phase.PARKED})
+
+
 def _statement(change: Change) -> tuple[str, tuple[str, ...]]:
     put = "INSERT INTO thing VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
     if isinstance(change, Attachment):
-        return put, (ATTACHMENT, change.id, change.model_dump_json())
+        return put, (ATTACHMENT, change.id, _on_disk(change).model_dump_json())
     if isinstance(change, PendingRelease):
         return put, (RELEASE, change.ipam_key, change.model_dump_json())
     return "DELETE FROM thing WHERE kind = ? AND id = ?", change

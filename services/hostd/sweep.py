@@ -91,17 +91,17 @@ class Sweeper:
                 self._log.warning("flows not restored yet", reason=str(error))
 
     async def restore_flows(self) -> None:
-        """Have the flows of every attachment with an address."""
+        """Have the flows of every attachment with an address, also of those that are parked."""
         owner = self._service.owner
         await self._ports.switch.restore_flows(
-            lambda: [core.port_of(owner, each) for each in self._addressed()]
+            lambda: [core.port_of(owner, each) for each in self._of(Phase.ADDRESSED, Phase.PARKED)]
         )
 
-    def _addressed(self) -> list[Attachment]:
+    def _of(self, *phases: Phase) -> list[Attachment]:
         return [
             each
             for each in self._table.all()
-            if each.phase is Phase.ADDRESSED and each.wired and each.id not in self._lost
+            if each.phase in phases and each.wired and each.id not in self._lost
         ]
 
     # -- reconcile ---------------------------------------------------------------------------------------
@@ -128,9 +128,10 @@ class Sweeper:
         for link in plan.remove_links:
             await self._ports.network.remove_link(link)
         self._count(plan)
-        broken = sorted({*plan.wire, *plan.ports})
+        broken = sorted({*plan.wire, *plan.ports, *plan.up})
         await self._adopt(actual, broken)
         await self._together(self._finish, plan.finish)
+        await self._together(self._unpark, plan.unpark)
         await self._together(lambda each: self._mend(each, seen_ready, plan), broken)
         # Also rules that somebody deleted, or that a change broken off half-way left behind.
         await self.restore_flows()
@@ -169,16 +170,21 @@ class Sweeper:
         attachment = self._table.get(AttachmentId(name))
         if attachment is None:
             return
-        async with self._table.locks.hold([(attachment.container, attachment.ifname)]):
+        async with self._table.locks.hold([attachment.key]):
             present = self._table.get(attachment.id)
             if present is not None and present.phase is Phase.RELEASING:
                 await self._service.finish(present)
+
+    async def _unpark(self, name: str) -> None:
+        attachment = self._table.get(AttachmentId(name))
+        if attachment is not None:
+            await self._service.parking.end(attachment)
 
     async def _mend(self, name: str, seen_ready: frozenset[str], plan: core.Plan) -> None:
         attachment = self._table.get(AttachmentId(name))
         if attachment is None:
             return
-        async with self._table.locks.hold([(attachment.container, attachment.ifname)]):
+        async with self._table.locks.hold([attachment.key]):
             present = self._table.get(attachment.id)
             if present is None or present.phase is not Phase.ADDRESSED:
                 return
@@ -189,7 +195,7 @@ class Sweeper:
                 # A port keeps its number and no error when its link vanished: it must be made anew.
                 await self._ports.switch.remove([core.link_name(self._service.owner, present.id)])
             try:
-                await self._service.wire(present)
+                await self._service.wiring.wire(present)
             except (
                 Refused
             ) as error:  # the caller's namespace is not as it was: one attachment's trouble
@@ -198,7 +204,7 @@ class Sweeper:
 
     async def _adopt(self, actual: Actual, broken: Collection[str]) -> None:
         """What was made before this process began, and is as it should be, is ready."""
-        for attachment in self._addressed():
+        for attachment in self._of(Phase.ADDRESSED):
             if attachment.id in self._table.ready or attachment.id in broken:
                 continue
             caller = attachment.caller
@@ -208,7 +214,8 @@ class Sweeper:
                     self._table.ready.setdefault(attachment.id, found)
                 continue
             own = await self._ports.network.find(attachment.id)
-            if own is not None and attachment.id in actual.network.namespaces:
+            as_before = self._table.get(attachment.id) == attachment
+            if own is not None and as_before and attachment.id in actual.network.namespaces:
                 self._table.ready.setdefault(attachment.id, own)
 
     def _count(self, plan: core.Plan) -> None:
@@ -259,7 +266,7 @@ class Sweeper:
 
     async def _kill_intruders(self, containers: tuple[ContainerView, ...]) -> None:
         inodes: dict[str, int | None] = {}
-        for each in self._table.all():
+        for each in (a for a in self._table.all() if a.parked_at is None):
             namespace = self._table.ready.get(each.id)
             inodes[each.container] = namespace.inode if namespace else None
         found = core.intruders(containers, inodes, self._service.host_inode, self._settings.runtime)
@@ -282,7 +289,7 @@ class Sweeper:
             attachment = self._table.get(AttachmentId(name))
             if attachment is None or now - since < grace_s:
                 continue
-            async with self._table.locks.hold([(attachment.container, attachment.ifname)]):
+            async with self._table.locks.hold([attachment.key]):
                 present = self._table.get(attachment.id)
                 # A container that took over meanwhile, or came back, has its own time.
                 if present != attachment or await self._ports.engine.exists(present.container):

@@ -60,6 +60,7 @@ class Table:
         self.releases: dict[str, PendingRelease] = {}  # by ipam key
         self.ready: dict[AttachmentId, Namespace] = {}  # wired, as far as we know
         self.registered: dict[AttachmentId, str] = {}  # the container id that was given leave last
+        self.given_leave: set[AttachmentId] = set()  # at some time, used or not
 
     async def load(self) -> None:
         """Read what is on disk."""
@@ -81,7 +82,7 @@ class Table:
         return self._attachments.get(attachment)
 
     def find(self, container: str, ifname: str) -> Attachment | None:
-        """By container and interface."""
+        """By container and interface; parked ones have no container any more."""
         key = self._ids.get((container, ifname))
         return self._attachments[key] if key is not None else None
 
@@ -96,6 +97,27 @@ class Table:
         self._put(attachment)
         return attachment
 
+    async def park(self, parked: Attachment, release: PendingRelease | None) -> None:
+        """Save an attachment as parked, and in the same transaction the release of its address."""
+        self.doubtful.add(parked.id)
+        await self._saves.submit([parked, *([release] if release is not None else [])])
+        if release is not None:
+            self.releases[release.ipam_key] = release
+        self._put(parked)
+        self._nothing_known_of(parked.id)
+
+    async def become(self, newcomer: Attachment, heir: Attachment) -> Attachment:
+        """Put `heir`, a parked attachment that is taken over, in the place of `newcomer`, in one transaction.
+
+        Raises Unavailable; then both are doubtful.
+        """
+        self.doubtful |= {newcomer.id, heir.id}
+        await self._saves.submit([("attachment", newcomer.id), heir])
+        self._forget(newcomer)
+        self._put(heir)
+        self._nothing_known_of(heir.id)
+        return heir
+
     async def drop(self, attachment: Attachment, release: PendingRelease | None) -> None:
         """Forget an attachment; `release` takes its place in the same transaction."""
         changes: list[Change] = [("attachment", attachment.id)]
@@ -104,11 +126,19 @@ class Table:
         await self._saves.submit(changes)
         if release is not None:
             self.releases[release.ipam_key] = release
+        self._forget(attachment)
+
+    def _forget(self, attachment: Attachment) -> None:
         self._attachments.pop(attachment.id, None)
-        self._ids.pop((attachment.container, attachment.ifname), None)
-        self.ready.pop(attachment.id, None)
-        self.registered.pop(attachment.id, None)
-        self.doubtful.discard(attachment.id)
+        self._unname(attachment)
+        self._nothing_known_of(attachment.id)
+
+    def _nothing_known_of(self, attachment: AttachmentId) -> None:
+        """It is on disk as it is here, and what was true of its container and its wiring is so no more."""
+        self.ready.pop(attachment, None)
+        self.registered.pop(attachment, None)
+        self.given_leave.discard(attachment)
+        self.doubtful.discard(attachment)
 
     async def released(self, release: PendingRelease) -> None:
         """ipam knows of a release."""
@@ -130,9 +160,15 @@ class Table:
     def _put(self, attachment: Attachment) -> None:
         before = self._attachments.get(attachment.id)
         if before is not None:
-            self._ids.pop((before.container, before.ifname), None)
+            self._unname(before)
         self._attachments[attachment.id] = attachment
-        self._ids[attachment.container, attachment.ifname] = attachment.id
+        if attachment.parked_at is None:
+            self._ids[attachment.container, attachment.ifname] = attachment.id
+
+    def _unname(self, attachment: Attachment) -> None:
+        key = attachment.container, attachment.ifname
+        if self._ids.get(key) == attachment.id:
+            del self._ids[key]
 
     async def _save_all(self, batch: Sequence[Sequence[Change]]) -> Sequence[None]:
         await self._state.save([change for changes in batch for change in changes])

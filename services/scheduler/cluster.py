@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from libs.common.events.base import Event
+from services.scheduler.homes import Homes
 from services.scheduler.ledger import Ledger, Place, settled
 from services.scheduler.model import (
     EXECUTOR_AMOUNTS,
@@ -124,6 +125,7 @@ class Cluster:
         self.on_agent: dict[AgentId, dict[InstanceId, None]] = {}
         self.cleanups: dict[InstanceId, str] = {}  # with their hosts' names
         self.ledger = Ledger()
+        self.homes = Homes()
         for each in instances:
             self._put(each)
 
@@ -153,6 +155,7 @@ class Cluster:
             return
         self.instances[new.id] = new
         self.ledger.add(new)
+        self.homes.note(new)
         if new.cleanup:
             self.cleanups[new.id] = new.hostname
         if new.agent and (new.live or new.state is State.ORPHANED):

@@ -81,9 +81,12 @@ def _serve(
         asked = min(count, left)
         instances = waiting.take(shape, asked)
         limit, why_not = limit_of(draft, shape, turns.usage(shape.bu), now, config)
-        given, refusal = work.put(shape, min(len(instances), limit)) if limit else ([], None)
+        homes = draft.cluster.homes
+        home, instances = homes.place(work, outcome.agents, shape, instances, limit)
+        rest = min(len(instances), limit) - len(home)
+        given, refusal = work.put(shape, rest) if limit else ([], None)
         placed = 0
-        for row, number in given:
+        for row, number in (*home, *given):
             outcome.placed.setdefault(row, []).extend(instances[placed : placed + number])
             placed += number
         if refusal is None and placed < len(instances):

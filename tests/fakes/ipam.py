@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeVar
 
@@ -25,10 +26,11 @@ class FakeNetwork:
     mtu: int | None = None
     held: dict[str, Address] = field(default_factory=dict)  # ipam key -> address
     reserved: dict[str, str] = field(default_factory=dict)  # name of the reservation -> address
+    sticky: dict[str, str] = field(default_factory=dict)  # IPv4 address or twin -> held for whom
 
 
 class FakeIpam:
-    """Addresses by rising number; a released one comes last again."""
+    """Addresses by rising number; a released one comes last again, unless it is held for a sticky key."""
 
     def __init__(self, **networks: tuple[int, str]) -> None:
         self.networks = {
@@ -63,6 +65,8 @@ class FakeIpam:
             del network.held[pending.ipam_key]
             self._generation += 1
             self._released_at[name, _ip4(network, held)] = self._generation
+            if pending.spec.sticky_key:
+                network.sticky[_ip4(network, held)] = pending.spec.sticky_key
         self._done(None)
 
     async def conflict(self, attachment: Attachment, address: str, seen_mac: str) -> None:
@@ -130,7 +134,12 @@ class FakeIpam:
         free = [str(ip) for ip in network.cidr.hosts() if str(ip) not in kept]
         if not free and not wanted:
             raise TooMany(f"network {spec.network} is full")
-        ip = wanted or min(free, key=lambda each: self._age(spec.network, each))
+        age = partial(self._age, spec.network)
+        mine = [each for each in free if spec.sticky_key == network.sticky.get(each)]
+        loose = [each for each in free if each not in network.sticky]
+        # Of those held for the same key the one released last, of others those that are held for nobody.
+        ip = wanted or (max(mine, key=age) if mine else min(loose or free, key=age))
+        network.sticky.pop(ip, None)
         self._generation += 1
         address = Address(
             ip=ip,

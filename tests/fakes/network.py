@@ -19,6 +19,7 @@ from services.hostd.core import is_link_of
 from services.hostd.model import (
     Attachment,
     ContainerView,
+    Life,
     LinkCounters,
     LinkState,
     Namespace,
@@ -56,6 +57,7 @@ class FakeHost:
     callers: dict[str, int] = field(default_factory=dict)  # path -> inode
     interfaces: set[tuple[str, str]] = field(default_factory=set)  # (path, interface)
     links: dict[str, tuple[str, str]] = field(default_factory=dict)  # link -> (namespace, ifname)
+    down: set[str] = field(default_factory=set)  # links that are set down
     wires: dict[str, Wire] = field(default_factory=dict)  # namespace -> how it is wired
     ports: dict[str, SwitchPort] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)  # port -> the number it really has
@@ -65,6 +67,7 @@ class FakeHost:
     attachments: dict[str, Attachment] = field(default_factory=dict)
     releases: dict[str, PendingRelease] = field(default_factory=dict)
     containers: dict[str, ContainerView] = field(default_factory=dict)  # by id
+    ended: set[str] = field(default_factory=set)  # ids of those that ran
     logs: dict[str, list[bytes]] = field(default_factory=dict)
     deliveries: dict[str, Delivery] = field(default_factory=dict)  # by attempt
     strangers: dict[str, str] = field(default_factory=dict)  # address -> whose MAC claims it
@@ -99,9 +102,11 @@ class FakeHost:
         self.callers.clear()
         self.interfaces.clear()
         self.links.clear()
+        self.down.clear()
         self.wires.clear()
         self.generations.clear()
         self.registrations.clear()
+        self.ended |= {key for key, each in self.containers.items() if each.running}
         self.containers = {k: replace(c, running=False) for k, c in self.containers.items()}
         self.restart_switch()
 
@@ -156,6 +161,7 @@ class FakeNetns:
         inode = host.namespaces.setdefault(wire.namespace, 0) or host.new_inode()
         host.namespaces[wire.namespace] = inode
         host.links[wire.link] = (wire.namespace, wire.ifname)
+        host.down.discard(wire.link)
         host.wires[wire.namespace] = wire
         host.step("netns.ensured")
         return Namespace(wire.namespace, f"/run/netns/{wire.namespace}", inode)
@@ -202,19 +208,29 @@ class FakeNetns:
         host.namespaces.pop(name, None)
         host.wires.pop(name, None)
         host.links = {link: end for link, end in host.links.items() if end[0] != name}
+        host.down &= host.links.keys()
+
+    async def set_down(self, link: str) -> bool:
+        """See NetworkDriver."""
+        host = self._host
+        host.step("netns.down")
+        if link not in host.links:
+            return False
+        host.down.add(link)
+        host.step("netns.downed")
+        return True
 
     async def remove_link(self, name: str) -> None:
         """See NetworkDriver."""
         self._host.links.pop(name, None)
+        self._host.down.discard(name)
 
     async def view(self) -> NetworkView:
         """See NetworkDriver."""
         host = self._host
         host.step("netns.view")
-        return NetworkView(
-            frozenset(host.namespaces),
-            frozenset(link for link in host.links if is_link_of(host.cluster, link)),
-        )
+        links = frozenset(link for link in host.links if is_link_of(host.cluster, link))
+        return NetworkView(frozenset(host.namespaces), links, links & host.down)
 
     async def inspect(self, wire: Wire) -> WireView:
         """See NetworkDriver."""
@@ -238,7 +254,8 @@ class FakeNetns:
         if name not in self._host.links:
             return None
         made = self._host.wires.get(self._host.links[name][0])
-        return LinkState(True, made.mtu if made else 1500, "0e:00:00:00:00:01")
+        up = name not in self._host.down
+        return LinkState(up, made.mtu if made else 1500, "0e:00:00:00:00:01")
 
     async def counters(self, link: str) -> LinkCounters | None:
         """See NetworkDriver."""
@@ -326,11 +343,15 @@ class FakeEngine:
         self._arrive()
         return self._find(container) is not None
 
-    async def is_running(self, container: str) -> bool:
+    async def life(self, container: str) -> Life:
         """See Engine."""
         self._arrive()
         found = self._find(container)
-        return found is not None and found.running
+        if found is None:
+            return Life.ABSENT
+        if found.running:
+            return Life.RUNNING
+        return Life.ENDED if found.id in self._host.ended else Life.CREATED
 
     async def root(self) -> Path:
         """See Engine."""
@@ -343,6 +364,7 @@ class FakeEngine:
         found = self._find(container)
         if found is not None and found.running:
             self.killed.append(found.id)
+            self._host.ended.add(found.id)
             self._host.containers[found.id] = replace(found, running=False, netns_inode=None, pid=0)
 
     async def stats(self, container: str) -> Mapping[str, Any]:

@@ -207,10 +207,10 @@ class Host:
             config["Hostname"] = "web-1"
         return await self.docker.containers.create(config, name=name)
 
-    async def start(self, short: str, network: str = "red") -> Started:
+    async def start(self, short: str, network: str = "red", **more: Any) -> Started:
         """The whole way of a start: create, ADD, register, start."""
         name = self.name(short)
-        container, view = await asyncio.gather(self.create(name), self.add(name, network))
+        container, view = await asyncio.gather(self.create(name), self.add(name, network, **more))
         await self.register(name, container.id)
         await container.start()
         pid = (await container.show())["State"]["Pid"]

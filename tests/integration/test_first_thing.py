@@ -23,6 +23,7 @@ from tests.integration.hostd_host import PORT, Host, inside, run, tcp
 HTTP = HealthCheck(port=PORT, path="/health", interval_s=0.5, timeout_s=2, grace_s=20)
 NO_ADDRESS, NO_PEER = 41, 42
 TOGETHER = 6
+KEY = "bu/web/peer"
 
 
 def first_thing(peer: str) -> tuple[str, ...]:
@@ -48,7 +49,9 @@ async def test_while_hostd_is_down_nothing_starts_and_then_all_is_up(cloud: Clou
 
 
 async def test_after_a_boot_apps_start_when_their_network_is_up(cloud: Cloud) -> None:
-    await cloud.launch("peer.1", "web-0.1", health=(HTTP,))
+    await cloud.launch("peer.1", health=(HTTP,), sticky_key=KEY)
+    await cloud.launch("web-0.1", health=(HTTP,))
+    address = (await cloud.healthy("peer.1")).address
     await cloud.healthy("web-0.1")
 
     async def executor_down() -> None:
@@ -62,16 +65,63 @@ async def test_after_a_boot_apps_start_when_their_network_is_up(cloud: Cloud) ->
     cloud.offers.clear()
     await cloud.reaches("web-0.1", "TASK_FAILED")
     names = ["peer.2", *(f"web-{n}.2" for n in range(TOGETHER))]
-    await cloud.launch(names[0], health=(HTTP,))
+    await cloud.launch(names[0], health=(HTTP,), sticky_key=KEY)
     await _nothing_starts(cloud, names[:1])
     await cloud.host.start_hostd()
     peer = await cloud.healthy(names[0])
+    assert peer.address == address
     await cloud.launch(*names[1:], health=(HTTP,), command=first_thing(peer.address))
     for each in names:
         await cloud.healthy(each)
         assert "TASK_FAILED" not in cloud.states(each)
     await cloud.gone("web-0.1")
     assert set(await cloud.host.attachments()) == {cloud.name(each) for each in names}
+
+
+async def test_a_restart_and_a_release_keep_namespace_port_and_flows(cloud: Cloud) -> None:
+    """Each attempt is placed the moment that its predecessor is said to be over."""
+    host = cloud.host
+
+    async def facts(attempt: str) -> tuple[object, ...]:
+        """What must stay, and how old the youngest of its flows is."""
+        name = cloud.name(attempt)
+        view = (await host.attachments())[name]
+        number = host.vsctl("get", "interface", host.port_of(name), "ofport")
+        flows = await host.flows_of(name)
+        ages.append(min(flow.age_s for flow in flows.values()))
+        return view["ip"], view["mac"], view["inode"], number, frozenset(flows)
+
+    async def end(attempt: str) -> None:
+        await host.docker.containers.container(cloud.name(attempt)).kill()
+
+    async def takes_over(attempt: str, state: str, heir: str) -> None:
+        await cloud.reaches(attempt, state)
+        await cloud.launch(heir, health=(HTTP,), sticky_key=KEY)
+
+    ages: list[float] = []
+    await cloud.launch("peer.1", health=(HTTP,), sticky_key=KEY)
+    await cloud.healthy("peer.1")
+    before = await facts("peer.1")
+    # A restart.
+    await end("peer.1")
+    await takes_over("peer.1", "TASK_FAILED", "peer.2")
+    await cloud.healthy("peer.2")
+    assert await facts("peer.2") == before
+    # A new release.
+    await cloud.kill("peer.2")
+    await takes_over("peer.2", "TASK_KILLED", "next.1")
+    await cloud.healthy("next.1")
+    assert await facts("next.1") == before
+    # Neither the DEL nor the ADD finds hostd.
+    await host.kill_hostd()
+    await end("next.1")
+    await takes_over("next.1", "TASK_FAILED", "next.2")
+    await _nothing_starts(cloud, ["next.2"])
+    await host.start_hostd()
+    await cloud.healthy("next.2")
+    assert await facts("next.2") == before
+    assert ages == sorted(ages)
+    assert ages[0] < ages[-1]
 
 
 async def test_after_a_boot_an_attachment_is_as_it_was(host: Host) -> None:

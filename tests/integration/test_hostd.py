@@ -155,26 +155,6 @@ async def test_del_waits_for_ipam_and_add_does_too(bare_host: Host) -> None:
         await host.until(added, "the address was not released")
 
 
-async def test_a_container_that_takes_over(host: Host) -> None:
-    old = await host.start("old")
-    heir = host.name("heir")
-    container = await host.create(heir)
-    with pytest.raises(Conflict, match="still runs"):
-        await host.add(heir, inherit_from=old.name)
-    await host.revoke(old.name)
-    await old.container.delete(force=True)
-    view = await host.add(heir, inherit_from=old.name)
-    assert (view["ip"], view["inode"]) == (old.ip, old.inode)
-    await host.register(heir, container.id)
-    await container.start()
-    assert list(await host.attachments()) == [heir]
-    other = await host.start("other")
-    await host.wait_served(other.namespace, old.ip)
-    await container.delete(force=True)
-    assert await host.delete(heir) is True
-    assert await host.delete(old.name) is False
-
-
 async def test_an_orphan_is_collected(bare_host: Host) -> None:
     async with bare_host.ipam():
         await bare_host.start_hostd(orphan_grace_s=1)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tests.integration.hostd_host import Host, Started, inside, run, tcp
 
+KEY = "acme/db/0"
+
 
 async def facts(host: Host, *started: Started) -> list[tuple[object, ...]]:
     """What must stay of running containers: process, namespace, address, number in the switch."""
@@ -92,7 +94,7 @@ async def test_a_reboot_keeps_addresses_and_wires_anew(host: Host) -> None:
 
 
 async def test_a_restart_and_an_heir_touch_neither_namespace_nor_port_nor_flows(host: Host) -> None:
-    one, two = await asyncio.gather(host.start("one"), host.start("two"))
+    one, two = await asyncio.gather(host.start("one", sticky_key=KEY), host.start("two"))
     await reachable(host, one, two)
     number = host.vsctl("get", "interface", host.port_of(one.name), "ofport")
     before = await host.flows_of(one.name)
@@ -102,16 +104,22 @@ async def test_a_restart_and_an_heir_touch_neither_namespace_nor_port_nor_flows(
     await one.container.wait()
     await host.kill_hostd()
     await host.start_hostd()
-    view = await host.add(one.name, generation=2)
+    view = await host.add(one.name, generation=2, sticky_key=KEY)
     await host.register(one.name, one.container.id, generation=2)
     await one.container.start()
     await host.wait_served(two.namespace, one.ip)
-    # A new release that keeps its address: another container.
-    await host.revoke(one.name)
-    await one.container.delete(force=True)
+    # A new release that keeps its address: another container, hostd killed in between.
+    await host.end(one)
+    (parked,) = (v for v in (await host.attachments()).values() if v["phase"] == "parked")
+    assert (parked["ip"], parked["attachment"]) == (one.ip, "")
+    inside(two.namespace, "ip", "neigh", "flush", "dev", "eth0")
+    assert not await tcp(two.namespace, one.ip)
+    assert "lladdr" not in inside(two.namespace, "ip", "neigh", "show", one.ip)
+    await host.kill_hostd()
+    await host.start_hostd()
     heir = host.name("heir")
     container = await host.create(heir)
-    taken = await host.add(heir, inherit_from=one.name)
+    taken = await host.add(heir, sticky_key=KEY)
     await host.register(heir, container.id)
     await container.start()
     await host.wait_served(two.namespace, one.ip)
@@ -123,3 +131,19 @@ async def test_a_restart_and_an_heir_touch_neither_namespace_nor_port_nor_flows(
         assert flow.is_as(before[place])
         assert flow.age_s > before[place].age_s
         assert flow.packets >= before[place].packets
+
+
+async def test_what_nobody_takes_over_goes(bare_host: Host) -> None:
+    host = bare_host
+    async with host.ipam():
+        await host.start_hostd(park_s=1)
+        view = await host.add(host.name("one"), sticky_key=KEY)
+        await host.delete(host.name("one"))
+
+        async def gone() -> bool:
+            return not await host.attachments() and not Path(view["namespace"]).exists()
+
+        await host.until(gone, "it stays parked")
+        again = await host.add(host.name("two"), sticky_key=KEY)
+        assert again["ip"] == view["ip"]
+        assert again["address_generation"] > view["address_generation"]

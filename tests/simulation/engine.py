@@ -8,8 +8,8 @@ from typing import Any
 
 from libs.common.errors import NotFound, Unavailable
 from services.executor import errors
-from services.executor.model import LABEL_CLUSTER
-from services.hostd.model import ContainerView
+from services.executor.model import LABEL_CLUSTER, Phase
+from services.hostd.model import ContainerView, Life
 from services.hostd.ports import LogQuery
 from tests.fakes.docker import FakeContainer, FakeDocker
 from tests.fakes.network import FakeHost, StartRefused
@@ -50,11 +50,15 @@ class HostdEngine:
         self._arrive()
         return self._docker.by_name(container) is not None
 
-    async def is_running(self, container: str) -> bool:
+    async def life(self, container: str) -> Life:
         """See Engine."""
         self._arrive()
         found = self._docker.by_name(container)
-        return found is not None and found.running
+        if found is None:
+            return Life.ABSENT
+        if found.running:
+            return Life.RUNNING
+        return Life.CREATED if found.phase is Phase.CREATED else Life.ENDED
 
     async def root(self) -> Path:
         """See Engine."""

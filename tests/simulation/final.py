@@ -94,11 +94,12 @@ def _nothing_leaks(cloud: Cloud, invariants: Invariants) -> None:
             if not each.running:
                 invariants.fail(f"{host.name}: container {each.name} is left over")
         kernel = host.kernel
-        names = {each.container for each in kernel.attachments.values()}
+        parked = {key for key, each in kernel.attachments.items() if each.parked_at is not None}
+        names = {a.container for key, a in kernel.attachments.items() if key not in parked}
         here = {each.name for each in host.docker.containers.values()}
         if names != here:
             invariants.fail(f"{host.name}: attachments {names - here}, containers {here - names}")
-        attached |= {each.ipam_key for each in kernel.attachments.values()}
+        attached |= {a.ipam_key for key, a in kernel.attachments.items() if key not in parked}
         for what, found in (
             ("namespaces", set(kernel.namespaces)),
             ("ports", {port.attachment for port in kernel.ports.values()}),

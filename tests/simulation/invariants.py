@@ -112,6 +112,8 @@ class Invariants:
                 attachment = attachments.get(namespace)
                 if attachment is None or attachment.address is None:
                     continue  # being taken down after its document went, or not ours
+                if wire.link in kernel.down:
+                    continue  # parked, or on its way there or back: nothing passes
                 address = attachment.address
                 where = (address.vlan, address.ip)
                 if where in seen:

@@ -63,6 +63,7 @@ APPS: Mapping[str, Mapping[str, Any]] = {
         "strategy": {"max_surge": 0, "max_unavailable": 1, "deadline_s": 150, "min_ready_s": 4},
         "spread": ["zone", "hostname"],
         "stop_grace_s": 3,
+        "keep_address": True,
     },
 }
 

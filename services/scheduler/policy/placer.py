@@ -87,6 +87,13 @@ class Round:
         if self._order is not None:
             self._order.moved(row)
 
+    def put_at(self, shape: Shape, row: int) -> bool:
+        """Place one on this agent, if it may go there and there is room."""
+        if not self.allowed(shape)[row] or not _room(self.agents.free[:, row], shape.vector):
+            return False
+        self._book_one(shape, shape.vector, row, 1)
+        return True
+
     def allowed(self, shape: Shape) -> Mask:
         """Agents where the next one of a shape may go, room or not."""
         mask = allowed(self.agents, shape, self._zone(shape), self._available)

@@ -16,7 +16,7 @@ from infra.images.build import SAMPLES, build_images
 from infra.provision import Server
 from libs.common.errors import NotFound
 from services.hostd.docker import CLUSTER_LABEL, DockerEngine
-from services.hostd.model import ContainerView
+from services.hostd.model import ContainerView, Life
 from services.hostd.ports import Engine, LogQuery
 from tests.contract.network.conftest import BOTH, CLUSTER
 from tests.fakes.network import HOST_INODE, FakeEngine, FakeHost
@@ -97,7 +97,7 @@ async def test_tells_what_runs_where(engine: EngineWorld) -> None:
         assert view.pid > 0
     for known in (container_id, name):
         assert await engine.driver.exists(known)
-        assert await engine.driver.is_running(known)
+        assert await engine.driver.life(known) is Life.RUNNING
 
 
 async def test_a_killed_container_does_not_run(engine: EngineWorld) -> None:
@@ -105,7 +105,7 @@ async def test_a_killed_container_does_not_run(engine: EngineWorld) -> None:
     await engine.driver.containers()
     await engine.driver.kill(container_id)
     async with asyncio.timeout(10):
-        while await engine.driver.is_running(container_id):
+        while await engine.driver.life(container_id) is not Life.ENDED:
             await asyncio.sleep(0.02)
     (view,) = await engine.driver.containers()
     assert (view.running, view.netns_inode) == (False, None)
@@ -130,7 +130,7 @@ async def test_logs_keep_streams_apart(engine: EngineWorld) -> None:
 
 async def test_strangers(engine: EngineWorld) -> None:
     assert not await engine.driver.exists("nobody")
-    assert not await engine.driver.is_running("nobody")
+    assert await engine.driver.life("nobody") is Life.ABSENT
     with pytest.raises(NotFound, match="nobody"):
         await engine.driver.stats("nobody")
     with pytest.raises(NotFound, match="nobody"):

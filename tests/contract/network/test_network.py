@@ -62,6 +62,22 @@ async def test_a_lost_link_is_made_anew_in_the_same_namespace(network: NetworkDr
     assert (await network.view()).links == {wire(1).link}
 
 
+async def test_a_link_that_was_down_comes_up_with_all_it_had(network: NetworkDriver) -> None:
+    made, link = await network.ensure(dual_wire(1)), dual_wire(1).link
+    before = await network.inspect(dual_wire(1))
+    assert not (await network.view()).down
+    for _ in range(2):
+        assert await network.set_down(link)
+    assert (await network.view()).down == {link}
+    silent = await network.inspect(dual_wire(1))
+    assert silent.outer is not None
+    assert not silent.outer.up
+    assert await network.ensure(dual_wire(1)) == made
+    assert await network.inspect(dual_wire(1)) == before
+    assert not (await network.view()).down
+    assert not await network.set_down("gnothere0000000")
+
+
 async def test_counters(network: NetworkDriver) -> None:
     await network.ensure(wire(1))
     counters = await network.counters(wire(1).link)

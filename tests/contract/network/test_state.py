@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,22 @@ async def test_dropping_one_and_keeping_another_is_one_change(reopen: Reopen) ->
     await state.save([("release", "web-1.eth0"), ("release", "never there"), ("attachment", "a1")])
     assert await reopen().load() == ([], [])
     await state.save([])
+
+
+async def test_parked_ones_are_there_again(reopen: Reopen) -> None:
+    parked = attachment(1, Phase.PARKED).model_copy(update={"parked_at": 5.0, "ipam_key": ""})
+    await reopen().save([parked, release(1)])
+    assert await reopen().load() == ([parked], [release(1)])
+
+
+async def test_an_older_hostd_finds_the_end_of_a_parked_one_begun(tmp_path: Path) -> None:
+    """Its phases are those before parking."""
+    state = open_state(tmp_path / "state.db")
+    await state.save([attachment(1, Phase.PARKED).model_copy(update={"parked_at": 5.0})])
+    with closing(sqlite3.connect(tmp_path / "state.db")) as db:
+        ((body,),) = db.execute("SELECT body FROM thing").fetchall()
+    assert json.loads(body)["phase"] == "releasing"
+    state.close()
 
 
 async def test_a_disk_that_fails_is_said(tmp_path: Path) -> None:

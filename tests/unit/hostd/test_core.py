@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from services.hostd.model import (
     AttachmentId,
     AttachmentSpec,
     ContainerView,
+    Life,
     NetworkView,
     Owner,
     Phase,
@@ -83,7 +86,8 @@ def test_all_numbers_used() -> None:
 
 def test_the_table_of_phases_is_closed_and_ends() -> None:
     assert set(TRANSITIONS) == set(Phase)
-    assert TRANSITIONS[Phase.RELEASING] == frozenset()
+    # Once a DEL has begun, only one that is parked comes back.
+    assert TRANSITIONS[Phase.RELEASING] == {Phase.PARKED}
     with pytest.raises(ValueError, match="releasing -> addressed"):
         attachment(1, Phase.RELEASING).moved(Phase.ADDRESSED)
 
@@ -123,8 +127,6 @@ def test_everything_is_stale() -> None:
     ],
 )
 def test_a_port_that_is_wrong(change: dict[str, object]) -> None:
-    from dataclasses import replace
-
     actual = actual_of(attachment(1))
     wrong = actual.with_ports((replace(actual.ports[0], **change),))  # type: ignore[arg-type]
     assert core.plan(CLUSTER, [attachment(1)], wrong) == core.Plan(ports=("0000000001",))
@@ -135,6 +137,50 @@ def test_what_is_going_is_finished_and_its_leave_revoked() -> None:
     actual = Actual(NetworkView(frozenset({going.id}), frozenset()), (), (("f" * 64, going.id),))
     found = core.plan(CLUSTER, [going], actual)
     assert found == core.Plan(revoke=(("f" * 64, going.id),), finish=(going.id,))
+
+
+def test_a_link_that_is_only_down_is_set_up() -> None:
+    actual = actual_of(attachment(1))
+    down = replace(actual.network, down=actual.network.links)
+    assert core.plan(CLUSTER, [attachment(1)], replace(actual, network=down)) == core.Plan(
+        up=("0000000001",)
+    )
+
+
+def test_a_parked_one_stays_as_long_as_it_is_whole() -> None:
+    parked = attachment(1, Phase.PARKED).model_copy(update={"parked_at": 1.0})
+    whole = actual_of(parked)
+    whole = replace(whole, network=replace(whole.network, down=whole.network.links))
+    assert not core.plan(CLUSTER, [parked], whole)
+    leave = replace(whole, registered=(("f" * 64, parked.id),))
+    assert core.plan(CLUSTER, [parked], leave) == core.Plan(revoke=leave.registered)
+    for part in (
+        whole.with_ports(()),
+        replace(whole, network=replace(whole.network, links=frozenset())),
+        replace(whole, network=replace(whole.network, namespaces=frozenset())),
+    ):
+        assert core.plan(CLUSTER, [parked], part).unpark == (parked.id,)
+        assert not core.plan(CLUSTER, [parked], part).wire
+
+
+@pytest.mark.parametrize(
+    ("life", "instance", "had_leave", "over"),
+    [
+        (Life.RUNNING, "web-1", True, False),
+        (Life.CREATED, "web-1", True, True),  # an older attempt of the same instance
+        (Life.CREATED, "web-0", False, False),
+        (Life.ABSENT, "web-0", False, False),
+        (Life.ABSENT, "web-0", True, True),
+        (Life.ENDED, "web-0", False, True),
+    ],
+)
+def test_when_the_predecessor_is_over(
+    life: Life, instance: str, had_leave: bool, over: bool
+) -> None:
+    mine = AttachmentSpec(network="red", instance=instance, generation=1)
+    known = attachment(1).model_copy(update={"spec": mine})
+    asked = AttachmentSpec(network="red", instance="web-1", generation=2)
+    assert core.is_over(known, asked, life, had_leave) is over
 
 
 def test_what_has_no_address_yet_is_left_to_its_caller() -> None:

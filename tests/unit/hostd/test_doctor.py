@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,6 @@ import pytest
 from services.hostd import core, flows
 from services.hostd.doctor import Examined, diagnose
 from services.hostd.model import (
-    Attachment,
     Bandwidth,
     LinkState,
     PendingRelease,
@@ -19,6 +21,7 @@ from services.hostd.model import (
     SwitchReport,
     WireView,
 )
+from services.hostd.state import open_state
 from tests.unit.hostd.test_core import CLUSTER, attachment
 
 ONE = attachment(1)
@@ -112,8 +115,14 @@ OLD_STATE = (
 )
 
 
-def test_state_of_an_older_hostd_loads_and_what_is_saved_is_no_news_to_it() -> None:
-    old = Attachment.model_validate_json(OLD_STATE)
+async def test_state_of_an_older_hostd_loads_and_what_is_saved_is_no_news_to_it(
+    tmp_path: Path,
+) -> None:
+    state = open_state(tmp_path / "state.db")
+    with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as db:
+        db.execute("INSERT INTO thing VALUES ('attachment', 'a1', ?)", (OLD_STATE,))
+    ((old,), _) = await state.load()
+    state.close()
     assert old.address is not None
     assert old.address.generations() == (7, None)
     # An older hostd refuses a spec with fields that it does not know.

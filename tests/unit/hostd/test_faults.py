@@ -14,6 +14,7 @@ from tests.simulation.loop import World, run
 from tests.unit.hostd.world import Broken, HostdWorld, retry, settled, tolerate
 
 NAMES = ("a", "b", "c", "d")
+STICKY = {"b": "first", "c": "first", "d": "second"}
 
 
 async def chaos(world: World, it: HostdWorld, moves: int = 60) -> None:
@@ -60,7 +61,7 @@ async def move(world: World, it: HostdWorld, group: asyncio.TaskGroup, rng: rand
     elif kind == 4 and it.host.links:
         del it.host.links[rng.choice(sorted(it.host.links))]
     elif kind in (5, 6, 7):
-        await it.add(name)
+        await it.add(name, sticky_key=STICKY.get(name, ""))
     elif kind in (8, 9):
         await it.register(name)
     elif kind == 10:
@@ -100,7 +101,16 @@ def release_before_the_port_is_gone(service: HostdService) -> None:
     service.finish = early  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("mutation", [forget_to_revoke, release_before_the_port_is_gone])
+def park_with_the_link_up(service: HostdService) -> None:
+    async def set_down(_link: str) -> bool:
+        return True
+
+    service.ports.network.set_down = set_down  # type: ignore[method-assign,assignment]
+
+
+@pytest.mark.parametrize(
+    "mutation", [forget_to_revoke, release_before_the_port_is_gone, park_with_the_link_up]
+)
 def test_the_checks_see_what_they_are_for(mutation: object) -> None:
     """Deliberately broken, the service must be caught by some seed."""
     for seed in range(40):

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from libs.common.errors import GantryError, Unavailable
 from libs.common.telemetry import Telemetry, make_log
-from services.hostd.model import AttachmentSpec, ContainerView, RegistrationSpec
+from services.hostd.core import link_name
+from services.hostd.model import AttachmentSpec, ContainerView, Phase, RegistrationSpec
 from services.hostd.service import HostdService
 from services.hostd.settings import HostdConfig
 from tests.fakes.ipam import FakeIpam
@@ -135,12 +136,16 @@ class HostdWorld:
                 del self.host.containers[each.id]
 
     async def add(
-        self, name: str, network: str = "red", generation: int = 1, sticky_key: str = ""
+        self,
+        name: str,
+        network: str = "red",
+        generation: int = 1,
+        sticky_key: str = "",
+        **more: object,
     ) -> str:
         """ADD; the address."""
-        spec = AttachmentSpec(
-            network=network, instance=name, generation=generation, sticky_key=sticky_key
-        )
+        content = {"instance": name, **more, "network": network, "generation": generation}
+        spec = AttachmentSpec.model_validate({**content, "sticky_key": sticky_key})
         return (await self._call(lambda service: service.add(name, "eth0", spec))).ip
 
     async def register(self, name: str, generation: int = 1) -> None:
@@ -166,14 +171,23 @@ class HostdWorld:
         raise Broken(f"{name} was started in {namespace}, which is not its own (any more)")
 
     def check(self) -> None:
-        """At any time: whoever can send from an address has it from ipam, and no leave outlives its attachment."""
+        """At any time: whoever can send from an address has it from ipam, and no leave outlives its attachment.
+
+        By a link that is down nobody sends, and a parked attachment's link is down.
+        """
         owners: dict[tuple[int, str], str] = {}
         keys: dict[str, str] = {each.id: each.ipam_key for each in self.host.attachments.values()}
+        for parked in self.host.attachments.values():
+            link = link_name(CLUSTER, parked.id)
+            if parked.phase is Phase.PARKED and link in self.host.links.keys() - self.host.down:
+                raise Broken(f"{parked.id} is parked, and its link is up")
         for each in self.host.registrations.values():
             if each.namespace.name not in keys:
                 raise Broken(f"leave to start in {each.namespace.name} outlives its attachment")
         for port in self.host.ports.values():
             if port.name not in self.host.links or port.name not in self.host.numbers:
+                continue
+            if port.name in self.host.down:
                 continue
             holder = owners.setdefault((port.vlan, port.ip), port.attachment)
             if holder != port.attachment:
@@ -188,6 +202,7 @@ class HostdWorld:
         left = {
             "namespaces": host.namespaces,
             "links": host.links,
+            "links that are down": host.down,
             "ports": host.ports,
             "registrations": host.registrations,
             "generations": host.generations,

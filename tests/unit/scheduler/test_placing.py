@@ -18,12 +18,14 @@ from services.scheduler.cluster import Cluster
 from services.scheduler.core import Input, decide
 from services.scheduler.model import (
     Decline,
+    InstanceId,
     Launch,
     Pools,
     Quota,
     SchedulerConfig,
     State,
     Tick,
+    Unwant,
     from_body,
     to_body,
 )
@@ -395,3 +397,64 @@ def test_a_decision_changes_nothing_but_its_draft(count: int, budget: int) -> No
     assert one.actions == other.actions and one.changed == other.changed
     if before:
         assert state(desk.cluster) == before
+
+
+# -- where it was ----------------------------------------------------------------------------------------
+
+
+def _both(desk: Desk, home_cpus: float = 4.0) -> None:
+    """Offers of its home and of an agent that fits better."""
+    desk.offers += 2
+    two = (offer(90 + desk.offers, "a1", home_cpus), offer(91 + desk.offers, "a2", 1.2))
+    desk.give(mesos.Offers(two))  # type: ignore[arg-type]
+
+
+def _failed(failures: int = 1, **of: Any) -> Desk:
+    """An instance has failed so often on a1, and waits."""
+    desk = _desk()
+    desk.give(want("db-1", _spec(1.0, **of), "acme/db"))
+    for n in range(1, failures + 1):
+        desk.offer("a1")
+        desk.tell(f"db-1.{n}", "TASK_RUNNING", container=f"c{n}")
+        desk.tell(f"db-1.{n}", "TASK_FAILED")
+        desk.tick(desk.config.restart_backoff_max_s)
+    return desk
+
+
+def test_one_that_keeps_its_address_goes_back_to_where_it_was() -> None:
+    desk = _failed(sticky_key="acme/db/0")
+    _both(desk)
+    assert desk["db-1"].agent == "a1"
+    desk = _failed()
+    _both(desk)
+    assert desk["db-1"].agent == "a2"
+
+
+def test_so_does_the_next_release() -> None:
+    desk = _failed(sticky_key="acme/db/0")
+    desk.offer("a1")
+    desk.tell("db-1.2", "TASK_RUNNING", container="c2")
+    desk.give(Unwant(InstanceId("db-1"), "acme/db", "a new release"))
+    desk.tell("db-1.2", "TASK_KILLED")
+    next_ones = [
+        want("db-2", _spec(1.0, sticky_key="acme/db/1"), "acme/db"),
+        want("db-3", _spec(1.0, sticky_key="acme/db/0"), "acme/db"),
+    ]
+    desk.give(*next_ones)
+    _both(desk)
+    assert (desk["db-2"].agent, desk["db-3"].agent) == ("a2", "a1")
+
+
+def test_but_not_for_any_price() -> None:
+    desk = _failed(failures=3, sticky_key="acme/db/0")
+    _both(desk)
+    assert desk["db-1"].agent == "a2"
+    desk = _failed(sticky_key="acme/db/0")
+    _both(desk, home_cpus=0.9)
+    assert desk["db-1"].agent == "a2"
+    host = Constraint(attribute="hostname", operator=ConstraintOperator.UNLIKE, value="host-a1")
+    desk = _failed(sticky_key="acme/db/0")
+    desk.give(Unwant(InstanceId("db-1"), "acme/db", "a new release"))
+    desk.give(want("db-2", _spec(1.0, sticky_key="acme/db/0", constraints=(host,)), "acme/db"))
+    _both(desk)
+    assert desk["db-2"].agent == "a2"

@@ -159,7 +159,6 @@ async def test_what_belongs_to_others_stays_theirs(world: World) -> None:
         assert service is not None
         for call in (
             service.add("c1", "eth0", AttachmentSpec(network="red", instance="c1")),
-            service.add("x", "eth0", AttachmentSpec(network="red", inherit_from="c1")),
             cni.it.register("c1"),
         ):
             with pytest.raises(Exception, match="c1"):
