@@ -65,26 +65,33 @@ def _fields(instance: Instance, event: ObservedEvent, now: float) -> dict[str, A
     if instance.state is State.GONE:
         # Its request lay in an outbox for so long that the scheduler, when asked, did not know of it yet.
         return {"turned_up": state is not State.GONE}
-    if generation < instance.generation:
+    returned = getattr(event, "returned", False)
+    if generation < instance.generation and not returned:
         return {}
-    newer = generation > instance.generation
+    newer = generation > instance.generation or (returned and _goes_on(instance, event, state))
     if not newer and instance.state not in SAME_ATTEMPT[state]:
         return _place(instance, event, newer=False)
     fields = _place(instance, event, newer=newer)
     fields.update(
         state=state,
-        generation=generation,
+        generation=max(generation, instance.generation),
         waiting="",
         changed_at=now,
         healthy_since=now if state is State.HEALTHY else None,
     )
     if isinstance(event, ev.ContainerExited):
-        fields.update(last_exit=describe_exit(event), exited_generation=generation)
+        fields.update(last_exit=describe_exit(event), exited_generation=fields["generation"])
     elif isinstance(event, ev.ContainerUnhealthy) and event.message:
         fields["last_exit"] = f"unhealthy: {event.message}"
     if _is_failure(instance, event) and instance.failed_generation < generation:
         fields.update(failures=instance.failures + 1, failed_generation=generation)
     return fields
+
+
+def _goes_on(instance: Instance, event: ObservedEvent, state: State) -> bool:
+    """Is this the first that is told of an older attempt's return: it was taken for over, or replaced."""
+    over = instance.state is State.EXITED and state not in (State.EXITED, State.GONE)
+    return over or getattr(event, "attempt", "") != instance.attempt
 
 
 def _target(event: ObservedEvent) -> State:

@@ -30,6 +30,7 @@ class Row(BaseModel):
     hostname: str = ""
     address: str = ""
     container: str = ""
+    returned: bool = False
     healthy: bool | None = None
     waiting: str = ""
     message: str = ""
@@ -45,7 +46,10 @@ def caught_up(instance: Instance, row: Row, now: float) -> Instance:
 
 def _event_of(row: Row) -> ObservedEvent | None:
     place = row.model_dump(
-        include={"instance", "app", "attempt", "agent", "hostname", "container", "address"}
+        include={
+            *("instance", "app", "attempt", "agent", "hostname", "container", "address"),
+            "returned",
+        }
     )
     match row.state, row.healthy:
         case "running", True:

@@ -45,13 +45,13 @@ async def list_instances(gateway: Gateway, actor: Actor, app: str = "") -> Insta
         (DEPLOYER, with_query("/v1/instances", {"app": app, "bu": own})),
         (SCHEDULER, with_query("/v1/instances", {"app": app})),
     )
-    rows = join_instances(wanted, observed)
+    rows = join_instances(wanted, observed, gateway.clock.now())
     seen = [row for row in rows if actor.sees(bu_of_target(str(row.get("app", ""))))]
     content = {"instances": seen, "incomplete": incomplete(wanted, observed)}
     return Instances.model_validate(content)
 
 
-def join_instances(wanted: Part, observed: Part) -> list[dict[str, Any]]:
+def join_instances(wanted: Part, observed: Part, now: float) -> list[dict[str, Any]]:
     """The deployer's rows, each with what the scheduler adds; the scheduler's own when the deployer is away."""
     theirs = {row["instance"]: row for row in observed.rows("instances")}
     if wanted.away:
@@ -60,14 +60,18 @@ def join_instances(wanted: Part, observed: Part) -> list[dict[str, Any]]:
     for row in wanted.rows("instances"):
         also = theirs.get(row["instance"], {})
         extra = {name: also[name] for name in _FROM_SCHEDULER if name in also and name not in row}
-        rows.append({**row, **extra, "waiting": _waits_for(row, also)})
+        rows.append({**row, **extra, "waiting": _waits_for(row, also, now)})
     return sorted(rows, key=_order)
 
 
-def _waits_for(row: Mapping[str, Any], also: Mapping[str, Any]) -> str:
+def _waits_for(row: Mapping[str, Any], also: Mapping[str, Any], now: float) -> str:
     """The scheduler knows at once why it places nothing; the deployer by events, and all other reasons."""
     if also.get("why") and also.get("waiting") and row.get("wanted") != "stop":
         return f"not placed: {also['waiting']}"
+    pause_s, failures = float(also.get("not_before") or 0.0) - now, also.get("failures")
+    if failures and pause_s > 0 and row.get("wanted") != "stop":
+        last = f": {row['last_exit']}" if row.get("last_exit") else ""
+        return f"next attempt in {pause_s:.0f} s, after {failures} failures{last}"
     return str(row.get("waiting") or also.get("waiting", ""))
 
 

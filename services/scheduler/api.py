@@ -142,6 +142,7 @@ def instance_view(instance: Instance, why: Refusal | None = None) -> Mapping[str
         "hostname": instance.hostname,
         "address": instance.address,
         "container": instance.container,
+        "returned": bool(instance.returned),
         "healthy": instance.healthy,
         "failures": instance.failures,
         "since": instance.since,

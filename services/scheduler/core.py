@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from libs.common.spec import InstanceSpec
 from libs.mesos import events as mesos
-from services.scheduler import cleaning, telling, updates
+from services.scheduler import cleaning, returning, telling, updates
 from services.scheduler.cluster import Cluster, Draft, Pool
 from services.scheduler.ledger import bu_of
 from services.scheduler.model import (
@@ -197,8 +197,8 @@ def _watch(draft: Draft, now: float, config: SchedulerConfig) -> None:
                 cleaning.leave_behind(draft, instance, now)
                 updates.end(draft, instance, now, f"{instance.hostname} is unreachable")
                 continue
-            case State.UNREACHABLE if age_s >= config.unreachable_after_s:
-                updates.replace_unreachable(draft, instance, now)
+            case State.UNREACHABLE if age_s >= returning.replace_after_s(instance, config):
+                returning.replace_unreachable(draft, instance, now)
             case State.ORPHANED if orphaned_s >= config.adoption_deadline_s:
                 updates.give_up_adoption(draft, instance, now)
             case State.STAGED if age_s >= config.staged_timeout_s:

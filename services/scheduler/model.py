@@ -56,8 +56,9 @@ LIVE = frozenset({State.STAGED, State.STARTING, State.RUNNING, State.UNREACHABLE
 class Instance:
     """One wanted instance and its current attempt; a document of the scheduler's.
 
-    `generation` counts attempts; `attempt` is `<id>.<generation>`. `adopt` is the container of an earlier attempt that
-    this one is to take over, `orphaned_at` when it lost its task. Times are Unix seconds.
+    `generation` counts attempts; `attempt` is `<id>.<number>`, the number its generation unless an older one returned.
+    `adopt` is the container of an earlier attempt that this one is to take over, `orphaned_at` when it lost its task.
+    Times are Unix seconds.
     """
 
     id: InstanceId
@@ -89,11 +90,20 @@ class Instance:
     asked: int = 0  # the newest ce_sequence of what was asked of it: older requests are copies
     direct_until: float = 0.0  # until then its events do not wait for the bus
     yields_to: str = ""  # its attempt is asked to end for this more important instance
+    returned: int = (
+        0  # the attempt that is current although a newer one was made: its host came back
+    )
+    may_return: AttemptId = AttemptId("")  # the replaced one that goes on when its host comes back
+
+    @property
+    def number(self) -> int:
+        """Which attempt is the current one."""
+        return self.returned or self.generation
 
     @property
     def attempt(self) -> AttemptId:
         """The id of the current attempt's task."""
-        return attempt_id(self.id, self.generation)
+        return attempt_id(self.id, self.number)
 
     @property
     def live(self) -> bool:
@@ -338,7 +348,7 @@ class SchedulerConfig(BaseModel):
     restart_backoff_factor: float = 1.15
     restart_backoff_max_s: float = 300.0
     max_attempts: int = 0  # in a row without getting healthy; 0: no end
-    healthy_reset_s: float = 60.0
+    healthy_reset_s: float = 60.0  # so long a healthy life forgives half of the failures
     unreachable_after_s: float = 300.0
     adoption_deadline_s: float = 60.0
     staged_timeout_s: float = 30.0
@@ -370,6 +380,7 @@ _PLAIN = (
     *("container", "healthy", "failures", "not_before", "since", "adopt", "message", "delayed"),
     *("orphaned_at", "delayed_at", "traceparent", "correlation", "asked", "direct_until"),
 )
+_RARE = ("yields_to", "returned", "may_return")  # left out when there is nothing to say
 
 
 def to_body(instance: Instance) -> dict[str, Any]:
@@ -381,8 +392,7 @@ def to_body(instance: Instance) -> dict[str, Any]:
     body["strays"] = [list(each) for each in instance.strays]
     if instance.cleanup:
         body["cleanup"] = True
-    if instance.yields_to:
-        body["yields_to"] = instance.yields_to
+    body.update({name: value for name in _RARE if (value := getattr(instance, name))})
     return body
 
 
@@ -395,6 +405,7 @@ def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:
         state=State(body["state"]),
         strays=tuple((AttemptId(task), AgentId(agent)) for task, agent in body["strays"]),
         cleanup=body.get("cleanup", False),
-        yields_to=body.get("yields_to", ""),
-        **{name: body[name] for name in _PLAIN if name in body},  # an older one has fewer
+        **{
+            name: body[name] for name in (*_PLAIN, *_RARE) if name in body
+        },  # an older one has fewer
     )

@@ -179,6 +179,7 @@ def _staged(instance: Instance, offer: Offer, now: float, cluster: str) -> Insta
             "delayed": "",
             "message": "",
             "yields_to": "",
+            "returned": 0,
             "address": instance.address if instance.adopt else "",
             "container": instance.adopt or fresh,
         },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from libs.common.events import Event
 from libs.common.events import model as ev
 from libs.common.spec import InstanceSpec, Resources
@@ -9,7 +11,7 @@ from services.scheduler.cluster import Draft
 from services.scheduler.model import Instance, Retell, State, Unwant
 
 
-def place_of(instance: Instance) -> dict[str, str]:
+def place_of(instance: Instance) -> dict[str, Any]:
     """The fields that all its events have."""
     return {
         "instance": instance.id,
@@ -19,6 +21,7 @@ def place_of(instance: Instance) -> dict[str, str]:
         "hostname": instance.hostname,
         "container": instance.container,
         "address": instance.address,
+        "returned": bool(instance.returned),
     }
 
 

@@ -66,6 +66,7 @@ class _OfContainer(_OfInstance):
     hostname: str = ""
     container: str = ""
     address: str = ""
+    returned: bool = False  # an older attempt goes on: its host came back, and its app wants that
 
 
 class ContainerStarted(_OfContainer):

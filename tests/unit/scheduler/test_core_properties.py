@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from libs.common.spec import Constraint, ConstraintOperator
+from libs.common.wishes import Unreachable
 from libs.mesos import events as mesos
 from services.scheduler.cluster import Draft
 from services.scheduler.ledger import Ledger
@@ -38,7 +39,7 @@ class Storm(RuleBasedStateMachine):
         self.free: dict[str, Amounts] = {}
         self.launched: dict[str, int] = {}
         self.taken = 0
-        self.seen: dict[str, tuple[int, int]] = defaultdict(lambda: (0, -1))
+        self.seen: dict[str, tuple[int, int, int]] = defaultdict(lambda: (0, 0, -1))
         self.ended: set[str] = set()
 
     @rule(name=NAMES, cpus=st.integers(1, 30))
@@ -46,8 +47,12 @@ class Storm(RuleBasedStateMachine):
         # The first is more important, the second makes room, the third keeps apart from it and the fourth is alone.
         special: dict[str, dict[str, Any]] = {
             "i0": {"priority": 5},
-            "i1": {"disruption_budget": 1},
-            "i2": {"apart_from": ("i1",), "spread": ("zone", "hostname")},
+            "i1": {"disruption_budget": 1, "unreachable": Unreachable(replace_after_s="never")},
+            "i2": {
+                "apart_from": ("i1",),
+                "spread": ("zone", "hostname"),
+                "unreachable": Unreachable(replace_after_s=5.0, keep="first"),
+            },
             "i3": {
                 "constraints": (
                     Constraint(attribute="hostname", operator=ConstraintOperator.UNIQUE),
@@ -127,11 +132,12 @@ class Storm(RuleBasedStateMachine):
         for name, instance in self.desk.cluster.instances.items():
             assert name not in self.ended, "an ended instance came back"
             rank = ORDER.index(instance.state) if instance.state in ORDER else -1
-            generation, before = self.seen[name]
+            generation, number, before = self.seen[name]
             assert instance.generation >= generation
-            if instance.generation == generation and rank >= 0 and before >= 0:
+            assert instance.number == instance.generation or name == "i2", "nobody else returns"
+            if instance.number == number and rank >= 0 and before >= 0:
                 assert rank >= before
-            self.seen[name] = (instance.generation, rank)
+            self.seen[name] = (instance.generation, instance.number, rank)
         self.ended.update(self.desk.cluster.ended)
 
     @invariant()
