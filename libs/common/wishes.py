@@ -133,7 +133,6 @@ ApartFrom = Annotated[
 ]
 
 
-NEVER = "never"
 Seconds = Annotated[float, Field(ge=0, le=30 * 86_400.0)]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from libs.common.events import Event
 from libs.common.events import model as ev
-from services.deployer.model import SAME_ATTEMPT, Instance, State, Wanted
+from services.deployer.model import ASKED, FORCED, SAME_ATTEMPT, Instance, State, Wanted
 
 ObservedEvent = (
     ev.OfferAccepted
@@ -22,6 +22,7 @@ ObservedEvent = (
     | ev.ContainerUnhealthy
     | ev.ContainerExited
     | ev.ContainerLost
+    | ev.InstanceMoveRequested
 )
 
 TARGET: Mapping[type[Event], State] = {
@@ -61,6 +62,9 @@ def _fields(instance: Instance, event: ObservedEvent, now: float) -> dict[str, A
     if isinstance(event, ev.PlacementDelayed):
         waits = instance.state in (State.REQUESTED, State.EXITED)
         return {"waiting": event.message} if waits else {}
+    if isinstance(event, ev.InstanceMoveRequested):
+        asked = FORCED if event.forced else ASKED
+        return {"leaving": "" if event.withdrawn else asked, "leave_reason": event.reason}
     state, generation = _target(event), generation_of(event.attempt)
     if instance.state is State.GONE:
         # Its request lay in an outbox for so long that the scheduler, when asked, did not know of it yet.
@@ -107,6 +111,8 @@ def _place(instance: Instance, event: Any, *, newer: bool) -> dict[str, Any]:
         told = getattr(event, name, "")
         if newer or (told and not getattr(instance, name)):
             fields[name] = told
+    if instance.leaving and fields.get("hostname", instance.hostname) != instance.hostname:
+        fields.update(leaving="", leave_reason="")  # it has moved by itself
     return fields
 
 

@@ -31,6 +31,7 @@ class Row(BaseModel):
     address: str = ""
     container: str = ""
     returned: bool = False
+    leaving: str = ""
     healthy: bool | None = None
     waiting: str = ""
     message: str = ""
@@ -41,7 +42,11 @@ def caught_up(instance: Instance, row: Row, now: float) -> Instance:
     if row.version is None or row.version <= instance.seen:
         return instance
     event = _event_of(row)
-    return instance if event is None else observe(instance, event, row.version, now)
+    known = instance if event is None else observe(instance, event, row.version, now)
+    if known.leaving == row.leaving or known.state is State.GONE:
+        return known
+    why = f"{row.hostname} is drained" if row.leaving else ""
+    return known.model_copy(update={"leaving": row.leaving, "leave_reason": why})
 
 
 def _event_of(row: Row) -> ObservedEvent | None:

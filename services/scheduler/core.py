@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from libs.common.spec import InstanceSpec
 from libs.mesos import events as mesos
-from services.scheduler import cleaning, returning, telling, updates
+from services.scheduler import cleaning, nodes, returning, telling, updates
 from services.scheduler.cluster import Cluster, Draft, Pool
 from services.scheduler.ledger import bu_of
 from services.scheduler.model import (
@@ -23,6 +23,7 @@ from services.scheduler.model import (
     Instance,
     InstanceId,
     Kill,
+    NodeSet,
     Offer,
     OfferId,
     Pools,
@@ -50,6 +51,7 @@ Input = (
     | Recall
     | ReleaseBreaker
     | Pools
+    | NodeSet
     | mesos.Subscribed
     | mesos.Disconnected
     | mesos.Offers
@@ -105,8 +107,10 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
             _kill_unknown(draft)
         case Pools():
             _pools(draft, each, now)
+        case NodeSet():
+            nodes.set_node(draft, each)
         case Tick():
-            pass
+            nodes.ask_to_move(draft)
 
 
 # -- inputs --------------------------------------------------------------------------------------------

@@ -94,6 +94,7 @@ class Instance:
         0  # the attempt that is current although a newer one was made: its host came back
     )
     may_return: AttemptId = AttemptId("")  # the replaced one that goes on when its host comes back
+    leaving: str = ""  # it is asked to move off its host: see `nodes.py`
 
     @property
     def number(self) -> int:
@@ -200,6 +201,30 @@ class Agent:
     attributes: Mapping[str, str]
     last_free: Amounts
     seen_at: float
+
+
+class Door(StrEnum):
+    """Does a host take anything new, and what of those that are there."""
+
+    OPEN = "open"
+    CORDONED = "cordoned"  # nothing new
+    DRAINING = "draining"  # nothing new, and all are asked to move
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host that a person has closed, now or once; a document. Times are Unix seconds, 0: never."""
+
+    hostname: str
+    door: Door
+    reason: str = ""
+    by: str = ""
+    since: float = 0.0
+    deadline_at: float = 0.0
+    force: bool = False  # after its deadline nothing is spared
+    drained_at: float = 0.0  # since then it is empty
+    overdue_at: float = 0.0  # that its deadline had passed was told
+    version: int = 0
 
 
 # -- what the scheduler asks of Mesos ----------------------------------------------------------------
@@ -316,6 +341,13 @@ class Pools:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeSet:
+    """A host is open or closed from now on; it is saved."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseBreaker:
     """A person says that the unknown tasks may be killed."""
 
@@ -358,6 +390,8 @@ class SchedulerConfig(BaseModel):
     full_pause_max_s: float = 300.0  # …doubled each time, up to this
     quotas: Mapping[str, Quota] = {}  # by business unit
     max_priorities: Mapping[str, int] = {}  # by business unit; any, where nothing is said
+    launches_per_s: float = 5000.0  # of the whole cluster, twice as many at once; 0: no limit
+    launching_per_agent: int = 250  # so many may be on their way to run on one agent; 0: no limit
     place_slice: int = 1000  # instances placed in one decision; the next one goes on
     pools_every_s: float = 15.0  # ipam is asked for free addresses so often…
     pools_fresh_s: float = 60.0  # …and what it said limits nothing any more after so long
@@ -380,7 +414,7 @@ _PLAIN = (
     *("container", "healthy", "failures", "not_before", "since", "adopt", "message", "delayed"),
     *("orphaned_at", "delayed_at", "traceparent", "correlation", "asked", "direct_until"),
 )
-_RARE = ("yields_to", "returned", "may_return")  # left out when there is nothing to say
+_RARE = ("yields_to", "returned", "may_return", "leaving")  # left out when there is nothing to say
 
 
 def to_body(instance: Instance) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import math
 from dataclasses import replace
 
 from libs.common.events import model as ev
-from libs.common.wishes import NEVER
 from libs.mesos.messages import TaskStatus
 from services.scheduler import cleaning
 from services.scheduler.cluster import Draft
@@ -34,7 +33,7 @@ def replace_after_s(instance: Instance, config: SchedulerConfig) -> float:
     wish = instance.spec.unreachable.replace_after_s
     if wish is None:
         return config.unreachable_after_s
-    return math.inf if wish == NEVER else wish
+    return math.inf if isinstance(wish, str) else wish
 
 
 def replace_unreachable(draft: Draft, instance: Instance, now: float) -> None:

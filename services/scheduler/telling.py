@@ -7,6 +7,7 @@ from typing import Any
 from libs.common.events import Event
 from libs.common.events import model as ev
 from libs.common.spec import InstanceSpec, Resources
+from services.scheduler import nodes
 from services.scheduler.cluster import Draft
 from services.scheduler.model import Instance, Retell, State, Unwant
 
@@ -37,6 +38,9 @@ def retell(draft: Draft, asking: Retell) -> None:
     else:
         after = current.asked_by(asking)
         events = _present(current)
+        if current.leaving:
+            doors = draft.volatile.nodes
+            events.append(nodes.asked_to_move(current, current.leaving, doors))
         if events or after != current:
             draft.put(after, *events)
 
