@@ -84,7 +84,8 @@ async def list_nodes(gateway: Gateway, actor: Actor) -> Nodes:
     seen, agents = await gateway.peers.parts(
         actor, (MONITOR, "/v1/nodes"), (SCHEDULER, "/v1/agents")
     )
-    content = {"nodes": join_nodes(seen, agents), "incomplete": incomplete(seen, agents)}
+    rows = with_doors(join_nodes(seen, agents), agents, actor)
+    content = {"nodes": rows, "incomplete": incomplete(seen, agents)}
     return Nodes.model_validate(content)
 
 
@@ -98,6 +99,27 @@ def join_nodes(seen: Part, agents: Part) -> list[dict[str, Any]]:
         also = theirs.get(row["agent"], {})
         rows.append({**{name: also[name] for name in _FROM_AGENT if name in also}, **row})
     return sorted(rows, key=lambda row: str(row.get("hostname", "")))
+
+
+def with_doors(rows: list[dict[str, Any]], agents: Part, actor: Actor) -> list[dict[str, Any]]:
+    """The hosts, each with what its maintenance has come to; apps are named to those who may see them."""
+    doors = {row["hostname"]: row for row in agents.rows("nodes")}
+    told = {name: door_text(row, actor) for name, row in doors.items()}
+    return [{**row, "maintenance": told.get(row.get("hostname"), "")} for row in rows]
+
+
+def door_text(door: Mapping[str, Any], actor: Actor) -> str:
+    """A closed host in words."""
+    reason = f" ({door['reason']})" if door.get("reason") else ""
+    left: Mapping[str, int] = door.get("left", {})
+    if door["door"] != "draining":
+        return f"{door['door']}{reason}"
+    if not left:
+        return f"drained{reason}"
+    seen = [f"{count} of {app}" for app, count in left.items() if actor.sees(bu_of_target(app))]
+    apps = f": {', '.join(seen)}" if seen else ""
+    word = "overdue" if door.get("overdue") else "draining"
+    return f"{word}, {sum(left.values())} left{apps}{reason}"
 
 
 async def list_alerts(gateway: Gateway, actor: Actor, state: str = "") -> Alerts:

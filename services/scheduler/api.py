@@ -86,10 +86,8 @@ def routes(leader: Leader) -> Sequence[Route]:
         return reply(plan_view(leader.plan(asked.app, asked.spec, asked.count, asked.replacing)))
 
     async def agents(_request: Request) -> Response:
-        return reply({"agents": agent_views(leader.cluster)})
-
-    async def nodes(_request: Request) -> Response:
-        return reply({"nodes": node_views(leader.cluster)})
+        cluster = leader.cluster
+        return reply({"agents": agent_views(cluster), "nodes": node_views(cluster)})
 
     async def set_node(request: Request) -> Response:
         actor = Actor.of(request)
@@ -125,9 +123,8 @@ def routes(leader: Leader) -> Sequence[Route]:
             summary="Where instances would go: a dry run",
             request=PlanRequest,
         ),
-        Route("GET", "/v1/agents", agents, summary="Agents seen in offers, and what runs on them"),
         Route(
-            "GET", "/v1/nodes", nodes, summary="Hosts that people closed, and what is left there"
+            "GET", "/v1/agents", agents, summary="Agents seen in offers, and hosts that are closed"
         ),
         Route(
             "PUT",

@@ -10,20 +10,15 @@ from libs.common.events import Event
 from libs.common.events.base import seal
 from libs.common.store.base import (
     Collection,
-    CollectionSpec,
     Fence,
     OutboxEvent,
     Outcome,
-    Schema,
     Write,
 )
 from libs.common.store.paging import documents
 from services.scheduler.model import Node
 from services.scheduler.nodes import node_body, node_of
 
-NODES = CollectionSpec(
-    "scheduler_nodes", schema=Schema(known=lambda body: node_body(node_of("", 0, body)))
-)
 _PAGE = 1000
 _TRIES = 5
 

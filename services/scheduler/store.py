@@ -30,7 +30,8 @@ from libs.common.store.paging import documents
 from libs.common.store.shapes import fields
 from services.scheduler.cluster import Draft
 from services.scheduler.model import Instance, InstanceId, from_body, to_body
-from services.scheduler.node_store import NODES, NodeStore
+from services.scheduler.node_store import NodeStore
+from services.scheduler.nodes import node_body, node_of
 
 INSTANCES = CollectionSpec(
     "scheduler_instances",
@@ -39,6 +40,9 @@ INSTANCES = CollectionSpec(
 )
 FRAMEWORK = CollectionSpec(
     "scheduler_framework", schema=Schema(known=fields("id", "executor_command"))
+)
+NODES = CollectionSpec(
+    "scheduler_nodes", schema=Schema(known=lambda body: node_body(node_of("", 0, body)))
 )
 _PAGE = 2000
 _FRAMEWORK_DOC = "framework"
