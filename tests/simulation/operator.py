@@ -41,7 +41,8 @@ class Operator(User):
 
     async def _ask(self, host: str, what: str, wish: object) -> None:
         response = await self.call("POST", f"/v1/nodes/{host}/{what}", wish)
-        while response.status == 404:  # monitor has yet to see it
+        # Monitor has yet to see the host; or the same request, whose answer was lost, is still at it.
+        while response.status in (404, 409):
             await asyncio.sleep(5.0)
             response = await self.call("POST", f"/v1/nodes/{host}/{what}", wish)
         if response.status != 200:
