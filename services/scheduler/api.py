@@ -252,6 +252,11 @@ def status_view(leader: Leader) -> Mapping[str, Any]:
         "alarm": leader.alarm,
         "breaker_open": cluster.volatile.breaker_open,
         "unknown_tasks": sorted(cluster.volatile.unknown),
+        "overdue_drains": sorted(
+            name
+            for name, node in cluster.volatile.nodes.items()
+            if node.door is Door.DRAINING and node.overdue_at and not node.drained_at
+        ),
         "instances": by_state,
         "offers": len(cluster.volatile.offers),
     }
