@@ -390,7 +390,7 @@ class SchedulerConfig(BaseModel):
     full_pause_max_s: float = 300.0  # …doubled each time, up to this
     quotas: Mapping[str, Quota] = {}  # by business unit
     max_priorities: Mapping[str, int] = {}  # by business unit; any, where nothing is said
-    launches_per_s: float = 5000.0  # of the whole cluster, twice as many at once; 0: no limit
+    launches_per_s: float = 10_000.0  # of the whole cluster, twice as many at once; 0: no limit
     launching_per_agent: int = 250  # so many may be on their way to run on one agent; 0: no limit
     place_slice: int = 1000  # instances placed in one decision; the next one goes on
     pools_every_s: float = 15.0  # ipam is asked for free addresses so often…
