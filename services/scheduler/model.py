@@ -94,6 +94,7 @@ class Instance:
         0  # the attempt that is current although a newer one was made: its host came back
     )
     may_return: AttemptId = AttemptId("")  # the replaced one that goes on when its host comes back
+    return_host: str = ""  # and that host's name
     leaving: str = ""  # it is asked to move off its host: see `nodes.py`
 
     @property
@@ -414,7 +415,13 @@ _PLAIN = (
     *("container", "healthy", "failures", "not_before", "since", "adopt", "message", "delayed"),
     *("orphaned_at", "delayed_at", "traceparent", "correlation", "asked", "direct_until"),
 )
-_RARE = ("yields_to", "returned", "may_return", "leaving")  # left out when there is nothing to say
+_RARE = (
+    "yields_to",
+    "returned",
+    "may_return",
+    "return_host",
+    "leaving",
+)  # left out when there is nothing to say
 
 
 def to_body(instance: Instance) -> dict[str, Any]:

@@ -48,7 +48,6 @@ def ask_to_move(draft: Draft) -> None:
             continue
         wish = _wish(doors, each)
         if wish != each.leaving:
-            # One that left and is not placed yet is nowhere: there is nothing to tell of it.
             draft.put(replace(each, leaving=wish), asked_to_move(each, wish, doors))
 
 

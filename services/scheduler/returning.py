@@ -39,9 +39,9 @@ def replace_after_s(instance: Instance, config: SchedulerConfig) -> float:
 def replace_unreachable(draft: Draft, instance: Instance, now: float) -> None:
     """Its host has been silent for long enough: a new attempt."""
     cleaning.leave_behind(draft, instance, now)
-    may_return = instance.may_return
+    may_return, host = instance.may_return, instance.return_host
     if instance.spec.unreachable.keep == "first" and not may_return:
-        may_return = instance.attempt
+        may_return, host = instance.attempt, instance.hostname
     draft.put(
         replace(
             instance,
@@ -51,6 +51,7 @@ def replace_unreachable(draft: Draft, instance: Instance, now: float) -> None:
             strays=(*instance.strays, (instance.attempt, instance.agent)),
             returned=0,
             may_return=may_return,
+            return_host=host,
             message=f"{instance.hostname} is unreachable",
         ),
         ev.ContainerExited(
@@ -79,15 +80,16 @@ def taken_back(
         draft.act(Kill(instance.attempt, instance.agent or None, instance.spec.stop_grace_s))
     elif instance.state is State.ORPHANED:
         cleaning.leave_behind(draft, instance, now)
-    name, host = split_attempt(task), draft.volatile.agents.get(place)
+    name = split_attempt(task)
     assert name is not None
     back = replace(
         instance,
         state=State.PENDING,
         returned=name[1],
         may_return=AttemptId(""),
+        return_host="",
         agent=place,
-        hostname=host.hostname if host else "",
+        hostname=instance.return_host,
         address="",
         container="",
         healthy=None,
@@ -109,7 +111,7 @@ def taken_back(
 def is_over(instance: Instance, task: AttemptId) -> Instance:
     """One of its older attempts has ended."""
     strays = tuple(each for each in instance.strays if each[0] != task)
-    may_return = AttemptId("") if task == instance.may_return else instance.may_return
-    if (strays, may_return) == (instance.strays, instance.may_return):
-        return instance
-    return replace(instance, strays=strays, may_return=may_return)
+    after = instance if strays == instance.strays else replace(instance, strays=strays)
+    if task == instance.may_return:
+        after = replace(after, may_return=AttemptId(""), return_host="")
+    return after

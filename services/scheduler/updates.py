@@ -127,6 +127,7 @@ def _newer(
         generation=generation,
         returned=0,
         may_return=AttemptId(""),
+        return_host="",
         agent=place,
         hostname=host.hostname if host else instance.hostname if place == instance.agent else "",
         address="",

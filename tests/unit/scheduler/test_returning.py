@@ -66,7 +66,7 @@ def test_where_the_first_is_kept_its_replacement_is_killed() -> None:
     assert kills(desk.tell("i1.1", "TASK_RUNNING", container="c-i1")) == ["i1.2"]
     back = desk["i1"]
     assert (back.attempt, back.state, back.agent) == ("i1.1", State.RUNNING, "a1")
-    assert (back.container, back.generation) == ("c-i1", 2)
+    assert (back.container, back.generation, back.hostname) == ("c-i1", 2, "host-a1")
     last = desk.events[-1]
     assert isinstance(last, ev.ContainerHealthy) and last.returned and last.attempt == "i1.1"
     # What the replacement still says changes nothing; its number is never given again.
