@@ -41,8 +41,6 @@ def drain(
         wanted = Drain(reason=reason, deadline_s=after_s, force=force)
     except ValidationError as error:
         raise invalid(error) from None
-    if force and not deadline:
-        raise typer.BadParameter("--force needs a --deadline")
     _tell(context, context.ask(lambda client: client.maintenance.drain(host, wanted)))
 
 

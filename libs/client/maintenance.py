@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from libs.client.model import View
 from libs.client.transport import Transport, read
@@ -27,6 +29,12 @@ class Drain(Cordon):
     force: bool = Field(
         False, description="what is left at the deadline is stopped without regard to budgets"
     )
+
+    @model_validator(mode="after")
+    def _when(self) -> Self:
+        if self.force and not self.deadline_s:
+            raise ValueError("force needs deadline_s: the time after which nothing is spared")
+        return self
 
 
 class NodeDoor(View):

@@ -39,7 +39,7 @@ SETTLE_S = 10.0
 RECONCILED = "REASON_RECONCILIATION"
 GONE_EXECUTOR = "REASON_EXECUTOR_TERMINATED"
 # The executor died, or did not come back to its agent in time: its containers run on.
-LOST_STATES = frozenset({"TASK_LOST", "TASK_GONE", "TASK_GONE_BY_OPERATOR", "TASK_DROPPED"})
+GONE_STATES = frozenset({"TASK_GONE", "TASK_GONE_BY_OPERATOR"})
 HOST_REASONS = ("REASON_AGENT_", "REASON_SLAVE_")
 """Ends that say nothing of the instance: its host was lost, or Mesos drained it."""
 ORPHANING = frozenset({GONE_EXECUTOR, "REASON_EXECUTOR_REREGISTRATION_TIMEOUT"})
@@ -248,7 +248,7 @@ def _ended(
     if instance.yields_to and not instance.stop and instance.live:
         _made_room(draft, instance, status, now, config)
         return
-    blameless = status["state"] in LOST_STATES or reason.startswith(HOST_REASONS)
+    blameless = status["state"] in GONE_STATES or reason.startswith(HOST_REASONS)
     failures = backing_off.remembered(instance, now, config) + (not blameless)
     done = instance.cleanup and status["state"] == "TASK_FINISHED"
     final = instance.stop or done or 0 < config.max_attempts <= failures

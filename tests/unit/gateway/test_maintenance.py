@@ -57,4 +57,5 @@ async def test_a_units_admin_may_not(world: World, what: str) -> None:
 async def test_an_unknown_host_or_wish_is_refused(world: World) -> None:
     assert (await world.call("POST", "/v1/nodes/host-9/drain", {})).status == 404
     assert (await world.call("POST", DRAIN, {"deadline_s": -1})).status == 422
+    assert (await world.call("POST", DRAIN, {"force": True})).status == 422
     assert not world.others.doors

@@ -39,6 +39,7 @@ def test_an_agent_gets_more_when_some_of_what_it_has_runs() -> None:
     assert launches(desk.offer()) == []
     for n in range(2):
         desk.tell(f"i{n}.1", "TASK_RUNNING", container=f"c{n}")
+    desk.offer()
     assert len(launches(desk.actions)) == 5
 
 

@@ -224,6 +224,23 @@ def test_one_that_gets_sick_after_a_long_good_life_is_forgiven_too() -> None:
     assert desk["i1"].failures == 1
 
 
+def test_one_that_flaps_does_not_storm() -> None:
+    """Well for some seconds, then sick, ended by its executor, and again, for an hour."""
+    desk = Desk()
+    desk.running()
+    began, attempts = desk.now, 0
+    while desk.now < began + 3600.0:
+        name = desk["i1"].attempt
+        for healthy in (True, False):
+            desk.tell(name, "TASK_RUNNING", container="c", healthy=healthy)
+            desk.now += 5.0
+        desk.tell(name, "TASK_FAILED")
+        desk.now = desk["i1"].not_before
+        assert launches(desk.offer())
+        attempts += 1
+    assert attempts < 50
+
+
 def test_a_lost_host_is_no_failure_of_what_ran_there() -> None:
     desk = Desk()
     desk.running()
