@@ -166,6 +166,10 @@ class Instance(Body):
     container: str = ""
     leaving: str = ""  # its host is drained: ASKED to move when that can be, or FORCED to
     leave_reason: str = ""
+    leave_host: str = ""  # the host that is meant
+    leave_seen: int = (
+        -1
+    )  # newest ce_sequence of such a request: it says nothing else of the instance
     healthy_since: float | None = None
     failures: int = 0
     failed_generation: int = -1

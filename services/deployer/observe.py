@@ -14,7 +14,7 @@ from libs.common.events import Event
 from libs.common.events import model as ev
 from services.deployer.model import ASKED, FORCED, SAME_ATTEMPT, Instance, State, Wanted
 
-ObservedEvent = (
+ObservedFact = (
     ev.OfferAccepted
     | ev.PlacementDelayed
     | ev.ContainerStarted
@@ -22,8 +22,8 @@ ObservedEvent = (
     | ev.ContainerUnhealthy
     | ev.ContainerExited
     | ev.ContainerLost
-    | ev.InstanceMoveRequested
 )
+ObservedEvent = ObservedFact | ev.InstanceMoveRequested
 
 TARGET: Mapping[type[Event], State] = {
     ev.OfferAccepted: State.PLACED,
@@ -49,6 +49,8 @@ def generation_of(attempt: str) -> int:
 
 def observe(instance: Instance, event: ObservedEvent, sequence: int, now: float) -> Instance:
     """The instance after `event`; the very same object when the event is stale or says nothing new."""
+    if isinstance(event, ev.InstanceMoveRequested):
+        return _asked_to_move(instance, event, sequence)
     if sequence < instance.seen:
         return instance
     if sequence == instance.seen and event.TOPIC in instance.seen_topics:
@@ -58,13 +60,26 @@ def observe(instance: Instance, event: ObservedEvent, sequence: int, now: float)
     return instance.model_copy(update=seen | _fields(instance, event, now))
 
 
-def _fields(instance: Instance, event: ObservedEvent, now: float) -> dict[str, Any]:
+def _asked_to_move(instance: Instance, event: ev.InstanceMoveRequested, sequence: int) -> Instance:
+    """With a request to leave a host, or to stay; it may come before older news of the instance, which still count."""
+    elsewhere = event.hostname != instance.hostname and sequence < instance.seen
+    if sequence <= instance.leave_seen or elsewhere:
+        return instance
+    asked = FORCED if event.forced else ASKED
+    return instance.model_copy(
+        update={
+            "leaving": "" if event.withdrawn else asked,
+            "leave_reason": event.reason,
+            "leave_host": event.hostname,
+            "leave_seen": sequence,
+        }
+    )
+
+
+def _fields(instance: Instance, event: ObservedFact, now: float) -> dict[str, Any]:
     if isinstance(event, ev.PlacementDelayed):
         waits = instance.state in (State.REQUESTED, State.EXITED)
         return {"waiting": event.message} if waits else {}
-    if isinstance(event, ev.InstanceMoveRequested):
-        asked = FORCED if event.forced else ASKED
-        return {"leaving": "" if event.withdrawn else asked, "leave_reason": event.reason}
     state, generation = _target(event), generation_of(event.attempt)
     if instance.state is State.GONE:
         # Its request lay in an outbox for so long that the scheduler, when asked, did not know of it yet.
@@ -92,13 +107,13 @@ def _fields(instance: Instance, event: ObservedEvent, now: float) -> dict[str, A
     return fields
 
 
-def _goes_on(instance: Instance, event: ObservedEvent, state: State) -> bool:
+def _goes_on(instance: Instance, event: ObservedFact, state: State) -> bool:
     """Is this the first that is told of an older attempt's return: it was taken for over, or replaced."""
     over = instance.state is State.EXITED and state not in (State.EXITED, State.GONE)
     return over or getattr(event, "attempt", "") != instance.attempt
 
 
-def _target(event: ObservedEvent) -> State:
+def _target(event: ObservedFact) -> State:
     if isinstance(event, ev.ContainerExited):
         return State.GONE if event.final else State.EXITED
     return TARGET[type(event)]
@@ -111,12 +126,12 @@ def _place(instance: Instance, event: Any, *, newer: bool) -> dict[str, Any]:
         told = getattr(event, name, "")
         if newer or (told and not getattr(instance, name)):
             fields[name] = told
-    if instance.leaving and fields.get("hostname", instance.hostname) != instance.hostname:
+    if instance.leaving and fields.get("hostname", instance.leave_host) != instance.leave_host:
         fields.update(leaving="", leave_reason="")  # it has moved by itself
     return fields
 
 
-def _is_failure(instance: Instance, event: ObservedEvent) -> bool:
+def _is_failure(instance: Instance, event: ObservedFact) -> bool:
     if instance.wanted is Wanted.STOP:
         return False
     if isinstance(event, ev.ContainerExited):

@@ -39,14 +39,16 @@ class Row(BaseModel):
 
 def caught_up(instance: Instance, row: Row, now: float) -> Instance:
     """The instance with what the row knows and no event has told; itself when there is nothing."""
-    if row.version is None or row.version <= instance.seen:
+    if row.version is None:
         return instance
-    event = _event_of(row)
+    event = _event_of(row) if row.version > instance.seen else None
     known = instance if event is None else observe(instance, event, row.version, now)
-    if known.leaving == row.leaving or known.state is State.GONE:
+    newest = max(instance.seen, instance.leave_seen)
+    if known.leaving == row.leaving or row.version < newest or known.state is State.GONE:
         return known
     why = f"{row.hostname} is drained" if row.leaving else ""
-    return known.model_copy(update={"leaving": row.leaving, "leave_reason": why})
+    asked = {"leaving": row.leaving, "leave_reason": why, "leave_host": row.hostname}
+    return known.model_copy(update={**asked, "leave_seen": row.version})
 
 
 def _event_of(row: Row) -> ObservedEvent | None:

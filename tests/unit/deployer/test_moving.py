@@ -184,6 +184,20 @@ def test_a_request_to_move_is_kept_forced_and_withdrawn() -> None:
     assert observe(asked, _asked(withdrawn=True), 1, NOW) == asked  # an old word
 
 
+def test_a_request_that_overtakes_older_news_does_not_make_them_stale() -> None:
+    fresh = make_instance("i1", state=State.REQUESTED, attempt="", generation=0, seen=1)
+    asked = observe(fresh, _asked(), 5, NOW)
+    placed = ev.OfferAccepted(
+        instance="i1", app="shop/web", attempt="i1.1", offer="o", agent="a", hostname="h1", cpus=1,
+        mem_mib=1,
+    )  # fmt: skip
+    healthy = observe(observe(asked, placed, 3, NOW), _healthy("i1.1", hostname="h1"), 4, NOW)
+    assert (healthy.state, healthy.leaving, healthy.hostname) == (State.HEALTHY, ASKED, "h1")
+    # One about a host that it has left in the meantime is late.
+    moved = make_instance("i1", hostname="h2", seen=7)
+    assert observe(moved, _asked(), 6, NOW).leaving == ""
+
+
 @pytest.mark.parametrize(("host", "leaving"), [("h2", ""), ("h1", ASKED)])
 def test_whoever_gets_to_another_host_by_itself_has_moved(host: str, leaving: str) -> None:
     asked = observe(make_instance("i1", hostname="h1", seen=1), _asked(), 2, NOW)
