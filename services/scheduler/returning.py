@@ -25,7 +25,7 @@ from services.scheduler.model import (
 )
 from services.scheduler.telling import place_of
 
-RETURNED = frozenset({"TASK_STARTING", "TASK_RUNNING"})
+RETURNED = frozenset({"TASK_STAGING", "TASK_STARTING", "TASK_RUNNING"})
 
 
 def replace_after_s(instance: Instance, config: SchedulerConfig) -> float:
@@ -64,7 +64,7 @@ def replace_unreachable(draft: Draft, instance: Instance, now: float) -> None:
 
 
 def goes_on(instance: Instance, task: AttemptId, status: TaskStatus) -> bool:
-    """Is this the replaced attempt that is to go on, and does it run."""
+    """Is this the replaced attempt that is to go on, and has it not ended."""
     return task == instance.may_return and not instance.stop and status["state"] in RETURNED
 
 

@@ -38,10 +38,10 @@ SETTLE_S = 10.0
 """After a subscription: by then reconciliation has told of the attempts that we have forgotten, if any."""
 RECONCILED = "REASON_RECONCILIATION"
 GONE_EXECUTOR = "REASON_EXECUTOR_TERMINATED"
-# The executor died, or did not come back to its agent in time: its containers run on.
 GONE_STATES = frozenset({"TASK_GONE", "TASK_GONE_BY_OPERATOR"})
 HOST_REASONS = ("REASON_AGENT_", "REASON_SLAVE_")
 """Ends that say nothing of the instance: its host was lost, or Mesos drained it."""
+# The executor died, or did not come back to its agent in time: its containers run on.
 ORPHANING = frozenset({GONE_EXECUTOR, "REASON_EXECUTOR_REREGISTRATION_TIMEOUT"})
 
 
