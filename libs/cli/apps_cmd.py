@@ -225,7 +225,7 @@ def ps(
         Column("ADDRESS", lambda i: i.address),
         Column("CONTAINER", lambda i: i.container, wide=True),
         Column("AGENT", lambda i: i.agent, wide=True),
-        Column("WHY", lambda i: i.waiting or _extra(i, "last_exit") or ""),
+        Column("WHY", lambda i: i.waiting or _extra(i, "leaving") or _extra(i, "last_exit") or ""),
         Column("FAILED", _failed, wide=True),
     )
     context.printer.rows(answer, answer.instances, columns, "no instances")

@@ -32,6 +32,7 @@ def nodes(ctx: typer.Context) -> None:
             lambda n: _share(n.reserved_mem_mib, n.used_mem_mib, n.mem_mib, 0),
             right=True,
         ),
+        Column("MAINTENANCE", lambda n: n.maintenance),
         Column("AGENT", lambda n: n.agent, wide=True),
     )
     context.printer.rows(answer, answer.nodes, columns, "no hosts")

@@ -49,7 +49,7 @@ def token(
     """Make a one-time token for a host. It is shown once."""
     context = context_of(ctx)
     try:
-        wanted = NewHostToken(host=name, ttl_s=_seconds(ttl))
+        wanted = NewHostToken(host=name, ttl_s=seconds(ttl, "--ttl"))
     except ValidationError as error:
         raise invalid(error) from None
     made = context.ask(lambda client: client.hosts.make_token(wanted))
@@ -60,10 +60,11 @@ def token(
     context.printer.say(made.token)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str, option: str) -> float:
+    """A duration such as 30m. Raises InvalidInput, which names the option."""
     found = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
     if found is None:
-        raise InvalidInput.of("--ttl", f"{text!r} is no duration", "such as 30m, 1h or 2d")
+        raise InvalidInput.of(option, f"{text!r} is no duration", "such as 30m, 1h or 2d")
     return float(found[1]) * UNITS_S[found[2]]
 
 

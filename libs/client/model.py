@@ -230,6 +230,7 @@ class NodeView(View):
     instances: int | None = None
     reserved_cpus: float | None = None
     reserved_mem_mib: float | None = None
+    maintenance: str = ""  # is it closed, and how far that is
 
 
 class Nodes(Partial):

@@ -45,7 +45,7 @@ class Way:
 
 _TOLD = (
     *(ev.OfferAccepted, ev.PlacementDelayed, ev.ContainerStarted, ev.ContainerHealthy),
-    *(ev.ContainerUnhealthy, ev.ContainerExited, ev.ContainerLost),
+    *(ev.ContainerUnhealthy, ev.ContainerExited, ev.ContainerLost, ev.InstanceMoveRequested),
 )
 WAYS: Mapping[str, Way] = {
     ev.DeployRequested.TOPIC: Way("gateway", "deployer"),

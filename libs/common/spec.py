@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 
 from libs.common.wishes import NAME_PATTERN as NAME_PATTERN
 from libs.common.wishes import (
+    PATIENT,
     PLAIN,
     SLOT,
     Address,
@@ -25,6 +26,7 @@ from libs.common.wishes import (
     Options,
     Priority,
     Spread,
+    WhenUnreachable,
 )
 from libs.common.wishes import Name as Name
 from libs.common.wishes import Strict as Strict
@@ -257,9 +259,10 @@ class AppSpec(Strict):
     priority: Priority = 0
     disruption_budget: Amount = Field(
         0,
-        description="instances that may be missing while more important ones take their place; n or 'n%'",
+        description="instances that may be missing while others take their place or a host is drained; n or 'n%'",
         exclude_if=lambda budget: budget == 0,
     )
+    unreachable: WhenUnreachable = PATIENT
     load_balancer: LoadBalancer = LoadBalancer()
     stop_grace_s: float = Field(10.0, ge=0, le=3600, description="between TERM and KILL")
     keep_address: bool = Field(
@@ -292,6 +295,19 @@ class AppSpec(Strict):
     @classmethod
     def _budget(cls, value: int | str) -> int | str:
         return _checked(value)
+
+    def budget(self, wanted: int) -> int:
+        """Instances of `wanted` that may be missing for the sake of others; a percentage rounds down."""
+        return _resolve(self.disruption_budget, wanted, up=False)
+
+    @model_validator(mode="after")
+    def _one_has_the_address(self) -> Self:
+        own = self.keep_address or self.address is not None
+        if own and self.unreachable.keep == "first":
+            raise ValueError(
+                "unreachable.keep must be newest where an address is kept or wished for: the replacement has it"
+            )
+        return self
 
     @field_validator("secrets")
     @classmethod
@@ -349,6 +365,7 @@ class InstanceSpec(Strict):
         description="instances of its app that may be missing while more important ones take their place",
         exclude_if=lambda budget: budget == 0,
     )
+    unreachable: WhenUnreachable = PATIENT
     stop_grace_s: float = 10.0
     sticky_key: str = Field(
         "", description="instances with the same key take over the same address"
@@ -387,7 +404,8 @@ class InstanceSpec(Strict):
             spread=spec.spread,
             apart_from=spec.apart_from,
             priority=spec.priority,
-            disruption_budget=_resolve(spec.disruption_budget, spec.instances, up=False),
+            disruption_budget=spec.budget(spec.instances),
+            unreachable=spec.unreachable,
             stop_grace_s=spec.stop_grace_s,
             sticky_key=sticky_key,
             address=spec.address.of_slot(slot) if spec.address else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -130,4 +130,27 @@ ApartFrom = Annotated[
         description="apps of the same business unit, with whose instances none shares a host",
         exclude_if=lambda apps: not apps,
     ),
+]
+
+
+Seconds = Annotated[float, Field(ge=0, le=30 * 86_400.0)]
+
+
+class Unreachable(Strict):
+    """What becomes of an instance whose host can't be reached, and of its two when the host comes back."""
+
+    replace_after_s: Seconds | Literal["never"] | None = Field(
+        None, description="silent for so long, it gets a replacement; default: the cluster's"
+    )
+    keep: Literal["newest", "first"] = Field(
+        "newest", description="who goes on when it comes back: its replacement, or itself"
+    )
+
+
+PATIENT = Unreachable()
+
+WhenUnreachable = Annotated[
+    Unreachable,
+    # Left out when there is nothing to say, as with the others.
+    Field(exclude_if=lambda wish: wish == PATIENT),
 ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from libs.common.events import Event
 from libs.common.events import model as ev
 from libs.common.events.model import DeployAction
+from services.deployer import moving
 from services.deployer.model import (
     DEPLOY_MOVES,
     ENDED,
@@ -63,6 +64,13 @@ class Decision:
 
 def decide(snapshot: Snapshot, now: float) -> Decision:
     """What to do now. Never raises for a state that events can bring about."""
+    decision = _decide(snapshot, now)
+    stopped = {name for name, _ in decision.stop}
+    forced = tuple(each for each in moving.forced(snapshot.instances) if each[0] not in stopped)
+    return replace(decision, stop=(*decision.stop, *forced)) if forced else decision
+
+
+def _decide(snapshot: Snapshot, now: float) -> Decision:
     before = snapshot.app.deployment
     if before is None:
         return _keep(snapshot, now)
@@ -283,6 +291,9 @@ def _keep(snapshot: Snapshot, now: float) -> Decision:
     """No deployment: keep up the wanted count, and stop what is too many."""
     app = snapshot.app
     run = [each for each in snapshot.instances if each.runs_for_us]
+    # Also while the last of them is stopping: its replacement may need its address, or its room.
+    if any(each.leaving and each.exists for each in snapshot.instances):
+        return _move(snapshot, now)
     excess = len(run) - app.wanted
     if excess <= 0:
         return _refill(snapshot, app.release, app.wanted, now)
@@ -292,6 +303,18 @@ def _keep(snapshot: Snapshot, now: float) -> Decision:
     order.sort(key=lambda each: (each.id in ready, each.release == app.release))
     why = f"more than the {app.wanted} wanted"
     return Decision(app, stop=tuple((each.id, why) for each in order[:excess]))
+
+
+def _move(snapshot: Snapshot, now: float) -> Decision:
+    """Some are to leave their hosts; what died meanwhile is replaced no faster than otherwise."""
+    app = snapshot.app
+    wait_s = _replace_at(snapshot.instances, app.wanted, now) - now
+    step = moving.moves(app, snapshot.instances, wait_s <= 0, now)
+    waits = [wait_s if wait_s > 0 else None, step.recheck_s]
+    if len(step.make) == MAX_BIRTHS:
+        waits.append(0.0)
+    recheck_s = min((each for each in waits if each is not None), default=None)
+    return Decision(app, step.make, step.stop, recheck_s=recheck_s)
 
 
 def _refill(snapshot: Snapshot, release: int | None, wanted: int, now: float) -> Decision:

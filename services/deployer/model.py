@@ -87,6 +87,7 @@ SAME_ATTEMPT: dict[State, frozenset[State]] = {
     State.EXITED: frozenset(State) - {State.EXITED, State.GONE},
     State.GONE: frozenset(State) - {State.GONE},
 }
+ASKED, FORCED = "asked", "forced"
 RUNNING = frozenset({State.STARTED, State.HEALTHY, State.UNHEALTHY})
 
 
@@ -163,6 +164,12 @@ class Instance(Body):
     hostname: str = ""
     address: str = ""
     container: str = ""
+    leaving: str = ""  # its host is drained: ASKED to move when that can be, or FORCED to
+    leave_reason: str = ""
+    leave_host: str = ""  # the host that is meant
+    leave_seen: int = (
+        -1
+    )  # newest ce_sequence of such a request: it says nothing else of the instance
     healthy_since: float | None = None
     failures: int = 0
     failed_generation: int = -1

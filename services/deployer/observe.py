@@ -12,9 +12,9 @@ from typing import Any
 
 from libs.common.events import Event
 from libs.common.events import model as ev
-from services.deployer.model import SAME_ATTEMPT, Instance, State, Wanted
+from services.deployer.model import ASKED, FORCED, SAME_ATTEMPT, Instance, State, Wanted
 
-ObservedEvent = (
+ObservedFact = (
     ev.OfferAccepted
     | ev.PlacementDelayed
     | ev.ContainerStarted
@@ -23,6 +23,7 @@ ObservedEvent = (
     | ev.ContainerExited
     | ev.ContainerLost
 )
+ObservedEvent = ObservedFact | ev.InstanceMoveRequested
 
 TARGET: Mapping[type[Event], State] = {
     ev.OfferAccepted: State.PLACED,
@@ -48,6 +49,8 @@ def generation_of(attempt: str) -> int:
 
 def observe(instance: Instance, event: ObservedEvent, sequence: int, now: float) -> Instance:
     """The instance after `event`; the very same object when the event is stale or says nothing new."""
+    if isinstance(event, ev.InstanceMoveRequested):
+        return _asked_to_move(instance, event, sequence)
     if sequence < instance.seen:
         return instance
     if sequence == instance.seen and event.TOPIC in instance.seen_topics:
@@ -57,7 +60,23 @@ def observe(instance: Instance, event: ObservedEvent, sequence: int, now: float)
     return instance.model_copy(update=seen | _fields(instance, event, now))
 
 
-def _fields(instance: Instance, event: ObservedEvent, now: float) -> dict[str, Any]:
+def _asked_to_move(instance: Instance, event: ev.InstanceMoveRequested, sequence: int) -> Instance:
+    """With a request to leave a host, or to stay; it may come before older news of the instance, which still count."""
+    elsewhere = event.hostname != instance.hostname and sequence < instance.seen
+    if sequence <= instance.leave_seen or elsewhere:
+        return instance
+    asked = FORCED if event.forced else ASKED
+    return instance.model_copy(
+        update={
+            "leaving": "" if event.withdrawn else asked,
+            "leave_reason": event.reason,
+            "leave_host": event.hostname,
+            "leave_seen": sequence,
+        }
+    )
+
+
+def _fields(instance: Instance, event: ObservedFact, now: float) -> dict[str, Any]:
     if isinstance(event, ev.PlacementDelayed):
         waits = instance.state in (State.REQUESTED, State.EXITED)
         return {"waiting": event.message} if waits else {}
@@ -65,21 +84,22 @@ def _fields(instance: Instance, event: ObservedEvent, now: float) -> dict[str, A
     if instance.state is State.GONE:
         # Its request lay in an outbox for so long that the scheduler, when asked, did not know of it yet.
         return {"turned_up": state is not State.GONE}
-    if generation < instance.generation:
+    returned = getattr(event, "returned", False)
+    if generation < instance.generation and not returned:
         return {}
-    newer = generation > instance.generation
+    newer = generation > instance.generation or (returned and _goes_on(instance, event, state))
     if not newer and instance.state not in SAME_ATTEMPT[state]:
         return _place(instance, event, newer=False)
     fields = _place(instance, event, newer=newer)
     fields.update(
         state=state,
-        generation=generation,
+        generation=max(generation, instance.generation),
         waiting="",
         changed_at=now,
         healthy_since=now if state is State.HEALTHY else None,
     )
     if isinstance(event, ev.ContainerExited):
-        fields.update(last_exit=describe_exit(event), exited_generation=generation)
+        fields.update(last_exit=describe_exit(event), exited_generation=fields["generation"])
     elif isinstance(event, ev.ContainerUnhealthy) and event.message:
         fields["last_exit"] = f"unhealthy: {event.message}"
     if _is_failure(instance, event) and instance.failed_generation < generation:
@@ -87,7 +107,13 @@ def _fields(instance: Instance, event: ObservedEvent, now: float) -> dict[str, A
     return fields
 
 
-def _target(event: ObservedEvent) -> State:
+def _goes_on(instance: Instance, event: ObservedFact, state: State) -> bool:
+    """Is this the first that is told of an older attempt's return: it was taken for over, or replaced."""
+    over = instance.state is State.EXITED and state not in (State.EXITED, State.GONE)
+    return over or getattr(event, "attempt", "") != instance.attempt
+
+
+def _target(event: ObservedFact) -> State:
     if isinstance(event, ev.ContainerExited):
         return State.GONE if event.final else State.EXITED
     return TARGET[type(event)]
@@ -100,10 +126,12 @@ def _place(instance: Instance, event: Any, *, newer: bool) -> dict[str, Any]:
         told = getattr(event, name, "")
         if newer or (told and not getattr(instance, name)):
             fields[name] = told
+    if instance.leaving and fields.get("hostname", instance.leave_host) != instance.leave_host:
+        fields.update(leaving="", leave_reason="")  # it has moved by itself
     return fields
 
 
-def _is_failure(instance: Instance, event: ObservedEvent) -> bool:
+def _is_failure(instance: Instance, event: ObservedFact) -> bool:
     if instance.wanted is Wanted.STOP:
         return False
     if isinstance(event, ev.ContainerExited):

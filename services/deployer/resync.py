@@ -30,6 +30,8 @@ class Row(BaseModel):
     hostname: str = ""
     address: str = ""
     container: str = ""
+    returned: bool = False
+    leaving: str = ""
     healthy: bool | None = None
     waiting: str = ""
     message: str = ""
@@ -37,15 +39,24 @@ class Row(BaseModel):
 
 def caught_up(instance: Instance, row: Row, now: float) -> Instance:
     """The instance with what the row knows and no event has told; itself when there is nothing."""
-    if row.version is None or row.version <= instance.seen:
+    if row.version is None:
         return instance
-    event = _event_of(row)
-    return instance if event is None else observe(instance, event, row.version, now)
+    event = _event_of(row) if row.version > instance.seen else None
+    known = instance if event is None else observe(instance, event, row.version, now)
+    newest = max(instance.seen, instance.leave_seen)
+    if known.leaving == row.leaving or row.version < newest or known.state is State.GONE:
+        return known
+    why = f"{row.hostname} is drained" if row.leaving else ""
+    asked = {"leaving": row.leaving, "leave_reason": why, "leave_host": row.hostname}
+    return known.model_copy(update={**asked, "leave_seen": row.version})
 
 
 def _event_of(row: Row) -> ObservedEvent | None:
     place = row.model_dump(
-        include={"instance", "app", "attempt", "agent", "hostname", "container", "address"}
+        include={
+            *("instance", "app", "attempt", "agent", "hostname", "container", "address"),
+            "returned",
+        }
     )
     match row.state, row.healthy:
         case "running", True:

@@ -92,16 +92,24 @@ def steps(
         make = births(instances, goal.release, count, deployment.id, deployment.on_way_back)
     victims = [
         *surplus(facts.new, facts.ready, goal.wanted),
-        *_replaced(facts, max(0, goal.wanted - unavailable)),
+        *replaced(
+            facts.new, facts.old, facts.ready, facts.unready_new, max(0, goal.wanted - unavailable)
+        ),
     ]
     return make, tuple(each.id for each in victims)
 
 
-def _replaced(facts: Tally, floor: int) -> list[Instance]:
+def replaced(
+    new: Sequence[Instance],
+    old: Sequence[Instance],
+    ready: frozenset[str],
+    unready_new: int,
+    floor: int,
+) -> list[Instance]:
     """Old ones that may go. The unready go first and new unready ones don't count, so that of the ready ones
     at most (ready - floor) are among them."""
-    budget = len(facts.new) + len(facts.old) - floor - facts.unready_new
-    return kill_order(facts.old, facts.ready)[: max(0, budget)]
+    budget = len(new) + len(old) - floor - unready_new
+    return kill_order(old, ready)[: max(0, budget)]
 
 
 def surplus(run: Sequence[Instance], ready: frozenset[str], wanted: int) -> list[Instance]:

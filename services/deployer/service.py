@@ -112,6 +112,7 @@ class Deployer:
             ev.ContainerUnhealthy: self.on_observed,
             ev.ContainerExited: self.on_observed,
             ev.ContainerLost: self.on_observed,
+            ev.InstanceMoveRequested: self.on_observed,
         }
 
     async def run(self) -> None:

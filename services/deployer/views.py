@@ -92,6 +92,7 @@ def instance_view(instance: Instance, now: float) -> View:
         "waiting": "" if ready else _waiting(instance),
         "last_exit": instance.last_exit,
         "stop_reason": instance.stop_reason,
+        "leaving": instance.leave_reason if instance.leaving else "",
         "created_at": instance.created_at,
         "changed_at": instance.changed_at,
     }

@@ -10,6 +10,7 @@ from services.gateway.api_breaker import breaker_routes
 from services.gateway.api_dead import dead_routes
 from services.gateway.api_hosts import host_routes, inner_host_routes
 from services.gateway.api_keys import key_routes
+from services.gateway.api_maintenance import maintenance_routes
 from services.gateway.api_networks import network_routes
 from services.gateway.api_producers import inner_routes, producer_routes
 from services.gateway.api_streams import stream_routes
@@ -29,6 +30,7 @@ def public_routes(gateway: Gateway) -> tuple[Route, ...]:
         *network_routes(gateway),
         *stream_routes(gateway),
         *breaker_routes(gateway),
+        *maintenance_routes(gateway),
         *key_routes(gateway),
         *dead_routes(gateway),
         *producer_routes(gateway),

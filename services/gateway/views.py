@@ -45,13 +45,13 @@ async def list_instances(gateway: Gateway, actor: Actor, app: str = "") -> Insta
         (DEPLOYER, with_query("/v1/instances", {"app": app, "bu": own})),
         (SCHEDULER, with_query("/v1/instances", {"app": app})),
     )
-    rows = join_instances(wanted, observed)
+    rows = join_instances(wanted, observed, gateway.clock.now())
     seen = [row for row in rows if actor.sees(bu_of_target(str(row.get("app", ""))))]
     content = {"instances": seen, "incomplete": incomplete(wanted, observed)}
     return Instances.model_validate(content)
 
 
-def join_instances(wanted: Part, observed: Part) -> list[dict[str, Any]]:
+def join_instances(wanted: Part, observed: Part, now: float) -> list[dict[str, Any]]:
     """The deployer's rows, each with what the scheduler adds; the scheduler's own when the deployer is away."""
     theirs = {row["instance"]: row for row in observed.rows("instances")}
     if wanted.away:
@@ -60,14 +60,18 @@ def join_instances(wanted: Part, observed: Part) -> list[dict[str, Any]]:
     for row in wanted.rows("instances"):
         also = theirs.get(row["instance"], {})
         extra = {name: also[name] for name in _FROM_SCHEDULER if name in also and name not in row}
-        rows.append({**row, **extra, "waiting": _waits_for(row, also)})
+        rows.append({**row, **extra, "waiting": _waits_for(row, also, now)})
     return sorted(rows, key=_order)
 
 
-def _waits_for(row: Mapping[str, Any], also: Mapping[str, Any]) -> str:
+def _waits_for(row: Mapping[str, Any], also: Mapping[str, Any], now: float) -> str:
     """The scheduler knows at once why it places nothing; the deployer by events, and all other reasons."""
     if also.get("why") and also.get("waiting") and row.get("wanted") != "stop":
         return f"not placed: {also['waiting']}"
+    pause_s, failures = float(also.get("not_before") or 0.0) - now, also.get("failures")
+    if failures and pause_s > 0 and row.get("wanted") != "stop":
+        last = f": {row['last_exit']}" if row.get("last_exit") else ""
+        return f"next attempt in {pause_s:.0f} s, after {failures} failures{last}"
     return str(row.get("waiting") or also.get("waiting", ""))
 
 
@@ -80,7 +84,8 @@ async def list_nodes(gateway: Gateway, actor: Actor) -> Nodes:
     seen, agents = await gateway.peers.parts(
         actor, (MONITOR, "/v1/nodes"), (SCHEDULER, "/v1/agents")
     )
-    content = {"nodes": join_nodes(seen, agents), "incomplete": incomplete(seen, agents)}
+    rows = with_doors(join_nodes(seen, agents), agents, actor)
+    content = {"nodes": rows, "incomplete": incomplete(seen, agents)}
     return Nodes.model_validate(content)
 
 
@@ -94,6 +99,27 @@ def join_nodes(seen: Part, agents: Part) -> list[dict[str, Any]]:
         also = theirs.get(row["agent"], {})
         rows.append({**{name: also[name] for name in _FROM_AGENT if name in also}, **row})
     return sorted(rows, key=lambda row: str(row.get("hostname", "")))
+
+
+def with_doors(rows: list[dict[str, Any]], agents: Part, actor: Actor) -> list[dict[str, Any]]:
+    """The hosts, each with what its maintenance has come to; apps are named to those who may see them."""
+    doors = {row["hostname"]: row for row in agents.rows("nodes")}
+    told = {name: door_text(row, actor) for name, row in doors.items()}
+    return [{**row, "maintenance": told.get(row.get("hostname"), "")} for row in rows]
+
+
+def door_text(door: Mapping[str, Any], actor: Actor) -> str:
+    """A closed host in words."""
+    reason = f" ({door['reason']})" if door.get("reason") else ""
+    left: Mapping[str, int] = door.get("left", {})
+    if door["door"] != "draining":
+        return f"{door['door']}{reason}"
+    if not left:
+        return f"drained{reason}"
+    seen = [f"{count} of {app}" for app, count in left.items() if actor.sees(bu_of_target(app))]
+    apps = f": {', '.join(seen)}" if seen else ""
+    word = "overdue" if door.get("overdue") else "draining"
+    return f"{word}, {sum(left.values())} left{apps}{reason}"
 
 
 async def list_alerts(gateway: Gateway, actor: Actor, state: str = "") -> Alerts:

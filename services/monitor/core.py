@@ -13,6 +13,7 @@ from services.monitor.model import Alert, Exit, MonitorConfig, Node, NodeState
 APP_CRASHING = "app-crashing"
 NODE_LOST = "node-lost"
 BREAKER_OPEN = "scheduler-breaker-open"
+DRAIN_OVERDUE = "drain-overdue"
 COMPONENT_DOWN = "component-down"
 BLIND = "monitoring-blind"
 CONSUMER_LAG = "consumer-lag"

@@ -97,7 +97,7 @@ class Monitor:
             self._look.clear()
             try:
                 await self._compare()
-                await self._check_breaker()
+                await self._check_scheduler()
                 failures = 0
                 wait_s = self.config.node_poll_s
             except GantryError as error:
@@ -123,8 +123,8 @@ class Monitor:
         for state in NodeState:
             self._nodes.labels(state.value).set(sum(node.state is state for node in seen))
 
-    async def _check_breaker(self) -> None:
-        """The scheduler holds back kills of tasks nobody knows until a person has looked."""
+    async def _check_scheduler(self) -> None:
+        """What the scheduler waits for people to look at: kills it holds back, drains that are late."""
         try:
             status = await call_json(self._rt.peers, "scheduler", "GET", "/v1/status", timeout_s=2)
         except GantryError:
@@ -135,6 +135,10 @@ class Monitor:
             f"the scheduler holds {unknown} unknown tasks back: gantry breaker release kills them"
         )
         await self._set_condition(alert, bool(status["breaker_open"]), summary)
+        late = status.get("overdue_drains", [])
+        summary = f"not empty at the deadline of its drain: {', '.join(late)}; see gantry nodes"
+        overdue = Alert(core.DRAIN_OVERDUE, core.DRAIN_OVERDUE, "warning")
+        await self._set_condition(overdue, bool(late), summary)
 
     async def _set_condition(self, fresh: Alert, holds: bool, summary: str) -> None:
         for _ in range(TRIES):

@@ -8,12 +8,23 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
+from libs.common.actor import Actor
 from libs.common.errors import Conflict, NotFound
-from libs.common.http import Request, Response, Route, reply
+from libs.common.http import Request, Response, Role, Route, reply
 from libs.common.spec import InstanceSpec, Strict
 from services.scheduler.cluster import Cluster
 from services.scheduler.core import Input
-from services.scheduler.model import Amounts, Instance, InstanceId, ReleaseBreaker, State
+from services.scheduler.maintenance import Asked, Maintenance
+from services.scheduler.model import (
+    Amounts,
+    Door,
+    Instance,
+    InstanceId,
+    Node,
+    ReleaseBreaker,
+    State,
+)
+from services.scheduler.nodes import left_on
 from services.scheduler.planning import Placed
 from services.scheduler.policy import Refusal
 from services.scheduler.store import Framework
@@ -25,6 +36,7 @@ class Leader(Protocol):
     cluster: Cluster
     framework: Framework
     alarm: str
+    maintenance: Maintenance
 
     async def submit(self, given: Input) -> None:
         """Hand an input to the loop."""
@@ -42,6 +54,15 @@ class PlanRequest(Strict):
     spec: InstanceSpec
     count: int = Field(ge=0, le=20_000)
     replacing: bool = False
+
+
+class DoorRequest(Strict):
+    """PUT /v1/nodes/{host}. `deadline_s` of a drain, 0 none; `force`: what is left then is stopped all the same."""
+
+    door: Door
+    reason: str = Field("", max_length=500)
+    deadline_s: float = Field(0.0, ge=0, le=30 * 86_400.0)
+    force: bool = False
 
 
 def routes(leader: Leader) -> Sequence[Route]:
@@ -65,7 +86,17 @@ def routes(leader: Leader) -> Sequence[Route]:
         return reply(plan_view(leader.plan(asked.app, asked.spec, asked.count, asked.replacing)))
 
     async def agents(_request: Request) -> Response:
-        return reply({"agents": agent_views(leader.cluster)})
+        cluster = leader.cluster
+        return reply({"agents": agent_views(cluster), "nodes": node_views(cluster)})
+
+    async def set_node(request: Request) -> Response:
+        actor = Actor.of(request)
+        actor.require("*", Role.ADMIN)
+        asked, host = request.parse(DoorRequest), request.params["host"]
+        node = await leader.maintenance.change(
+            Asked(host, asked.door, asked.reason, actor.name, asked.deadline_s, asked.force)
+        )
+        return reply(node_view(leader.cluster, node))
 
     async def status(_request: Request) -> Response:
         return reply(status_view(leader))
@@ -92,7 +123,16 @@ def routes(leader: Leader) -> Sequence[Route]:
             summary="Where instances would go: a dry run",
             request=PlanRequest,
         ),
-        Route("GET", "/v1/agents", agents, summary="Agents seen in offers, and what runs on them"),
+        Route(
+            "GET", "/v1/agents", agents, summary="Agents seen in offers, and hosts that are closed"
+        ),
+        Route(
+            "PUT",
+            "/v1/nodes/{host}",
+            set_node,
+            summary="Open, cordon or drain a host",
+            request=DoorRequest,
+        ),
         Route("GET", "/v1/status", status, summary="The leader's state"),
         Route(
             "POST",
@@ -138,10 +178,12 @@ def instance_view(instance: Instance, why: Refusal | None = None) -> Mapping[str
         "attempt": instance.attempt if instance.generation else "",
         "state": instance.state.value,
         "stopping": instance.stop,
+        "leaving": instance.leaving,
         "agent": instance.agent,
         "hostname": instance.hostname,
         "address": instance.address,
         "container": instance.container,
+        "returned": bool(instance.returned),
         "healthy": instance.healthy,
         "failures": instance.failures,
         "since": instance.since,
@@ -176,6 +218,28 @@ def agent_views(cluster: Cluster) -> list[Mapping[str, Any]]:
     return views
 
 
+def node_views(cluster: Cluster) -> list[Mapping[str, Any]]:
+    """Hosts that are closed, by name."""
+    known = sorted(cluster.volatile.nodes.values(), key=lambda node: node.hostname)
+    return [node_view(cluster, node) for node in known if node.door is not Door.OPEN]
+
+
+def node_view(cluster: Cluster, node: Node) -> Mapping[str, Any]:
+    """A host's door, and how many instances of which app are left behind it."""
+    return {
+        "hostname": node.hostname,
+        "door": node.door.value,
+        "reason": node.reason,
+        "by": node.by,
+        "since": node.since,
+        "deadline_at": node.deadline_at or None,
+        "force": node.force,
+        "drained_at": node.drained_at or None,
+        "overdue": bool(node.overdue_at),
+        "left": left_on(cluster, node.hostname),
+    }
+
+
 def status_view(leader: Leader) -> Mapping[str, Any]:
     """The leader in a few figures."""
     cluster = leader.cluster
@@ -188,6 +252,11 @@ def status_view(leader: Leader) -> Mapping[str, Any]:
         "alarm": leader.alarm,
         "breaker_open": cluster.volatile.breaker_open,
         "unknown_tasks": sorted(cluster.volatile.unknown),
+        "overdue_drains": sorted(
+            name
+            for name, node in cluster.volatile.nodes.items()
+            if node.door is Door.DRAINING and node.overdue_at and not node.drained_at
+        ),
         "instances": by_state,
         "offers": len(cluster.volatile.offers),
     }

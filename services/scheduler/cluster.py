@@ -22,6 +22,7 @@ from services.scheduler.model import (
     AttemptId,
     Instance,
     InstanceId,
+    Node,
     Offer,
     OfferId,
     State,
@@ -60,7 +61,7 @@ class Why:
 
 @dataclass(slots=True)
 class Volatile:
-    """What a new leader learns anew from Mesos; never saved."""
+    """What a new leader learns anew from Mesos; never saved, but for `nodes`, which it reads back."""
 
     subscribed: bool = False
     subscribed_at: float = 0.0
@@ -71,6 +72,8 @@ class Volatile:
     why: dict[Shape, Why] = field(default_factory=dict)
     evicted_at: float = float("-inf")
     evicted: dict[Shape, float] = field(default_factory=dict)  # when somebody made room for one
+    launch_credit: float = float("inf")  # launches that may be made at once: see `pacing.py`
+    credit_at: float = 0.0
     more: bool = False  # there is more to place than one decision may
     suppressed: bool = False
     revived_at: float = float("-inf")
@@ -78,6 +81,7 @@ class Volatile:
     killed: dict[InstanceId, float] = field(default_factory=dict)
     asked: dict[InstanceId, float] = field(default_factory=dict)
     full: dict[AgentId, Full] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict)  # by hostname, those that were ever closed
     unknown: dict[AttemptId, AgentId | None] = field(default_factory=dict)
     unknown_since: float = 0.0
     breaker_open: bool = False
@@ -96,6 +100,7 @@ class Volatile:
             killed=dict(self.killed),
             asked=dict(self.asked),
             full=dict(self.full),
+            nodes=dict(self.nodes),
             unknown=dict(self.unknown),
         )
 
@@ -124,6 +129,7 @@ class Cluster:
         self.watched: dict[InstanceId, None] = {}
         self.on_agent: dict[AgentId, dict[InstanceId, None]] = {}
         self.cleanups: dict[InstanceId, str] = {}  # with their hosts' names
+        self.leaving: dict[InstanceId, None] = {}  # those that are asked to move
         self.ledger = Ledger()
         self.homes = Homes()
         for each in instances:
@@ -137,6 +143,7 @@ class Cluster:
 
     def _put(self, new: Instance) -> None:
         old = self.instances.get(new.id)
+        self.leaving.pop(new.id, None)
         if old is not None:
             self.ledger.remove(old)
             if old.agent:
@@ -154,6 +161,8 @@ class Cluster:
                 del self.ended[next(iter(self.ended))]
             return
         self.instances[new.id] = new
+        if new.leaving:
+            self.leaving[new.id] = None
         self.ledger.add(new)
         self.homes.note(new)
         if new.cleanup:

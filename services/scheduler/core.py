@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from libs.common.spec import InstanceSpec
 from libs.mesos import events as mesos
-from services.scheduler import cleaning, telling, updates
+from services.scheduler import cleaning, nodes, returning, telling, updates
 from services.scheduler.cluster import Cluster, Draft, Pool
 from services.scheduler.ledger import bu_of
 from services.scheduler.model import (
@@ -23,6 +23,7 @@ from services.scheduler.model import (
     Instance,
     InstanceId,
     Kill,
+    NodeSet,
     Offer,
     OfferId,
     Pools,
@@ -50,6 +51,7 @@ Input = (
     | Recall
     | ReleaseBreaker
     | Pools
+    | NodeSet
     | mesos.Subscribed
     | mesos.Disconnected
     | mesos.Offers
@@ -105,8 +107,10 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
             _kill_unknown(draft)
         case Pools():
             _pools(draft, each, now)
+        case NodeSet():
+            nodes.set_node(draft, each)
         case Tick():
-            pass
+            nodes.ask_to_move(draft)
 
 
 # -- inputs --------------------------------------------------------------------------------------------
@@ -197,8 +201,8 @@ def _watch(draft: Draft, now: float, config: SchedulerConfig) -> None:
                 cleaning.leave_behind(draft, instance, now)
                 updates.end(draft, instance, now, f"{instance.hostname} is unreachable")
                 continue
-            case State.UNREACHABLE if age_s >= config.unreachable_after_s:
-                updates.replace_unreachable(draft, instance, now)
+            case State.UNREACHABLE if age_s >= returning.replace_after_s(instance, config):
+                returning.replace_unreachable(draft, instance, now)
             case State.ORPHANED if orphaned_s >= config.adoption_deadline_s:
                 updates.give_up_adoption(draft, instance, now)
             case State.STAGED if age_s >= config.staged_timeout_s:

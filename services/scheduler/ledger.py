@@ -34,6 +34,11 @@ def settled(instance: Instance) -> bool:
     return instance.live and not instance.stop and not instance.cleanup
 
 
+def on_its_way(instance: Instance) -> bool:
+    """Was it launched, and does not run yet."""
+    return instance.state in (State.STAGED, State.STARTING)
+
+
 class Ledger:
     """Sums over instances; `add` and `remove` keep them right."""
 
@@ -44,6 +49,7 @@ class Ledger:
         self.apart: dict[tuple[str, str], int] = {}  # settled instances of one that avoid the other
         self.usage: dict[str, Amounts] = {}  # by business unit
         self.apps: dict[str, dict[InstanceId, None]] = {}  # those that are to be, by app
+        self.launching: dict[AgentId, int] = {}  # on their way to run, by agent
         self.yielding: dict[
             InstanceId, int
         ] = {}  # settled ones that may have to make room: priorities
@@ -56,6 +62,8 @@ class Ledger:
             self.waiting.setdefault(shape, {})[instance.id] = None
         if not instance.stop and not instance.cleanup:
             self.apps.setdefault(instance.app, {})[instance.id] = None
+        if on_its_way(instance):
+            self.launching[instance.agent] = self.launching.get(instance.agent, 0) + 1
         if settled(instance):
             if instance.spec.disruption_budget > 0:
                 self.yielding[instance.id] = instance.spec.priority
@@ -81,6 +89,8 @@ class Ledger:
         if not mine:
             self.apps.pop(instance.app, None)
         self.yielding.pop(instance.id, None)
+        if on_its_way(instance):
+            _take(self.launching, instance.agent)
         if settled(instance):
             places = self.places[instance.app]
             _take(places, (instance.agent, instance.hostname))

@@ -56,8 +56,9 @@ LIVE = frozenset({State.STAGED, State.STARTING, State.RUNNING, State.UNREACHABLE
 class Instance:
     """One wanted instance and its current attempt; a document of the scheduler's.
 
-    `generation` counts attempts; `attempt` is `<id>.<generation>`. `adopt` is the container of an earlier attempt that
-    this one is to take over, `orphaned_at` when it lost its task. Times are Unix seconds.
+    `generation` counts attempts; `attempt` is `<id>.<number>`, the number its generation unless an older one returned.
+    `adopt` is the container of an earlier attempt that this one is to take over, `orphaned_at` when it lost its task.
+    Times are Unix seconds.
     """
 
     id: InstanceId
@@ -89,11 +90,22 @@ class Instance:
     asked: int = 0  # the newest ce_sequence of what was asked of it: older requests are copies
     direct_until: float = 0.0  # until then its events do not wait for the bus
     yields_to: str = ""  # its attempt is asked to end for this more important instance
+    returned: int = (
+        0  # the attempt that is current although a newer one was made: its host came back
+    )
+    may_return: AttemptId = AttemptId("")  # the replaced one that goes on when its host comes back
+    return_host: str = ""  # and that host's name
+    leaving: str = ""  # it is asked to move off its host: see `nodes.py`
+
+    @property
+    def number(self) -> int:
+        """Which attempt is the current one."""
+        return self.returned or self.generation
 
     @property
     def attempt(self) -> AttemptId:
         """The id of the current attempt's task."""
-        return attempt_id(self.id, self.generation)
+        return attempt_id(self.id, self.number)
 
     @property
     def live(self) -> bool:
@@ -190,6 +202,30 @@ class Agent:
     attributes: Mapping[str, str]
     last_free: Amounts
     seen_at: float
+
+
+class Door(StrEnum):
+    """Does a host take anything new, and what of those that are there."""
+
+    OPEN = "open"
+    CORDONED = "cordoned"  # nothing new
+    DRAINING = "draining"  # nothing new, and all are asked to move
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host that a person has closed, now or once; a document. Times are Unix seconds, 0: never."""
+
+    hostname: str
+    door: Door
+    reason: str = ""
+    by: str = ""
+    since: float = 0.0
+    deadline_at: float = 0.0
+    force: bool = False  # after its deadline nothing is spared
+    drained_at: float = 0.0  # since then it is empty
+    overdue_at: float = 0.0  # that its deadline had passed was told
+    version: int = 0
 
 
 # -- what the scheduler asks of Mesos ----------------------------------------------------------------
@@ -306,6 +342,13 @@ class Pools:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeSet:
+    """A host is open or closed from now on; it is saved."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseBreaker:
     """A person says that the unknown tasks may be killed."""
 
@@ -338,7 +381,7 @@ class SchedulerConfig(BaseModel):
     restart_backoff_factor: float = 1.15
     restart_backoff_max_s: float = 300.0
     max_attempts: int = 0  # in a row without getting healthy; 0: no end
-    healthy_reset_s: float = 60.0
+    healthy_reset_s: float = 60.0  # so long a healthy life forgives half of the failures
     unreachable_after_s: float = 300.0
     adoption_deadline_s: float = 60.0
     staged_timeout_s: float = 30.0
@@ -348,6 +391,8 @@ class SchedulerConfig(BaseModel):
     full_pause_max_s: float = 300.0  # …doubled each time, up to this
     quotas: Mapping[str, Quota] = {}  # by business unit
     max_priorities: Mapping[str, int] = {}  # by business unit; any, where nothing is said
+    launches_per_s: float = 10_000.0  # of the whole cluster, twice as many at once; 0: no limit
+    launching_per_agent: int = 250  # so many may be on their way to run on one agent; 0: no limit
     place_slice: int = 1000  # instances placed in one decision; the next one goes on
     pools_every_s: float = 15.0  # ipam is asked for free addresses so often…
     pools_fresh_s: float = 60.0  # …and what it said limits nothing any more after so long
@@ -370,6 +415,13 @@ _PLAIN = (
     *("container", "healthy", "failures", "not_before", "since", "adopt", "message", "delayed"),
     *("orphaned_at", "delayed_at", "traceparent", "correlation", "asked", "direct_until"),
 )
+_RARE = (
+    "yields_to",
+    "returned",
+    "may_return",
+    "return_host",
+    "leaving",
+)  # left out when there is nothing to say
 
 
 def to_body(instance: Instance) -> dict[str, Any]:
@@ -381,8 +433,7 @@ def to_body(instance: Instance) -> dict[str, Any]:
     body["strays"] = [list(each) for each in instance.strays]
     if instance.cleanup:
         body["cleanup"] = True
-    if instance.yields_to:
-        body["yields_to"] = instance.yields_to
+    body.update({name: value for name in _RARE if (value := getattr(instance, name))})
     return body
 
 
@@ -395,6 +446,7 @@ def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:
         state=State(body["state"]),
         strays=tuple((AttemptId(task), AgentId(agent)) for task, agent in body["strays"]),
         cleanup=body.get("cleanup", False),
-        yields_to=body.get("yields_to", ""),
-        **{name: body[name] for name in _PLAIN if name in body},  # an older one has fewer
+        **{
+            name: body[name] for name in (*_PLAIN, *_RARE) if name in body
+        },  # an older one has fewer
     )

@@ -68,8 +68,9 @@ def _useful(waiting: Waiting, agents: Agents, refused: Mapping[Shape, Refusal]) 
     if any(shape not in refused for shape in waiting.shapes()):
         return np.ones(len(agents.rows), dtype=np.bool_)
     useful = np.zeros(len(agents.rows), dtype=np.bool_)
-    # A full disk may have room again any moment.
-    agents = Agents(agents.rows, agents.free, agents.offered, np.zeros_like(agents.full))
+    # A full disk may have room again any moment, and launches be over; a closed host stays closed.
+    full = np.zeros_like(agents.full)
+    agents = Agents(agents.rows, agents.free, agents.offered, full, agents.closed)
     for shape in refused:
         may = np.ones(len(agents.rows), dtype=np.bool_)
         for each in filters(agents, shape):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from libs.common.events import model as ev
 from libs.common.task import container_name
-from services.scheduler import cleaning, evicting, offering, refusing
+from services.scheduler import cleaning, evicting, nodes, offering, pacing, refusing
 from services.scheduler.cluster import Draft
 from services.scheduler.model import (
     EXECUTOR_AMOUNTS,
@@ -50,7 +50,8 @@ class Outcome:
 def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: TaskFactory) -> None:
     """Place what waits on the offers there are, and ask for more or for none."""
     waiting = Waiting(draft, now)
-    agents = draft.volatile.roster.agents(draft.ours_on, full_agents(draft, now))
+    shut = (full_agents(draft, now), nodes.closed(draft), pacing.busy(draft, config))
+    agents = draft.volatile.roster.agents(draft.ours_on, *shut)
     outcome = Outcome(agents)
     if draft.volatile.offers and waiting.shapes():
         _serve(draft, waiting, outcome, now, config)
@@ -73,10 +74,12 @@ def _serve(
     _give_back(waiting, outcome.agents)
     work = round_of(draft, outcome.agents, shapes, now, config)
     turns = Turns(shapes, draft.volatile.roster.total, usage_of(draft))
-    left = config.place_slice
+    left, slots = pacing.refill(draft, now, config), pacing.Slots(draft, config)
+    # With tokens for less than a slice, the next one waits for the clock.
+    paced = left < config.place_slice
     for shape, count in turns:
         if left <= 0:
-            outcome.more = True
+            outcome.more = not paced
             break
         asked = min(count, left)
         instances = waiting.take(shape, asked)
@@ -85,11 +88,16 @@ def _serve(
         home, instances = homes.place(work, outcome.agents, shape, instances, limit)
         rest = min(len(instances), limit) - len(home)
         given, refusal = work.put(shape, rest) if limit else ([], None)
-        placed = 0
-        for row, number in (*home, *given):
-            outcome.placed.setdefault(row, []).extend(instances[placed : placed + number])
+        placed = held = 0
+        for row, wished in (*home, *given):
+            agent = outcome.agents.rows.ids[row]
+            number = wished if shape.pinned else slots.take(agent, wished)
+            if number:
+                outcome.placed.setdefault(row, []).extend(instances[placed : placed + number])
+            outcome.more |= 0 < number < wished and not paced  # the others go elsewhere, next
+            held += wished - number
             placed += number
-        if refusal is None and placed < len(instances):
+        if refusal is None and placed + held < len(instances):
             refusal = why_not
             outcome.limited.add(shape)
         if refusal is not None:
@@ -99,7 +107,9 @@ def _serve(
                 work.set_aside(row, shape.vector * (len(instances) - placed))
         _book_addresses(draft, shape, placed)
         outcome.looked_at.add(shape)
-        turns.served(shape, placed, done=refusal is not None or len(instances) < asked)
+        done = refusal is not None or held > 0 or len(instances) < asked
+        turns.served(shape, placed, done=done)
+        pacing.spend(draft, placed, config)
         left -= placed
 
 
@@ -182,6 +192,8 @@ def _staged(instance: Instance, offer: Offer, now: float, cluster: str) -> Insta
             "delayed": "",
             "message": "",
             "yields_to": "",
+            "returned": 0,
+            "leaving": instance.leaving if offer.hostname == instance.hostname else "",
             "address": instance.address if instance.adopt else "",
             "container": instance.adopt or fresh,
         },

@@ -82,7 +82,13 @@ class Roster:
         self.offers.clear()
         self._offered[:] = 0.0
 
-    def agents(self, used_on: UsedOn, full: Iterable[AgentId]) -> Agents:
+    def agents(
+        self,
+        used_on: UsedOn,
+        full: Iterable[AgentId],
+        closed: Iterable[AgentId] = (),
+        busy: Iterable[AgentId] = (),
+    ) -> Agents:
         """The agents with what can be placed on them now."""
         for agent in self.dirty:
             row = self.rows.index.get(agent)
@@ -90,15 +96,24 @@ class Roster:
                 self._reserved[:, row] = _vector(used_on(agent).reserved)
         self.dirty.clear()
         offered = self._mask(self.offers)
-        return Agents(self.rows, self._offered - self._reserved, offered, self._mask(full))
+        free = self._offered - self._reserved
+        masks = (self._mask(full), self._mask(closed), self._mask(busy))
+        return Agents(self.rows, free, offered, *masks)
 
-    def estimate(self, used_on: UsedOn, full: Iterable[AgentId], away: Iterable[AgentId]) -> Agents:
+    def estimate(
+        self,
+        used_on: UsedOn,
+        full: Iterable[AgentId],
+        away: Iterable[AgentId],
+        closed: Iterable[AgentId] = (),
+    ) -> Agents:
         """All agents but those away with what should be free there, whether or not they offer it at the moment."""
         free = self._total.copy()
         for agent, row in self.rows.index.items():
             ours = used_on(agent)
             free[:, row] -= _vector(ours.used + ours.reserved)
-        return Agents(self.rows, np.maximum(free, 0.0), ~self._mask(away), self._mask(full))
+        masks = (~self._mask(away), self._mask(full), self._mask(closed))
+        return Agents(self.rows, np.maximum(free, 0.0), *masks)
 
     def _mask(self, agents: Iterable[AgentId]) -> Mask:
         mask = np.zeros(len(self.rows), dtype=np.bool_)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from services.scheduler import nodes
 from services.scheduler.cluster import Draft, Pool
 from services.scheduler.ledger import changed_usage
 from services.scheduler.model import AgentId, SchedulerConfig, State
@@ -62,4 +63,5 @@ def full_agents(draft: Draft, now: float) -> list[AgentId]:
 def all_agents(draft: Draft, now: float) -> Agents:
     """Agents with what should be free there, offered or not, but those that Mesos can't reach."""
     away = {each.agent for each in draft.watched() if each.state is State.UNREACHABLE}
-    return draft.volatile.roster.estimate(draft.ours_on, full_agents(draft, now), away)
+    full = full_agents(draft, now)
+    return draft.volatile.roster.estimate(draft.ours_on, full, away, nodes.closed(draft))

@@ -28,6 +28,7 @@ from libs.mesos import events as mesos
 from services.scheduler import api
 from services.scheduler.cluster import ENDED_REMEMBERED, Cluster, Draft
 from services.scheduler.core import Input, decide
+from services.scheduler.maintenance import Maintenance
 from services.scheduler.mesos import MesosDriver, OpenDriver, open_driver
 from services.scheduler.model import (
     Action,
@@ -78,7 +79,10 @@ class Scheduler:
         self._log = rt.telemetry.log
         self._store = store
         self._driver = driver
-        self._relay = rt.relay([store.instances])
+        self._relay = rt.relay([store.instances, store.nodes.collection])
+        self.maintenance = Maintenance(
+            store.nodes, cluster, self.submit, self._relay.kick, rt.clock, rt.telemetry.log
+        )
         self.subscription = rt.subscription(self.handlers())
         self._tasks = TaskFactory(
             rt.common.cluster, config.role, executor_info(framework.executor_command, config.role)
@@ -103,6 +107,7 @@ class Scheduler:
                 self._send(),
                 self._forget(),
                 self._look_at_networks(),
+                self.maintenance.run(),
             ):
                 group.create_task(lasting(work))
 
@@ -352,6 +357,7 @@ async def _lead(rt: Runtime, config: SchedulerConfig, open_driver: OpenDriver) -
         kept = framework.executor_command
         rt.telemetry.log.warning("scheduler.executor_command is not taken", kept=kept)
     cluster = Cluster(await store.load(), await store.ended(ENDED_REMEMBERED))
+    cluster.volatile.nodes = await store.nodes.load()
     info = framework_info(config, framework.id)
     async with open_driver(rt, config, info) as driver:
         scheduler = Scheduler(rt, config, store, framework, cluster, driver)

@@ -1,4 +1,4 @@
-"""The scheduler's documents: one an instance, and one about the framework itself."""
+"""The scheduler's documents: one an instance, one a host that people closed, and one about the framework itself."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ from libs.common.store.paging import documents
 from libs.common.store.shapes import fields
 from services.scheduler.cluster import Draft
 from services.scheduler.model import Instance, InstanceId, from_body, to_body
+from services.scheduler.node_store import NodeStore
+from services.scheduler.nodes import node_body, node_of
 
 INSTANCES = CollectionSpec(
     "scheduler_instances",
@@ -38,6 +40,9 @@ INSTANCES = CollectionSpec(
 )
 FRAMEWORK = CollectionSpec(
     "scheduler_framework", schema=Schema(known=fields("id", "executor_command"))
+)
+NODES = CollectionSpec(
+    "scheduler_nodes", schema=Schema(known=lambda body: node_body(node_of("", 0, body)))
 )
 _PAGE = 2000
 _FRAMEWORK_DOC = "framework"
@@ -63,18 +68,22 @@ class Saved:
 class SchedulerStore:
     """Typed access; every write carries the leader's fence."""
 
-    def __init__(self, instances: Collection, framework: Collection, fence: Fence) -> None:
+    def __init__(
+        self, instances: Collection, framework: Collection, nodes: Collection, fence: Fence
+    ) -> None:
         self.instances = instances
         self._framework = framework
         self._fence = fence
+        self.nodes = NodeStore(nodes, fence)
 
     @classmethod
     async def open(cls, store: Store) -> SchedulerStore:
         """Open the collections and begin a new epoch: whoever led before is refused from now on."""
         instances = await store.collection(INSTANCES)
         framework = await store.collection(FRAMEWORK)
+        nodes = await store.collection(NODES)
         epoch = await store.raise_epoch("scheduler")
-        return cls(instances, framework, Fence("scheduler", epoch))
+        return cls(instances, framework, nodes, Fence("scheduler", epoch))
 
     async def load(self) -> list[Instance]:
         """All instances that have not ended."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from libs.common.spec import InstanceSpec
 from libs.common.task import TaskPayload
+from libs.common.wishes import PATIENT
 from libs.mesos import calls
 from libs.mesos.messages import Attribute, ExecutorInfo, FrameworkInfo, Resource, TaskInfo
 from libs.mesos.messages import Offer as MesosOffer
@@ -87,11 +88,17 @@ class TaskFactory:
         }
 
 
-_PLACEMENT = {"spread": (), "apart_from": (), "priority": 0, "disruption_budget": 0}
+_PLACEMENT = {
+    "spread": (),
+    "apart_from": (),
+    "priority": 0,
+    "disruption_budget": 0,
+    "unreachable": PATIENT,
+}
 
 
 def _for_host(spec: InstanceSpec) -> InstanceSpec:
-    """Without what only placement looks at: an older executor would refuse it, and take its container for another."""
+    """Without what only the scheduler looks at: an older executor would refuse it, and not know its container."""
     if all(getattr(spec, name) == nothing for name, nothing in _PLACEMENT.items()):
         return spec
     return spec.model_copy(update=_PLACEMENT)

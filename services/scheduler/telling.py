@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from libs.common.events import Event
 from libs.common.events import model as ev
 from libs.common.spec import InstanceSpec, Resources
+from services.scheduler import nodes
 from services.scheduler.cluster import Draft
 from services.scheduler.model import Instance, Retell, State, Unwant
 
 
-def place_of(instance: Instance) -> dict[str, str]:
+def place_of(instance: Instance) -> dict[str, Any]:
     """The fields that all its events have."""
     return {
         "instance": instance.id,
@@ -19,6 +22,7 @@ def place_of(instance: Instance) -> dict[str, str]:
         "hostname": instance.hostname,
         "container": instance.container,
         "address": instance.address,
+        "returned": bool(instance.returned),
     }
 
 
@@ -34,6 +38,9 @@ def retell(draft: Draft, asking: Retell) -> None:
     else:
         after = current.asked_by(asking)
         events = _present(current)
+        if current.leaving:
+            doors = draft.volatile.nodes
+            events.append(nodes.asked_to_move(current, current.leaving, doors))
         if events or after != current:
             draft.put(after, *events)
 

@@ -15,7 +15,7 @@ from libs.common.events import Event
 from libs.common.events import model as ev
 from libs.common.task import TaskReport
 from libs.mesos.messages import TERMINAL_STATES, TaskStatus
-from services.scheduler import cleaning
+from services.scheduler import backing_off, cleaning, returning
 from services.scheduler.cluster import Draft, Full
 from services.scheduler.model import (
     Acknowledge,
@@ -38,6 +38,9 @@ SETTLE_S = 10.0
 """After a subscription: by then reconciliation has told of the attempts that we have forgotten, if any."""
 RECONCILED = "REASON_RECONCILIATION"
 GONE_EXECUTOR = "REASON_EXECUTOR_TERMINATED"
+GONE_STATES = frozenset({"TASK_GONE", "TASK_GONE_BY_OPERATOR"})
+HOST_REASONS = ("REASON_AGENT_", "REASON_SLAVE_")
+"""Ends that say nothing of the instance: its host was lost, or Mesos drained it."""
 # The executor died, or did not come back to its agent in time: its containers run on.
 ORPHANING = frozenset({GONE_EXECUTOR, "REASON_EXECUTOR_REREGISTRATION_TIMEOUT"})
 
@@ -53,7 +56,10 @@ def update(draft: Draft, status: TaskStatus, now: float, config: SchedulerConfig
     if name is None or instance is None or instance.state is State.ENDED:
         known = name is not None and (name[0] in draft.cluster.ended or instance is not None)
         _foreign(draft, task, agent, status, known, now)
-    elif name[1] < instance.generation:
+    elif returning.goes_on(instance, task, status):
+        back = returning.taken_back(draft, instance, task, agent, now)
+        _current(draft, back, status, now, config)
+    elif name[1] != instance.number and name[1] <= instance.generation:
         _older(draft, instance, task, agent, status)
     elif name[1] > instance.generation and status.get("reason") == RECONCILED:
         _newer(draft, instance, name[1], agent, status, now, config)
@@ -89,9 +95,9 @@ def _older(
 ) -> None:
     """An attempt that has been replaced: it must end."""
     if status["state"] in ENDED_STATES:
-        strays = tuple(each for each in instance.strays if each[0] != task)
-        if strays != instance.strays:
-            draft.put(replace(instance, strays=strays))
+        after = returning.is_over(instance, task)
+        if after != instance:
+            draft.put(after)
     elif status["state"] != "TASK_UNREACHABLE":
         draft.act(Kill(task, agent, STRAY_GRACE_S))
 
@@ -119,6 +125,9 @@ def _newer(
         instance,
         state=State.PENDING,
         generation=generation,
+        returned=0,
+        may_return=AttemptId(""),
+        return_host="",
         agent=place,
         hostname=host.hostname if host else instance.hostname if place == instance.agent else "",
         address="",
@@ -154,11 +163,16 @@ def _current(
         if instance.state is State.STAGED:
             draft.put(replace(instance, state=State.STARTING, since=now))
     elif state == "TASK_RUNNING":
-        _running(draft, instance, status, report, now)
+        _running(draft, instance, status, report, now, config)
 
 
 def _running(
-    draft: Draft, instance: Instance, status: TaskStatus, report: TaskReport, now: float
+    draft: Draft,
+    instance: Instance,
+    status: TaskStatus,
+    report: TaskReport,
+    now: float,
+    config: SchedulerConfig,
 ) -> None:
     healthy = status.get("healthy", report.healthy)
     if healthy is None:
@@ -170,6 +184,8 @@ def _running(
         state=State.RUNNING,
         since=now if fresh or healthy != instance.healthy else instance.since,
         healthy=healthy,
+        # Whoever gets sick is about to be ended: how long it was well is known only now.
+        failures=instance.failures if healthy else backing_off.remembered(instance, now, config),
         address=report.address or instance.address,
         container=report.container or instance.container,
         adopt="",
@@ -232,8 +248,8 @@ def _ended(
     if instance.yields_to and not instance.stop and instance.live:
         _made_room(draft, instance, status, now, config)
         return
-    lived_s = now - instance.since if instance.state is State.RUNNING and instance.healthy else 0.0
-    failures = 1 if lived_s >= config.healthy_reset_s else instance.failures + 1
+    blameless = status["state"] in GONE_STATES or reason.startswith(HOST_REASONS)
+    failures = backing_off.remembered(instance, now, config) + (not blameless)
     done = instance.cleanup and status["state"] == "TASK_FINISHED"
     final = instance.stop or done or 0 < config.max_attempts <= failures
     exited = ev.ContainerExited(
@@ -245,16 +261,12 @@ def _ended(
         wanted=instance.stop,
         final=final,
     )
-    backoff_s = min(
-        config.restart_backoff_s * config.restart_backoff_factor ** (min(failures, 200) - 1),
-        config.restart_backoff_max_s,
-    )
     after = replace(
         instance,
         state=State.ENDED if final else State.PENDING,
         since=now,
         failures=failures,
-        not_before=max(now + backoff_s, _settled_at(draft, reason)),
+        not_before=max(now + backing_off.pause_s(failures, config), _settled_at(draft, reason)),
         healthy=None,
         adopt="",
         orphaned_at=0.0,
@@ -334,27 +346,6 @@ def end(draft: Draft, instance: Instance, now: float, reason: str) -> None:
         **place_of(instance), state="TASK_KILLED", reason=reason, wanted=True, final=True
     )
     draft.put(replace(instance, state=State.ENDED, since=now, message=reason), exited)
-
-
-def replace_unreachable(draft: Draft, instance: Instance, now: float) -> None:
-    """Its host has been silent for long enough: a new attempt; the old one is killed if it comes back."""
-    cleaning.leave_behind(draft, instance, now)
-    draft.put(
-        replace(
-            instance,
-            state=State.PENDING,
-            since=now,
-            not_before=now,
-            strays=(*instance.strays, (instance.attempt, instance.agent)),
-            message=f"{instance.hostname} is unreachable",
-        ),
-        ev.ContainerExited(
-            **place_of(instance),
-            state="TASK_UNREACHABLE",
-            reason="REASON_AGENT_REMOVED",
-            message=f"{instance.hostname} was unreachable for too long; it is replaced",
-        ),
-    )
 
 
 def give_up_adoption(draft: Draft, instance: Instance, now: float) -> None:

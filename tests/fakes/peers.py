@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from libs.common.actor import Actor
 from libs.common.clock import Clock
 from libs.common.errors import Conflict, NotFound, Unavailable
 from libs.common.http import (
@@ -21,6 +22,7 @@ from libs.common.http import (
     Kind,
     Request,
     Response,
+    Role,
     Route,
     problem,
     reply,
@@ -42,6 +44,7 @@ class FakeOthers:
     log_lines: int = 3
     findings: list[dict[str, str]] = field(default_factory=list)  # of host-1's network
     unknown_tasks: list[str] = field(default_factory=list)
+    doors: dict[str, dict[str, Any]] = field(default_factory=dict)  # of hosts, as they were asked
 
     def routes(self, service: str) -> list[Route]:
         """The routes of one of them."""
@@ -52,6 +55,7 @@ class FakeOthers:
                 "/v1/status": self.status,
                 "/v1/plan": self.plan,
                 "/v1/breaker/release": self.release_breaker,
+                "/v1/nodes/{host}": self.set_door,
             },
             "monitor": {"/v1/nodes": self.nodes, "/v1/alerts": self.list_alerts},
             "hostd": {"/v1/containers/{container}/logs": self.logs, "/v1/doctor": self.doctor},
@@ -65,10 +69,12 @@ class FakeOthers:
 
             return checked
 
-        return [
-            Route("POST" if path.endswith(("/release", "/plan")) else "GET", path, up(handler))
-            for path, handler in table[service].items()
-        ]
+        def method(path: str) -> str:
+            if path.endswith("{host}"):
+                return "PUT"
+            return "POST" if path.endswith(("/release", "/plan")) else "GET"
+
+        return [Route(method(path), path, up(handler)) for path, handler in table[service].items()]
 
     async def status(self, _request: Request) -> Response:
         held = sorted(self.unknown_tasks)
@@ -79,6 +85,14 @@ class FakeOthers:
             raise Conflict("the breaker is not open")
         self.unknown_tasks.clear()
         return await self.status(request)
+
+    async def set_door(self, request: Request) -> Response:
+        """Every instance of acme's is on every host."""
+        Actor.of(request).require("*", Role.ADMIN)
+        host, asked = request.params["host"], orjson.loads(request.body)
+        left = {"acme/web": 2, "beta/api": 1} if asked["door"] == "draining" else {}
+        self.doors[host] = {**asked, "hostname": host, "by": Actor.of(request).name, "left": left}
+        return reply(self.doors[host])
 
     async def plan(self, request: Request) -> Response:
         """One host with room for five; the request must be one that the scheduler takes."""
@@ -113,7 +127,7 @@ class FakeOthers:
         return reply({"instances": rows})
 
     async def agents(self, _request: Request) -> Response:
-        return reply({"agents": [self._agent()]})
+        return reply({"agents": [self._agent()], "nodes": list(self.doors.values())})
 
     def _agent(self) -> dict[str, Any]:
         n = len(self.deployer.instances)

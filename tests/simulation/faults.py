@@ -53,6 +53,7 @@ class Point(StrEnum):
     AGENT_CRASH = "mesos: an agent dies and comes back"
     AGENT_PARTITION_SHORT = "mesos: an agent is cut off for a moment"
     AGENT_PARTITION_LONG = "mesos: an agent is unreachable and comes back"
+    DRAIN = "a host is drained or cordoned, and opened again"
     CRASH_BEFORE_WRITE = "crash before a write"
     CRASH_AFTER_WRITE = "crash after a write"
     CRASH = "a service is killed"

@@ -74,6 +74,9 @@ def _desired_is_actual(cloud: Cloud, invariants: Invariants) -> None:
                 invariants.fail(f"{app}: {name} runs {running[name]} times; scheduler: {told}")
             elif mine[name]["state"] != "healthy":
                 invariants.fail(f"{app}: {name} runs, but the deployer says {mine[name]}")
+    for name, told in cloud.store.bodies("scheduler_instances").items():
+        if told.get("leaving") and told["state"] != "ended":
+            invariants.fail(f"{name} is still asked to move, though all hosts are open")
     for name in sorted(set(running) - wanted):
         invariants.fail(f"{name} runs, and nobody wants it")
 

@@ -9,6 +9,8 @@
 | no address is of a wrong network | every write |
 | generations and versions never go back; an ended instance or deployment stays so | every write |
 | an app's instances stay within what its strategy allows | every write of an app |
+| nothing new is placed on a cordoned or drained host | every write of an instance |
+| a drain takes no more of an app than it can spare | every write of an app |
 | no instance is placed on a host that its app's constraints forbid | every write of an instance |
 | an update is acknowledged only when what it says is saved | Mesos' wire, the scheduler's documents |
 | a container is removed only when nobody has leave to start it (host.py) | engines, kernels |
@@ -28,7 +30,7 @@ from typing import Any, cast
 
 import orjson
 
-from libs.common.spec import Strategy
+from libs.common.spec import AppSpec, Strategy
 from libs.common.store.base import Write
 from services.executor.model import LABEL_APP, LABEL_ATTEMPT, LABEL_INSTANCE
 from services.ipam.model import IpamConfig
@@ -74,6 +76,8 @@ class Invariants:
         self._generations: dict[str, int] = {}
         self._ended: set[str] = set()
         self._born: set[str] = set()  # instances whose birth was decided
+        self._doomed: set[str] = set()  # and those whose end was
+        self.closed: set[str] = set()  # hosts on which nothing new may be placed
         cloud.on_write.append(self.on_write)
         cloud.mesos.on_acknowledge = self.acknowledged
 
@@ -198,7 +202,11 @@ class Invariants:
         self._grows(f"instance {instance}", int(body["generation"]))
         self._stays(f"instance {instance}", body["state"] == "ended")
         if fresh and body["state"] == "staged" and body["container"] and not body["adopt"]:
+            if body["hostname"] in self.closed and not body.get("cleanup"):
+                self.fail(f"{instance} is placed on {body['hostname']}, which is closed")
             self._placed(instance, body)
+        if body.get("returned"):  # its replacement is killed, but may not know it yet
+            self.given_up.update(f"{instance}.{n}" for n in range(1, int(body["generation"]) + 1))
         for event in write.events:
             if event.topic == "container.exited" and any(each in event.value for each in GIVEN_UP):
                 # Its container may have been taken over from an earlier attempt, whose name it has.
@@ -228,7 +236,7 @@ class Invariants:
         """The scheduler has acknowledged an update: Mesos will not tell it again."""
         instance, _, generation = task.rpartition(".")
         body = self.cloud.store.body("scheduler_instances", instance)
-        if body is None or int(body["generation"]) != int(generation):
+        if body is None or int(body.get("returned") or body["generation"]) != int(generation):
             return
         if body["state"] in _UNSAVED.get(state, _BEFORE_END):
             self.fail(f"{state} of {task} is acknowledged, but it is saved as {body['state']}")
@@ -242,6 +250,7 @@ class Invariants:
     def _app(self, app: str, body: Mapping[str, Any]) -> None:
         """Births are decided only up to what the strategy allows beyond the wanted number."""
         deployment = body["deployment"]
+        self._spared(app, body)
         made = {each["id"] for each in body["intents"]["births"]} - self._born
         if not made:
             return
@@ -254,6 +263,8 @@ class Invariants:
             if each["app"] == app and name not in made and _counts(each, rolling)
         ]
         allowed = int(body["wanted"])
+        if any(each["leaving"] for each in existing):  # a replacement may be there first
+            allowed += Strategy.model_validate(body["spec"]["strategy"]).surge(allowed)
         if deployment is not None:
             goal = int(deployment["goal"]["wanted"])
             strategy = Strategy.model_validate(deployment["strategy"])
@@ -261,6 +272,26 @@ class Invariants:
         if len(existing) + len(made) > allowed:
             self.fail(
                 f"{app}: {len(made)} instances are made beside {len(existing)}; {allowed} allowed"
+            )
+
+    def _spared(self, app: str, body: Mapping[str, Any]) -> None:
+        """Whoever is to go for a drain, enough of the app are left; unless a deadline has passed."""
+        deaths = {each["id"]: each["reason"] for each in body["intents"]["deaths"]}
+        fresh = deaths.keys() - self._doomed
+        self._doomed |= fresh
+        reasons = [deaths[each] for each in fresh if " is drained" in deaths[each]]
+        if not reasons or any("deadline has passed" in each for each in reasons):
+            return
+        spec, wanted = AppSpec.model_validate(body["spec"]), int(body["wanted"])
+        least = wanted - max(spec.strategy.unavailable(wanted), spec.budget(wanted))
+        left = [
+            name
+            for name, each in self.cloud.store.bodies("deployer_instances").items()
+            if each["app"] == app and _counts(each, False) and name not in deaths
+        ]
+        if len(left) < least:
+            self.fail(
+                f"{app}: {sorted(fresh)} are to go for a drain; {left} is too few of {wanted}"
             )
 
     def _grows(self, what: str, generation: int) -> None:

@@ -16,6 +16,7 @@ from tests.simulation.cloud import Cloud, SimulationFailed
 from tests.simulation.faults import Point
 from tests.simulation.final import check_end
 from tests.simulation.invariants import Invariants
+from tests.simulation.operator import Operator
 from tests.simulation.workload import APPS, Acked, User, begin
 
 MakeCloud = Callable[[loop.World], Cloud]
@@ -89,6 +90,7 @@ async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
             group.create_task(user.work(plan.work_until_s))
         if plan.faults:
             cloud.faults.on = True
+            group.create_task(Operator(cloud, invariants).work(plan.faults_until_s))
             group.create_task(Chaos(cloud).run(plan.faults_until_s))
     await _until(cloud, plan.faults_until_s + 120.0)
     for user in users:

@@ -56,6 +56,8 @@ APPS: Mapping[str, Mapping[str, Any]] = {
         "strategy": {"max_surge": 1, "max_unavailable": 1, "deadline_s": 150, "min_ready_s": 3},
         "constraints": [{"attribute": "hostname", "operator": "MAX_PER", "value": "4"}],
         "secrets": [{"name": "token", "env": SECRET_VARIABLE}],
+        "unreachable": {"replace_after_s": 20, "keep": "first"},
+        "disruption_budget": 1,
     },
     "beta/worker": {
         "network": "work",

@@ -35,6 +35,20 @@ class InstanceStopRequested(_OfInstance):
     reason: str
 
 
+class InstanceMoveRequested(_OfInstance):
+    """An instance should leave its host, which is drained: now when `forced`, else as its app can spare it.
+
+    Its deployer replaces it. `withdrawn`: it may stay after all.
+    """
+
+    TOPIC: ClassVar[str] = "instance.move_requested"
+
+    hostname: str
+    reason: str = ""
+    forced: bool = False
+    withdrawn: bool = False
+
+
 class OfferAccepted(_OfInstance):
     """An instance was placed; `attempt` is its task's id."""
 
@@ -66,6 +80,7 @@ class _OfContainer(_OfInstance):
     hostname: str = ""
     container: str = ""
     address: str = ""
+    returned: bool = False  # an older attempt goes on: its host came back, and its app wants that
 
 
 class ContainerStarted(_OfContainer):

@@ -77,6 +77,7 @@ class Host:
     name: str
     zone: str
     state: str
+    maintenance: str
     gauges: tuple[Gauge, ...]
     cells: tuple[Cell, ...]
 
@@ -169,6 +170,7 @@ def host(node: NodeView, instances: Sequence[InstanceView]) -> Host:
         name=node.hostname or node.agent,
         zone=str(node.attributes.get("zone", "")),
         state=node.state.lower(),
+        maintenance=node.maintenance,
         gauges=(
             _gauge("CPU", "cores", *_cpus(node, instances)),
             _gauge("Memory", "MiB", *_mem_mib(node, instances)),

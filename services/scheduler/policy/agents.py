@@ -79,14 +79,26 @@ def _column(texts: Sequence[str]) -> Column:
 class Agents:
     """The rows with what is free on them.
 
-    `free[resource, row]`, in the order of RESOURCES; `offered` and `full` per row. Placement books on `free`.
+    `free[resource, row]`, in the order of RESOURCES; the others per row. Placement books on `free`. `closed` by
+    a person to whatever is new; `busy` with launches.
     """
 
-    def __init__(self, rows: Rows, free: Vector, offered: Mask, full: Mask) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        free: Vector,
+        offered: Mask,
+        full: Mask,
+        closed: Mask | None = None,
+        busy: Mask | None = None,
+    ) -> None:
         self.rows = rows
         self.free = free
         self.offered = offered
         self.full = full
+        none = np.zeros(len(rows), dtype=np.bool_)
+        self.closed = none if closed is None else closed
+        self.busy = none if busy is None else busy
 
     @classmethod
     def of(cls, candidates: Sequence[Candidate]) -> Agents:
@@ -103,4 +115,7 @@ class Agents:
 
     def copy(self) -> Agents:
         """The same with vectors of its own, to book on."""
-        return Agents(self.rows, self.free.copy(), self.offered.copy(), self.full.copy())
+        closed, busy = self.closed.copy(), self.busy.copy()
+        return Agents(
+            self.rows, self.free.copy(), self.offered.copy(), self.full.copy(), closed, busy
+        )

@@ -62,7 +62,7 @@ class Round:
         self.here = here or {}
         self._apart = apart or {}
         self._zones = zones or {}
-        self._available = agents.offered & ~agents.full
+        self._available = agents.offered & ~(agents.full | agents.closed | agents.busy)
         self._weights = _weights(agents)
         self._order: Order | None = None
 

@@ -159,7 +159,11 @@ def filters(agents: Agents, shape: Shape, network_zone: str = "") -> list[Filter
     if shape.hostname:
         hosts = _equal(rows, "hostname", shape.hostname)
         return [Filter("host to be cleaned up", "are the host to be cleaned up", hosts)]
-    found = [Filter("room on its disk", "have room on their disk", ~agents.full, lasting=False)]
+    found = [
+        Filter("open host", "are not cordoned", ~agents.closed, lasting=False),
+        Filter("room on its disk", "have room on their disk", ~agents.full, lasting=False),
+        Filter("launches under way", "may launch more at once", ~agents.busy, lasting=False),
+    ]
     found.append(_class(rows, shape.instance_class))
     if network_zone:
         known = _equal(rows, "zone", network_zone) | _equal(rows, "zone", "")

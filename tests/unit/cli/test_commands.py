@@ -286,6 +286,17 @@ def test_the_breaker_is_shown_and_released(live: Live) -> None:
     assert live.gantry("breaker", "release", "-o", "json").json()["open"] is False
 
 
+def test_a_host_is_drained_and_opened(live: Live) -> None:
+    done = live.gantry("node", "drain", "host-1", "--deadline", "30m", "--reason", "new disk")
+    assert (done.code, "left: 2 of acme/web" in done.out) == (0, True)
+    assert live.world.others.doors["host-1"]["deadline_s"] == 1800.0
+    assert "draining, 3 left" in live.gantry("nodes").out
+    assert live.gantry("node", "cordon", "host-1").code == 0
+    assert live.gantry("node", "undrain", "host-1", "-o", "json").json()["door"] == "open"
+    assert live.gantry("node", "drain", "host-9").code == 4
+    assert live.gantry("node", "drain", "host-1", "--force").code == 2
+
+
 def test_producers_come_and_go(live: Live, tmp_path: Path) -> None:
     key = OKPKey.generate_key("Ed25519")
     public, private = tmp_path / "ci.pub", tmp_path / "ci.key"

@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from libs.common.errors import Unavailable
 from libs.common.events import model as ev
 from libs.common.events.base import seal, to_record
+from libs.common.http import Request, Response, Route, reply
 from libs.common.runtime import Runtime
 from libs.common.store.base import Write
+from services.monitor import core
 from services.monitor.mesos import Operator
 from services.monitor.model import Alert, MonitorConfig, Node, alert_body
 from services.monitor.service import run
@@ -164,6 +167,25 @@ async def test_a_host_lost_and_back(world: World) -> None:
     desk.master.news.set()
     await within(world, 10, *told, (LOST, True), (LOST, False), desk=desk)
     task.cancel()
+
+
+@virtual
+async def test_what_the_scheduler_waits_for_people_to_look_at(world: World) -> None:
+    desk = Desk(SmallWorld(world.loop))
+    told: dict[str, Any] = {"breaker_open": False, "unknown_tasks": [], "overdue_drains": ["h1"]}
+
+    async def status(_request: Request) -> Response:
+        return reply(told)
+
+    rt = desk.small.runtime("scheduler", "scheduler-1")
+    async with rt.serve(rt.http_app([Route("GET", "/v1/status", status)])):
+        task = desk.start()
+        late, held = core.DRAIN_OVERDUE, core.BREAKER_OPEN
+        await within(world, 60, (late, True), desk=desk, about=late)
+        told.update(breaker_open=True, unknown_tasks=["a.1"], overdue_drains=[])
+        await within(world, 60, (late, True), (late, False), desk=desk, about=late)
+        await within(world, 60, (held, True), desk=desk, about=held)
+        task.cancel()
 
 
 @virtual

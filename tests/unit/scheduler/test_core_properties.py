@@ -11,10 +11,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from libs.common.spec import Constraint, ConstraintOperator
+from libs.common.wishes import Unreachable
 from libs.mesos import events as mesos
 from services.scheduler.cluster import Draft
+from services.scheduler.core import IMPLICIT_AFTER_S
 from services.scheduler.ledger import Ledger
-from services.scheduler.model import EXECUTOR_AMOUNTS, Amounts, Launch, SchedulerConfig, State
+from services.scheduler.model import (
+    EXECUTOR_AMOUNTS,
+    Acknowledge,
+    Amounts,
+    Launch,
+    Reconcile,
+    SchedulerConfig,
+    State,
+)
 from tests.unit.scheduler.world import Desk, spec, unwant, want
 
 NAMES = st.sampled_from([f"i{n}" for n in range(4)])
@@ -38,7 +48,8 @@ class Storm(RuleBasedStateMachine):
         self.free: dict[str, Amounts] = {}
         self.launched: dict[str, int] = {}
         self.taken = 0
-        self.seen: dict[str, tuple[int, int]] = defaultdict(lambda: (0, -1))
+        self.implicit_due = float("inf")
+        self.seen: dict[str, tuple[int, int, int]] = defaultdict(lambda: (0, 0, -1))
         self.ended: set[str] = set()
 
     @rule(name=NAMES, cpus=st.integers(1, 30))
@@ -46,8 +57,12 @@ class Storm(RuleBasedStateMachine):
         # The first is more important, the second makes room, the third keeps apart from it and the fourth is alone.
         special: dict[str, dict[str, Any]] = {
             "i0": {"priority": 5},
-            "i1": {"disruption_budget": 1},
-            "i2": {"apart_from": ("i1",), "spread": ("zone", "hostname")},
+            "i1": {"disruption_budget": 1, "unreachable": Unreachable(replace_after_s="never")},
+            "i2": {
+                "apart_from": ("i1",),
+                "spread": ("zone", "hostname"),
+                "unreachable": Unreachable(replace_after_s=5.0, keep="first"),
+            },
             "i3": {
                 "constraints": (
                     Constraint(attribute="hostname", operator=ConstraintOperator.UNIQUE),
@@ -63,7 +78,13 @@ class Storm(RuleBasedStateMachine):
 
     @rule()
     def subscribed(self) -> None:
-        self.desk.subscribe()
+        cluster = self.desk.cluster
+        known = {each.attempt for each in cluster.instances.values() if each.live}
+        known |= {task for each in cluster.instances.values() for task, _ in each.strays}
+        asked = [each for each in self.desk.subscribe() if isinstance(each, Reconcile)]
+        assert {task for each in asked for task, _ in each.tasks} == known
+        assert all(each.tasks for each in asked), "all are asked for before those known by name"
+        self.implicit_due = self.desk.now + IMPLICIT_AFTER_S
 
     @rule()
     def disconnected(self) -> None:
@@ -91,7 +112,7 @@ class Storm(RuleBasedStateMachine):
             reason = "REASON_RECONCILIATION"
             if known:
                 self.launched[name] = max(self.launched.get(name, 0), generation)
-        self.desk.tell(
+        actions = self.desk.tell(
             f"{name}.{generation}",
             state,
             agent=agent,
@@ -99,10 +120,17 @@ class Storm(RuleBasedStateMachine):
             healthy=healthy,
             container=f"c-{name}" if state == "TASK_RUNNING" else "",
         )
+        told = [
+            each.status["task_id"]["value"] for each in actions if isinstance(each, Acknowledge)
+        ]
+        assert told == [f"{name}.{generation}"]
 
     @rule(after_s=st.sampled_from([0.5, 5.0, 30.0]))
     def time_passes(self, after_s: float) -> None:
-        self.desk.tick(after_s)
+        actions = self.desk.tick(after_s)
+        if self.desk.cluster.volatile.subscribed and self.desk.now >= self.implicit_due:
+            assert Reconcile() in actions, "nobody has asked for all"
+            self.implicit_due = self.desk.now + self.desk.config.reconcile_interval_s
 
     @invariant()
     def launches_are_new_and_fit(self) -> None:
@@ -127,11 +155,12 @@ class Storm(RuleBasedStateMachine):
         for name, instance in self.desk.cluster.instances.items():
             assert name not in self.ended, "an ended instance came back"
             rank = ORDER.index(instance.state) if instance.state in ORDER else -1
-            generation, before = self.seen[name]
+            generation, number, before = self.seen[name]
             assert instance.generation >= generation
-            if instance.generation == generation and rank >= 0 and before >= 0:
+            assert instance.number == instance.generation or name == "i2", "nobody else returns"
+            if instance.number == number and rank >= 0 and before >= 0:
                 assert rank >= before
-            self.seen[name] = (instance.generation, rank)
+            self.seen[name] = (instance.generation, instance.number, rank)
         self.ended.update(self.desk.cluster.ended)
 
     @invariant()

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.scheduler import updates
 from services.scheduler.cluster import Cluster
+from services.scheduler.core import UNKNOWN_GRACE_S
 from services.scheduler.model import (
     AgentId,
     AskAnew,
@@ -142,3 +145,48 @@ def test_a_task_of_an_instance_that_ended_before_a_restart_is_no_stranger() -> N
     desk.subscribe()
     assert kills(desk.tell("old.1", "TASK_RUNNING")) == ["old.1"]
     assert not desk.cluster.volatile.unknown
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["TASK_RUNNING", "TASK_FINISHED"]), st.integers(0, 3)),
+            st.tuples(st.just("tick"), st.sampled_from([1, 3, 20])),
+            st.tuples(st.sampled_from(["subscribe", "release"]), st.just(0)),
+        ),
+        max_size=20,
+    ),
+    st.integers(0, 2),
+    st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_no_more_unknown_tasks_are_killed_unasked_than_was_set_and_none_beside_an_empty_store(
+    steps: list[tuple[str, int]], limit: int, empty: bool
+) -> None:
+    desk = Desk(SchedulerConfig(breaker_limit=limit))
+    desk.subscribe()
+    if not empty:
+        desk.running()
+    heard: dict[str, float] = {}
+    for what, n in steps:
+        volatile = desk.cluster.volatile
+        waiting, opened = set(volatile.unknown), volatile.breaker_open
+        match what:
+            case "tick":
+                actions = desk.tick(float(n))
+            case "subscribe":
+                actions = desk.subscribe()
+                heard.clear()
+            case "release":
+                actions = desk.give(ReleaseBreaker())
+            case _:
+                heard.setdefault(f"s{n}.1", desk.now)
+                actions = desk.tell(f"s{n}.1", what)
+        killed = {each for each in kills(actions) if each.startswith("s")}
+        if what == "release":
+            assert killed == waiting and not desk.cluster.volatile.breaker_open
+        elif killed:
+            assert not empty and not opened and len(killed) <= limit
+            assert desk.now - min(heard[each] for each in killed) >= UNKNOWN_GRACE_S
+        for each in killed:
+            heard.pop(each, None)
