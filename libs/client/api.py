@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from libs.client import dead, model
 from libs.client.hosts_api import HostCalls
 from libs.client.networks_api import NetworkCalls
+from libs.client.scheduling import SchedulerCalls
 from libs.client.sse import Parser
 from libs.client.transport import ModelT, Transport, read
 from libs.client.vault import VaultClient
@@ -42,6 +43,7 @@ class GantryClient:
         self.hosts = HostCalls(transport)
         self.vault = VaultClient(transport)
         self.addressing = NetworkCalls(transport)
+        self.scheduling = SchedulerCalls(transport)
 
     @classmethod
     @asynccontextmanager

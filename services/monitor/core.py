@@ -13,6 +13,7 @@ from services.monitor.model import Alert, Exit, MonitorConfig, Node, NodeState
 APP_CRASHING = "app-crashing"
 NODE_LOST = "node-lost"
 BREAKER_OPEN = "scheduler-breaker-open"
+FRAMEWORK_REMOVED = "framework-removed"
 COMPONENT_DOWN = "component-down"
 BLIND = "monitoring-blind"
 CONSUMER_LAG = "consumer-lag"

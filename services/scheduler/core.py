@@ -29,6 +29,7 @@ from services.scheduler.model import (
     Recall,
     Reconcile,
     ReleaseBreaker,
+    Reregister,
     Retell,
     SchedulerConfig,
     State,
@@ -39,6 +40,7 @@ from services.scheduler.model import (
     split_attempt,
 )
 from services.scheduler.placing import place_pending
+from services.scheduler.renewing import place_anew
 from services.scheduler.roster import Roster
 from services.scheduler.tasks import TaskFactory, parse_offer
 
@@ -49,6 +51,7 @@ Input = (
     | Tick
     | Recall
     | ReleaseBreaker
+    | Reregister
     | Pools
     | mesos.Subscribed
     | mesos.Disconnected
@@ -103,6 +106,8 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
         case ReleaseBreaker():
             draft.volatile.breaker_open = False
             _kill_unknown(draft)
+        case Reregister():
+            place_anew(draft, now)
         case Pools():
             _pools(draft, each, now)
         case Tick():

@@ -286,6 +286,18 @@ def test_the_breaker_is_shown_and_released(live: Live) -> None:
     assert live.gantry("breaker", "release", "-o", "json").json()["open"] is False
 
 
+def test_a_removed_framework_is_shown_and_begins_anew(live: Live) -> None:
+    assert "subscribed, framework f1" in live.gantry("scheduler", "show").out
+    assert live.gantry("scheduler", "reregister").code != 0
+    live.world.others.subscribed = False
+    shown = live.gantry("scheduler", "show")
+    assert shown.code == 1 and "alarm: Mesos: Framework has been removed" in shown.out
+    assert "gantry scheduler reregister" in shown.out
+    anew = live.gantry("scheduler", "reregister", "-o", "json").json()
+    assert (anew["framework"], anew["removed"]) == ("f1", False)
+    assert live.gantry("scheduler", "show").code == 0
+
+
 def test_producers_come_and_go(live: Live, tmp_path: Path) -> None:
     key = OKPKey.generate_key("Ed25519")
     public, private = tmp_path / "ci.pub", tmp_path / "ci.key"
