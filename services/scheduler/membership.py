@@ -58,7 +58,6 @@ class Membership:
                 await self._put(mesos.Disconnected(self.alarm, False, 0.0))
             await self._anew.wait()
             self._anew.clear()
-            self.alarm, self.removed = "", False
 
     async def _listen(self, driver: MesosDriver) -> None:
         async with driver.subscribe() as events:
@@ -103,5 +102,6 @@ class Membership:
         """Forget the id and register as a new framework, which may have another executor's command."""
         self.must_be_removed()
         self.framework = await self._save(Framework("", executor_command, self.framework.version))
+        self.alarm, self.removed = "", False
         self._log.warning("registers as a new framework")
         self._anew.set()

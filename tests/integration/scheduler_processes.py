@@ -138,7 +138,8 @@ class Schedulers:
     async def tasks(self) -> tuple[list[str], list[str]]:
         """Tasks that run, and those that ended in whatever way, of all frameworks that there ever were."""
         _, state = await self.mesos.get("master", "/state")
-        runs, ended = [], []
+        runs: list[str] = []
+        ended: list[str] = []
         for framework in (*state["frameworks"], *state["completed_frameworks"]):
             for task in framework["tasks"]:
                 (runs if task["state"] == "TASK_RUNNING" else ended).append(task["id"])
