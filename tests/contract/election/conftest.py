@@ -79,9 +79,9 @@ class World:
 
     async def two(self) -> tuple[Member, Member]:
         """A leader and its standby."""
-        first = await self.stand("one")
-        await until(first.leads, 10.0)
-        return first, await self.stand("other")
+        one, other = await asyncio.gather(self.stand("one"), self.stand("other"))
+        await until(lambda: one.leads() or other.leads(), 10.0)
+        return (one, other) if one.leads() else (other, one)
 
     def check(self) -> None:
         """Nobody acted, nor wrote, once another had taken over."""

@@ -12,21 +12,17 @@ async def _followed(world: World, heir: Member, within_s: float) -> None:
     print(f"handover by {world.kind} after {took_s:.2f} s of {TTL_S:g}")
 
 
-async def test_who_stops_in_good_order_is_followed_at_once(world: World) -> None:
-    first, heir = await world.two()
-    first.signal(signal.SIGTERM)
-    at_once_s = 0.0 if world.kind == "zookeeper" else TTL_S / 3  # a standby asks the store so often
-    await _followed(world, heir, at_once_s + SOON_S)
-    assert await first.process.wait() == 0
-    await until(lambda: bool(heir.said("wrote")), SOON_S)
-    world.check()
-
-
-async def test_who_is_killed_is_followed_in_bounded_time(world: World) -> None:
+async def test_who_is_killed_is_followed_in_time_and_who_stops_at_once(world: World) -> None:
     first, heir = await world.two()
     first.signal(signal.SIGKILL)
     await _followed(world, heir, TTL_S * 4 / 3 + SOON_S)
+    third = await world.stand("third")
     await until(lambda: bool(heir.said("wrote")), SOON_S)
+    heir.signal(signal.SIGTERM)
+    at_once_s = 0.0 if world.kind == "zookeeper" else TTL_S / 3  # a standby asks the store so often
+    await _followed(world, third, at_once_s + SOON_S)
+    assert await heir.process.wait() == 0
+    await until(lambda: bool(third.said("wrote")), SOON_S)
     world.check()
 
 
