@@ -32,7 +32,7 @@ from libs.common.tokens import TokenSigner, party_keys
 from tests.contract.mesos.cluster import Mesos
 
 APP = "acme/web"
-LEASE_S = 2.0
+LEASE_S = 4.0  # a busy machine must not have the leader doubt itself
 SPEC = InstanceSpec(
     image="web@sha256:" + "a" * 64, network="blue", resources=Resources(cpus=0.1, mem_mib=32)
 )
