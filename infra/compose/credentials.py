@@ -38,6 +38,7 @@ def make_cluster(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True, mode=0o711)
     put(directory / "cluster_secret", fresh(), SERVICES_UID)
     put(directory / "mesos_secret", fresh(), SERVICES_UID)
+    put(directory / "zookeeper_secret", fresh(), SERVICES_UID)
     put(directory / "agent_secret", fresh(), ROOT_UID)
     agent = _read(directory / "agent_secret")
     known = {FRAMEWORK: _read(directory / "mesos_secret"), AGENT: agent}

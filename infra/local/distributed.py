@@ -307,6 +307,7 @@ class DistributedStack:
                 "data_dir": str(layout.data),
                 "bus": self.servers["kafka"].url,
                 "store": f"{self.servers['mongo'].url}/{layout.cluster}",
+                "election": f"{self.servers['zookeeper'].url}/{layout.cluster}",
                 "listen": {service: f"127.0.0.1:{layout.ports[name]}"},
                 "peers": {each: self.urls(each) for each in SERVICES if each != service},
             },

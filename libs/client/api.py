@@ -15,6 +15,7 @@ from libs.client import dead, model
 from libs.client.hosts_api import HostCalls
 from libs.client.maintenance import MaintenanceCalls
 from libs.client.networks_api import NetworkCalls
+from libs.client.scheduling import SchedulerCalls
 from libs.client.sse import Parser
 from libs.client.transport import ModelT, Transport, read
 from libs.client.vault import VaultClient
@@ -44,6 +45,7 @@ class GantryClient:
         self.vault = VaultClient(transport)
         self.addressing = NetworkCalls(transport)
         self.maintenance = MaintenanceCalls(transport)
+        self.scheduling = SchedulerCalls(transport)
 
     @classmethod
     @asynccontextmanager

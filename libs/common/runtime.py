@@ -39,6 +39,7 @@ from libs.common.http import (
     reply,
 )
 from libs.common.keys import Secret, SecretFile, open_secret
+from libs.common.leader import Election, StoreElection
 from libs.common.outbox import Relay
 from libs.common.peers import LocalServices, PeerClient
 from libs.common.proofs import ServiceProofs
@@ -61,7 +62,9 @@ class CommonConfig(BaseModel):
     `bus` and `store` are URLs (memory:, sqlite:///path, kafka://host:port, mongodb://…/db). `listen` says where a
     service serves (`host:port` or `unix:/path`), `peers` where the others are; in one process both may be left out.
     `instance` is a name that stays over restarts, for a process that is the only one of its kind: it takes its own
-    leases up again at once. `trace_file` gets finished spans as JSON lines. `retention` is how long topics are kept.
+    leases up again at once. `election` says who elects the leaders of scheduler and monitor: the store, or ZooKeeper
+    (zk://host:port/path, `zookeeper_url.py`). `trace_file` gets finished spans as JSON lines. `retention` is how long
+    topics are kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,6 +73,7 @@ class CommonConfig(BaseModel):
     data_dir: Path = Path("/var/lib/gantry")
     bus: str = Field("", repr=False)  # they may hold a password
     store: str = Field("", repr=False)
+    election: str = "store"
     secret_file: Path | None = None
     listen: dict[str, str] = {}
     peers: dict[str, str] = {}
@@ -109,6 +113,7 @@ class Runtime:
     telemetry: Telemetry
     server: Server
     secret: Secret = field(repr=False)
+    election: Election = field(default_factory=StoreElection)
 
     def section(self, model: type[SectionT]) -> SectionT:
         """This service's own section of the configuration."""
@@ -238,6 +243,7 @@ class Shared:
     ids: Ids
     secret: Secret = field(repr=False)
     local: LocalServices = field(default_factory=LocalServices)
+    election: Election = field(default_factory=StoreElection)
     sinks: tuple[SpanSink, ...] = ()
 
 
@@ -248,6 +254,7 @@ async def open_shared(common: CommonConfig, settings: Settings) -> AsyncIterator
     data_dir = common.data_dir
     await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True, mode=0o700)
     secret = await asyncio.to_thread(open_secret, common.secret_file or data_dir / "cluster.secret")
+    election = open_election(common.election)
     url = common.bus or f"sqlite://{data_dir}/bus.db"
     bus = await open_bus(url, clock, common.retention)
     opened: list[Bus | Store] = [bus]
@@ -263,6 +270,7 @@ async def open_shared(common: CommonConfig, settings: Settings) -> AsyncIterator
             rng,
             RngIds(rng),
             secret=secret,
+            election=election,
             sinks=open_sinks(common.trace_file),
         )
     finally:
@@ -292,6 +300,20 @@ async def open_bus(url: str, clock: Clock, retention: Retention | None = None) -
         await check_doors(parse_url(url))
         return await KafkaBus.open(url, clock, retention)
     raise InvalidInput.of("common.bus", f"unknown scheme {scheme!r}", "memory, sqlite or kafka")
+
+
+def open_election(url: str) -> Election:
+    """The election of a URL: store, or zk://host:port[,host:port]/path. Raises InvalidInput; connects to nothing."""
+    if url == "store":
+        return StoreElection()
+    if urlsplit(url).scheme == "zk":
+        from libs.common.zookeeper import ZooKeeperElection
+        from libs.common.zookeeper_url import parse_url
+
+        return ZooKeeperElection(parse_url(url))
+    raise InvalidInput.of(
+        "common.election", f"can't elect by {url!r}", "store or zk://host:port/path"
+    )
 
 
 async def open_store(url: str) -> SchemaStore:
@@ -344,6 +366,7 @@ async def open_runtime(shared: Shared, service: str) -> AsyncIterator[Runtime]:
             telemetry=Telemetry(service, log, shared.sinks),
             server=_server(shared.local, front),
             secret=shared.secret,
+            election=shared.election,
         )
 
 

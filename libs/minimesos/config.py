@@ -19,7 +19,8 @@ Credentials = Mapping[str, str]
 class MasterConfig:
     """A master. Times in seconds; `credentials` maps principal to secret.
 
-    `registry` "in_memory" forgets agents at a restart, as Mesos' does; otherwise they are kept.
+    `registry` "in_memory" forgets agents at a restart, as Mesos' does; otherwise they are kept. `leader` (host:port)
+    makes it a standby, which sends its askers there; not `elected` is one that knows no leader.
     """
 
     ip: str = "127.0.0.1"
@@ -45,16 +46,25 @@ class MasterConfig:
     max_unreachable_tasks_per_framework: int = 1000
     max_operator_event_stream_subscribers: int = 1000
     elected: bool = True
+    leader: str = ""
 
     @property
     def host(self) -> str:
         """The name under which the master is known."""
         return self.hostname or self.ip
 
+    @property
+    def leads(self) -> bool:
+        """Is it the master that frameworks and agents are to talk to."""
+        return self.elected and not self.leader
+
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """An agent. `work_dir` "" keeps nothing on disk; `virtual` runs tasks without processes."""
+    """An agent. `work_dir` "" keeps nothing on disk; `virtual` runs tasks without processes.
+
+    `master` may name several with commas between: the agent is with the one that leads.
+    """
 
     ip: str = "127.0.0.1"
     port: int = 5051
@@ -107,7 +117,7 @@ class AgentConfig:
             return None
 
 
-_HIDDEN = frozenset({"credentials", "elected", "virtual", "heartbeat_interval_s"})
+_HIDDEN = frozenset({"credentials", "elected", "leader", "virtual", "heartbeat_interval_s"})
 _OWN = frozenset(
     {
         "subscription_backoff_max_s",

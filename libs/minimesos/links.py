@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from itertools import count
+from itertools import count, cycle
 
 import aiohttp
 from aiohttp import WSMsgType, web
@@ -56,6 +56,8 @@ def agent_routes(master: MasterNode) -> list[web.RouteDef]:
     numbers = count(1)
 
     async def handle(request: web.Request) -> web.WebSocketResponse:
+        if not master.config.leads:
+            raise web.HTTPServiceUnavailable(text="another master leads, or none")
         socket = web.WebSocketResponse(max_msg_size=MAX_FRAME_BYTES)
         await socket.prepare(request)
         link = f"agent-{next(numbers)}"
@@ -78,13 +80,15 @@ def agent_routes(master: MasterNode) -> list[web.RouteDef]:
 
 
 async def follow_master(agent: AgentNode, clock: Clock) -> None:
-    """The agent's side: connect, carry messages, connect again with back-off, until cancelled."""
+    """The agent's side: connect to whichever master leads, and again with back-off when it breaks, until cancelled."""
+    masters = cycle(agent.config.master.split(","))
+    master = next(masters)
     retry_s = RETRY_MIN_S
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         for number in count(1):
             try:
-                url = f"http://{agent.config.master}{PATH}"
+                url = f"http://{master}{PATH}"
                 async with session.ws_connect(url, max_msg_size=MAX_FRAME_BYTES) as socket:
                     retry_s = RETRY_MIN_S
                     spoke = await _carry(agent, socket, f"master-{number}")
@@ -92,7 +96,8 @@ async def follow_master(agent: AgentNode, clock: Clock) -> None:
                     # The master closed the link of an agent it had given up: back at once.
                     continue
             except (aiohttp.ClientError, OSError) as error:
-                log.info("master %s: %s", agent.config.master, error)
+                log.info("master %s: %s", master, error)
+                master = next(masters)
             if agent.stopped.is_set():
                 return
             await clock.sleep(retry_s)

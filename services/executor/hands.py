@@ -95,6 +95,15 @@ class Hands:
         a = self._know(attempt)
         if a is None:
             return None
+        try:
+            return await self._do(a, action)
+        except Unavailable:
+            now = self._know(attempt)
+            if now is not None and now.state not in CLEANING:
+                raise
+            return None  # it is being cleared away meanwhile: nobody waits for an answer
+
+    async def _do(self, a: Attempt, action: m.Action) -> m.Input | None:
         match action:
             case m.Wake():
                 return m.Due()
@@ -106,7 +115,7 @@ class Hands:
             case m.Find():
                 return m.Found(await self._look(a))
             case m.Inspect():
-                view = await self._timed(attempt, "inspect", self._look(a))
+                view = await self._timed(a.id, "inspect", self._look(a))
                 return m.Inspected(view)
         work = {
             m.Fetch: self._fetch,
@@ -118,7 +127,7 @@ class Hands:
             m.Remove: self._remove,
             m.Detach: self._detach,
         }[type(action)]
-        return await self._timed(attempt, type(action).__name__.lower(), work(a))
+        return await self._timed(a.id, type(action).__name__.lower(), work(a))
 
     async def _timed(self, attempt: AttemptId, what: str, work: Awaitable[T]) -> T:
         started = self._clock.monotonic()

@@ -13,6 +13,7 @@ from services.gateway.api_keys import key_routes
 from services.gateway.api_maintenance import maintenance_routes
 from services.gateway.api_networks import network_routes
 from services.gateway.api_producers import inner_routes, producer_routes
+from services.gateway.api_scheduler import scheduler_routes
 from services.gateway.api_streams import stream_routes
 from services.gateway.api_vault import vault_routes
 from services.gateway.api_views import view_routes
@@ -31,6 +32,7 @@ def public_routes(gateway: Gateway) -> tuple[Route, ...]:
         *stream_routes(gateway),
         *breaker_routes(gateway),
         *maintenance_routes(gateway),
+        *scheduler_routes(gateway),
         *key_routes(gateway),
         *dead_routes(gateway),
         *producer_routes(gateway),

@@ -15,7 +15,7 @@ from libs.common.errors import Conflict, GantryError, Unavailable
 from libs.common.events import Envelope
 from libs.common.events import model as ev
 from libs.common.http import call_json
-from libs.common.leader import LeaseLost, hold_lease, leadership
+from libs.common.leader import Leadership, LeaseLost, leadership
 from libs.common.runtime import Runtime
 from libs.common.waiting import lasting, set_or_due
 from services.monitor import api, core, pools
@@ -124,7 +124,7 @@ class Monitor:
             self._nodes.labels(state.value).set(sum(node.state is state for node in seen))
 
     async def _check_scheduler(self) -> None:
-        """What the scheduler waits for people to look at: kills it holds back, drains that are late."""
+        """What the scheduler waits for people to look at: held kills, late drains, a framework that is no more."""
         try:
             status = await call_json(self._rt.peers, "scheduler", "GET", "/v1/status", timeout_s=2)
         except GantryError:
@@ -139,6 +139,12 @@ class Monitor:
         summary = f"not empty at the deadline of its drain: {', '.join(late)}; see gantry nodes"
         overdue = Alert(core.DRAIN_OVERDUE, core.DRAIN_OVERDUE, "warning")
         await self._set_condition(overdue, bool(late), summary)
+        alert = Alert(core.FRAMEWORK_REMOVED, core.FRAMEWORK_REMOVED, "critical")
+        summary = (
+            f"Mesos has removed the framework {status['framework']} and killed its tasks:"
+            " gantry scheduler reregister places everything anew"
+        )
+        await self._set_condition(alert, bool(status.get("framework_removed")), summary)
 
     async def _set_condition(self, fresh: Alert, holds: bool, summary: str) -> None:
         for _ in range(TRIES):
@@ -350,13 +356,14 @@ async def run(
     """The service: wait for leadership, then watch. `notifier` None: mail, as configured."""
     config = rt.section(MonitorConfig)
     told = notifier or SmtpNotifier(config.smtp, rt.common.cluster)
-    async with leadership(rt, "monitor", config.leader_lease_s):
-        await _watch(rt, config, open_operator, told, measure)
+    async with leadership(rt, "monitor", config.leader_lease_s) as led:
+        await _watch(rt, config, led, open_operator, told, measure)
 
 
 async def _watch(
     rt: Runtime,
     config: MonitorConfig,
+    led: Leadership,
     open_operator: OpenOperator,
     told: Notifier,
     measure: Measure,
@@ -366,20 +373,23 @@ async def _watch(
         monitor = Monitor(rt, config, store, operator, told, measure)
         app = rt.http_app(api.routes(monitor))
         async with rt.serve(app), asyncio.TaskGroup() as group:
-            group.create_task(_lead(rt, config, told))
+            group.create_task(_lead(rt, led, told))
             group.create_task(lasting(monitor.run()))
 
 
-async def _lead(rt: Runtime, config: MonitorConfig, notifier: Notifier) -> None:
-    """Hold the lease. Without the store nobody leads and no alert can be kept: that at least is mailed."""
+async def _lead(rt: Runtime, led: Leadership, notifier: Notifier) -> None:
+    """Lead. Without what elects nobody does, and no alert is kept: that at least is mailed."""
     try:
-        await hold_lease(rt, "monitor", config.leader_lease_s)
+        await led.hold()
     except LeaseLost as error:
         lost = replace(
-            core.component_alert("store"), firing=True, since=rt.clock.now(), summary=str(error)
+            core.component_alert(error.electorate),
+            firing=True,
+            since=rt.clock.now(),
+            summary=str(error),
         )
         try:
             await notifier.tell(lost)
         except Unavailable as failed:
-            rt.telemetry.log.warning("can't mail that the store is away", error=str(failed))
+            rt.telemetry.log.warning("can't mail that nobody leads", error=str(failed))
         raise

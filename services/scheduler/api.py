@@ -15,6 +15,7 @@ from libs.common.spec import InstanceSpec, Strict
 from services.scheduler.cluster import Cluster
 from services.scheduler.core import Input
 from services.scheduler.maintenance import Asked, Maintenance
+from services.scheduler.membership import Membership
 from services.scheduler.model import (
     Amounts,
     Door,
@@ -27,19 +28,21 @@ from services.scheduler.model import (
 from services.scheduler.nodes import left_on
 from services.scheduler.planning import Placed
 from services.scheduler.policy import Refusal
-from services.scheduler.store import Framework
 
 
 class Leader(Protocol):
     """What the API needs of the service."""
 
     cluster: Cluster
-    framework: Framework
-    alarm: str
+    membership: Membership
     maintenance: Maintenance
 
     async def submit(self, given: Input) -> None:
         """Hand an input to the loop."""
+        ...
+
+    async def reregister(self) -> None:
+        """Begin anew as another framework. Raises Conflict."""
         ...
 
     def plan(self, app: str, spec: InstanceSpec, count: int, replacing: bool) -> Placed:
@@ -107,6 +110,10 @@ def routes(leader: Leader) -> Sequence[Route]:
         await leader.submit(ReleaseBreaker())
         return reply(status_view(leader))
 
+    async def reregister(_request: Request) -> Response:
+        await leader.reregister()
+        return reply(status_view(leader), 202)
+
     return (
         Route(
             "GET",
@@ -139,6 +146,12 @@ def routes(leader: Leader) -> Sequence[Route]:
             "/v1/breaker/release",
             release_breaker,
             summary="Kill the unknown tasks that the breaker held back",
+        ),
+        Route(
+            "POST",
+            "/v1/framework/reregister",
+            reregister,
+            summary="Begin as a new framework, after Mesos has removed this one, and place everything anew",
         ),
     )
 
@@ -247,9 +260,10 @@ def status_view(leader: Leader) -> Mapping[str, Any]:
     for instance in cluster.instances.values():
         by_state[instance.state.value] = by_state.get(instance.state.value, 0) + 1
     return {
-        "framework": leader.framework.id,
+        "framework": leader.membership.framework.id,
         "subscribed": cluster.volatile.subscribed,
-        "alarm": leader.alarm,
+        "alarm": leader.membership.alarm,
+        "framework_removed": leader.membership.removed,
         "breaker_open": cluster.volatile.breaker_open,
         "unknown_tasks": sorted(cluster.volatile.unknown),
         "overdue_drains": sorted(

@@ -30,6 +30,7 @@ from services.scheduler.model import (
     Recall,
     Reconcile,
     ReleaseBreaker,
+    Reregister,
     Retell,
     SchedulerConfig,
     State,
@@ -40,6 +41,7 @@ from services.scheduler.model import (
     split_attempt,
 )
 from services.scheduler.placing import place_pending
+from services.scheduler.renewing import place_anew
 from services.scheduler.roster import Roster
 from services.scheduler.tasks import TaskFactory, parse_offer
 
@@ -50,6 +52,7 @@ Input = (
     | Tick
     | Recall
     | ReleaseBreaker
+    | Reregister
     | Pools
     | NodeSet
     | mesos.Subscribed
@@ -105,6 +108,8 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
         case ReleaseBreaker():
             draft.volatile.breaker_open = False
             _kill_unknown(draft)
+        case Reregister():
+            place_anew(draft, now)
         case Pools():
             _pools(draft, each, now)
         case NodeSet():

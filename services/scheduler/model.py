@@ -353,6 +353,11 @@ class ReleaseBreaker:
     """A person says that the unknown tasks may be killed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reregister:
+    """A person says that the framework, which Mesos has removed, begins anew: nothing of it runs any more."""
+
+
 class Quota(BaseModel):
     """What the instances of a business unit may have together. 0: no limit."""
 

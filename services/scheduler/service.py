@@ -20,7 +20,7 @@ from libs.common.errors import Fenced, GantryError, Unavailable
 from libs.common.events import Envelope
 from libs.common.events import model as ev
 from libs.common.http import call_json
-from libs.common.leader import hold_lease, leadership
+from libs.common.leader import Leadership, leadership
 from libs.common.runtime import Runtime
 from libs.common.spec import InstanceSpec
 from libs.common.waiting import lasting
@@ -29,7 +29,8 @@ from services.scheduler import api
 from services.scheduler.cluster import ENDED_REMEMBERED, Cluster, Draft
 from services.scheduler.core import Input, decide
 from services.scheduler.maintenance import Maintenance
-from services.scheduler.mesos import MesosDriver, OpenDriver, open_driver
+from services.scheduler.membership import Membership
+from services.scheduler.mesos import OpenDriver, open_driver
 from services.scheduler.model import (
     Action,
     Decline,
@@ -39,6 +40,7 @@ from services.scheduler.model import (
     OfferId,
     Pools,
     Recall,
+    Reregister,
     Retell,
     SchedulerConfig,
     Tick,
@@ -48,7 +50,7 @@ from services.scheduler.model import (
 )
 from services.scheduler.planning import Placed, plan
 from services.scheduler.store import Framework, Saved, SchedulerStore
-from services.scheduler.tasks import TaskFactory, executor_info, framework_info
+from services.scheduler.tasks import TaskFactory, executor_info
 
 BATCH = 2000
 INBOX = 20_000
@@ -69,24 +71,24 @@ class Scheduler:
         store: SchedulerStore,
         framework: Framework,
         cluster: Cluster,
-        driver: MesosDriver,
+        led: Leadership,
+        open_driver: OpenDriver,
     ) -> None:
         self.config = config
         self.cluster = cluster
-        self.framework = framework
-        self.alarm = ""
+        self.membership = Membership(
+            rt, config, framework, open_driver, self._from_mesos, self._save_framework
+        )
         self._rt = rt
         self._log = rt.telemetry.log
         self._store = store
-        self._driver = driver
+        self._led = led
         self._relay = rt.relay([store.instances, store.nodes.collection])
         self.maintenance = Maintenance(
             store.nodes, cluster, self.submit, self._relay.kick, rt.clock, rt.telemetry.log
         )
         self.subscription = rt.subscription(self.handlers())
-        self._tasks = TaskFactory(
-            rt.common.cluster, config.role, executor_info(framework.executor_command, config.role)
-        )
+        self._tasks = self._task_factory()
         self._inbox: asyncio.Queue[tuple[Input, asyncio.Future[None] | None]] = asyncio.Queue(INBOX)
         self._outgoing: asyncio.Queue[Sequence[Action]] = asyncio.Queue(INBOX)
         self._strangers: set[InstanceId] = set()  # looked up, and not stored
@@ -101,7 +103,7 @@ class Scheduler:
             for work in (
                 self._relay.run(),
                 self.subscription.run(),
-                self._follow_mesos(),
+                self.membership.run(),
                 self._tick(),
                 self._batches(),
                 self._send(),
@@ -113,8 +115,8 @@ class Scheduler:
 
     async def why_not_ready(self) -> str:
         """Why no instance can be placed or changed now; "" when all is well."""
-        if self.alarm:
-            return self.alarm
+        if self.membership.alarm:
+            return self.membership.alarm
         return "" if self.cluster.volatile.subscribed else "not subscribed to Mesos"
 
     # -- inputs
@@ -192,34 +194,28 @@ class Scheduler:
         if ended:
             await self._inbox.put((Recall(ended), None))
 
-    async def _follow_mesos(self) -> None:
-        async with self._driver.subscribe() as events:
-            async for event in events:
-                match event:
-                    case mesos.Subscribed(framework_id):
-                        self._unanswered.clear()
-                        await self._remember(framework_id)
-                        await self._inbox.put((event, None))
-                    case mesos.Disconnected(reason):
-                        self._log.warning("mesos is away", reason=reason)
-                        await self._inbox.put((event, None))
-                    case mesos.Offers() | mesos.Rescind() | mesos.Update():
-                        await self._inbox.put((event, None))
-                    case mesos.Error(message) if "failed over" in message:
-                        raise Fenced(f"Mesos: {message}")
-                    case mesos.Error(message):
-                        # An operator removed us, or we were away for too long: a person must decide.
-                        self.alarm = f"Mesos: {message}"
-                        self._log.error("mesos refuses the framework", message=message)
-                    case _:
-                        pass
-        await asyncio.Event().wait()
+    async def _from_mesos(self, event: Input) -> None:
+        if isinstance(event, mesos.Subscribed):
+            self._unanswered.clear()
+        await self._inbox.put((event, None))
 
-    async def _remember(self, framework_id: str) -> None:
-        if self.framework.id != framework_id:
-            self._log.info("subscribed", framework=framework_id)
-            given = Framework(framework_id, self.framework.executor_command, self.framework.version)
-            self.framework = await self._retried(partial(self._store.save_framework, given))
+    async def _save_framework(self, framework: Framework) -> Framework:
+        return await self._retried(partial(self._store.save_framework, framework))
+
+    async def reregister(self) -> None:
+        """Begin anew as another framework, once Mesos has removed this one. Raises Conflict when it has not.
+
+        Instances come first: with the new id saved, and them not, they would be taken for running.
+        """
+        self.membership.must_be_removed()
+        await self.submit(Reregister())
+        command = self.config.executor_command or self.membership.framework.executor_command
+        await self.membership.begin_anew(command)
+        self._tasks = self._task_factory()
+
+    def _task_factory(self) -> TaskFactory:
+        role, command = self.config.role, self.membership.framework.executor_command
+        return TaskFactory(self._rt.common.cluster, role, executor_info(command, role))
 
     async def _look_at_networks(self) -> None:
         """Ask ipam for free addresses. What can't be told limits nothing: hosts ask for their addresses themselves."""
@@ -302,8 +298,11 @@ class Scheduler:
 
     async def _do(self, action: Action, limit: asyncio.Semaphore) -> None:
         async with limit:
+            if not self._led.certain():
+                # No epoch fences Mesos: who was paused must not act on what it knew before.
+                raise Fenced("this scheduler may lead no more")
             try:
-                await self._driver.do(action)
+                await self.membership.do(action)
             except GantryError as error:
                 kind = type(action).__name__
                 self._log.warning("call to Mesos failed", action=kind, error=str(error))
@@ -341,11 +340,13 @@ def _free(network: Any) -> int:
 async def run(rt: Runtime, open_driver: OpenDriver = open_driver) -> None:
     """The service: wait for leadership, load, lead."""
     config = rt.section(SchedulerConfig)
-    async with leadership(rt, "scheduler", config.leader_lease_s):
-        await _lead(rt, config, open_driver)
+    async with leadership(rt, "scheduler", config.leader_lease_s) as led:
+        await _lead(rt, config, led, open_driver)
 
 
-async def _lead(rt: Runtime, config: SchedulerConfig, open_driver: OpenDriver) -> None:
+async def _lead(
+    rt: Runtime, config: SchedulerConfig, led: Leadership, open_driver: OpenDriver
+) -> None:
     store = await SchedulerStore.open(rt.store)
     framework = await store.framework()
     if not framework.executor_command:
@@ -358,14 +359,12 @@ async def _lead(rt: Runtime, config: SchedulerConfig, open_driver: OpenDriver) -
         rt.telemetry.log.warning("scheduler.executor_command is not taken", kept=kept)
     cluster = Cluster(await store.load(), await store.ended(ENDED_REMEMBERED))
     cluster.volatile.nodes = await store.nodes.load()
-    info = framework_info(config, framework.id)
-    async with open_driver(rt, config, info) as driver:
-        scheduler = Scheduler(rt, config, store, framework, cluster, driver)
-        routes = (*api.routes(scheduler), inbox(rt.service, [scheduler.subscription]))
-        app = rt.http_app(routes, ready=scheduler.why_not_ready)
-        async with rt.serve(app), asyncio.TaskGroup() as group:
-            group.create_task(hold_lease(rt, "scheduler", config.leader_lease_s))
-            group.create_task(lasting(scheduler.run()))
+    scheduler = Scheduler(rt, config, store, framework, cluster, led, open_driver)
+    routes = (*api.routes(scheduler), inbox(rt.service, [scheduler.subscription]))
+    app = rt.http_app(routes, ready=scheduler.why_not_ready)
+    async with rt.serve(app), asyncio.TaskGroup() as group:
+        group.create_task(led.hold())
+        group.create_task(lasting(scheduler.run()))
 
 
 def _default_command(config: SchedulerConfig) -> str:

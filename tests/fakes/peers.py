@@ -45,6 +45,7 @@ class FakeOthers:
     findings: list[dict[str, str]] = field(default_factory=list)  # of host-1's network
     unknown_tasks: list[str] = field(default_factory=list)
     doors: dict[str, dict[str, Any]] = field(default_factory=dict)  # of hosts, as they were asked
+    subscribed: bool = True  # else Mesos has removed the framework
 
     def routes(self, service: str) -> list[Route]:
         """The routes of one of them."""
@@ -56,6 +57,7 @@ class FakeOthers:
                 "/v1/plan": self.plan,
                 "/v1/breaker/release": self.release_breaker,
                 "/v1/nodes/{host}": self.set_door,
+                "/v1/framework/reregister": self.reregister,
             },
             "monitor": {"/v1/nodes": self.nodes, "/v1/alerts": self.list_alerts},
             "hostd": {"/v1/containers/{container}/logs": self.logs, "/v1/doctor": self.doctor},
@@ -72,13 +74,28 @@ class FakeOthers:
         def method(path: str) -> str:
             if path.endswith("{host}"):
                 return "PUT"
-            return "POST" if path.endswith(("/release", "/plan")) else "GET"
+            return "POST" if path.endswith(("/release", "/plan", "/reregister")) else "GET"
 
         return [Route(method(path), path, up(handler)) for path, handler in table[service].items()]
 
     async def status(self, _request: Request) -> Response:
         held = sorted(self.unknown_tasks)
-        return reply({"breaker_open": bool(held), "unknown_tasks": held, "framework": "f1"})
+        return reply(
+            {
+                "breaker_open": bool(held),
+                "unknown_tasks": held,
+                "framework": "f1" if self.subscribed else "f0",
+                "subscribed": self.subscribed,
+                "framework_removed": not self.subscribed,
+                "alarm": "" if self.subscribed else "Mesos: Framework has been removed",
+            }
+        )
+
+    async def reregister(self, request: Request) -> Response:
+        if self.subscribed:
+            raise Conflict("Mesos has not removed the framework")
+        self.subscribed = True
+        return reply((await self.status(request)).json(), 202)
 
     async def release_breaker(self, request: Request) -> Response:
         if not self.unknown_tasks:

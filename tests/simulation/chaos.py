@@ -37,6 +37,7 @@ class Chaos:
             Point.MANUAL_START: (3, self._start_by_hand),
             Point.STALE_RELEASE: (3, self._release_again),
             Point.MASTER_CRASH: (2, self._crash_master),
+            Point.MASTER_FAILOVER: (2, self._fail_over),
             Point.AGENT_CRASH: (2, self._crash_agent),
             Point.AGENT_PARTITION_SHORT: (2, self._partition_short),
             Point.AGENT_PARTITION_LONG: (2, self._partition_long),
@@ -186,6 +187,15 @@ class Chaos:
         mesos.crash_master()
         await self._for(1, 20)
         mesos.start_master()
+
+    async def _fail_over(self) -> None:
+        mesos = self.cloud.mesos
+        if not mesos.master_up:
+            return
+        self._hit(Point.MASTER_FAILOVER, "")
+        mesos.crash_master()
+        await self._for(1, 20)
+        mesos.take_over()
 
     async def _crash_agent(self) -> None:
         mesos, index = self.cloud.mesos, self._host().index

@@ -32,7 +32,7 @@ from tests.simulation.balancer import Balancer
 from tests.simulation.faults import Faults, Point
 from tests.simulation.host import Host
 from tests.simulation.loop import EPOCH_S, VirtualClock, World
-from tests.simulation.mesosnet import FIRST_AGENT_PORT, MASTER, MesosNet
+from tests.simulation.mesosnet import FIRST_AGENT_PORT, MASTERS, MesosNet
 from tests.simulation.process import Main, Process
 from tests.simulation.tap import TapStore
 from tests.simulation.trace import Trace
@@ -46,7 +46,7 @@ SETTINGS: Settings = {
     "gateway": GatewayConfig(),
     "deployer": DeployerConfig(keep_gone_s=600.0),
     "scheduler": SchedulerConfig(
-        masters=(MASTER,),
+        masters=MASTERS,
         executor_command="executor",
         leader_lease_s=12.0,
         unreachable_after_s=90.0,
@@ -64,7 +64,7 @@ SETTINGS: Settings = {
         cooldown_s=30.0,
         leak_grace_s=60.0,
     ),
-    "monitor": MonitorConfig(masters=(MASTER,), node_poll_s=10.0, sweep_s=10.0, lag_s=60.0),
+    "monitor": MonitorConfig(masters=MASTERS, node_poll_s=10.0, sweep_s=10.0, lag_s=60.0),
 }
 
 

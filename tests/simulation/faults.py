@@ -49,7 +49,10 @@ class Point(StrEnum):
     MESOS_RESPONSE_LOST = "mesos: done, but the response is lost"
     MESOS_STREAM_SLOW = "mesos: events are late"
     MESOS_STREAM_CUT = "mesos: a stream is cut"
+    MESOS_UPDATE_LOST = "mesos: a status update is lost on its way"
+    MESOS_UPDATE_DOUBLED = "mesos: a status update arrives twice"
     MASTER_CRASH = "mesos: the master dies and comes back"
+    MASTER_FAILOVER = "mesos: the leading master dies and the standby takes over"
     AGENT_CRASH = "mesos: an agent dies and comes back"
     AGENT_PARTITION_SHORT = "mesos: an agent is cut off for a moment"
     AGENT_PARTITION_LONG = "mesos: an agent is unreachable and comes back"
@@ -99,6 +102,8 @@ RATES: Mapping[Point, float] = {
     Point.MESOS_RESPONSE_LOST: 0.005,
     Point.MESOS_STREAM_SLOW: 0.05,
     Point.MESOS_STREAM_CUT: 0.001,
+    Point.MESOS_UPDATE_LOST: 0.02,
+    Point.MESOS_UPDATE_DOUBLED: 0.02,
     Point.CRASH_BEFORE_WRITE: 0.002,
     Point.CRASH_AFTER_WRITE: 0.002,
     Point.HOSTD_DISK: 0.003,

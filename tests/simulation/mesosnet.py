@@ -23,14 +23,16 @@ from tests.simulation.loop import EPOCH_S, VirtualLoop
 from tests.simulation.trace import Trace
 
 LATENCY_S = 0.0005
-MASTER = "127.0.0.1:5050"
+MASTERS = ("127.0.0.1:5050", "127.0.0.1:5049")
 FIRST_AGENT_PORT = 5051
+
+_UPDATE = b'{"type":"UPDATE"'
 
 
 def agent_of(authority: str) -> int | None:
-    """The index of the agent that listens there; None: the master."""
+    """The index of the agent that listens there; None: a master."""
     port = int(authority.rpartition(":")[2])
-    return None if port == FIRST_AGENT_PORT - 1 else port - FIRST_AGENT_PORT
+    return None if authority in MASTERS else port - FIRST_AGENT_PORT
 
 
 @dataclass
@@ -42,6 +44,7 @@ class MesosNet:
     faults: Faults
     trace: Trace
     master_up: bool = True
+    leader: str = MASTERS[0]  # where the leading master listens; the other address is its standby's
     agents_down: set[int] = field(default_factory=set)
     agents_cut: set[int] = field(default_factory=set)
     on_acknowledge: Callable[[str, str], None] | None = None
@@ -75,7 +78,9 @@ class MesosNet:
         if b'"type":"ACKNOWLEDGE"' in body and parts.path.endswith("/scheduler"):
             self._note_acknowledge(body)
         headers = dict(request.headers)
-        if index is None:
+        if index is None and parts.netloc != self.leader:
+            answer = self._standby(target)
+        elif index is None:
             answer = self.cluster.master(
                 now, request.method, target, body, headers=headers, sink=sink
             )
@@ -88,9 +93,15 @@ class MesosNet:
             raise TransportError(f"{parts.netloc} refuses the connection")
         return answer
 
+    def _standby(self, target: str) -> Answer:
+        """As a master answers that does not lead."""
+        if not self.master_up:
+            return Answer(503, {}, b"No leader elected", None)
+        return Answer(307, {"Location": f"//{self.leader}{target}"}, b"", None)
+
     def told(self, data: bytes) -> None:
         """An event leaves for a framework: its updates are remembered until they are acknowledged."""
-        if data.startswith(b'{"type":"UPDATE"'):
+        if data.startswith(_UPDATE):
             status = orjson.loads(data)["update"]["status"]
             if "uuid" in status:
                 self._updates[status["uuid"]] = (status["task_id"]["value"], status["state"])
@@ -110,6 +121,11 @@ class MesosNet:
         self.master_up = False
         self.cluster.crash_master(self.now())
         self.poke()
+
+    def take_over(self) -> None:
+        """The standby leads, with what the replicated log has; who died is back as its standby."""
+        self.leader = next(each for each in MASTERS if each != self.leader)
+        self.start_master()
 
     def start_master(self) -> None:
         """It is back, with its disk."""
@@ -160,12 +176,21 @@ class SinkStream:
         """See Sink: one event leaves the server."""
         faults = self._net.faults
         self._net.told(data)
+        update = data.startswith(_UPDATE)
+        if update and faults.strike(Point.MESOS_UPDATE_LOST):
+            return
+        self._send(data)
+        if update and faults.strike(Point.MESOS_UPDATE_DOUBLED):
+            self._send(data)
+        if faults.strike(Point.MESOS_STREAM_CUT):
+            self._break("the connection was reset")
+
+    def _send(self, data: bytes) -> None:
+        faults = self._net.faults
         delay_s = LATENCY_S + faults.delay_s(Point.MESOS_STREAM_SLOW, 0.5)
         at = self._last_at = max(self._last_at, self._net.loop.time() + delay_s)
         self._sent.append(recordio.encode(data))
         self._net.loop.call_at(at, self._arrive)  # timers of one moment fire in any order
-        if faults.strike(Point.MESOS_STREAM_CUT):
-            self._break("the connection was reset")
 
     def closed(self) -> None:
         """See Sink: the server has ended it, after what it sent before."""

@@ -26,7 +26,7 @@ from tests.fakes.disk import FakeDisk
 from tests.simulation.balancer import Balancer
 from tests.simulation.faults import Faults, Point
 from tests.simulation.life import Life
-from tests.simulation.mesosnet import MASTER, MesosNet, MesosTransport
+from tests.simulation.mesosnet import MASTERS, MesosNet, MesosTransport
 from tests.simulation.trace import Trace
 
 
@@ -97,7 +97,7 @@ async def scheduler(world: PartsWorld, rt: Runtime, life: Life) -> None:
         rt: Runtime, _config: SchedulerConfig, info: FrameworkInfo
     ) -> AsyncIterator[MesosDriver]:
         transport = MesosTransport(world.mesos, life)
-        yield ClientDriver(SchedulerClient(transport, [MASTER], info, clock=rt.clock, rng=rt.rng))
+        yield ClientDriver(SchedulerClient(transport, MASTERS, info, clock=rt.clock, rng=rt.rng))
 
     await run_scheduler(rt, open_driver)
 
@@ -108,7 +108,7 @@ async def monitor(world: PartsWorld, rt: Runtime, life: Life) -> None:
     @asynccontextmanager
     async def open_operator(rt: Runtime, _config: MonitorConfig) -> AsyncIterator[Operator]:
         transport = MesosTransport(world.mesos, life)
-        yield HttpOperator(OperatorClient(transport, [MASTER], clock=rt.clock, rng=rt.rng))
+        yield HttpOperator(OperatorClient(transport, MASTERS, clock=rt.clock, rng=rt.rng))
 
     await run_monitor(rt, open_operator, world.mailbox, FakeDisk({}).measure)
 

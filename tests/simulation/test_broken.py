@@ -54,7 +54,7 @@ class Hasty(Scheduler):
     async def _save(self, draft: Draft, now: float) -> Saved:
         for action in draft.actions:
             if isinstance(action, Acknowledge):
-                await self._driver.do(action)
+                await self.membership.do(action)
         return await super()._save(draft, now)
 
 

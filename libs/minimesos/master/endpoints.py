@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 from libs.minimesos.config import flags
 from libs.minimesos.effects import HttpRequest, Respond
@@ -53,7 +54,7 @@ def handle_http(core: Core, request: HttpRequest) -> None:
         return
     if path.startswith(("/api/v1", "/master/api/v1")):
         _authenticate(core, request, _READWRITE_REALM, core.config.authenticate_http_readwrite)
-        _require_leader(core)
+        _require_leader(core, request)
         operator.handle(core, request)
         return
     core.out.append(_get(core, request, path.removeprefix("/master")))
@@ -63,8 +64,13 @@ def _authenticate(core: Core, request: HttpRequest, realm: str, wanted: bool) ->
     return authenticate(request, core.config.credentials if wanted else None, realm)
 
 
-def _require_leader(core: Core) -> None:
-    if not core.config.elected:
+def _require_leader(core: Core, request: HttpRequest) -> None:
+    config = core.config
+    if config.leader:
+        query = f"?{urlencode(request.query)}" if request.query else ""
+        path = "" if request.path.endswith("/redirect") else request.path + query
+        raise CallError(307, "", {"Location": f"//{config.leader}{path}"})
+    if not config.elected:
         raise _NO_LEADER
 
 
@@ -77,7 +83,7 @@ def _get(core: Core, request: HttpRequest, name: str) -> Respond:
     if name == "/version":
         return json_response(request, legacy.VERSION)
     if name == "/redirect":
-        _require_leader(core)
+        _require_leader(core, request)
         location = f"//{core.config.host}:{core.config.port}"
         return Respond(request.conn, 307, {"Location": location}, b"")
     if name == "/logging/toggle":
@@ -89,7 +95,7 @@ def _get(core: Core, request: HttpRequest, name: str) -> Respond:
         raise NOT_FOUND
     _authenticate(core, request, _READONLY_REALM, core.config.authenticate_http_readonly)
     if name not in ("/metrics/snapshot", "/system/stats.json", "/flags"):
-        _require_leader(core)
+        _require_leader(core, request)
     return json_response(request, view(core, request))
 
 
@@ -97,7 +103,7 @@ def _post(core: Core, request: HttpRequest, name: str) -> Respond:
     if name not in ("/teardown", "/machine/down", "/machine/up", "/maintenance/schedule"):
         raise method_not_allowed(request.method) if name in _VIEWS else NOT_FOUND
     _authenticate(core, request, _READWRITE_REALM, core.config.authenticate_http_readwrite)
-    _require_leader(core)
+    _require_leader(core, request)
     if name == "/teardown":
         key, _, value = request.body.decode("utf-8", "replace").partition("=")
         if key != "frameworkId" or not value:
@@ -164,7 +170,7 @@ def _scheduler(core: Core, request: HttpRequest) -> None:
     principal = _authenticate(
         core, request, _FRAMEWORK_REALM, core.config.authenticate_http_frameworks
     )
-    _require_leader(core)
+    _require_leader(core, request)
     call = parse_call(request, SCHEDULER_CALL)
     _validate(call, principal)
     if call["type"] == "SUBSCRIBE":

@@ -170,7 +170,7 @@ def _resources(core: Core) -> Iterator[tuple[str, float]]:
 def _population(core: Core) -> Iterator[tuple[str, float]]:
     frameworks = core.state.frameworks.values()
     agents = core.state.agents.values()
-    yield "master/elected", float(core.config.elected)
+    yield "master/elected", float(core.config.leads)
     yield "master/uptime_secs", core.now - core.state.start_time
     yield "master/frameworks_active", float(sum(f.active for f in frameworks))
     yield "master/frameworks_inactive", float(sum(not f.active for f in frameworks))

@@ -105,6 +105,24 @@ class Mesos:
     master: Process | None = None
     agents: list[Process] = field(default_factory=list)
     machine: Machine | None = None
+    standby: Process | None = None
+    standby_url: str = ""
+
+    async def fail_over(self) -> None:
+        """The leading master dies, and the standby leads: as Mesos' do, with what the replicated log has.
+
+        The standby's process gives way to one on its port that has the log, which stands for its election.
+        """
+        assert self.master is not None and self.standby is not None
+        await self.master.kill()
+        await self.standby.kill()
+        port = f"--port={urlsplit(self.standby_url).port}"
+        log = next(word for word in self.master.args if word.startswith("--work_dir="))
+        kept = [w for w in self.master.args if not w.startswith(("--port=", "--work_dir="))]
+        self.standby.args = [*kept, port, log]
+        await self.standby.start()
+        self.master, self.standby = self.standby, self.master
+        self.master_url, self.standby_url = self.standby_url, self.master_url
 
     async def look(self) -> None:
         """Learn what the agent of an external Mesos is like; it must be the only one."""
@@ -171,8 +189,9 @@ async def minimesos(
     agent_flags: Mapping[str, str] | None = None,
     second_agent_flags: Mapping[str, str] | None = None,
     agents: int = 1,
+    standby: bool = False,
 ) -> AsyncIterator[Mesos]:
-    """A master and agents of our own, with every power; gone at the end."""
+    """A master and agents of our own, with every power; gone at the end. `standby`: a second master beside it."""
     master_dir = directory / "master"
     (directory / "credentials").write_text("pr se\n")
     placed = {"{credentials}": str(directory / "credentials")}
@@ -186,9 +205,20 @@ async def minimesos(
         # A restart has to come back on the same port.
         master.args = _args("master", {**flags, "port": str(urlsplit(url).port)})
         mesos = Mesos(url, "", frozenset(Power), master=master)
+        masters = url
+        if standby:
+            mesos.standby = Process(
+                _args("master", {**MASTER_FLAGS, "port": "0", "leader": urlsplit(url).netloc}),
+                _env(),
+                directory / "standby.log",
+            )
+            processes.append(mesos.standby)
+            await mesos.standby.start()
+            mesos.standby_url = str(mesos.standby.ready["master"])
+            masters = f"{url},{mesos.standby_url}"
         for number in range(agents):
             extra = second_agent_flags if number == 1 and second_agent_flags else agent_flags
-            agent = await _agent(directory / f"agent-{number}", url, extra or {})
+            agent = await _agent(directory / f"agent-{number}", masters, extra or {})
             processes.append(agent)
             mesos.agents.append(agent)
             mesos.agent_urls.append(str(agent.ready["agents"][0]))
@@ -202,11 +232,11 @@ async def minimesos(
         _kill_orphans(directory)
 
 
-async def _agent(work_dir: Path, master_url: str, flags: Mapping[str, str]) -> Process:
+async def _agent(work_dir: Path, masters: str, flags: Mapping[str, str]) -> Process:
     every = {
         **AGENT_FLAGS,
         **flags,
-        "master": urlsplit(master_url).netloc,
+        "master": ",".join(urlsplit(each).netloc for each in masters.split(",")),
         "port": "0",
         "work_dir": str(work_dir),
     }

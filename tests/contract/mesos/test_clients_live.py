@@ -146,6 +146,42 @@ async def test_failover_tells_the_old_one_and_takes_over(shared: Mesos, schedule
             await second.teardown()
 
 
+async def test_a_removed_framework_is_refused_for_good(shared: Mesos, scheduler: Make) -> None:
+    """An operator's teardown ends the stream with ERROR; so does each further subscription with that id."""
+    async with aiohttp.ClientSession() as session:
+        first = scheduler(shared, _info("client-removed"))
+        async with first.subscribe() as stream:
+            framework_id = (await _next(stream, events.Subscribed)).framework_id
+            await _operator(session, shared.master_url).teardown(framework_id)
+            assert (await _next(stream, events.Error)).message == "Framework has been removed"
+            assert [event async for event in stream] == []
+    again = scheduler(shared, _info("client-removed", framework_id))
+    async with again.subscribe() as stream:
+        assert (await _next(stream, events.Error)).message == "Framework has been removed"
+    anew = scheduler(shared, _info("client-removed"))
+    async with anew.subscribe() as stream:
+        assert (await _next(stream, events.Subscribed)).framework_id != framework_id
+        await anew.teardown()
+
+
+async def test_who_is_away_for_too_long_is_removed(shared: Mesos, scheduler: Make) -> None:
+    """The failover time-out: none here. Whoever comes back later finds its framework removed."""
+    first = scheduler(shared, {**_info("client-late"), "failover_timeout": 0.0})
+    async with first.subscribe() as stream:
+        framework_id = (await _next(stream, events.Subscribed)).framework_id
+    async with asyncio.timeout(WAIT_S):
+        while await _knows(shared, framework_id):
+            await asyncio.sleep(0.05)
+    late = scheduler(shared, _info("client-late", framework_id))
+    async with late.subscribe() as stream:
+        assert (await _next(stream, events.Error)).message == "Framework has been removed"
+
+
+async def _knows(mesos: Mesos, framework_id: str) -> bool:
+    _, found = await mesos.get("master", "/frameworks")
+    return framework_id in {each["id"] for each in found["frameworks"]}
+
+
 async def test_the_operator_api(shared: Mesos) -> None:
     """State on subscription, changes as events, and the GET_* calls agree."""
     async with aiohttp.ClientSession() as session:
@@ -217,6 +253,31 @@ async def test_a_master_restarts_and_an_agent_goes(tmp_path: Path, scheduler: Ma
             told = await _next(stream, events.Update, _reconciled)
             assert told.status["state"] == state
         await client.teardown()
+
+
+@pytest.mark.mesos_power(Power.MASTER)
+async def test_the_standby_redirects_and_takes_over(tmp_path: Path, scheduler: Make) -> None:
+    """Whoever knows the standby alone finds the leader by it, and the next leader when that one dies."""
+    flags = {"registry": "replicated_log"}
+    async with minimesos(tmp_path, master_flags=flags, standby=True) as mesos:
+        leader = mesos.master_url
+        mesos.master_url = mesos.standby_url  # the address that the clients are given
+        client = scheduler(mesos, _info("client-standby"))
+        mesos.master_url = leader
+        async with client.subscribe() as stream, aiohttp.ClientSession() as session:
+            framework_id = (await _next(stream, events.Subscribed)).framework_id
+            await _run(client, stream, "s1", "sleep 1000", "TASK_RUNNING")
+            operator = _operator(session, mesos.standby_url)
+            assert await operator.leader() == leader
+            await mesos.fail_over()
+            assert (await _next(stream, events.Disconnected)).was_subscribed
+            assert (await _next(stream, events.Subscribed)).framework_id == framework_id
+            await mesos.await_agents(1)
+            await client.reconcile([("s1", None)])
+            status = (await _next(stream, events.Update, _reconciled)).status
+            assert status["state"] == "TASK_RUNNING"
+            assert (await operator.get_master())["master_info"]["id"]
+            await client.teardown()
 
 
 @pytest.mark.mesos_power(Power.MASTER)

@@ -297,6 +297,18 @@ def test_a_host_is_drained_and_opened(live: Live) -> None:
     assert live.gantry("node", "drain", "host-1", "--force").code == 2
 
 
+def test_a_removed_framework_is_shown_and_begins_anew(live: Live) -> None:
+    assert "subscribed, framework f1" in live.gantry("scheduler", "show").out
+    assert live.gantry("scheduler", "reregister").code != 0
+    live.world.others.subscribed = False
+    shown = live.gantry("scheduler", "show")
+    assert shown.code == 1 and "alarm: Mesos: Framework has been removed" in shown.out
+    assert "gantry scheduler reregister" in shown.out
+    anew = live.gantry("scheduler", "reregister", "-o", "json").json()
+    assert (anew["framework"], anew["removed"]) == ("f1", False)
+    assert live.gantry("scheduler", "show").code == 0
+
+
 def test_producers_come_and_go(live: Live, tmp_path: Path) -> None:
     key = OKPKey.generate_key("Ed25519")
     public, private = tmp_path / "ci.pub", tmp_path / "ci.key"

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
 from pydantic import BaseModel
@@ -181,9 +181,13 @@ def wrong_servers(parsed: Parsed) -> Iterator[str]:
         shared.add((common.cluster, common.bus, common.store, common.secret_file))
         bootstrap = parse_url(common.bus).bootstrap
         store = urlsplit(common.store).netloc
-        for server in (*bootstrap, store, *getattr(section, "masters", ())):
+        electing = urlsplit(common.election).netloc.rpartition("@")[2]
+        voters = electing.split(",") if hasattr(section, "leader_lease_s") else []
+        for server in (*bootstrap, store, *getattr(section, "masters", ()), *voters):
             host, _, port = server.rpartition(":")
-            wanted = {"kafka": 9092, "mongo": 27017, "mesos-master": 5050}.get(host)
+            wanted = {"kafka": 9092, "mongo": 27017, "mesos-master": 5050, "zookeeper": 2181}.get(
+                host
+            )
             if host not in parsed["services"] or int(port) != wanted:
                 yield f"{name}: no server {server}"
     if len(shared) != 1:
@@ -232,8 +236,12 @@ def wrong_replicas(parsed: Parsed) -> Iterator[str]:
         scale = (service.get("deploy") or {}).get("replicas", service.get("scale", 1))
         if scale != 1:
             yield f"{name}: {scale} under one name, which the others can't tell apart"
+    electing: dict[str, set[str]] = {}
     for name, service in ours(parsed).items():
         common, section = settings(name, service)
+        electing.setdefault(service_of(name), set()).add(common.election)
+        if len(electing[service_of(name)]) > 1:
+            yield f"{name}: the replicas elect a leader each in their own way"
         if names[service_of(name)] < 2:
             yield f"{name}: nobody takes over"
         if getattr(section, "leader_lease_s", 1.0) <= 0:
@@ -267,6 +275,10 @@ def wrong_secrets(parsed: Parsed) -> Iterator[str]:
                 for field, file in section:
                     if field in _FILES and file is not None and str(file) not in given:
                         yield f"{name}: {field}: {file} is not mounted"
+                    if field == "election":
+                        for each in parse_qs(urlsplit(file).query).get("password_file", ()):
+                            if each not in given:
+                                yield f"{name}: {field}: {each} is not mounted"
     for each in defined ^ used:
         yield f"secret {each}: defined or used, not both"
 

@@ -84,7 +84,7 @@ def test_who_calls_whom_is_on_a_network_with_it() -> None:
         for other in (*peers, "kafka", "mongo"):
             assert meet(name, other), (name, other)
         if compose.service_of(name) in ("scheduler", "monitor"):
-            assert meet(name, "mesos-master")
+            assert meet(name, "mesos-master") and meet(name, "zookeeper")
 
 
 def test_mesos_lets_in_whom_the_services_say_they_are() -> None:
@@ -238,6 +238,18 @@ MISTAKES: dict[str, tuple[str, Callable[[Parsed], None]]] = {
     "a secret that is not mounted": (
         "mesos_secret is not mounted",
         _put("scheduler-1", "secrets", value=[]),
+    ),
+    "a password of ZooKeeper's that is not mounted": (
+        "zookeeper_secret is not mounted",
+        _put("monitor-1", "secrets", value=[{"source": "cluster_secret"}]),
+    ),
+    "an election that the other replica knows nothing of": (
+        "elect a leader each in their own way",
+        _env("scheduler-1", "GANTRY_COMMON__ELECTION", "zk://zookeeper:2181/other"),
+    ),
+    "an election where nobody is": (
+        "no server zookeeper-2:2181",
+        _env("scheduler-1", "GANTRY_COMMON__ELECTION", "zk://zookeeper-2:2181/gantry"),
     ),
     "an agents' credential that is not mounted": (
         "agent_credential is not mounted",

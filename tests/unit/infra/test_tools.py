@@ -25,7 +25,7 @@ def test_secrets_are_made_once_and_for_their_readers_alone(tmp_path: Path) -> No
     files = {each.name: each for each in tmp_path.iterdir()}
     before = {name: file.read_text() for name, file in files.items()}
     assert files.keys() == {
-        "cluster_secret", "mesos_secret", "agent_secret", "mesos_credentials", "agent_credential"
+        "cluster_secret", "mesos_secret", "zookeeper_secret", "agent_secret", "mesos_credentials", "agent_credential"
     }  # fmt: skip
     assert {each.stat().st_mode & 0o777 for each in files.values()} == {0o400}
     credentials.main(["cluster", str(tmp_path)])

@@ -231,6 +231,23 @@ def test_a_master_that_does_not_lead() -> None:
     assert text(cluster.post("/api/v1", {"type": "GET_AGENTS"})) == (503, "No leader elected")
 
 
+def test_a_standby_sends_its_askers_to_the_leader() -> None:
+    """307 to the same path there, except for what it can answer itself."""
+    cluster = VirtualCluster(agents=0, master=MasterConfig(leader="10.0.0.1:5050"))
+    for path, there in (
+        ("/redirect", ""),
+        ("/master/redirect", ""),
+        ("/state", "/state"),
+        ("/slaves?slave_id=S1", "/slaves?slave_id=S1"),
+    ):
+        response = cluster.local.master(cluster.now, "GET", path)
+        assert (response.status, response.headers["Location"]) == (307, f"//10.0.0.1:5050{there}")
+    assert cluster.local.master(cluster.now, "GET", "/health").status == 200
+    assert cluster.get("/metrics/snapshot")["master/elected"] == 0.0
+    asked = cluster.post("/api/v1/scheduler", {"type": "SUBSCRIBE"})
+    assert asked.status == 307 and asked.headers["Location"].endswith("/api/v1/scheduler")
+
+
 def test_basic_authentication() -> None:
     """Realms, principals, open endpoints."""
     config = MasterConfig(

@@ -124,6 +124,30 @@ LOST = "node-lost:a1"
 
 
 @virtual
+async def test_a_removed_framework_is_told_and_so_is_its_coming_back(world: World) -> None:
+    desk = Desk(SmallWorld(world.loop))
+    removed = False
+
+    async def status(_request: Request) -> Response:
+        known = {"framework": "f1", "breaker_open": False, "unknown_tasks": []}
+        return reply({**known, "framework_removed": removed})
+
+    rt = desk.small.runtime("scheduler", "scheduler-1")
+    async with rt.serve(rt.http_app([Route("GET", "/v1/status", status)])):
+        task = desk.start()
+        await world.clock.sleep(30)
+        assert desk.mails.told == []
+        removed = True
+        told = ("framework-removed", True)
+        await within(world, 30, told, desk=desk)
+        body = desk.small.store.body("monitor_alerts", "framework-removed")
+        assert body and "f1" in body["summary"] and "gantry scheduler reregister" in body["summary"]
+        removed = False
+        await within(world, 30, told, ("framework-removed", False), desk=desk)
+        task.cancel()
+
+
+@virtual
 async def test_a_crashing_app_is_told_once_and_so_is_its_end(world: World) -> None:
     desk = Desk(SmallWorld(world.loop))
     task = desk.start()

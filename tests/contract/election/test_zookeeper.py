@@ -1,0 +1,160 @@
+"""What is ZooKeeper's own: sessions that end, servers that restart, credentials, and what its logs must not have."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from kazoo.client import KazooClient
+from kazoo.exceptions import NoAuthError
+
+from infra.provision import Server
+from libs.common.errors import Fenced, InvalidInput
+from libs.common.leader import Leadership, leadership
+from libs.common.runtime import CommonConfig, Runtime, open_election, open_runtime, open_shared
+from tests.contract.election.conftest import SOON_S, TTL_S
+from tests.servers import MARK
+
+
+async def candidate(stack: AsyncExitStack, directory: Path, election: str) -> Runtime:
+    common = CommonConfig(data_dir=directory, bus="memory:", store="memory:", election=election)
+    shared = await stack.enter_async_context(open_shared(common, {}))
+    return await stack.enter_async_context(open_runtime(shared, "tests"))
+
+
+async def _holding(led: Leadership) -> asyncio.Task[None]:
+    task = asyncio.create_task(led.hold())
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_a_session_that_ends_is_a_loss_at_once(zookeeper_url: str, tmp_path: Path) -> None:
+    """Another connection takes the session over and closes it, as an expiry would."""
+    async with AsyncExitStack() as stack:
+        rt = await candidate(stack, tmp_path, f"{zookeeper_url}/{MARK}/ends")
+        led = await stack.enter_async_context(leadership(rt, "tests", 10.0))
+        holding = await _holding(led)
+        assert led.certain()
+        known = led._session._client.client_id  # type: ignore[attr-defined]
+        await asyncio.to_thread(_end_session, zookeeper_url, known)
+        async with asyncio.timeout(SOON_S + 1):
+            with pytest.raises(Fenced):
+                await holding
+        assert not led.certain()
+
+
+def _end_session(url: str, client_id: tuple[int, bytes]) -> None:
+    other = KazooClient(url.removeprefix("zk://"), client_id=client_id)
+    other.start()
+    other.stop()
+    other.close()
+
+
+async def test_a_restart_within_the_sessions_time_changes_nothing(
+    zookeeper_server: Server, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        rt = await candidate(stack, tmp_path, f"{zookeeper_server.url}/{MARK}/restarts")
+        led = await stack.enter_async_context(leadership(rt, "tests", 10.0))
+        holding = await _holding(led)
+        await zookeeper_server.kill9()
+        assert led.certain()
+        await zookeeper_server.start()
+        proved = led._proved  # type: ignore[attr-defined]
+        async with asyncio.timeout(8):
+            while led._proved == proved:  # type: ignore[attr-defined]
+                await asyncio.sleep(0.02)
+        assert led.certain() and not holding.done()
+        holding.cancel()
+
+
+async def test_one_of_many_leads_in_the_order_of_their_standing(
+    zookeeper_url: str, tmp_path: Path
+) -> None:
+    order: list[int] = []
+    leading = 0
+
+    async def stand(number: int, rt: Runtime) -> None:
+        nonlocal leading
+        async with leadership(rt, "tests", TTL_S):
+            leading += 1
+            assert leading == 1
+            order.append(number)
+            await asyncio.sleep(0.05)
+            leading -= 1
+
+    async with AsyncExitStack() as stack:
+        rt = await candidate(stack, tmp_path, f"{zookeeper_url}/{MARK}/many")
+        async with asyncio.timeout(15), asyncio.TaskGroup() as group:
+            for number in range(6):
+                group.create_task(stand(number, rt))
+    assert sorted(order) == list(range(6))
+
+
+async def test_credentials_close_the_nodes_to_others_and_show_up_nowhere(
+    zookeeper_url: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(1)
+    logging.getLogger("kazoo").setLevel(1)
+    secret = f"s3cret-{random.random()}"
+    for name, text in (("right", secret), ("wrong", "other-" + secret)):
+        (tmp_path / name).write_text(text + "\n")
+    place = f"{zookeeper_url.replace('://', '://gantry@')}/{MARK}-own"
+    async with AsyncExitStack() as stack:
+        rt = await candidate(stack, tmp_path, f"{place}?password_file={tmp_path / 'right'}")
+        await stack.enter_async_context(leadership(rt, "tests", TTL_S))
+        stranger = await candidate(stack, tmp_path, f"{place}?password_file={tmp_path / 'wrong'}")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5), leadership(stranger, "tests", TTL_S):
+                raise AssertionError("elected without the right to stand")
+        with pytest.raises(NoAuthError):
+            await asyncio.to_thread(_children, zookeeper_url, f"/{MARK}-own/tests")
+    said = caplog.text + "".join(capfd.readouterr())
+    assert "NoAuthError" in said and secret not in said
+    assert secret not in repr(rt.common) + repr(rt.election)
+
+
+def _children(url: str, path: str) -> list[str]:
+    client = KazooClient(url.removeprefix("zk://"))
+    client.start()
+    try:
+        found: list[str] = client.get_children(path)
+        return found
+    finally:
+        client.stop()
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("zk://", "no servers"),
+        ("zk://host", "no servers"),
+        ("zk://u:s3cret@host:1", "a password in the URL"),
+        ("zk://u@host:1", "a user without a password"),
+        ("zk://host:1?password_file=/dev/null", "a user without a password"),
+        ("zk://u@host:1?password_file=/nonexistent", "can't be read"),
+        ("zk://host:1?tsl=1", "unknown options"),
+        ("etcd://host:1", "can't elect"),
+    ],
+)
+def test_urls_that_say_nothing(url: str, what: str) -> None:
+    with pytest.raises(InvalidInput, match=what) as found:
+        open_election(url)
+    assert "s3cret" not in str(found.value)
+
+
+async def test_zookeeper_is_to_elect_nobody(tmp_path: Path) -> None:
+    """Two that both believe to be the only one would lead at once."""
+    async with AsyncExitStack() as stack:
+        rt = await candidate(stack, tmp_path, "zk://127.0.0.1:1/gantry")
+        with pytest.raises(InvalidInput, match=r"scheduler\.leader_lease_s"):
+            async with leadership(rt, "scheduler", 0.0):
+                raise AssertionError

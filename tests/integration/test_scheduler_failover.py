@@ -1,0 +1,93 @@
+"""The leading scheduler dies, or freezes and goes on, in the middle of a thousand launches: none is lost or doubled."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from infra.provision import Server
+from tests.contract.bus.worlds import kafka_world_url
+from tests.contract.mesos.cluster import minimesos
+from tests.contract.store.worlds import mongo_database
+from tests.integration.scheduler_processes import VIRTUAL, Schedulers, schedulers, until
+from tests.servers import MARK
+
+COUNT = 1000
+EARLY, LATE = 100, 900  # what counts as the middle
+
+
+@asynccontextmanager
+async def _middle(
+    directory: Path, kafka_url: str, mongo_url: str, election: str
+) -> AsyncIterator[tuple[Schedulers, str]]:
+    """A leader and a standby; some hundreds of tasks are launched, others on their way. Gives the framework's id."""
+    flags = {"registry": "replicated_log"}
+    urls = kafka_world_url(kafka_url), mongo_database(mongo_url)
+    async with (
+        minimesos(directory, master_flags=flags, agent_flags=VIRTUAL, agents=2) as mesos,
+        schedulers(directory, mesos, *urls, election=election) as made,
+    ):
+        await made.start(0)
+        await made.subscribed()
+        await made.start(1)
+        framework = (await made.status())["framework"]
+        await made.want(COUNT)
+
+        async def begun() -> bool:
+            return await made.tasks_launched() >= EARLY
+
+        await until(begun, 20)
+        yield made, framework
+
+
+async def _check(made: Schedulers, framework: str) -> None:
+    """Mesos, the store and the events agree about each of the thousand."""
+    await made.running_states(COUNT)
+    assert (await made.status())["framework"] == framework
+    runs, ended = await made.tasks()
+    assert ended == [], "a task was killed, or lost"
+    assert sorted({task.rpartition(".")[0] for task in runs}) == sorted(
+        f"acme-web-{n}" for n in range(COUNT)
+    )
+    assert len(runs) == COUNT, "an instance has two tasks"
+    known = {name: each["attempt"] for name, each in (await made.instances()).items()}
+    assert sorted(known.values()) == sorted(runs)
+
+    async def told() -> bool:
+        return set(known.items()) <= made.started.keys()
+
+    await until(told, 10)
+    assert {instance for instance, _ in made.started} == known.keys()
+
+
+async def test_the_leader_is_killed(
+    tmp_path: Path, kafka_url: str, mongo_url: str, zookeeper_server: Server
+) -> None:
+    """Elected by ZooKeeper. What was saved but not launched any more goes on in the instance's next attempt."""
+    election = f"{zookeeper_server.url}/{MARK}/failover"
+    async with _middle(tmp_path, kafka_url, mongo_url, election) as (made, framework):
+        made.signal(0, signal.SIGKILL)
+        assert await made.tasks_launched() < LATE
+        await _check(made, framework)
+
+
+async def test_the_leader_freezes_and_goes_on(
+    tmp_path: Path, kafka_url: str, mongo_url: str
+) -> None:
+    """Elected by the store. The old leader finds itself replaced, and changes nothing."""
+    async with _middle(tmp_path, kafka_url, mongo_url, "store") as (made, framework):
+        failed = made.log_of(0).read_text().count("service failed")
+        made.signal(0, signal.SIGSTOP)
+        assert await made.tasks_launched() < LATE
+        await made.subscribed()
+        made.signal(0, signal.SIGCONT)  # while the new one is at it
+
+        async def noticed() -> bool:
+            return made.log_of(0).read_text().count("service failed") > failed
+
+        await until(noticed, 10)
+        await _check(made, framework)
+        assert "service failed" not in made.log_of(1).read_text(), "the new leader was disturbed"
+        assert made.running[0].returncode is None, "it stands by"
