@@ -63,6 +63,7 @@ class SchedulerClient(FrameworkClient):
         finally:
             self._stream = None
             await stream.aclose()
+            self._transport.close_idle()
 
     async def _events(self, stream: EventStream) -> AsyncIterator[events.SchedulerEvent]:
         async for item in stream:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -283,27 +283,29 @@ class Scheduler:
 
     async def _send(self) -> None:
         """Launches in order, then the rest side by side. What fails is asked for again by time or reconciliation."""
-        limit = asyncio.Semaphore(CONCURRENT_CALLS)
         while True:
             actions = await self._outgoing.get()
             for action in actions:
                 if isinstance(action, Launch):
-                    await self._do(action, limit)
+                    await self._do(action)
                     self._launched.inc(len(action.tasks))
+            rest = iter([each for each in actions if not isinstance(each, Launch)])
             async with asyncio.TaskGroup() as group:
-                for action in actions:
-                    if not isinstance(action, Launch):
-                        group.create_task(self._do(action, limit))
+                for _ in range(min(CONCURRENT_CALLS, len(actions))):
+                    group.create_task(self._do_all(rest))
 
-    async def _do(self, action: Action, limit: asyncio.Semaphore) -> None:
-        async with limit:
-            try:
-                await self._driver.do(action)
-            except GantryError as error:
-                kind = type(action).__name__
-                self._log.warning("call to Mesos failed", action=kind, error=str(error))
-                if isinstance(action, Launch | Decline):
-                    self._unanswered.extend(action.offers)
+    async def _do_all(self, actions: Iterator[Action]) -> None:
+        for action in actions:
+            await self._do(action)
+
+    async def _do(self, action: Action) -> None:
+        try:
+            await self._driver.do(action)
+        except GantryError as error:
+            kind = type(action).__name__
+            self._log.warning("call to Mesos failed", action=kind, error=str(error))
+            if isinstance(action, Launch | Decline):
+                self._unanswered.extend(action.offers)
 
     async def _forget(self) -> None:
         """Ended instances are kept for a while, as tombstones for late events and for people who look back."""
