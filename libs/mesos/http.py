@@ -97,6 +97,3 @@ class AiohttpTransport:
             yield stream
         finally:
             stream.close()
-
-    def close_idle(self) -> None:
-        """See `Transport.close_idle`: connections are the session's."""

@@ -6,6 +6,8 @@ A scheduler acknowledges every update by a call of its own; at thousands a secon
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -14,7 +16,7 @@ import aiohttp
 from libs.mesos.answers import Answers, head_of
 from libs.mesos.errors import CallTimeout, ProtocolError, TransportError
 from libs.mesos.http import AiohttpTransport
-from libs.mesos.ports import Request, Response
+from libs.mesos.ports import ByteStream, Request, Response
 
 MAX_IDLE = 32
 """Connections kept for later, to one address."""
@@ -23,7 +25,7 @@ MAX_IDLE = 32
 class KeepAliveTransport(AiohttpTransport):
     """`Transport` whose calls share kept connections, one at a time on each; streams, and TLS, go by the session.
 
-    As many connections are open as calls have been under way at a time. `close_idle` closes those that wait.
+    As many connections are open as calls have been under way at a time, until a stream ends: then its peer may be gone.
     """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
@@ -55,8 +57,16 @@ class KeepAliveTransport(AiohttpTransport):
         self._keep(parts.netloc, connection)
         return answer
 
-    def close_idle(self) -> None:
-        """See `Transport.close_idle`."""
+    @asynccontextmanager
+    async def stream(self, request: Request, *, timeout_s: float) -> AsyncIterator[ByteStream]:
+        """See `Transport.stream`."""
+        async with super().stream(request, timeout_s=timeout_s) as opened:
+            try:
+                yield opened
+            finally:
+                self._close_idle()
+
+    def _close_idle(self) -> None:
         for connections in self._idle.values():
             for each in connections:
                 each.close()

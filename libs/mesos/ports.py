@@ -63,9 +63,6 @@ class Transport(Protocol):
     ) -> AbstractAsyncContextManager[ByteStream]:
         """Open a stream: `timeout_s` bounds the wait for the headers, not the body."""
 
-    def close_idle(self) -> None:
-        """Close what is kept open for later requests, if it is this transport's own."""
-
 
 @dataclass(frozen=True, slots=True)
 class Credentials:

@@ -63,7 +63,6 @@ class SchedulerClient(FrameworkClient):
         finally:
             self._stream = None
             await stream.aclose()
-            self._transport.close_idle()
 
     async def _events(self, stream: EventStream) -> AsyncIterator[events.SchedulerEvent]:
         async for item in stream:
