@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from libs.common.events.base import Event
+from libs.common.spec import InstanceSpec
 from services.scheduler.agenda import Agenda
 from services.scheduler.ledger import Ledger, Place, settled
 from services.scheduler.model import (
@@ -128,14 +129,25 @@ class Cluster:
         self.on_agent: dict[AgentId, dict[InstanceId, None]] = {}
         self.cleanups: dict[InstanceId, str] = {}  # with their hosts' names
         self.ledger = Ledger()
+        self._specs: dict[str, InstanceSpec] = {}  # the last one of each app
         for each in instances:
-            self._put(each)
+            self._put(changed(each, {"spec": self._shared(each)}))
 
     def commit(self, draft: Draft, versions: dict[InstanceId, int]) -> None:
         """Take over what was saved; `versions` are the new ones of the changed documents."""
         self.volatile = draft.volatile
         for instance_id, instance in draft.changed.items():
-            self._put(changed(instance, {"version": versions[instance_id]}))
+            now = {"version": versions[instance_id], "spec": self._shared(instance)}
+            self._put(changed(instance, now))
+            if instance.app not in self.ledger.apps:
+                self._specs.pop(instance.app, None)
+
+    def _shared(self, instance: Instance) -> InstanceSpec:
+        """Its spec, as the object that its siblings have: there are many more instances than specs."""
+        spec = self._specs.get(instance.app)
+        if spec is not instance.spec and spec != instance.spec:
+            spec = self._specs[instance.app] = instance.spec
+        return spec
 
     def _put(self, new: Instance) -> None:
         old = self.instances.get(new.id)

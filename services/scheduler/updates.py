@@ -27,6 +27,7 @@ from services.scheduler.model import (
     Reconcile,
     SchedulerConfig,
     State,
+    changed,
     split_attempt,
 )
 from services.scheduler.telling import place_of
@@ -152,7 +153,7 @@ def _current(
             draft.put(replace(instance, state=State.UNREACHABLE, since=now, healthy=None), lost)
     elif state == "TASK_STARTING":
         if instance.state is State.STAGED:
-            draft.put(replace(instance, state=State.STARTING, since=now))
+            draft.put(changed(instance, {"state": State.STARTING, "since": now}))
     elif state == "TASK_RUNNING":
         _running(draft, instance, status, report, now)
 
@@ -165,16 +166,18 @@ def _running(
         # A reconciliation may carry no health: what was known stays. Without checks, running is healthy.
         healthy = True if not instance.spec.health else instance.healthy
     fresh = instance.state is not State.RUNNING
-    after = replace(
+    after = changed(
         instance,
-        state=State.RUNNING,
-        since=now if fresh or healthy != instance.healthy else instance.since,
-        healthy=healthy,
-        address=report.address or instance.address,
-        container=report.container or instance.container,
-        adopt="",
-        orphaned_at=0.0,
-        message=instance.message if instance.stop else report.detail,
+        {
+            "state": State.RUNNING,
+            "since": now if fresh or healthy != instance.healthy else instance.since,
+            "healthy": healthy,
+            "address": report.address or instance.address,
+            "container": report.container or instance.container,
+            "adopt": "",
+            "orphaned_at": 0.0,
+            "message": instance.message if instance.stop else report.detail,
+        },
     )
     if not after.address:
         draft.act(AskAnew((after.attempt,), after.agent))  # a master keeps no report
@@ -381,6 +384,9 @@ def give_up_adoption(draft: Draft, instance: Instance, now: float) -> None:
     draft.put(after, exited)
 
 
+_NOTHING = TaskReport()
+
+
 def _report(status: TaskStatus) -> TaskReport:
     data = status.get("data")
     if data:
@@ -388,4 +394,4 @@ def _report(status: TaskStatus) -> TaskReport:
             return TaskReport.model_validate_json(b64decode(data))
         except (ValidationError, ValueError):
             pass  # of a newer or foreign executor: its state counts all the same
-    return TaskReport()
+    return _NOTHING

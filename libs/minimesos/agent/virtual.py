@@ -1,8 +1,8 @@
 """Virtual tasks: they run for so many seconds of the clock, without any process.
 
 A command task `sleep N` runs N seconds; so does a task of a custom executor whose `data` holds
-`sleep=N` (base64, as in the API). Anything else runs until it is killed. `says=TEXT` (base64 again) there is the data of
-the update that it runs, as an executor of a framework's own would send it.
+`sleep=N` (base64, as in the API). Anything else runs until it is killed. `says=TEXT` (base64 again) there is the data
+of the update that it runs, as an executor of a framework's own would send it.
 """
 
 from __future__ import annotations
