@@ -2,8 +2,8 @@
 
 Three processes: minimesos with agents whose tasks are virtual, `python -m services.scheduler` as it is run everywhere,
 on SQLite files, and this one, which publishes `instance.requested` as the deployer does. The clock runs from the first
-wish until the store says of each instance that it runs: by then there were offers, launches, two updates a task and
-their acknowledgements, and what each step changed was saved with its events. CPU times are the processes' own, as other
+wish until the bus has told of each instance that it runs: by then there were offers, launches, two updates a task and
+their acknowledgements, what each step changed was saved with its events, and these were published. CPU times are the processes' own, as other
 work on the machine doesn't change them much; the memory is the scheduler's at its peak.
 """
 
@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 
-import aiohttp
 import orjson
 import yaml
 
@@ -29,7 +28,7 @@ from infra.local.stack import answers
 from libs.common.bus.base import TopicSpec
 from libs.common.clock import SystemClock
 from libs.common.events.base import seal, to_record
-from libs.common.events.model import InstanceRequested
+from libs.common.events.model import ContainerStarted, InstanceRequested
 from libs.common.runtime import open_bus, open_store
 from libs.common.spec import InstanceSpec, Resources
 from libs.common.store.base import eq
@@ -84,9 +83,10 @@ async def run(agents: int, tasks: int) -> Took:
         before = _cpu_s(scheduler), _cpu_s(mesos)
         began = time.perf_counter()
         await _ask(directory, tasks)
-        await _all_run(directory, master, tasks, began)
+        await _all_run(directory, tasks, began)
         took_s = time.perf_counter() - began
         spent = _cpu_s(scheduler) - before[0], _cpu_s(mesos) - before[1]
+        await _check(directory, tasks)
         return Took(took_s, *spent, _peak_gib(scheduler))
 
 
@@ -165,25 +165,30 @@ async def _ask(directory: Path, tasks: int) -> None:
         await bus.close()
 
 
-async def _all_run(directory: Path, master: str, tasks: int, began: float) -> None:
-    """Until Mesos has that many running tasks, and the store that many running instances."""
-    async with aiohttp.ClientSession() as session:
-        while await _running(session, master) < tasks:
-            _patiently(began)
-            await asyncio.sleep(POLL_S)
+async def _all_run(directory: Path, tasks: int, began: float) -> None:
+    """Until the bus has told of that many that they run. Raises TimeoutError."""
+    told: set[str] = set()
+    bus = await open_bus(f"sqlite://{directory}/bus.db", SystemClock())
+    try:
+        await bus.ensure_topics([TopicSpec(ContainerStarted.TOPIC)])
+        async with bus.consumer("bench", [ContainerStarted.TOPIC]) as consumer:
+            while len(told) < tasks:
+                _patiently(began)
+                told.update(each.record.key for each in await consumer.fetch(AT_ONCE, POLL_S))
+    finally:
+        await bus.close()
+
+
+async def _check(directory: Path, tasks: int) -> None:
+    """Raises AssertionError unless the store says of all that they run."""
     store = await open_store(f"sqlite://{directory}/store.db")
     try:
         instances = await store.collection(INSTANCES)
-        while await instances.count((eq("state", "running"),)) < tasks:
-            _patiently(began)
-            await asyncio.sleep(POLL_S)
+        saved = await instances.count((eq("state", "running"),))
     finally:
         await store.close()
-
-
-async def _running(session: aiohttp.ClientSession, master: str) -> int:
-    async with session.get(f"http://{master}/metrics/snapshot") as answer:
-        return int((await answer.json(content_type=None))["master/tasks_running"])
+    if saved != tasks:
+        raise AssertionError(f"{saved} of {tasks} are saved as running")
 
 
 def _patiently(began: float) -> None:
