@@ -21,7 +21,7 @@ def head_of(request: Request, url: SplitResult) -> bytes:
 
 
 class Answers:
-    """Reads the answers of one connection, of which only one is awaited at a time.
+    """Reads the answers of one connection, one after the other: `feed(b"")` is the way to the next one.
 
     `goes_on` says of the last answer whether the connection may be used again. Raises ProtocolError for what is no
     HTTP answer, or larger than the bounds; the connection is useless then.
@@ -61,7 +61,7 @@ class Answers:
         status, headers = self._head
         self._head = None
         closes = headers.get("connection", "").lower() == "close"
-        self.goes_on = not closes and not _until_the_end(status, headers) and not self._buffer
+        self.goes_on = not closes and not _until_the_end(status, headers)
         return Response(status, headers, body)
 
     def _body(self, status: int, headers: dict[str, str]) -> bytes | None:

@@ -6,10 +6,11 @@ A scheduler acknowledges every update by a call of its own; at thousands a secon
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 
@@ -18,19 +19,22 @@ from libs.mesos.errors import CallTimeout, ProtocolError, TransportError
 from libs.mesos.http import AiohttpTransport
 from libs.mesos.ports import ByteStream, Request, Response
 
-MAX_IDLE = 32
-"""Connections kept for later, to one address."""
+CONNECTIONS = 16
+"""Open to one address at most; with more calls under way, several share a connection."""
 
 
 class KeepAliveTransport(AiohttpTransport):
-    """`Transport` whose calls share kept connections, one at a time on each; streams, and TLS, go by the session.
+    """`Transport` whose calls go over kept connections; streams, and TLS, go by the session.
 
-    As many connections are open as calls have been under way at a time, until a stream ends: then its peer may be gone.
+    A call gets a connection that is idle, or a new one; when there are CONNECTIONS it follows another call without
+    waiting for its answer, as HTTP/1.1 allows and Mesos' own clients do. One call without an answer in time takes its
+    connection down, and those behind it fail as well: it may have been carried out, or not. Connections are closed
+    when a stream ends: its peer may be gone.
     """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         super().__init__(session)
-        self._idle: dict[str, list[_Connection]] = {}
+        self._connections: dict[str, list[_Connection]] = {}
 
     async def request(self, request: Request, *, timeout_s: float) -> Response:
         """See `Transport.request`."""
@@ -40,22 +44,16 @@ class KeepAliveTransport(AiohttpTransport):
         connection: _Connection | None = None
         try:
             async with asyncio.timeout(timeout_s):
-                connection = self._kept(parts.netloc)
-                if connection is None:
-                    address = (parts.hostname or "", parts.port or 80)
-                    loop = asyncio.get_running_loop()
-                    _, connection = await loop.create_connection(_Connection, *address)
-                answer = await connection.ask(head_of(request, parts) + (request.body or b""))
+                connection = self._free(parts.netloc) or await self._connect(parts)
+                return await connection.ask(head_of(request, parts) + (request.body or b""))
         except BaseException as error:
             if connection is not None:
-                connection.close()  # its answer may still come, and belongs to nobody
+                connection.close()  # its answer may still come, and would be taken for the next one
             if isinstance(error, TimeoutError):
                 raise CallTimeout(f"no answer within {timeout_s} s") from error
             if isinstance(error, OSError):
                 raise TransportError(f"{request.method} failed: {error!r}") from error
             raise
-        self._keep(parts.netloc, connection)
-        return answer
 
     @asynccontextmanager
     async def stream(self, request: Request, *, timeout_s: float) -> AsyncIterator[ByteStream]:
@@ -64,79 +62,111 @@ class KeepAliveTransport(AiohttpTransport):
             try:
                 yield opened
             finally:
-                self._close_idle()
+                for connections in self._connections.values():
+                    for each in connections:
+                        each.close()
+                self._connections.clear()
 
-    def _close_idle(self) -> None:
-        for connections in self._idle.values():
-            for each in connections:
-                each.close()
-        self._idle.clear()
+    def _free(self, netloc: str) -> _Connection | None:
+        """The connection with the fewest calls, unless there may be one more."""
+        known = self._connections.setdefault(netloc, [])
+        if not all(each.usable for each in known):
+            known[:] = [each for each in known if each.usable]
+        least = min(known, key=_calls, default=None)
+        if least is None or (least.calls and len(known) < CONNECTIONS):
+            return None
+        return least
 
-    def _kept(self, netloc: str) -> _Connection | None:
-        waiting = self._idle.get(netloc, [])
-        while waiting:
-            connection = waiting.pop()
-            if connection.usable:
-                return connection
-        return None
-
-    def _keep(self, netloc: str, connection: _Connection) -> None:
-        waiting = self._idle.setdefault(netloc, [])
-        if connection.usable and len(waiting) < MAX_IDLE:
-            waiting.append(connection)
-        else:
+    async def _connect(self, parts: SplitResult) -> _Connection:
+        address = (parts.hostname or "", parts.port or 80)
+        connection = _Connection()
+        # In the list before it is there: others who come meanwhile must not open too many.
+        self._connections[parts.netloc].append(connection)
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: connection, *address)
+        except BaseException:
             connection.close()
+            raise
+        return connection
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, on which one call is under way at a time."""
+    """One connection, whose answers come in the order of its calls."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._answers = Answers()
-        self._waiting: asyncio.Future[Response] | None = None
+        self._waiting: deque[asyncio.Future[Response]] = deque()
+        self._unsent: list[bytes] = []  # until it is there
         self.usable = True
+
+    @property
+    def calls(self) -> int:
+        """How many are under way."""
+        return len(self._waiting)
 
     async def ask(self, data: bytes) -> Response:
         """Send a request and wait for its answer. Raises OSError, ProtocolError."""
-        if self._transport is None or not self.usable:
+        if not self.usable:
             raise ConnectionResetError("the connection is closed")
-        self._waiting = asyncio.get_running_loop().create_future()
-        self._transport.write(data)
-        return await self._waiting
+        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._waiting.append(answer)
+        if self._transport is None:
+            self._unsent.append(data)
+        else:
+            self._transport.write(data)
+        return await answer
 
     def close(self) -> None:
-        """Cut it."""
-        self.usable = False
+        """Cut it; calls under way fail."""
         if self._transport is not None:
             self._transport.abort()
+        self._fail(ConnectionResetError("the connection was closed"))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
+        if not self.usable:
+            self._transport.abort()
+        elif self._unsent:
+            self._transport.write(b"".join(self._unsent))
+            self._unsent.clear()
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._take(self._answers.feed(data))
+            answer = self._answers.feed(data)
+            while answer is not None:
+                if not self._waiting:
+                    raise ProtocolError("an answer that nobody asked for")
+                waiting = self._waiting.popleft()
+                if not waiting.done():
+                    waiting.set_result(answer)
+                if not self._answers.goes_on:
+                    self.close()
+                    return
+                answer = self._answers.feed(b"")
         except ProtocolError as error:
             self._fail(error)
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.usable = False
         try:
-            self._take(self._answers.end())
+            answer = self._answers.end() if self._waiting else None
         except ProtocolError as error:
             self._fail(exc or ConnectionResetError(str(error)))
-
-    def _take(self, answer: Response | None) -> None:
-        if answer is None:
             return
-        if self._waiting is None or self._waiting.done():
-            self.close()  # nobody asked
-            return
-        self.usable = self.usable and self._answers.goes_on
-        self._waiting.set_result(answer)
+        if answer is not None:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(answer)
+        self._fail(exc or ConnectionResetError("the connection ended"))
 
     def _fail(self, error: Exception) -> None:
         self.usable = False
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(error)
+        while self._waiting:
+            each = self._waiting.popleft()
+            if not each.done():
+                each.set_exception(error)
+
+
+def _calls(connection: _Connection) -> int:
+    return connection.calls

@@ -51,7 +51,7 @@ from services.scheduler.tasks import TaskFactory, executor_info, framework_info
 
 BATCH = 2000
 INBOX = 20_000
-CONCURRENT_CALLS = 16
+CONCURRENT_CALLS = 256
 FORGET_EVERY_S = 600.0
 NETWORKS_WAIT_S = 5.0
 
