@@ -23,7 +23,7 @@ from libs.common.runtime import CommonConfig, ServiceMain, Shared, open_shared, 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 STOP_S = 9.5
-GC_AFTER = (100_000, 20, 50)
+GC_AFTER = (50_000, 10, 10)
 """A service's documents live long, and lie in no cycles: looking at all of them again and again is waste."""
 
 

@@ -48,5 +48,7 @@ class Gathering(Generic[T]):
                     each.set_result(found.get(key))
 
 
-def _open(asked: Mapping[str, Sequence[asyncio.Future[T | None]]]) -> list[asyncio.Future[T | None]]:
+def _open(
+    asked: Mapping[str, Sequence[asyncio.Future[T | None]]],
+) -> list[asyncio.Future[T | None]]:
     return [each for futures in asked.values() for each in futures if not each.done()]

@@ -127,11 +127,7 @@ def _within(instance: Instance, config: SchedulerConfig) -> InstanceSpec:
 
 def _pools(draft: Draft, pools: Pools, now: float) -> None:
     """Addresses that are free and not on their way to somebody: who was placed may not have asked for its own yet."""
-    coming = Counter(
-        each.spec.network
-        for each in draft.in_state(State.STAGED)
-        if not each.address
-    )
+    coming = Counter(each.spec.network for each in draft.in_state(State.STAGED) if not each.address)
     draft.volatile.pools = {
         name: Pool(free - coming[name], zone, now) for name, (free, zone) in pools.networks.items()
     }

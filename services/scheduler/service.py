@@ -50,6 +50,8 @@ from services.scheduler.store import Framework, Saved, SchedulerStore
 from services.scheduler.tasks import TaskFactory, executor_info, framework_info
 
 BATCH = 2000
+OFFERS = 1000
+"""A decision takes so many inputs, or so many offers: a tenth of a second at most goes by before the next one."""
 INBOX = 20_000
 CONCURRENT_CALLS = 256
 FORGET_EVERY_S = 600.0
@@ -198,7 +200,10 @@ class Scheduler:
                     case mesos.Disconnected(reason):
                         self._log.warning("mesos is away", reason=reason)
                         await self._inbox.put((event, None))
-                    case mesos.Offers() | mesos.Rescind() | mesos.Update():
+                    case mesos.Offers():
+                        for each in in_pieces(event):
+                            await self._inbox.put((each, None))
+                    case mesos.Rescind() | mesos.Update():
                         await self._inbox.put((event, None))
                     case mesos.Error(message) if "failed over" in message:
                         raise Fenced(f"Mesos: {message}")
@@ -242,8 +247,10 @@ class Scheduler:
     async def _batches(self) -> None:
         while True:
             batch = [await self._inbox.get()]
-            while len(batch) < BATCH and not self._inbox.empty():
+            weight = _weight(batch[0][0])
+            while weight < BATCH and not self._inbox.empty():
                 batch.append(self._inbox.get_nowait())
+                weight += _weight(batch[-1][0])
             started = self._rt.clock.monotonic()
             now = self._rt.clock.now()
             draft = decide(self.cluster, [each for each, _ in batch], now, self.config, self._tasks)
@@ -262,6 +269,7 @@ class Scheduler:
                 self._inbox.put_nowait(
                     (Tick(), None)
                 )  # the next slice; who came meanwhile is first
+            await self._rt.clock.sleep(0)  # others have their turn between two decisions
 
     async def _save(self, draft: Draft, now: float) -> Saved:
         """Nothing of a draft is acted upon, and nothing acknowledged, before this returns."""
@@ -318,6 +326,16 @@ class Scheduler:
                     pass
             except Unavailable as error:
                 self._log.warning("ended instances are kept for now", error=str(error))
+
+
+def in_pieces(event: mesos.Offers) -> Iterator[mesos.Offers]:
+    """The offers, no more at a time than one decision should take in: after a failover all agents offer at once."""
+    for at in range(0, len(event.offers), OFFERS):
+        yield mesos.Offers(event.offers[at : at + OFFERS])
+
+
+def _weight(given: Input) -> int:
+    return len(given.offers) * BATCH // OFFERS if isinstance(given, mesos.Offers) else 1
 
 
 def pools_of(answer: Any) -> Pools:

@@ -3,8 +3,8 @@
 Three processes: minimesos with agents whose tasks are virtual, `python -m services.scheduler` as it is run everywhere,
 on SQLite files, and this one, which publishes `instance.requested` as the deployer does. The clock runs from the first
 wish until the bus has told of each instance that it runs: by then there were offers, launches, two updates a task and
-their acknowledgements, what each step changed was saved with its events, and these were published. CPU times are the processes' own, as other
-work on the machine doesn't change them much; the memory is the scheduler's at its peak.
+their acknowledgements, what each step changed was saved with its events, and these were published. CPU times are the
+processes' own, as other work on the machine doesn't change them much; the memory is the scheduler's at its peak.
 """
 
 from __future__ import annotations

@@ -85,7 +85,9 @@ async def network(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         return
     driver = LinuxNetwork(CLUSTER, tmp_path / "netns", checksum_offload=False)
     try:
-        async with asyncio.timeout(20):  # the kernel takes its time with the namespaces of the tests before
+        async with asyncio.timeout(
+            20
+        ):  # the kernel takes its time with the namespaces of the tests before
             while (await driver.view()).links:
                 await asyncio.sleep(0.05)
         yield driver
