@@ -44,8 +44,11 @@ class KeepAliveTransport(AiohttpTransport):
         connection: _Connection | None = None
         try:
             async with asyncio.timeout(timeout_s):
-                connection = self._free(parts.netloc) or await self._connect(parts)
-                return await connection.ask(head_of(request, parts) + (request.body or b""))
+                connection, is_new = self._connection(parts.netloc)
+                answer = connection.ask(head_of(request, parts) + (request.body or b""))
+                if is_new:
+                    await connection.open(parts)
+                return await answer
         except BaseException as error:
             if connection is not None:
                 connection.close()  # its answer may still come, and would be taken for the next one
@@ -67,27 +70,17 @@ class KeepAliveTransport(AiohttpTransport):
                         each.close()
                 self._connections.clear()
 
-    def _free(self, netloc: str) -> _Connection | None:
-        """The connection with the fewest calls, unless there may be one more."""
+    def _connection(self, netloc: str) -> tuple[_Connection, bool]:
+        """The one with the fewest calls; another one when that is not idle and there may be more. Is it new?"""
         known = self._connections.setdefault(netloc, [])
         if not all(each.usable for each in known):
             known[:] = [each for each in known if each.usable]
         least = min(known, key=_calls, default=None)
-        if least is None or (least.calls and len(known) < CONNECTIONS):
-            return None
-        return least
-
-    async def _connect(self, parts: SplitResult) -> _Connection:
-        address = (parts.hostname or "", parts.port or 80)
-        connection = _Connection()
-        # In the list before it is there: others who come meanwhile must not open too many.
-        self._connections[parts.netloc].append(connection)
-        try:
-            await asyncio.get_running_loop().create_connection(lambda: connection, *address)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        if least is not None and (not least.calls or len(known) >= CONNECTIONS):
+            return least, False
+        fresh = _Connection()
+        known.append(fresh)
+        return fresh, True
 
 
 class _Connection(asyncio.Protocol):
@@ -105,17 +98,20 @@ class _Connection(asyncio.Protocol):
         """How many are under way."""
         return len(self._waiting)
 
-    async def ask(self, data: bytes) -> Response:
-        """Send a request and wait for its answer. Raises OSError, ProtocolError."""
-        if not self.usable:
-            raise ConnectionResetError("the connection is closed")
+    async def open(self, address: SplitResult) -> None:
+        """Connect to a URL's host. Raises OSError."""
+        host, port = address.hostname or "", address.port or 80
+        await asyncio.get_running_loop().create_connection(lambda: self, host, port)
+
+    def ask(self, data: bytes) -> asyncio.Future[Response]:
+        """Send a request, as soon as it is open; its answer, or OSError or ProtocolError."""
         answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._waiting.append(answer)
         if self._transport is None:
             self._unsent.append(data)
         else:
             self._transport.write(data)
-        return await answer
+        return answer
 
     def close(self) -> None:
         """Cut it; calls under way fail."""
@@ -166,6 +162,7 @@ class _Connection(asyncio.Protocol):
             each = self._waiting.popleft()
             if not each.done():
                 each.set_exception(error)
+                each.exception()  # whoever opened it has an error of its own by now
 
 
 def _calls(connection: _Connection) -> int:

@@ -1,9 +1,10 @@
-"""Calls that share kept connections: answers go to whom they belong, however they are cut, and failures to all behind."""
+"""Calls over kept connections: answers go to whom they belong, however they are cut, and failures to all behind."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 
 import aiohttp
 import pytest
@@ -29,7 +30,7 @@ def test_answers_are_the_same_however_they_are_cut(cuts: list[int]) -> None:
     """Interim answers are passed over, and only the last one ends the connection."""
     places = [0, *sorted(set(cuts)), len(WIRE)]
     reader, found, goes_on = Answers(), [], []
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         answer = reader.feed(WIRE[start:end])
         while answer is not None:
             found.append((answer.status, answer.body))
