@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ from libs.common.runtime import CommonConfig, ServiceMain, Shared, open_shared, 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 STOP_S = 9.5
+GC_AFTER = (50_000, 10, 10)
+"""A service's documents live long, and lie in no cycles: looking at all of them again and again is waste."""
 
 
 def read_settings(argv: list[str], sections: Mapping[str, type[BaseModel]]) -> config.Settings:
@@ -64,6 +67,7 @@ def main(
             print(f"{each.field}: {each.problem}{hint}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
     code = 0
+    gc.set_threshold(*GC_AFTER)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(mains, settings, around))

@@ -10,7 +10,7 @@ import aiohttp
 
 from libs.common.clock import SystemClock
 from libs.mesos.framework import FrameworkClient
-from libs.mesos.http import AiohttpTransport
+from libs.mesos.keepalive import KeepAliveTransport
 from libs.mesos.messages import FrameworkInfo
 from libs.mesos.pymesos_client import PymesosClient
 from libs.mesos.scheduler import SchedulerClient
@@ -30,4 +30,4 @@ def make_client(
     clock, rng = SystemClock(), random.Random(1)
     if kind == "pymesos":
         return PymesosClient(masters, info, clock=clock, rng=rng, **more)
-    return SchedulerClient(AiohttpTransport(session), masters, info, clock=clock, rng=rng, **more)
+    return SchedulerClient(KeepAliveTransport(session), masters, info, clock=clock, rng=rng, **more)

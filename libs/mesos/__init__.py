@@ -8,7 +8,9 @@
 `subscription`     the life of one event stream as a state machine, sans I/O
 `stream`           runs that machine over a `Transport`
 `ports`            what is taken from outside: a `Transport`
-`http`             the aiohttp face, the only module here that knows aiohttp
+`http`             the aiohttp face
+`keepalive`        many calls over a few connections
+`answers`          HTTP answers as bytes, sans I/O
 `framework`        what a framework can do, through any client: `FrameworkClient`
 `scheduler`        `SchedulerClient`, on asyncio
 `pymesos_client`   `PymesosClient`, the same through pymesos

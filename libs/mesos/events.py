@@ -6,11 +6,12 @@ failed. Operator events have two dozen types with one body each, so they stay `O
 
 from __future__ import annotations
 
-import json
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import orjson
 
 from libs.mesos.errors import RecordError
 from libs.mesos.messages import (
@@ -209,7 +210,7 @@ ExecutorEvent = (
 def decode(record: bytes) -> Json:
     """The JSON object of a record. Raises `RecordError`."""
     try:
-        event = json.loads(record)
+        event = orjson.loads(record)
     except ValueError as error:
         raise RecordError(f"event is not JSON: {error}") from error
     return checked(event)

@@ -1,4 +1,4 @@
-"""The aiohttp face: the only module of this package that knows aiohttp."""
+"""The aiohttp face of this package."""
 
 from __future__ import annotations
 

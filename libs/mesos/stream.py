@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin, urlsplit
+
+import orjson
 
 from libs.common.clock import Clock
 from libs.mesos import events
@@ -38,7 +39,7 @@ def base_url(url: str) -> str:
 
 def json_body(body: Mapping[str, Any]) -> bytes:
     """Compact JSON."""
-    return json.dumps(body, separators=(",", ":")).encode()
+    return orjson.dumps(body)
 
 
 def location(headers: Mapping[str, str], asked: str) -> str | None:

@@ -47,6 +47,7 @@ class Node:
     ) -> None:
         self._machine = machine
         self._journal = journal
+        self._keeps = not isinstance(journal, NoJournal)
         self._clock = clock
         self._perform = perform
         self._loop = asyncio.get_running_loop()
@@ -70,7 +71,9 @@ class Node:
         self._arm()
 
     def _take(self, effects: list[Effect]) -> None:
-        durable = any(isinstance(e, Put | Delete) for e in effects)
+        if not self._keeps:
+            effects = [e for e in effects if not isinstance(e, Put | Delete)]
+        durable = self._keeps and any(isinstance(e, Put | Delete) for e in effects)
         if not durable and not self._syncing and not self._pending:
             for effect in effects:
                 self._perform(effect)

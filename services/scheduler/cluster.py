@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from libs.common.events.base import Event
+from libs.common.spec import InstanceSpec
+from services.scheduler.agenda import Agenda
 from services.scheduler.homes import Homes
 from services.scheduler.ledger import Ledger, Place, settled
 from services.scheduler.model import (
@@ -32,6 +34,8 @@ from services.scheduler.policy import Refusal, Shape
 from services.scheduler.roster import Ours, Roster
 
 ENDED_REMEMBERED = 20_000
+PASSING = (State.STAGED, State.UNREACHABLE, State.ORPHANED)
+"""States in which nothing stays for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +129,33 @@ class Cluster:
         self.instances: dict[InstanceId, Instance] = {}
         self.volatile = Volatile()
         self.ended: dict[InstanceId, int] = dict(ended or {})  # with their documents' versions
-        # Instances with something that time alone can bring about, and where the live ones are.
-        self.watched: dict[InstanceId, None] = {}
+        # What time alone can bring about something for: by state and since when, and those that are to end.
+        self.agendas = {state: Agenda() for state in PASSING}
+        self.ending: dict[InstanceId, None] = {}
         self.on_agent: dict[AgentId, dict[InstanceId, None]] = {}
         self.cleanups: dict[InstanceId, str] = {}  # with their hosts' names
         self.leaving: dict[InstanceId, None] = {}  # those that are asked to move
         self.ledger = Ledger()
         self.homes = Homes()
+        self._specs: dict[str, InstanceSpec] = {}  # the last one of each app
         for each in instances:
-            self._put(each)
+            self._put(changed(each, {"spec": self._shared(each)}))
 
     def commit(self, draft: Draft, versions: dict[InstanceId, int]) -> None:
         """Take over what was saved; `versions` are the new ones of the changed documents."""
         self.volatile = draft.volatile
         for instance_id, instance in draft.changed.items():
-            self._put(changed(instance, {"version": versions[instance_id]}))
+            now = {"version": versions[instance_id], "spec": self._shared(instance)}
+            self._put(changed(instance, now))
+            if instance.app not in self.ledger.apps:
+                self._specs.pop(instance.app, None)
+
+    def _shared(self, instance: Instance) -> InstanceSpec:
+        """Its spec, as the object that its siblings have: there are many more instances than specs."""
+        spec = self._specs.get(instance.app)
+        if spec is not instance.spec and spec != instance.spec:
+            spec = self._specs[instance.app] = instance.spec
+        return spec
 
     def _put(self, new: Instance) -> None:
         old = self.instances.get(new.id)
@@ -151,9 +167,11 @@ class Cluster:
                 self.volatile.roster.dirty.add(old.agent)
         if new.agent:
             self.volatile.roster.dirty.add(new.agent)
+        if old is not None and old.state is not new.state and old.state in self.agendas:
+            self.agendas[old.state].remove(new.id)
         if new.state is State.ENDED:
             self.instances.pop(new.id, None)
-            self.watched.pop(new.id, None)
+            self.ending.pop(new.id, None)
             self.cleanups.pop(new.id, None)
             self.ended.pop(new.id, None)
             self.ended[new.id] = new.version
@@ -169,14 +187,17 @@ class Cluster:
             self.cleanups[new.id] = new.hostname
         if new.agent and (new.live or new.state is State.ORPHANED):
             self.on_agent.setdefault(new.agent, {})[new.id] = None
-        if (
-            new.stop
-            or new.yields_to
-            or new.state not in (State.RUNNING, State.STARTING, State.PENDING)
-        ):
-            self.watched[new.id] = None
+        if new.state in self.agendas:
+            self.agendas[new.state].put(new.id, waits_since(new))
+        if new.stop or new.yields_to:
+            self.ending[new.id] = None
         else:
-            self.watched.pop(new.id, None)
+            self.ending.pop(new.id, None)
+
+
+def waits_since(instance: Instance) -> float:
+    """Since when it is in its state; an orphan since it lost its first task."""
+    return instance.orphaned_at if instance.state is State.ORPHANED else instance.since
 
 
 class Draft:
@@ -216,11 +237,21 @@ class Draft:
         """Have it done once the draft is saved."""
         self.actions.append(action)
 
-    def watched(self) -> Iterator[Instance]:
-        """Instances that may have something due, oldest first."""
-        for instance_id in [*self.cluster.watched, *(k for k in self.changed)]:
+    def due(self, until: Mapping[State, float]) -> list[Instance]:
+        """Instances in these states since then, oldest first; those that are to end, and those that just changed."""
+        names: dict[InstanceId, None] = {}
+        for state, time in until.items():
+            names.update(dict.fromkeys(self.cluster.agendas[state].until(time)))
+        names.update(self.cluster.ending)
+        names.update(dict.fromkeys(self.changed))
+        found = map(self.get, names)
+        return [each for each in found if each is not None and each.state is not State.ENDED]
+
+    def in_state(self, state: State) -> Iterator[Instance]:
+        """All instances in one of the PASSING states, by this draft."""
+        for instance_id in {**dict.fromkeys(self.cluster.agendas[state]), **self.changed}:
             instance = self.get(instance_id)
-            if instance is not None and instance.state is not State.ENDED:
+            if instance is not None and instance.state is state:
                 yield instance
 
     def on_agent(self, agent: AgentId) -> Sequence[Instance]:

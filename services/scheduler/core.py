@@ -136,11 +136,7 @@ def _within(instance: Instance, config: SchedulerConfig) -> InstanceSpec:
 
 def _pools(draft: Draft, pools: Pools, now: float) -> None:
     """Addresses that are free and not on their way to somebody: who was placed may not have asked for its own yet."""
-    coming = Counter(
-        each.spec.network
-        for each in draft.watched()
-        if each.state is State.STAGED and not each.address
-    )
+    coming = Counter(each.spec.network for each in draft.in_state(State.STAGED) if not each.address)
     draft.volatile.pools = {
         name: Pool(free - coming[name], zone, now) for name, (free, zone) in pools.networks.items()
     }
@@ -195,7 +191,12 @@ def _offers(draft: Draft, offers: Sequence[Offer]) -> None:
 def _watch(draft: Draft, now: float, config: SchedulerConfig) -> None:
     # Time in which nobody could act does not count.
     able_since = draft.volatile.subscribed_at if draft.volatile.subscribed else now
-    for instance in list(draft.watched()):
+    due = {
+        State.STAGED: now - config.staged_timeout_s,
+        State.UNREACHABLE: now,  # all of them: each app has a patience of its own
+        State.ORPHANED: now - config.adoption_deadline_s,
+    }
+    for instance in draft.due(due):
         age_s = now - instance.since
         orphaned_s = now - max(instance.orphaned_at, able_since)
         match instance.state:

@@ -86,7 +86,7 @@ def _asker(
     """The first of a shape that has waited for long, and for which nobody ends already."""
     served = {
         each.yields_to
-        for each in draft.watched()
+        for each in draft.due({})
         if each.yields_to and each.state is not State.PENDING
     }
     for each in waiting.ready(shape):

@@ -15,7 +15,7 @@ from libs.mesos import calls, errors
 from libs.mesos.credentials import read_credentials
 from libs.mesos.events import SchedulerEvent
 from libs.mesos.framework import FrameworkClient
-from libs.mesos.http import AiohttpTransport
+from libs.mesos.keepalive import KeepAliveTransport
 from libs.mesos.messages import FrameworkInfo
 from libs.mesos.scheduler import SchedulerClient
 from services.scheduler.model import (
@@ -107,7 +107,7 @@ async def open_http_driver(
     credentials = read_credentials("scheduler", config.principal, config.credential_file)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         client = SchedulerClient(
-            AiohttpTransport(session),
+            KeepAliveTransport(session),
             list(config.masters),
             info,
             clock=rt.clock,

@@ -434,12 +434,26 @@ def to_body(instance: Instance) -> dict[str, Any]:
     body: dict[str, Any] = {name: getattr(instance, name) for name in _PLAIN}
     body["state"] = instance.state.value
     body["ended"] = instance.state is State.ENDED
-    body["spec"] = instance.spec.model_dump(mode="json")
+    body["spec"] = _spec_body(instance.spec)
     body["strays"] = [list(each) for each in instance.strays]
     if instance.cleanup:
         body["cleanup"] = True
     body.update({name: value for name in _RARE if (value := getattr(instance, name))})
     return body
+
+
+_SPECS_KEPT = 4096
+_spec_bodies: dict[int, tuple[InstanceSpec, dict[str, Any]]] = {}
+
+
+def _spec_body(spec: InstanceSpec) -> dict[str, Any]:
+    """The spec as JSON, not to be changed: most instances share theirs, so it is worked out once."""
+    known = _spec_bodies.get(id(spec))
+    if known is None or known[0] is not spec:
+        if len(_spec_bodies) >= _SPECS_KEPT:
+            _spec_bodies.clear()
+        known = _spec_bodies[id(spec)] = (spec, spec.model_dump(mode="json"))
+    return known[1]
 
 
 def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:

@@ -43,11 +43,14 @@ def flow(
         return
     useful = _useful(waiting, agents, refused)
     index = agents.rows.index
-    back = [
-        each.id
-        for each in volatile.offers.values()
-        if now - each.received_at >= config.offer_hold_s or not useful[index[each.agent]]
-    ]
+    oldest = next((each.received_at for each in volatile.offers.values()), now)
+    back = []
+    if now - oldest >= config.offer_hold_s or not useful.all():  # they are in the order of coming
+        back = [
+            each.id
+            for each in volatile.offers.values()
+            if now - each.received_at >= config.offer_hold_s or not useful[index[each.agent]]
+        ]
     if back:
         draft.act(Decline(tuple(back), config.decline_s))
         for offer_id in back:

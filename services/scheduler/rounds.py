@@ -62,6 +62,6 @@ def full_agents(draft: Draft, now: float) -> list[AgentId]:
 
 def all_agents(draft: Draft, now: float) -> Agents:
     """Agents with what should be free there, offered or not, but those that Mesos can't reach."""
-    away = {each.agent for each in draft.watched() if each.state is State.UNREACHABLE}
+    away = {each.agent for each in draft.in_state(State.UNREACHABLE)}
     full = full_agents(draft, now)
     return draft.volatile.roster.estimate(draft.ours_on, full, away, nodes.closed(draft))

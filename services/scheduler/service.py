@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -53,8 +53,10 @@ from services.scheduler.store import Framework, Saved, SchedulerStore
 from services.scheduler.tasks import TaskFactory, executor_info
 
 BATCH = 2000
+OFFERS = 1000
+"""A decision takes so many inputs, or so many offers: a tenth of a second at most goes by before the next one."""
 INBOX = 20_000
-CONCURRENT_CALLS = 16
+CONCURRENT_CALLS = 256
 FORGET_EVERY_S = 600.0
 NETWORKS_WAIT_S = 5.0
 
@@ -197,7 +199,8 @@ class Scheduler:
     async def _from_mesos(self, event: Input) -> None:
         if isinstance(event, mesos.Subscribed):
             self._unanswered.clear()
-        await self._inbox.put((event, None))
+        for each in in_pieces(event) if isinstance(event, mesos.Offers) else (event,):
+            await self._inbox.put((each, None))
 
     async def _save_framework(self, framework: Framework) -> Framework:
         return await self._retried(partial(self._store.save_framework, framework))
@@ -243,8 +246,10 @@ class Scheduler:
     async def _batches(self) -> None:
         while True:
             batch = [await self._inbox.get()]
-            while len(batch) < BATCH and not self._inbox.empty():
+            weight = _weight(batch[0][0])
+            while weight < BATCH and not self._inbox.empty():
                 batch.append(self._inbox.get_nowait())
+                weight += _weight(batch[-1][0])
             started = self._rt.clock.monotonic()
             now = self._rt.clock.now()
             draft = decide(self.cluster, [each for each, _ in batch], now, self.config, self._tasks)
@@ -263,6 +268,7 @@ class Scheduler:
                 self._inbox.put_nowait(
                     (Tick(), None)
                 )  # the next slice; who came meanwhile is first
+            await self._rt.clock.sleep(0)  # others have their turn between two decisions
 
     async def _save(self, draft: Draft, now: float) -> Saved:
         """Nothing of a draft is acted upon, and nothing acknowledged, before this returns."""
@@ -284,30 +290,32 @@ class Scheduler:
 
     async def _send(self) -> None:
         """Launches in order, then the rest side by side. What fails is asked for again by time or reconciliation."""
-        limit = asyncio.Semaphore(CONCURRENT_CALLS)
         while True:
             actions = await self._outgoing.get()
             for action in actions:
                 if isinstance(action, Launch):
-                    await self._do(action, limit)
+                    await self._do(action)
                     self._launched.inc(len(action.tasks))
+            rest = iter([each for each in actions if not isinstance(each, Launch)])
             async with asyncio.TaskGroup() as group:
-                for action in actions:
-                    if not isinstance(action, Launch):
-                        group.create_task(self._do(action, limit))
+                for _ in range(min(CONCURRENT_CALLS, len(actions))):
+                    group.create_task(self._do_all(rest))
 
-    async def _do(self, action: Action, limit: asyncio.Semaphore) -> None:
-        async with limit:
-            if not self._led.certain():
-                # No epoch fences Mesos: who was paused must not act on what it knew before.
-                raise Fenced("this scheduler may lead no more")
-            try:
-                await self.membership.do(action)
-            except GantryError as error:
-                kind = type(action).__name__
-                self._log.warning("call to Mesos failed", action=kind, error=str(error))
-                if isinstance(action, Launch | Decline):
-                    self._unanswered.extend(action.offers)
+    async def _do_all(self, actions: Iterator[Action]) -> None:
+        for action in actions:
+            await self._do(action)
+
+    async def _do(self, action: Action) -> None:
+        if not self._led.certain():
+            # No epoch fences Mesos: who was paused must not act on what it knew before.
+            raise Fenced("this scheduler may lead no more")
+        try:
+            await self.membership.do(action)
+        except GantryError as error:
+            kind = type(action).__name__
+            self._log.warning("call to Mesos failed", action=kind, error=str(error))
+            if isinstance(action, Launch | Decline):
+                self._unanswered.extend(action.offers)
 
     async def _forget(self) -> None:
         """Ended instances are kept for a while, as tombstones for late events and for people who look back."""
@@ -320,6 +328,16 @@ class Scheduler:
                     pass
             except Unavailable as error:
                 self._log.warning("ended instances are kept for now", error=str(error))
+
+
+def in_pieces(event: mesos.Offers) -> Iterator[mesos.Offers]:
+    """The offers, no more at a time than one decision should take in: after a failover all agents offer at once."""
+    for at in range(0, len(event.offers), OFFERS):
+        yield mesos.Offers(event.offers[at : at + OFFERS])
+
+
+def _weight(given: Input) -> int:
+    return len(given.offers) * BATCH // OFFERS if isinstance(given, mesos.Offers) else 1
 
 
 def pools_of(answer: Any) -> Pools:

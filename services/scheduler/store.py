@@ -12,6 +12,7 @@ import orjson
 from libs.common.errors import Fenced
 from libs.common.events.base import Cause, seal
 from libs.common.events.model import AuditRecorded
+from libs.common.gathering import Gathering
 from libs.common.store.base import (
     Collection,
     CollectionSpec,
@@ -74,6 +75,7 @@ class SchedulerStore:
         self.instances = instances
         self._framework = framework
         self._fence = fence
+        self._reading = Gathering(instances.get_many)
         self.nodes = NodeStore(nodes, fence)
 
     @classmethod
@@ -103,7 +105,7 @@ class SchedulerStore:
 
     async def get(self, instance: str) -> Instance | None:
         """One instance, ended or not."""
-        doc = await self.instances.get(instance)
+        doc = await self._reading.get(instance)
         return from_body(doc.id, doc.version, doc.body) if doc else None
 
     async def save(self, draft: Draft, now: float) -> Saved:
@@ -161,7 +163,9 @@ class SchedulerStore:
 
 
 def _write(instance: Instance, draft: Draft, now: float) -> Write:
-    events = draft.events.get(instance.id, ())
+    events = draft.events.get(instance.id)
+    if not events:
+        return Write(instance.id, instance.version, to_body(instance))
     cause = Cause(instance.correlation, "", instance.traceparent, instance.direct_until)
     told = [each for each in events if not isinstance(each, AuditRecorded)]
     audits = [each for each in events if isinstance(each, AuditRecorded)]

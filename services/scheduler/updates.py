@@ -27,6 +27,7 @@ from services.scheduler.model import (
     Reconcile,
     SchedulerConfig,
     State,
+    changed,
     split_attempt,
 )
 from services.scheduler.telling import place_of
@@ -161,7 +162,7 @@ def _current(
             draft.put(replace(instance, state=State.UNREACHABLE, since=now, healthy=None), lost)
     elif state == "TASK_STARTING":
         if instance.state is State.STAGED:
-            draft.put(replace(instance, state=State.STARTING, since=now))
+            draft.put(changed(instance, {"state": State.STARTING, "since": now}))
     elif state == "TASK_RUNNING":
         _running(draft, instance, status, report, now, config)
 
@@ -179,18 +180,22 @@ def _running(
         # A reconciliation may carry no health: what was known stays. Without checks, running is healthy.
         healthy = True if not instance.spec.health else instance.healthy
     fresh = instance.state is not State.RUNNING
-    after = replace(
+    after = changed(
         instance,
-        state=State.RUNNING,
-        since=now if fresh or healthy != instance.healthy else instance.since,
-        healthy=healthy,
-        # Whoever gets sick is about to be ended: how long it was well is known only now.
-        failures=instance.failures if healthy else backing_off.remembered(instance, now, config),
-        address=report.address or instance.address,
-        container=report.container or instance.container,
-        adopt="",
-        orphaned_at=0.0,
-        message=instance.message if instance.stop else report.detail,
+        {
+            "state": State.RUNNING,
+            "since": now if fresh or healthy != instance.healthy else instance.since,
+            "healthy": healthy,
+            # Whoever gets sick is about to be ended: how long it was well is known only now.
+            "failures": (
+                instance.failures if healthy else backing_off.remembered(instance, now, config)
+            ),
+            "address": report.address or instance.address,
+            "container": report.container or instance.container,
+            "adopt": "",
+            "orphaned_at": 0.0,
+            "message": instance.message if instance.stop else report.detail,
+        },
     )
     if not after.address:
         draft.act(AskAnew((after.attempt,), after.agent))  # a master keeps no report
@@ -372,6 +377,9 @@ def give_up_adoption(draft: Draft, instance: Instance, now: float) -> None:
     draft.put(after, exited)
 
 
+_NOTHING = TaskReport()
+
+
 def _report(status: TaskStatus) -> TaskReport:
     data = status.get("data")
     if data:
@@ -379,4 +387,4 @@ def _report(status: TaskStatus) -> TaskReport:
             return TaskReport.model_validate_json(b64decode(data))
         except (ValidationError, ValueError):
             pass  # of a newer or foreign executor: its state counts all the same
-    return TaskReport()
+    return _NOTHING

@@ -12,12 +12,23 @@ from tests.bench import (
     drivers,
     ipam,
     network,
+    path,
     placement,
     services,
 )
 from tests.bench.report import Report
 
-PARTS = ["bus", "backlog", "placement", "network", "containers", "ipam", "services", "drivers"]
+PARTS = [
+    "bus",
+    "backlog",
+    "placement",
+    "path",
+    "network",
+    "containers",
+    "ipam",
+    "services",
+    "drivers",
+]
 
 
 async def main(parts: list[str], count: int) -> None:
@@ -30,6 +41,8 @@ async def main(parts: list[str], count: int) -> None:
             await backlog.measure(report)
         if "placement" in parts:
             placement.measure(report)
+        if "path" in parts:
+            await path.measure(report)
         if "network" in parts:
             await network.measure(report)
         if "containers" in parts:

@@ -7,8 +7,10 @@ ones of 200 shapes, half of them with constraints.
 
 from __future__ import annotations
 
+import gc
 import random
 import tracemalloc
+from collections import deque
 from collections.abc import Callable, Sequence
 from time import process_time
 
@@ -17,6 +19,7 @@ import numpy as np
 from libs.common.spec import Constraint, ConstraintOperator, InstanceClass, InstanceSpec, Resources
 from libs.mesos import events as mesos
 from libs.mesos.messages import Offer
+from services.main import GC_AFTER
 from services.scheduler.cluster import Cluster
 from services.scheduler.core import Input, decide
 from services.scheduler.model import (
@@ -31,6 +34,7 @@ from services.scheduler.model import (
     Want,
 )
 from services.scheduler.policy import Agents, Candidate, Need, Round, Shape, place_on
+from services.scheduler.service import in_pieces
 from services.scheduler.tasks import TaskFactory, executor_info
 from tests.bench.report import Report
 
@@ -155,6 +159,7 @@ def _memory(report: Report, base: Agents, count: int) -> None:
 
 def _core(report: Report, agents: int, count: int) -> None:
     """`decide` from the wish to the launch, with documents, events and task infos; offers go and come as at Mesos."""
+    gc.set_threshold(*GC_AFTER)  # as in every service
     core = Core(agents)
     core.give(mesos.Subscribed("f", 15.0, {}))
     wants = [
@@ -184,15 +189,18 @@ class Core:
         self._factory = TaskFactory("bench", "gantry", executor_info("true", "gantry"))
         self._cluster = Cluster()
         self._now, self._offers = 1000.0, 0
+        self._coming: deque[mesos.Offers] = deque()
         self._free = {f"agent-{n}": (CPUS, MEM) for n in range(agents)}
         self._idle = dict.fromkeys(self._free)  # agents that are not offered
 
     def give(self, *inputs: Input) -> None:
-        """One decision on these inputs and on what is to be offered; only it is timed."""
+        """One decision on these inputs and on some of what is offered, as the service gives it; only it is timed."""
         offers = [self._offer(agent) for agent in self._idle]
         if offers and self._cluster.volatile.subscribed:
             self._idle.clear()
-            inputs = (mesos.Offers(tuple(offers)), *inputs)
+            self._coming.extend(in_pieces(mesos.Offers(tuple(offers))))
+        if self._coming:
+            inputs = (self._coming.popleft(), *inputs)
         self._now += 0.1
         began = process_time()
         draft = decide(self._cluster, inputs, self._now, self._config, self._factory)

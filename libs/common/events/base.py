@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -93,26 +94,21 @@ def seal(
     The id depends on (source, topic, subject, sequence, n), so sealing the same events again gives the same ids.
     `aggregate` goes in too where several documents speak about one subject (requests about one app).
     """
+    common = _common_headers(source, sequence, now, cause)
     return tuple(
-        _seal_one(event, n, source, sequence, now, cause, aggregate)
-        for n, event in enumerate(events)
+        _seal_one(event, n, source, sequence, aggregate, common) for n, event in enumerate(events)
     )
 
 
-def _seal_one(
-    event: Event, n: int, source: str, sequence: int, now: float, cause: Cause, aggregate: str
-) -> OutboxEvent:
-    subject = event.subject()
-    about = (aggregate,) if aggregate else ()
-    ce_id = deterministic_uuid(source, event.TOPIC, subject, sequence, n, *about)
+Headers = tuple[tuple[str, bytes], ...]
+
+
+def _common_headers(source: str, sequence: int, now: float, cause: Cause) -> Headers:
+    """Headers that all events of one write have."""
     headers = {
         "ce_specversion": "1.0",
-        "ce_id": ce_id,
         "ce_source": f"/gantry/{source}",
-        "ce_type": event.type_name(),
-        "ce_subject": subject,
         "ce_time": _rfc3339(now),
-        "ce_partitionkey": subject,
         "ce_sequence": str(sequence),
         "content-type": "application/json",
         "ce_correlationid": cause.correlation_id,
@@ -120,12 +116,28 @@ def _seal_one(
         "traceparent": cause.traceparent,
         DIRECT: f"{cause.direct_until:.0f}" if cause.direct_until > now else "",
     }
+    return tuple((name, value.encode()) for name, value in headers.items() if value)
+
+
+def _seal_one(
+    event: Event, n: int, source: str, sequence: int, aggregate: str, common: Headers
+) -> OutboxEvent:
+    subject = event.subject()
+    about = (aggregate,) if aggregate else ()
+    ce_id = deterministic_uuid(source, event.TOPIC, subject, sequence, n, *about)
+    key = subject.encode()
+    own = (
+        ("ce_id", ce_id.encode()),
+        ("ce_type", event.type_name().encode()),
+        ("ce_subject", key),
+        ("ce_partitionkey", key),
+    )
     return OutboxEvent(
         id=ce_id,
         topic=event.TOPIC,
         key=subject,
         value=event.model_dump_json(by_alias=True).encode(),
-        headers=tuple((name, value.encode()) for name, value in headers.items() if value),
+        headers=(*own, *common),
     )
 
 
@@ -190,6 +202,7 @@ def _envelope(headers: Mapping[str, str], value: bytes) -> Envelope:
         raise Poison(f"CloudEvents header is malformed: {error}") from None
 
 
+@lru_cache(maxsize=16)
 def _rfc3339(now: float) -> str:
     return (
         datetime.fromtimestamp(now, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,7 +1,8 @@
 """Virtual tasks: they run for so many seconds of the clock, without any process.
 
 A command task `sleep N` runs N seconds; so does a task of a custom executor whose `data` holds
-`sleep=N` (base64, as in the API). Anything else runs until it is killed.
+`sleep=N` (base64, as in the API). Anything else runs until it is killed. `says=TEXT` (base64 again) there is the data
+of the update that it runs, as an executor of a framework's own would send it.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from libs.minimesos.ids import uuid_bytes64
 from libs.minimesos.schema import Json
 
 _SLEEP = re.compile(r"(?:^|[\s;,])sleep[ =](\d+(?:\.\d+)?)")
+_SAYS = re.compile(r"says=([A-Za-z0-9+/]+=*)")
 _EXIT = re.compile(r"(?:^|[\s;,])exit[ =](\d+)")
 
 
 def begin(core: Core, executor: Executor, task: Task) -> None:
     """STARTING, RUNNING, and a timer for the end."""
     framework = core.frameworks[executor.framework_id]
+    script = _script(orjson.loads(task.info))
+    said = _SAYS.search(script)
     _say(core, framework, executor, task, "TASK_STARTING", "")
-    _say(core, framework, executor, task, "TASK_RUNNING", "")
+    _say(core, framework, executor, task, "TASK_RUNNING", "", said.group(1) if said else "")
     schedule(core, executor, task, core.now)
 
 
@@ -80,9 +84,17 @@ def kill(core: Core, framework: Framework, executor: Executor, task: Task) -> No
 
 
 def _say(
-    core: Core, framework: Framework, executor: Executor, task: Task, state: str, message: str
+    core: Core,
+    framework: Framework,
+    executor: Executor,
+    task: Task,
+    state: str,
+    message: str,
+    data: str = "",
 ) -> None:
     status: Json = {"task_id": {"value": task.task_id}, "state": state}
+    if data:
+        status["data"] = data
     if message:
         status["message"] = message
     status["source"] = "SOURCE_EXECUTOR"

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from libs.common.spec import Constraint, ConstraintOperator
 from libs.common.wishes import Unreachable
 from libs.mesos import events as mesos
-from services.scheduler.cluster import Draft
+from services.scheduler.cluster import Draft, waits_since
 from services.scheduler.core import IMPLICIT_AFTER_S
 from services.scheduler.ledger import Ledger
 from services.scheduler.model import (
@@ -173,9 +173,14 @@ class Storm(RuleBasedStateMachine):
         for name, instance in cluster.instances.items():
             held = instance.live or instance.state is State.ORPHANED
             assert (name in cluster.on_agent.get(instance.agent, {})) == held
-            settled = (State.RUNNING, State.STARTING, State.PENDING)
-            due = instance.stop or bool(instance.yields_to) or instance.state not in settled
-            assert (name in cluster.watched) == due
+            assert (name in cluster.ending) == (instance.stop or bool(instance.yields_to))
+        for state, agenda in cluster.agendas.items():
+            there = {n: waits_since(i) for n, i in cluster.instances.items() if i.state is state}
+            assert set(agenda) == set(there)
+            for until in there.values():
+                found = agenda.until(until)
+                assert set(found) == {n for n, since in there.items() if since <= until}
+                assert [there[n] for n in found] == sorted(there[n] for n in found)
 
     @invariant()
     def sums_are_those_of_what_is_there(self) -> None:
