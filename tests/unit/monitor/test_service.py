@@ -196,7 +196,8 @@ async def test_a_host_lost_and_back(world: World) -> None:
 @virtual
 async def test_what_the_scheduler_waits_for_people_to_look_at(world: World) -> None:
     desk = Desk(SmallWorld(world.loop))
-    told: dict[str, Any] = {"breaker_open": False, "unknown_tasks": [], "overdue_drains": ["h1"]}
+    told: dict[str, Any] = {"framework": "f1", "breaker_open": False, "unknown_tasks": []}
+    told["overdue_drains"] = ["h1"]
 
     async def status(_request: Request) -> Response:
         return reply(told)
