@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,13 +78,10 @@ async def restart_switch(server: OvsServer) -> None:
     await server.start()
 
 
-@pytest.fixture(params=BOTH)
-async def network(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[NetworkDriver]:
-    """A NetworkDriver of the cluster CLUSTER, with nothing there."""
-    if request.param == "fake":
-        yield FakeNetns(FakeHost(cluster=CLUSTER))
-        return
-    driver = LinuxNetwork(CLUSTER, tmp_path / "netns", checksum_offload=False)
+@asynccontextmanager
+async def linux_network(directory: Path) -> AsyncIterator[LinuxNetwork]:
+    """The kernel's side of the cluster CLUSTER, with nothing there before and afterwards."""
+    driver = LinuxNetwork(CLUSTER, directory, checksum_offload=False)
     try:
         # The kernel takes its time with the namespaces of the tests before.
         async with asyncio.timeout(20):
@@ -97,6 +95,16 @@ async def network(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         for link in sorted(view.links):
             await driver.remove_link(link)
         driver.close()
+
+
+@pytest.fixture(params=BOTH)
+async def network(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[NetworkDriver]:
+    """A NetworkDriver of the cluster CLUSTER, with nothing there."""
+    if request.param == "fake":
+        yield FakeNetns(FakeHost(cluster=CLUSTER))
+        return
+    async with linux_network(tmp_path / "netns") as driver:
+        yield driver
 
 
 @dataclass
@@ -123,17 +131,14 @@ async def switch(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     driver = OvsSwitch(
         server.socket, settings, clock=SystemClock(), log=make_log("test", level="info")
     )
-    network = LinuxNetwork(CLUSTER, tmp_path / "netns", checksum_offload=False)
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(driver.run())
-        try:
-            yield _real_switch(driver, network, server, bridge)
-        finally:
-            task.cancel()
-    await asyncio.to_thread(_vsctl, server, "--if-exists", "del-br", bridge)
-    for name in sorted((await network.view()).namespaces):
-        await network.remove_namespace(name)
-    network.close()
+    async with linux_network(tmp_path / "netns") as network:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(driver.run())
+            try:
+                yield _real_switch(driver, network, server, bridge)
+            finally:
+                task.cancel()
+        await asyncio.to_thread(_vsctl, server, "--if-exists", "del-br", bridge)
 
 
 def _fake_switch() -> SwitchWorld:
@@ -224,7 +229,6 @@ async def registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         yield RegistryWorld(FakeRegistry(host), FakeNetns(host), claim, lambda: FakeRegistry(host))
         return
     programs: Path = request.getfixturevalue("native")
-    network = LinuxNetwork(CLUSTER, tmp_path / "netns", checksum_offload=False)
     directory = tmp_path / "reg"
     (tmp_path / "bundle").mkdir()
 
@@ -238,7 +242,7 @@ async def registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         )
         return done.stderr.strip()
 
-    yield RegistryWorld(FileRegistry(directory), network, run_shim, lambda: FileRegistry(directory))
-    for name in sorted((await network.view()).namespaces):
-        await network.remove_namespace(name)
-    network.close()
+    async with linux_network(tmp_path / "netns") as network:
+        yield RegistryWorld(
+            FileRegistry(directory), network, run_shim, lambda: FileRegistry(directory)
+        )

@@ -15,7 +15,7 @@ from libs.common.errors import Conflict, Unavailable
 from services.hostd.model import Hop, Wire
 from services.hostd.netns import LinuxNetwork
 from services.hostd.ports import NetworkDriver
-from tests.contract.network.conftest import BOTH, CLUSTER, eventually, wire
+from tests.contract.network.conftest import BOTH, CLUSTER, eventually, linux_network, wire
 from tests.fakes.network import HOST_INODE, FakeHost, FakeNetns
 
 
@@ -43,15 +43,14 @@ async def callers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         yield _fake()
         return
     made: list[str] = []
-    driver = LinuxNetwork(CLUSTER, tmp_path / "netns", checksum_offload=False)
-    try:
-        yield _real(driver, made)
-    finally:
-        for name in made:
-            subprocess.run(
-                ["ip", "netns", "del", name], check=False, capture_output=True, timeout=10
-            )
-        driver.close()
+    async with linux_network(tmp_path / "netns") as driver:
+        try:
+            yield _real(driver, made)
+        finally:
+            for name in made:
+                subprocess.run(
+                    ["ip", "netns", "del", name], check=False, capture_output=True, timeout=10
+                )
 
 
 def _fake() -> Callers:
