@@ -15,8 +15,8 @@ from services.ipam.service import run as ipam
 from services.main import main
 from services.monitor.model import MonitorConfig
 from services.monitor.service import run as monitor
-from services.scheduler.model import SchedulerConfig
 from services.scheduler.service import run as scheduler
+from services.scheduler.settings import SchedulerConfig
 
 MAINS: Mapping[str, ServiceMain] = {
     "ipam": ipam,

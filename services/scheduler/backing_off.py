@@ -7,7 +7,8 @@ well is not taken for a good one, and one that ran for a day is.
 
 from __future__ import annotations
 
-from services.scheduler.model import Instance, SchedulerConfig, State
+from services.scheduler.model import Instance, State
+from services.scheduler.settings import SchedulerConfig
 
 MOST_FAILURES = 200  # more make no difference: the pause has reached its bound long before
 

@@ -32,7 +32,6 @@ from services.scheduler.model import (
     ReleaseBreaker,
     Reregister,
     Retell,
-    SchedulerConfig,
     State,
     Tick,
     Unwant,
@@ -43,6 +42,7 @@ from services.scheduler.model import (
 from services.scheduler.placing import place_pending
 from services.scheduler.renewing import place_anew
 from services.scheduler.roster import Roster
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.tasks import TaskFactory, parse_offer
 
 Input = (

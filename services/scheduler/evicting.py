@@ -14,17 +14,12 @@ import numpy as np
 
 from libs.common.events import model as ev
 from services.scheduler.cluster import Draft
-from services.scheduler.model import (
-    Amounts,
-    Instance,
-    InstanceId,
-    SchedulerConfig,
-    State,
-)
+from services.scheduler.model import Amounts, Instance, InstanceId, State
 from services.scheduler.policy import Agents, Shape
 from services.scheduler.policy.model import EPSILON, Mask
 from services.scheduler.policy.placer import first_to_last
 from services.scheduler.rounds import all_agents, round_of
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.waiting import Waiting
 
 PAUSE_S = 1.0  # between two looks

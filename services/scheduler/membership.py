@@ -14,7 +14,8 @@ from libs.common.runtime import Runtime
 from libs.mesos import events as mesos
 from services.scheduler.core import Input
 from services.scheduler.mesos import MesosDriver, OpenDriver
-from services.scheduler.model import Action, SchedulerConfig
+from services.scheduler.model import Action
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.store import Framework
 from services.scheduler.tasks import framework_info
 

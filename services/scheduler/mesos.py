@@ -27,9 +27,9 @@ from services.scheduler.model import (
     Launch,
     Reconcile,
     Revive,
-    SchedulerConfig,
     Suppress,
 )
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.tasks import EXECUTOR_ID
 
 LAUNCH_REFUSE_S = 0.0

@@ -12,10 +12,11 @@ import numpy as np
 
 from services.scheduler.cluster import Draft
 from services.scheduler.ledger import waits
-from services.scheduler.model import Decline, Revive, SchedulerConfig, Suppress
+from services.scheduler.model import Decline, Revive, Suppress
 from services.scheduler.policy import Agents, Refusal, Shape
 from services.scheduler.policy.model import Mask
 from services.scheduler.policy.rules import filters
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.waiting import Waiting
 
 NEW_REVIVE_S = 0.05

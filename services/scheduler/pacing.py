@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from services.scheduler.cluster import Draft
 from services.scheduler.ledger import on_its_way
-from services.scheduler.model import AgentId, SchedulerConfig
+from services.scheduler.model import AgentId
+from services.scheduler.settings import SchedulerConfig
 
 BURST_S = 2.0
 """The bucket holds so many seconds' worth."""

@@ -18,7 +18,6 @@ from services.scheduler.model import (
     Instance,
     Launch,
     Offer,
-    SchedulerConfig,
     State,
     attempt_id,
     changed,
@@ -27,6 +26,7 @@ from services.scheduler.policy import Agents, Refusal, Shape
 from services.scheduler.policy.fairness import Turns
 from services.scheduler.policy.model import Vector
 from services.scheduler.rounds import full_agents, is_fresh, round_of, usage_of
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.tasks import Purse, TaskFactory
 from services.scheduler.waiting import Waiting
 

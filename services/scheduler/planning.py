@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from libs.common.spec import InstanceSpec
 from services.scheduler.cluster import Cluster, Draft
 from services.scheduler.ledger import settled
-from services.scheduler.model import SchedulerConfig, State
+from services.scheduler.model import State
 from services.scheduler.placing import limit_of
 from services.scheduler.policy import Refusal, Shape
 from services.scheduler.rounds import all_agents, round_of, usage_of
+from services.scheduler.settings import SchedulerConfig
 
 
 @dataclass(frozen=True, slots=True)

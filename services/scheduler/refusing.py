@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from libs.common.events import model as ev
 from services.scheduler.cluster import Draft, Why
-from services.scheduler.model import Instance, SchedulerConfig
+from services.scheduler.model import Instance
 from services.scheduler.policy import Refusal, Shape
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.waiting import Waiting
 
 MOST = 500  # are told in one decision; the others in the next

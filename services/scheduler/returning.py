@@ -14,15 +14,8 @@ from libs.common.events import model as ev
 from libs.mesos.messages import TaskStatus
 from services.scheduler import cleaning
 from services.scheduler.cluster import Draft
-from services.scheduler.model import (
-    AgentId,
-    AttemptId,
-    Instance,
-    Kill,
-    SchedulerConfig,
-    State,
-    split_attempt,
-)
+from services.scheduler.model import AgentId, AttemptId, Instance, Kill, State, split_attempt
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.telling import place_of
 
 RETURNED = frozenset({"TASK_STAGING", "TASK_STARTING", "TASK_RUNNING"})

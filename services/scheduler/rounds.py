@@ -9,11 +9,12 @@ import numpy as np
 from services.scheduler import nodes
 from services.scheduler.cluster import Draft, Pool
 from services.scheduler.ledger import changed_usage
-from services.scheduler.model import AgentId, SchedulerConfig, State
+from services.scheduler.model import AgentId, State
 from services.scheduler.policy import Agents, Round, Shape
 from services.scheduler.policy.model import Vector
 from services.scheduler.policy.placer import kept_apart
 from services.scheduler.policy.rules import Here
+from services.scheduler.settings import SchedulerConfig
 
 
 def round_of(

@@ -42,13 +42,13 @@ from services.scheduler.model import (
     Recall,
     Reregister,
     Retell,
-    SchedulerConfig,
     Tick,
     Unwant,
     Want,
     split_attempt,
 )
 from services.scheduler.planning import Placed, plan
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.store import Framework, Saved, SchedulerStore
 from services.scheduler.tasks import TaskFactory, executor_info
 

@@ -12,15 +12,8 @@ from libs.common.wishes import PATIENT
 from libs.mesos import calls
 from libs.mesos.messages import Attribute, ExecutorInfo, FrameworkInfo, Resource, TaskInfo
 from libs.mesos.messages import Offer as MesosOffer
-from services.scheduler.model import (
-    EXECUTOR_AMOUNTS,
-    AgentId,
-    Amounts,
-    Instance,
-    Offer,
-    OfferId,
-    SchedulerConfig,
-)
+from services.scheduler.model import EXECUTOR_AMOUNTS, AgentId, Amounts, Instance, Offer, OfferId
+from services.scheduler.settings import SchedulerConfig
 
 EXECUTOR_ID = "gantry-executor"
 CAPABILITIES = ("MULTI_ROLE", "PARTITION_AWARE")

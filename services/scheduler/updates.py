@@ -25,11 +25,11 @@ from services.scheduler.model import (
     Instance,
     Kill,
     Reconcile,
-    SchedulerConfig,
     State,
     changed,
     split_attempt,
 )
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.telling import place_of
 
 # For us an unknown task is an ended one: we save before we launch, so it was launched or never will be.

@@ -29,12 +29,12 @@ from services.scheduler.model import (
     InstanceId,
     Launch,
     Revive,
-    SchedulerConfig,
     Tick,
     Want,
 )
 from services.scheduler.policy import Agents, Candidate, Need, Round, Shape, place_on
 from services.scheduler.service import in_pieces
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.tasks import TaskFactory, executor_info
 from tests.bench.report import Report
 

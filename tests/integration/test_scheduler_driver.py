@@ -16,8 +16,8 @@ from libs.common.events.base import Event, seal, to_record
 from libs.common.http import call_json
 from libs.common.runtime import CommonConfig, Runtime, Shared, open_runtime, open_shared
 from libs.common.spec import InstanceSpec, Resources
-from services.scheduler.model import SchedulerConfig
 from services.scheduler.service import run
+from services.scheduler.settings import SchedulerConfig
 from tests.contract.mesos.cluster import ROOT, Mesos, minimesos
 
 APP = "acme/web"

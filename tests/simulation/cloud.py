@@ -25,7 +25,7 @@ from services.gateway.model import GatewayConfig
 from services.ipam.definition import NetworkConfig
 from services.ipam.model import IpamConfig
 from services.monitor.model import MonitorConfig
-from services.scheduler.model import SchedulerConfig
+from services.scheduler.settings import SchedulerConfig
 from tests.fakes.docker import FakeImage
 from tests.simulation import parts
 from tests.simulation.balancer import Balancer

@@ -20,8 +20,8 @@ from services.monitor.mesos import HttpOperator, Operator
 from services.monitor.model import Alert, MonitorConfig
 from services.monitor.service import run as run_monitor
 from services.scheduler.mesos import ClientDriver, MesosDriver
-from services.scheduler.model import SchedulerConfig
 from services.scheduler.service import run as run_scheduler
+from services.scheduler.settings import SchedulerConfig
 from tests.fakes.disk import FakeDisk
 from tests.simulation.balancer import Balancer
 from tests.simulation.faults import Faults, Point

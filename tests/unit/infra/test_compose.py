@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from services.hostd.settings import HostdConfig
-from services.scheduler.model import SchedulerConfig
+from services.scheduler.settings import SchedulerConfig
 from tests.unit.infra import compose
 from tests.unit.infra.compose import CONTROL_FILE, HOST_FILE, Parsed
 

@@ -18,12 +18,12 @@ from services.scheduler.model import (
     Reconcile,
     Retell,
     Revive,
-    SchedulerConfig,
     State,
     Suppress,
     from_body,
     to_body,
 )
+from services.scheduler.settings import SchedulerConfig
 from tests.unit.scheduler.world import Desk, kills, launches, spec, unwant, want
 
 

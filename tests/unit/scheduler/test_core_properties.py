@@ -22,9 +22,9 @@ from services.scheduler.model import (
     Amounts,
     Launch,
     Reconcile,
-    SchedulerConfig,
     State,
 )
+from services.scheduler.settings import SchedulerConfig
 from tests.unit.scheduler.world import Desk, spec, unwant, want
 
 NAMES = st.sampled_from([f"i{n}" for n in range(4)])

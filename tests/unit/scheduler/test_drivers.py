@@ -14,7 +14,7 @@ from libs.common.runtime import Runtime
 from libs.mesos.pymesos_client import PymesosClient
 from libs.mesos.scheduler import SchedulerClient
 from services.scheduler.mesos import ClientDriver, open_driver
-from services.scheduler.model import SchedulerConfig
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.tasks import framework_info
 
 

@@ -15,8 +15,9 @@ from libs.mesos import events as mesos
 from libs.mesos.messages import FrameworkInfo
 from services.scheduler.cluster import Cluster
 from services.scheduler.mesos import MesosDriver
-from services.scheduler.model import Action, SchedulerConfig
+from services.scheduler.model import Action
 from services.scheduler.service import Scheduler
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.store import Framework, SchedulerStore
 from tests.simulation.loop import World, virtual
 from tests.simulation.small import SmallWorld

@@ -20,10 +20,10 @@ from services.scheduler.model import (
     Kill,
     Launch,
     Revive,
-    SchedulerConfig,
     State,
     Suppress,
 )
+from services.scheduler.settings import SchedulerConfig
 from tests.unit.scheduler.world import Desk, offer, spec, unwant, want
 
 AGENTS = ("a1", "a2", "a3")

@@ -7,7 +7,8 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scheduler.model import Action, Launch, SchedulerConfig
+from services.scheduler.model import Action, Launch
+from services.scheduler.settings import SchedulerConfig
 from tests.unit.scheduler.world import Desk, launches, spec, want
 
 SMALL = spec(cpus=0.01, mem_mib=4)

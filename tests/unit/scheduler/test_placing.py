@@ -21,8 +21,6 @@ from services.scheduler.model import (
     InstanceId,
     Launch,
     Pools,
-    Quota,
-    SchedulerConfig,
     State,
     Tick,
     Unwant,
@@ -30,6 +28,7 @@ from services.scheduler.model import (
     to_body,
 )
 from services.scheduler.planning import plan
+from services.scheduler.settings import Quota, SchedulerConfig
 from tests.unit.scheduler.world import FACTORY, Desk, kills, launches, offer, spec, want
 
 

@@ -19,9 +19,9 @@ from services.scheduler.model import (
     Recall,
     Reconcile,
     ReleaseBreaker,
-    SchedulerConfig,
     State,
 )
+from services.scheduler.settings import SchedulerConfig
 from tests.unit.scheduler.world import Desk, kills, launches, unwant, want
 
 

@@ -13,17 +13,8 @@ from libs.mesos import events as mesos
 from libs.mesos.messages import TaskStatus
 from services.scheduler.cluster import Cluster
 from services.scheduler.core import Input, decide
-from services.scheduler.model import (
-    Action,
-    Instance,
-    InstanceId,
-    Kill,
-    Launch,
-    SchedulerConfig,
-    Tick,
-    Unwant,
-    Want,
-)
+from services.scheduler.model import Action, Instance, InstanceId, Kill, Launch, Tick, Unwant, Want
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.tasks import TaskFactory, executor_info
 
 CONFIG = SchedulerConfig()

@@ -1,0 +1,64 @@
+"""What the scheduler is told: the section `scheduler` of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Quota(BaseModel):
+    """What the instances of a business unit may have together. 0: no limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cpus: float = 0.0
+    mem_mib: float = 0.0
+    disk_mib: float = 0.0
+
+
+class SchedulerConfig(BaseModel):
+    """The section `scheduler`. Times are seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    masters: tuple[str, ...] = ("127.0.0.1:5050",)
+    driver: Literal["libs", "pymesos"] = "libs"  # which client speaks to Mesos: docs/adr/0024
+    principal: str = ""
+    credential_file: Path | None = None
+    role: str = "gantry"
+    framework_name: str = "gantry"
+    failover_timeout_s: float = 7 * 86_400.0
+    executor_command: str = ""  # default: this interpreter, `-m services.executor`
+    executor_config: Path | None = None
+    restart_backoff_s: float = 1.0
+    restart_backoff_factor: float = 1.15
+    restart_backoff_max_s: float = 300.0
+    max_attempts: int = 0  # in a row without getting healthy; 0: no end
+    healthy_reset_s: float = 60.0  # so long a healthy life forgives half of the failures
+    unreachable_after_s: float = 300.0
+    adoption_deadline_s: float = 60.0
+    staged_timeout_s: float = 30.0
+    kill_retry_s: float = 10.0
+    reconcile_interval_s: float = 300.0
+    full_pause_s: float = 15.0  # a host without room on its disk gets nothing new for so long…
+    full_pause_max_s: float = 300.0  # …doubled each time, up to this
+    quotas: Mapping[str, Quota] = {}  # by business unit
+    max_priorities: Mapping[str, int] = {}  # by business unit; any, where nothing is said
+    launches_per_s: float = 10_000.0  # of the whole cluster, twice as many at once; 0: no limit
+    launching_per_agent: int = 250  # so many may be on their way to run on one agent; 0: no limit
+    place_slice: int = 1000  # instances placed in one decision; the next one goes on
+    pools_every_s: float = 15.0  # ipam is asked for free addresses so often…
+    pools_fresh_s: float = 60.0  # …and what it said limits nothing any more after so long
+    preempt_after_s: float = 5.0  # what waits so long for room may take that of less important ones
+    offer_hold_s: float = 5.0
+    decline_s: float = 5.0
+    delayed_every_s: float = 10.0
+    breaker_limit: int = 0  # so many tasks of instances that are not stored are killed unasked
+    keep_ended_s: float = 86_400.0  # documents of instances, after their end
+    leader_lease_s: float = (
+        0.0  # 0: the only scheduler there is; otherwise standbys wait for the lease
+    )
+    tick_s: float = 0.5
