@@ -21,6 +21,7 @@ from typing import Any
 
 from kazoo.client import KazooClient
 from kazoo.exceptions import KazooException, NodeExistsError, NoNodeError
+from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.states import KazooState
 from kazoo.security import CREATOR_ALL_ACL
 
@@ -40,6 +41,17 @@ _NUMBERED = re.compile(r"_(\d{10})$")
 _SILENT = logging.Logger("zookeeper", level=logging.CRITICAL + 1)
 
 
+class _Unhurried(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
+    """A server may accept an attempt and never answer it when a session ends or the server starts: don't rush it.
+
+    kazoo itself pauses only after it has tried all hosts.
+    """
+
+    def create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        self.sleep_func(_RETRY["delay"])
+        return super().create_connection(*args, **kwargs)
+
+
 class _Session:
     """One ZooKeeper session, from its first connection to its end. It may be used in the loop that made it only."""
 
@@ -52,6 +64,7 @@ class _Session:
         self._loop = asyncio.get_running_loop()
         self._client = KazooClient(
             timeout=ttl_s,
+            handler=_Unhurried(),
             connection_retry=_RETRY,
             default_acl=CREATOR_ALL_ACL if settings.user else None,
             logger=_SILENT,

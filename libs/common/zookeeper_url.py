@@ -8,6 +8,7 @@ The path is where leaders are elected (default /gantry). Options: `password_file
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from libs.common.bus.kafka_url import read_password
 from libs.common.errors import InvalidInput
 
 _FIELD = "common.election"
+ATTEMPTS = 4  # connections tried, at least, within the time that a session lasts
 _OPTIONS = frozenset({"password_file", "tls", "cafile", "certfile", "keyfile"})
 
 
@@ -34,8 +36,14 @@ class ZooKeeperSettings:
     keyfile: str | None = None
 
     def connection(self) -> dict[str, Any]:
-        """KazooClient's arguments."""
-        arguments: dict[str, Any] = {"hosts": ",".join(self.hosts)}
+        """KazooClient's arguments.
+
+        It waits for the answer to one attempt as long as the session's time divided by the number of hosts. A server
+        that is just starting may accept an attempt and never answer it: each host is named as often as leaves time
+        for ATTEMPTS of them before the session ends.
+        """
+        hosts = self.hosts * math.ceil(ATTEMPTS / len(self.hosts))
+        arguments: dict[str, Any] = {"hosts": ",".join(hosts)}
         if self.user:
             arguments["auth_data"] = [("digest", f"{self.user}:{self.password}")]
         if self.tls:
