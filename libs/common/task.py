@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.spec import InstanceSpec
+
+
+class RunPayload(BaseModel):
+    """What an attempt needs to know besides, when it is a try of a job's run: it ends by itself, and is not restarted.
+
+    `reuse` "shared": it may run in a container with others, or in one that others have left; "never": in its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job: str  # bu/job
+    run: str
+    target: float  # the time it was due, Unix seconds
+    reuse: Literal["shared", "never"] = "shared"
+    timeout_s: float = 0.0  # 0: none
 
 
 class TaskPayload(BaseModel):
@@ -28,6 +45,7 @@ class TaskPayload(BaseModel):
         False  # nothing is to run: the executor is to be there, and finds what nobody wants
     )
     traceparent: str = ""
+    run: RunPayload | None = Field(None, exclude_if=lambda run: run is None)
 
 
 class TaskReport(BaseModel):
@@ -42,6 +60,11 @@ class TaskReport(BaseModel):
     healthy: bool | None = None  # None: not known yet
     detail: str = ""
     refused: str = ""  # "disk": the host has no room, and nothing of the attempt was begun
+    # Of a job's run: when the process began and ended by its host's clock, and the last that it wrote.
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    timed_out: bool = False
+    output: str = ""
 
 
 class TellAnew(BaseModel):

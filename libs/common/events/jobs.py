@@ -8,14 +8,20 @@ from libs.common.events.base import Event
 
 
 class JobRequested(Event):
-    """A job is put, deleted or run now. Subject: the job, `bu/job`."""
+    """A job is put, deleted, run now, paused, resumed or enabled again, or a run killed. Subject: the job, `bu/job`.
+
+    `request` names the asking: who asks again under the same one asks nothing new. `spec` is a JobSpec, of a put.
+    `run` is the run to kill, "" all of them.
+    """
 
     TOPIC: ClassVar[str] = "job.requested"
 
     job: str
-    action: Literal["put", "delete", "run"]
+    action: Literal["put", "delete", "run", "pause", "resume", "kill"]
     actor: str
     spec: dict[str, Any] | None = None
+    request: str = ""
+    run: str = ""
 
     def subject(self) -> str:
         """The job."""
@@ -38,6 +44,9 @@ class JobRunStarted(_OfRun):
     TOPIC: ClassVar[str] = "job.run.started"
 
     hostname: str = ""
+    instance: str = ""
+    attempt: str = ""
+    tries: int = 1  # of this run so far, this one included
 
 
 class JobRunFinished(_OfRun):
@@ -46,6 +55,8 @@ class JobRunFinished(_OfRun):
     TOPIC: ClassVar[str] = "job.run.finished"
 
     exit_code: int = 0
+    hostname: str = ""
+    duration_s: float = 0.0
 
 
 class JobRunFailed(_OfRun):
@@ -55,6 +66,9 @@ class JobRunFailed(_OfRun):
 
     exit_code: int | None = None
     reason: str = ""
+    hostname: str = ""
+    soft: bool = False  # it counts for nothing: see JobSpec.soft_errors
+    host_lost: bool = False  # nobody can tell how far it came: its host died
 
 
 class JobRunMissed(_OfRun):
