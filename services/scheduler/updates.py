@@ -83,6 +83,8 @@ def _foreign(
     volatile = draft.volatile
     if status["state"] in ENDED_STATES:
         volatile.unknown.pop(task, None)
+    elif known and status["state"] == "TASK_UNREACHABLE":
+        pass  # a kill would only be answered by this same word; it is killed when its host is back and says so
     elif known:
         draft.act(Kill(task, agent, STRAY_GRACE_S))
     else:

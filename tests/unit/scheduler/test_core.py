@@ -203,6 +203,8 @@ def test_a_stopped_instance_does_not_wait_for_ever_for_a_lost_host() -> None:
     desk.tell("i1.1", "TASK_UNREACHABLE")
     desk.tick(desk.config.unreachable_after_s)
     assert InstanceId("i1") in desk.cluster.ended
+    # To a kill Mesos would only say once more that it can't be reached, and so on without end.
+    assert kills(desk.tell("i1.1", "TASK_UNREACHABLE")) == []
     assert kills(desk.tell("i1.1", "TASK_RUNNING")) == ["i1.1"]
 
 
