@@ -81,8 +81,9 @@ class Host:
             case Acknowledge(status):
                 self._ended.pop(status["task_id"]["value"], None)
             case Reconcile(named):
-                for task in [each for each, _ in named] or list(self._updates):
-                    self._reconcile(task)
+                asked = [str(each) for each, _ in named]
+                for name in asked or list(self._updates):
+                    self._reconcile(name)
             case _:
                 pass
 
