@@ -256,9 +256,9 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledge:
-    """ACKNOWLEDGE an update, now that it is saved."""
+    """ACKNOWLEDGE updates, now that they are saved."""
 
-    status: TaskStatus
+    statuses: tuple[TaskStatus, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def test_every_update_is_acknowledged_whatever_it_says() -> None:
     desk.running()
     for task in ("i1.1", "i1.0", "i9.4", "nonsense"):
         acks = [a for a in desk.tell(task, "TASK_RUNNING") if isinstance(a, Acknowledge)]
-        assert [ack.status["task_id"]["value"] for ack in acks] == [task]
+        assert [s["task_id"]["value"] for ack in acks for s in ack.statuses] == [task]
 
 
 def test_a_stop_before_its_request_leaves_a_tombstone() -> None:
