@@ -149,7 +149,7 @@ class Scheduler:
                     app=event.app,
                     release=event.release,
                     deployment=event.deployment,
-                    spec=event.spec,
+                    spec=self.cluster.shared(event.app, event.spec),
                     traceparent=cause.traceparent,
                     correlation=cause.correlation_id,
                     asked=envelope.sequence,

@@ -27,7 +27,7 @@ def unpack_events(lines: str | None) -> tuple[OutboxEvent, ...]:
 
 def _unpack(line: str) -> OutboxEvent:
     event_id, topic, key, value, headers = orjson.loads(line)
-    packed = tuple((name, each.encode("latin-1")) for name, each in headers)
+    packed = tuple([(name, each.encode("latin-1")) for name, each in headers])
     return OutboxEvent(event_id, topic, key, value.encode("latin-1"), packed)
 
 
