@@ -81,6 +81,7 @@ class Volatile:
     more: bool = False  # there is more to place than one decision may
     suppressed: bool = False
     revived_at: float = float("-inf")
+    launched_at: float = float("-inf")
     reconcile_at: float = float("inf")
     killed: dict[InstanceId, float] = field(default_factory=dict)
     asked: dict[InstanceId, float] = field(default_factory=dict)
