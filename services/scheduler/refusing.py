@@ -1,4 +1,4 @@
-"""Why instances wait: kept by shape for whoever asks; told in events at once, on changes, and every so often. Pure."""
+"""Why instances wait: kept by shape for whoever asks; told in events soon, on changes, and every so often. Pure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from services.scheduler.settings import SchedulerConfig
 from services.scheduler.waiting import Waiting
 
 MOST = 500  # are told in one decision; the others in the next
+OFFERS_COME_S = 2.0
+"""Who waits for less may be helped by offers that are on their way: a master makes them once a second."""
 NEVER = float("-inf")
 
 
@@ -28,8 +30,13 @@ def tell(
     why, shapes = draft.volatile.why, waiting.shapes()
     for shape in [each for each in why if each not in shapes or each in looked_at - refused.keys()]:
         del why[shape]
+    untold = {
+        shape: known.refusal
+        for shape, known in why.items()
+        if known.told_at == NEVER and shape not in looked_at
+    }
     left = MOST
-    for shape, refusal in refused.items():
+    for shape, refusal in {**untold, **refused}.items():
         known = why.get(shape)
         due = (
             known is None
@@ -38,7 +45,7 @@ def tell(
         )
         told_at = now if due or known is None else known.told_at
         for each in list(waiting.ready(shape) if due else waiting.new(shape)):
-            if left <= 0:
+            if left <= 0 or now - max(each.since, each.not_before) < OFFERS_COME_S:
                 told_at = NEVER
                 break
             left -= _delayed(draft, each, refusal, now, config)

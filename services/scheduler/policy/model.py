@@ -133,6 +133,8 @@ class Shape:
 
 def apart_of(app: str, spec: InstanceSpec) -> tuple[str, ...]:
     """The apps, by their full names, that an instance keeps apart from: of its own business unit, it binds both."""
+    if not spec.apart_from:
+        return ()
     bu = app.partition("/")[0]
     return tuple(f"{bu}/{each}" for each in spec.apart_from)
 
