@@ -57,10 +57,11 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """Why the instances of a shape wait, and when that was last looked at for all of them."""
+    """Why the instances of a shape wait, since when they are told, and whether all of them have been."""
 
     refusal: Refusal
-    told_at: float
+    since: float
+    told: bool
 
 
 @dataclass(slots=True)

@@ -13,7 +13,6 @@ from services.scheduler.settings import SchedulerConfig
 from services.scheduler.waiting import Waiting
 
 MOST = 500  # are told in one decision; the others in the next
-NEVER = float("-inf")
 
 
 def tell(
@@ -31,28 +30,37 @@ def tell(
     left = MOST
     for shape, refusal in refused.items():
         known = why.get(shape)
-        due = (
+        if (
             known is None
             or known.refusal.failed.keys() != refusal.failed.keys()
-            or now - known.told_at >= config.delayed_every_s
-        )
-        told_at = now if due or known is None else known.told_at
-        for each in list(waiting.ready(shape) if due else waiting.new(shape)):
+            or now - known.since >= config.delayed_every_s
+        ):
+            known = Why(refusal, now, told=False)
+        told = True
+        for each in waiting.new(shape) if known.told else waiting.ready(shape):
             if left <= 0:
-                told_at = NEVER
+                told = False  # the others in the next decision
                 break
-            left -= _delayed(draft, each, refusal, now, config)
-        why[shape] = Why(refusal, told_at)
+            left -= _delayed(draft, each, refusal, known.since, now, config)
+        why[shape] = Why(refusal, known.since, told)
 
 
 def _delayed(
-    draft: Draft, instance: Instance, refusal: Refusal, now: float, config: SchedulerConfig
+    draft: Draft,
+    instance: Instance,
+    refusal: Refusal,
+    since: float,
+    now: float,
+    config: SchedulerConfig,
 ) -> bool:
+    """Tell one, unless it was told since then, or the same not long ago."""
     if instance.cleanup:
         return False
     message = refusal.nearest
     recent = now - instance.delayed_at < config.delayed_every_s
-    if instance.delayed == message and recent:
+    if instance.delayed and (
+        instance.delayed_at >= since or (instance.delayed == message and recent)
+    ):
         return False
     draft.put(
         replace(instance, delayed=message, delayed_at=now),
