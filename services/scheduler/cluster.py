@@ -81,6 +81,7 @@ class Volatile:
     credit_at: float = 0.0
     more: bool = False  # there is more to place than one decision may
     suppressed: bool = False
+    spared: bool = False  # since the last REVIVE, offers were given back that somebody might need
     revived_at: float = float("-inf")
     reconcile_at: float = float("inf")
     killed: dict[InstanceId, float] = field(default_factory=dict)

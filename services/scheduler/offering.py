@@ -54,16 +54,24 @@ def flow(
         ]
     if back:
         draft.act(Decline(tuple(back), config.decline_s))
+        volatile.spared |= any(useful[index[volatile.offers[each].agent]] for each in back)
         for offer_id in back:
             volatile.drop(offer_id)
     # Something new asks at once; what has been waiting for long asks at Mesos' own pace.
     fresh = any(each.version == 0 and waits(each) for each in draft.changed.values())
     pause_s = NEW_REVIVE_S if fresh else REVIVE_EVERY_S
-    ready = any(True for shape in waiting.shapes() for _ in waiting.ready(shape))
-    starving = ready and not volatile.offers
-    if volatile.suppressed or (starving and now - volatile.revived_at >= pause_s):
+    ready = [shape for shape in waiting.shapes() if any(True for _ in waiting.ready(shape))]
+    starving = bool(ready) and not volatile.offers
+    # What nobody needed when it was given back may be what something new needs.
+    missing = fresh and volatile.spared and all(shape in refused for shape in ready)
+    since_s = now - volatile.revived_at
+    if (
+        volatile.suppressed
+        or (starving and since_s >= pause_s)
+        or (missing and since_s >= REVIVE_EVERY_S)
+    ):
         draft.act(Revive())
-        volatile.suppressed = False
+        volatile.suppressed = volatile.spared = False
         volatile.revived_at = now
 
 
