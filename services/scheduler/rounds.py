@@ -35,8 +35,8 @@ def round_of(
             row = agents.rows.index.get(agent)
             if row is None:
                 there.elsewhere += [{"hostname": hostname}] * count
-            else:
-                there.add(row, count)
+            elif count:
+                there.add([(row, count)])
         here[app] = there
     pools = draft.volatile.pools.items()
     zones = {name: pool.zone for name, pool in pools if is_fresh(pool, now, config)}

@@ -233,8 +233,7 @@ class Round:
     def _note(self, shape: Shape, given: Given) -> None:
         here = self.here.get(shape.app)
         if here is not None:
-            for row, number in given:
-                here.add(row, number)
+            here.add(given)
 
 
 def _by_room(

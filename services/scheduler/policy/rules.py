@@ -109,10 +109,11 @@ class Here:
         self._on_row: dict[int, int] = {}
         self.elsewhere = list(elsewhere)
 
-    def add(self, row: int, number: int) -> None:
-        """So many more are on a row."""
-        if number:
-            self._on_row[row] = self._on_row.get(row, 0) + number
+    def add(self, more: Iterable[tuple[int, int]]) -> None:
+        """So many more are on these rows, none of them for nothing."""
+        there = self._on_row
+        for row, number in more:
+            there[row] = there.get(row, 0) + number
 
     def counts(self, rows: Rows, attribute: str) -> Counts:
         """How many are on agents with each value of an attribute."""
