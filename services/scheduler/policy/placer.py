@@ -40,7 +40,7 @@ FEW = 8
 VALUES_TRIED = 64
 """Of so many values the one is chosen on which all of an app go (CLUSTER)."""
 
-UNBOUND = Relations()
+ALONE = Relations()
 """Of those whose siblings do not matter."""
 
 Given = list[tuple[int, int]]
@@ -116,7 +116,7 @@ class Round:
 
     def _alone(self, shape: Shape, mask: Mask, count: int) -> Given:
         if count <= FEW:
-            return self._in_turn(shape, mask, UNBOUND, count)
+            return self._in_turn(shape, mask, ALONE, count)
         need = shape.vector
         rows, given = fill(*self._prospects(need, mask), (), count)
         return self._book(shape, need, rows, given)
