@@ -59,10 +59,11 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """Why the instances of a shape wait, and when that was last looked at for all of them."""
+    """Why the instances of a shape wait, since when they are told, and whether all of them have been."""
 
     refusal: Refusal
-    told_at: float
+    since: float
+    told: bool
 
 
 @dataclass(slots=True)
@@ -82,6 +83,7 @@ class Volatile:
     credit_at: float = 0.0
     more: bool = False  # there is more to place than one decision may
     suppressed: bool = False
+    spared: bool = False  # since the last REVIVE, offers were given back that somebody might need
     revived_at: float = float("-inf")
     launched_at: float = float("-inf")
     reconcile_at: float = float("inf")

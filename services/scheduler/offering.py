@@ -53,11 +53,18 @@ def flow(
     # Something new asks at once; what has been waiting for long asks at Mesos' own pace.
     fresh = any(each.version == 0 and waits(each) for each in draft.changed.values())
     pause_s = NEW_REVIVE_S if fresh else REVIVE_EVERY_S
-    ready = any(True for shape in waiting.shapes() for _ in waiting.ready(shape))
-    starving = ready and not volatile.offers
-    if volatile.suppressed or (starving and now - volatile.revived_at >= pause_s):
+    ready = [shape for shape in waiting.shapes() if any(True for _ in waiting.ready(shape))]
+    starving = bool(ready) and not volatile.offers
+    # What nobody needed when it was given back may be what something new needs.
+    missing = fresh and volatile.spared and all(shape in refused for shape in ready)
+    since_s = now - volatile.revived_at
+    if (
+        volatile.suppressed
+        or (starving and since_s >= pause_s)
+        or (missing and since_s >= REVIVE_EVERY_S)
+    ):
         draft.act(Revive())
-        volatile.suppressed = False
+        volatile.suppressed = volatile.spared = False
         volatile.revived_at = now
 
 
@@ -81,6 +88,7 @@ def _give_back(
             useless.append(each.id)
         elif now - each.received_at >= patience_s:
             old.append(each.id)
+    draft.volatile.spared |= bool(old)
     for given, refuse_s in (
         (useless, config.decline_s),
         (old, 0.0 if placing else config.decline_s),

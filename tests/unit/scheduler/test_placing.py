@@ -160,6 +160,30 @@ def test_an_instance_goes_to_the_zone_of_its_network() -> None:
     assert launches(desk.offer("a2", zone="b")) == ["acme-0.1"]
 
 
+# -- why they wait -------------------------------------------------------------------------------------
+
+
+def test_of_many_that_wait_each_is_told_once_though_the_nearest_miss_moves() -> None:
+    desk = _desk()
+    _many(desk, "acme", 1200, _spec(4.0))
+
+    def told(*inputs: Input) -> list[int]:
+        desk.events.clear()
+        desk.give(*inputs)
+        desk.now += OFFERS_COME_S
+        for _ in range(6):
+            desk.now += 0.1
+            desk.offer(f"a{desk.offers}", cpus=0.5 + desk.offers / 100)
+        delayed = Counter(e.instance for e in desk.events if isinstance(e, ev.PlacementDelayed))
+        return [delayed[f"acme-{n}"] for n in range(1201)]
+
+    assert told() == [1] * 1200 + [0]
+    assert told() == [0] * 1201
+    assert told(want("acme-1200", _spec(4.0), "acme/app")) == [0] * 1200 + [1]
+    desk.now += desk.config.delayed_every_s
+    assert told() == [1] * 1201
+
+
 # -- who makes room ------------------------------------------------------------------------------------
 
 
