@@ -9,6 +9,7 @@ from services.gateway.api_apps import app_routes
 from services.gateway.api_breaker import breaker_routes
 from services.gateway.api_dead import dead_routes
 from services.gateway.api_hosts import host_routes, inner_host_routes
+from services.gateway.api_jobs import job_routes
 from services.gateway.api_keys import key_routes
 from services.gateway.api_maintenance import maintenance_routes
 from services.gateway.api_networks import network_routes
@@ -27,6 +28,7 @@ def public_routes(gateway: Gateway) -> tuple[Route, ...]:
     """The public API, as it is documented."""
     return (
         *app_routes(gateway),
+        *job_routes(gateway),
         *view_routes(gateway),
         *network_routes(gateway),
         *stream_routes(gateway),

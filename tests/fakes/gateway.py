@@ -33,6 +33,7 @@ from services.gateway.service import KEY_FILE, run
 from services.ipam.model import IpamConfig
 from services.ipam.service import run as run_ipam
 from tests.fakes.deployer import FakeDeployer
+from tests.fakes.jobs import FakeJobs
 from tests.fakes.peers import Door, FakeOthers, make_apps
 
 SECRET = bytes(range(32))
@@ -73,6 +74,11 @@ class World:
     others: FakeOthers
     admin_key: str = ""
     keys: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> FakeJobs:
+        """The scheduler's jobs."""
+        return self.others.jobs
 
     @property
     def app(self) -> Dispatcher:
@@ -173,23 +179,26 @@ async def gateway_world(
     bus = shared.bus
     assert isinstance(bus, MemoryBus)
     deployer = FakeDeployer(bus, clock, vault=await vault_routes(shared))
-    others = FakeOthers(deployer)
+    others = FakeOthers(deployer, FakeJobs(clock))
     apps = make_apps(deployer, others, SECRET, clock)
     shared.local.apps.update(apps)
     world = World(shared, clock, bus, deployer, others)
     async with (
         serve(apps["hostd"], "127.0.0.1:0") as others.hostd_url,
         open_runtime(shared, "deployer") as rt_deployer,
+        open_runtime(shared, "scheduler") as rt_scheduler,
         serving_ipam(shared, others),
         running(shared),
         asyncio.TaskGroup() as group,
     ):
         listening = rt_deployer.subscription({ev.DeployRequested: deployer.on_requested})
         deployer.inbox = inbox("deployer", [listening]).handler
-        task = group.create_task(listening.run())
+        jobs = rt_scheduler.subscription({ev.JobRequested: others.jobs.on_requested})
+        tasks = [group.create_task(each.run()) for each in (listening, jobs)]
         world.admin_key = (data_dir / KEY_FILE).read_text().strip()
         yield world
-        task.cancel()
+        for task in tasks:
+            task.cancel()
 
 
 async def vault_routes(shared: Shared) -> Sequence[Route]:
