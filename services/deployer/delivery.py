@@ -1,7 +1,7 @@
 """What an attempt needs to start, told to the host that it is placed on now, and to nobody else.
 
-The scheduler says where an attempt is; which secrets it gets is the deployer's own record of its release. The answer is
-sealed with the host's own key, as HTTP is plain.
+The scheduler says where an attempt is; which secrets it gets is the deployer's own record of its release or, of a
+job's run, what the scheduler made the run of. The answer is sealed with the host's own key, as HTTP is plain.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from libs.common.serve import segment
 from libs.common.spec import SecretRef
 from libs.common.telemetry import Log
 from libs.common.tokens import party_keys
-from services.deployer.model import Release
 from services.deployer.store import Repository
 from services.deployer.vault import Vault
 
@@ -36,8 +35,18 @@ LAUNCHING = frozenset({"staged", "starting", "running"})
 UNSEEN = "unreachable"  # the scheduler can't say now whether it is still there
 
 
+class _Needs(BaseModel):
+    """What an attempt is to be given: secrets by name, and the login at the registry of its image."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    image: str
+    registry_login: bool = False
+    secrets: tuple[SecretRef, ...] = ()
+
+
 class _Placed(BaseModel):
-    """What of the scheduler's answer counts."""
+    """What of the scheduler's answer counts. `app` is the job (`bu/job`) of a run; `run` is of runs only."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -45,6 +54,7 @@ class _Placed(BaseModel):
     hostname: str
     state: str
     app: str
+    run: _Needs | None = None
 
 
 class Deliveries:
@@ -78,13 +88,8 @@ class Deliveries:
             raise Unavailable(f"the scheduler does not hear of {host} now")
         if placed.state not in LAUNCHING:
             raise NotFound(f"no attempt {attempt!r} is placed on {host}")
-        kept = (await self._repo.get_instances([instance])).get(instance)
-        if kept is None or kept.value.app != placed.app:
-            raise NotFound(f"{attempt} is of an instance that nobody asked for")
-        release = await self._repo.release(kept.value.app, kept.value.release)
-        if release is None:
-            raise NotFound(f"there is no release {kept.value.release} of {kept.value.app}")
-        delivery = await self._gather(release)
+        needs = placed.run if placed.run is not None else await self._released(instance, placed.app)
+        delivery = await self._gather(placed.app.partition("/")[0], needs)
         names = [each.name for each in delivery.secrets]
         self._log.info("secrets delivered", attempt=attempt, host=host, names=names)
         keys = party_keys(self._secret, Kind.HOST, host, self._generations.current().get(host, 0))
@@ -101,13 +106,22 @@ class Deliveries:
         except ValidationError:
             raise Unavailable("the scheduler's answer can't be read") from None
 
-    async def _gather(self, release: Release) -> Delivery:
-        bu = release.app.partition("/")[0]
-        refs = release.spec.secrets
-        values = await self._vault.secrets(bu, [ref.name for ref in refs])
-        login = await self._vault.login(bu, release.image) if release.login else None
+    async def _released(self, instance: str, app: str) -> _Needs:
+        """What an app's instance needs, by the release that it is of."""
+        kept = (await self._repo.get_instances([instance])).get(instance)
+        if kept is None or kept.value.app != app:
+            raise NotFound(f"{instance} is an instance that nobody asked for")
+        release = await self._repo.release(app, kept.value.release)
+        if release is None:
+            raise NotFound(f"there is no release {kept.value.release} of {app}")
+        secrets = release.spec.secrets
+        return _Needs(image=release.image, registry_login=release.login, secrets=secrets)
+
+    async def _gather(self, bu: str, needs: _Needs) -> Delivery:
+        values = await self._vault.secrets(bu, [ref.name for ref in needs.secrets])
+        login = await self._vault.login(bu, needs.image) if needs.registry_login else None
         return Delivery(
-            secrets=tuple(_delivered(bu, ref, values[ref.name]) for ref in refs),
+            secrets=tuple(_delivered(bu, ref, values[ref.name]) for ref in needs.secrets),
             login=DeliveredLogin(user=login.user, password=login.password) if login else None,
         )
 

@@ -17,6 +17,7 @@ from libs.common.clock import RngIds, SystemClock
 from libs.common.direct import inbox
 from libs.common.events import model as ev
 from libs.common.http import Dispatcher, Kind, Response, Route
+from libs.common.peers import PeerClient
 from libs.common.runtime import CommonConfig, Runtime, Shared, open_runtime
 from libs.common.sealing import Sealer
 from libs.common.serve import serve
@@ -24,7 +25,7 @@ from libs.common.store.base import Store
 from libs.common.store.memory import MemoryStore
 from libs.common.store.schemas import SchemaStore
 from libs.common.telemetry import Telemetry, make_log
-from libs.common.tokens import TokenSigner, party_keys
+from libs.common.tokens import TokenSigner, derive_key, party_keys
 from services.deployer import api_vault
 from services.deployer.store import Repository
 from services.deployer.vault import PURPOSE, Vault
@@ -207,7 +208,10 @@ async def vault_routes(shared: Shared) -> Sequence[Route]:
     sealer = Sealer(shared.secret, PURPOSE, shared.rng)
     telemetry = Telemetry("deployer", make_log("deployer", level="error"))
     vault = Vault(repo.vault, sealer, shared.clock, telemetry, lambda: None, "docker.io")
-    return api_vault.routes(repo, vault)
+    signer = TokenSigner(
+        Kind.SERVICE, "deployer", derive_key(SECRET, Kind.SERVICE, "deployer"), shared.clock
+    )
+    return api_vault.routes(repo, vault, PeerClient(signer, {}, shared.local))
 
 
 @asynccontextmanager
