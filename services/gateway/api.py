@@ -18,6 +18,7 @@ from services.gateway.api_scheduler import scheduler_routes
 from services.gateway.api_streams import stream_routes
 from services.gateway.api_vault import vault_routes
 from services.gateway.api_views import view_routes
+from services.gateway.console.job_pages import job_page_routes
 from services.gateway.console.network_pages import network_page_routes
 from services.gateway.console.pages import console_routes
 from services.gateway.openapi import document_bytes
@@ -55,6 +56,7 @@ def routes(gateway: Gateway) -> Sequence[Route]:
         *public,
         Route("GET", "/v1/openapi.json", openapi, Access.PUBLIC, "This API as OpenAPI 3.1"),
         *console_routes(gateway),
+        *job_page_routes(gateway),
         *network_page_routes(gateway),
         *inner_routes(gateway),
         *inner_host_routes(gateway),
