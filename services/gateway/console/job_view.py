@@ -147,7 +147,7 @@ def job_row(view: JobView) -> JobRow:
         look=LOOKS.get(view.state, "waiting"),
         reason=view.reason,
         when=when(view),
-        next=moment(view.next),
+        next=moment(view.next) if view.state == "active" else None,
         running=len(view.running),
         last=run_row(view.last_run) if view.last_run else None,
         failures=view.failures_in_a_row,
@@ -181,9 +181,7 @@ def picture(jobs: Sequence[JobView], here: str = "") -> Picture | None:
 
 def _node(view: JobView, at: Node, here: str) -> GraphNode:
     last = view.last_run.state if view.last_run else "no run yet"
-    look = (
-        LOOKS.get(last, "waiting") if view.state == "active" else LOOKS.get(view.state, "waiting")
-    )
+    look = LOOKS.get(last if view.state == "active" else view.state, "leaving")
     text = view.name if len(view.name) <= NAME_CHARS else f"{view.name[: NAME_CHARS - 1]}…"
     told = f"{view.job}: {view.state}, last run {last}" if view.last_run else f"{view.job}: {last}"
     return GraphNode(at, job_url(view.job), look, text, told, view.job == here)

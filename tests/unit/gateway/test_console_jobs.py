@@ -141,6 +141,12 @@ def test_each_job_is_right_of_all_its_parents() -> None:
     assert len({(node.x, node.y) for node in graph.nodes}) == len(kept)
     assert graph.width >= max(node.x for node in graph.nodes) + WIDTH
     assert graph.height >= max(node.y for node in graph.nodes) + HEIGHT
+    # The path from a to c passes b's column, in a lane that no job is in.
+    long = next(each for each in graph.paths if "H" in each)
+    lane = int(re.findall(r"(\d+)H", long)[0])
+    assert not any(
+        node.x == at["b"].x and node.y <= lane <= node.y + HEIGHT for node in graph.nodes
+    )
     assert set(family(parents, "b")) == {"a", "b", "c", "d"} and not family(parents, "x")
 
 

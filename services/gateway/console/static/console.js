@@ -109,7 +109,7 @@
       const off = Math.round((Date.parse(time.dateTime) - Date.now()) / 1000);
       const [unit, size] = UNITS.find(([, each]) => Math.abs(off) >= 2 * each) || ["s", 1];
       const text = `${Math.round(Math.abs(off) / size)} ${unit}`;
-      const told = off > 0 ? `in ${text}` : `${text} ago`;
+      const told = Math.abs(off) < 2 ? "now" : off > 0 ? `in ${text}` : `${text} ago`;
       if (time.textContent !== told) time.textContent = told;
     }
   }
