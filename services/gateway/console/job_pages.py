@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from libs.client.jobs import JOB_STATES, RunView
 from libs.common.actor import Actor
 from libs.common.errors import NotFound, Unauthenticated, Unavailable
-from libs.common.events.jobs import JobRunFailed, JobRunFinished, JobRunMissed, JobRunStarted
 from libs.common.http import Access, Principal, Request, Response, Route
 from libs.common.problems import Problem
+from services.gateway.api_streams import TOPIC_NAMES
 from services.gateway.console.job_view import (
     HISTORY,
     ROWS,
@@ -25,9 +25,7 @@ from services.gateway.jobs import Jobs
 from services.gateway.parts import Gateway
 from services.gateway.peers import with_query
 
-JOB_TOPICS = tuple(
-    each.TOPIC for each in (JobRunStarted, JobRunFinished, JobRunFailed, JobRunMissed)
-)
+JOB_TOPICS = tuple(each for each in TOPIC_NAMES if each.startswith("job.run."))
 EVENTS = "/console/job-events"
 
 
