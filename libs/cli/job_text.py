@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from libs.cli.output import Column, number, time_of
-from libs.client.jobs import Durations, JobStats, JobView, RunView
+from libs.client.jobs import Durations, JobStats, JobView, RunView, whole_spec
 
 _NAME_WIDTH = 13
 
@@ -69,13 +69,12 @@ def seconds(value: float | None) -> str:
 def describe(job: JobView) -> Iterator[str]:
     """A job in lines."""
     state = f"{job.state}: {job.reason}" if job.reason else job.state
-    last = job.last_run
-    counts = job.counts
+    spec, last, counts = whole_spec(job), job.last_run, job.counts
     told = (
         ("job", job.job),
         ("state", state),
-        ("about", job.spec.get("description")),
-        ("owner", job.spec.get("owner")),
+        ("about", spec.get("description")),
+        ("owner", spec.get("owner")),
         ("schedule", when(job)),
         ("next", time_of(job.next)),
         ("running", ", ".join(job.running)),
@@ -100,8 +99,8 @@ def describe(job: JobView) -> Iterator[str]:
         "disable_after",
         "reuse",
     ):
-        if job.spec.get(name):
-            yield f"{name:<{_NAME_WIDTH}}{job.spec[name]}"
+        if spec.get(name):
+            yield f"{name:<{_NAME_WIDTH}}{spec[name]}"
 
 
 def describe_run(run: RunView) -> str:

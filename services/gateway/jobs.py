@@ -117,7 +117,7 @@ class Jobs:
 
     async def outcome(self, actor: Actor, request: str) -> Outcome:
         """What has come of an earlier change. Raises NotFound, also for another business unit's."""
-        operation_id, _, _ = request.rpartition(".")
+        operation_id, _, _ = request.rpartition("-")
         known = await self._gateway.repository.operation(operation_id) if operation_id else None
         asked = known.operation if known is not None else None
         if asked is None or request_of(asked) != request or not actor.sees(asked.bu):
@@ -242,8 +242,9 @@ def request_of(operation: Operation) -> str:
     """The name of a request: that of its operation, and when it was asked.
 
     An Idempotency-Key may come again once its operation is forgotten; the scheduler must not take that for the old one.
+    There is no dot in it: other BUs' producers name their requests `<bu>.<name>`.
     """
-    return f"{operation.id}.{int(operation.started_at * 1000)}"
+    return f"{operation.id}-{int(operation.started_at * 1000)}"
 
 
 def _path(bu: str, name: str) -> str:

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
 
-from libs.client.jobs import Durations, JobStats, JobView, RunView
+from libs.client.jobs import Durations, JobStats, JobView, RunView, whole_spec
 from libs.common.errors import InvalidInput
 from libs.common.schedule import parse
 from libs.common.serve import segment
@@ -213,7 +213,7 @@ def job_page(
 
 
 def _facts(view: JobView) -> Iterator[tuple[str, str]]:
-    spec = view.spec
+    spec = whole_spec(view)
     retry, catch_up = spec.get("retry") or {}, spec.get("catch_up") or {}
     yield "Schedule", when(view)
     yield "Image", view.image

@@ -114,7 +114,7 @@ def test_validate_here_and_at_the_server(live: Live, file: str) -> None:
     lines = seen.out.splitlines()
     assert lines[0] == "acme/report: */5 * * * * in Asia/Kolkata"
     assert len(lines) == 7 and all(" IST   " in line and " CE" in line for line in lines[1:6])
-    assert "what differs: schedule" in lines[6]
+    assert "what differs: image, network, owner, schedule" in lines[6]
     same = live.gantry("job", "validate", file, "--zone", "Asia/Calcutta")
     assert same.code == 0 and "CET" not in same.out and same.out.count("IST") == 5
     live.gantry("job", "put", file)

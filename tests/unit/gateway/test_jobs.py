@@ -99,7 +99,7 @@ async def test_run_pause_resume_kill_delete(world: World) -> None:
         ("POST", f"{JOB}/run"),
         ("POST", "/v1/runs/nothing/kill"),
         ("GET", "/v1/job-requests/nothing"),
-        ("GET", "/v1/job-requests/o-1.7"),
+        ("GET", "/v1/job-requests/o-1-7"),
     ):
         assert (await world.call(method, path)).status == 404, path
     assert len(world.jobs.heard) == len(asked)
