@@ -81,7 +81,7 @@ class Host:
             case Acknowledge(status):
                 self._ended.pop(status["task_id"]["value"], None)
             case Reconcile(named):
-                for task in [each for each, _ in named] or list(self._updates):
+                for task in [str(each) for each, _ in named] or list(self._updates):
                     self._reconcile(task)
             case _:
                 pass
