@@ -28,6 +28,7 @@ RunArgument = Annotated[str, typer.Argument(metavar="[RUN]", help="a run, as `hi
 FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="a job file, or '-'")]
 ViewT = TypeVar("ViewT", bound=View)
 
+PAGE = 20  # runs that are asked for at once; each may bring 8 KiB of output
 POLL_S = 1.0
 SETTLE_S = 60.0  # so long a change may take until it is said to take too long
 
@@ -230,10 +231,13 @@ def logs(ctx: typer.Context, job: JobArgument, run: RunArgument = "") -> None:
     async def find(client: GantryClient) -> RunView:
         if run:
             return await _of_job(client, name, run)
-        begun = [each for each in (await client.jobs.runs(name)).runs if each.started]
-        if not begun:
-            raise NotFound(f"no run of {name} has begun yet")
-        return begun[0]
+        before = ""
+        while page := (await client.jobs.runs(name, limit=PAGE, before=before)).runs:
+            for each in page:
+                if each.started:
+                    return each
+            before = page[-1].run
+        raise NotFound(f"no run of {name} has begun yet")
 
     found = context.ask(find)
     _show_output(context.printer, found)
