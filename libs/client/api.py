@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from libs.client import dead, model
 from libs.client.hosts_api import HostCalls
+from libs.client.jobs import JobCalls
 from libs.client.maintenance import MaintenanceCalls
 from libs.client.networks_api import NetworkCalls
 from libs.client.scheduling import SchedulerCalls
@@ -45,6 +46,7 @@ class GantryClient:
         self.vault = VaultClient(transport)
         self.addressing = NetworkCalls(transport)
         self.maintenance = MaintenanceCalls(transport)
+        self.jobs = JobCalls(transport)
         self.scheduling = SchedulerCalls(transport)
 
     @classmethod

@@ -7,8 +7,19 @@ from collections.abc import Sequence
 
 from libs.client.vault import REGISTRY_PATTERN, RegistryLogin, RegistryView, SecretValue, SecretView
 from libs.common.actor import Actor
-from libs.common.errors import Conflict, Forbidden, InvalidInput
-from libs.common.http import Access, Kind, Request, Response, Role, Route, reply
+from libs.common.errors import Conflict, Forbidden, InvalidInput, NotFound
+from libs.common.http import (
+    Access,
+    Kind,
+    Request,
+    Response,
+    Role,
+    Route,
+    ServiceClient,
+    call_json,
+    reply,
+)
+from libs.common.serve import segment
 from libs.common.spec import NAME_PATTERN
 from services.deployer import entries as kept
 from services.deployer.delivery import Deliveries
@@ -21,9 +32,9 @@ SECRETS = "/v1/bus/{bu}/secrets"
 REGISTRIES = "/v1/bus/{bu}/registries"
 
 
-def routes(repo: Repository, vault: Vault) -> Sequence[Route]:
+def routes(repo: Repository, vault: Vault, peers: ServiceClient) -> Sequence[Route]:
     """What the gateway asks for people."""
-    return (*_secret_routes(repo, vault), *_registry_routes(vault))
+    return (*_secret_routes(repo, vault, peers), *_registry_routes(vault))
 
 
 def host_routes(deliveries: Deliveries) -> Sequence[Route]:
@@ -42,7 +53,7 @@ def host_routes(deliveries: Deliveries) -> Sequence[Route]:
     return (Route("GET", path, deliver, Access.HOST, text),)
 
 
-def _secret_routes(repo: Repository, vault: Vault) -> Sequence[Route]:
+def _secret_routes(repo: Repository, vault: Vault, peers: ServiceClient) -> Sequence[Route]:
     async def put(request: Request) -> Response:
         bu, actor, name = *_of(request), _secret(request)
         value = request.parse(SecretValue)
@@ -56,11 +67,11 @@ def _secret_routes(repo: Repository, vault: Vault) -> Sequence[Route]:
     async def remove(request: Request) -> Response:
         bu, actor, name = *_of(request), _secret(request)
         if request.query.get("force") != "true":
-            users = await _apps_with(repo, bu, name)
+            users = [*await _apps_with(repo, bu, name), *await _jobs_with(peers, bu, name)]
             if users:
-                apps = ", ".join(users[:5]) + (", …" if len(users) > 5 else "")
+                them = ", ".join(users[:5]) + (", …" if len(users) > 5 else "")
                 raise Conflict(
-                    f"secret {name!r} is named by {apps}; their next attempts would fail"
+                    f"secret {name!r} is named by {them}; their next attempts would fail"
                 )
         return reply(secret_view(await vault.remove(bu, kept.Kind.SECRET, name, actor)))
 
@@ -118,6 +129,16 @@ async def _apps_with(repo: Repository, bu: str, secret: str) -> list[str]:
         if any(ref.name == secret for spec in specs for ref in spec.secrets):
             found.append(app.id)
     return found
+
+
+async def _jobs_with(peers: ServiceClient, bu: str, secret: str) -> list[str]:
+    """Jobs that name the secret. Raises Unavailable when the scheduler can't be asked."""
+    try:
+        answer = await call_json(peers, "scheduler", "GET", f"/v1/jobs?bu={segment(bu)}")
+    except NotFound:  # an older scheduler has no jobs
+        return []
+    named = {job["job"]: job["spec"].get("secrets", ()) for job in answer["jobs"]}
+    return [f"job {job}" for job, refs in named.items() if any(r["name"] == secret for r in refs)]
 
 
 # -- reading requests ------------------------------------------------------------------------------

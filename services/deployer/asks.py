@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from libs.common.errors import Conflict
 from libs.common.events import Cause
 from libs.common.events.model import DeployAction, DeployRequested
 from libs.common.http import Role
-from libs.common.spec import IMAGE, AppSpec
+from libs.common.spec import IMAGE, AppSpec, SecretRef
 from services.deployer.core import (
     Decision,
     Snapshot,
@@ -104,7 +104,7 @@ def refuse(app: App | None, request: DeployRequested, facts: Facts) -> str:
         return ""
     if spec.address is not None and not spec.address.many and (request.instances or 0) > 1:
         return f"instances: {app.id} has an address of its own, which only one instance can have"
-    return missing_secret(app.bu, spec, facts.secrets)
+    return missing_secret(app.bu, spec.secrets, facts.secrets)
 
 
 def _spec_to_run(app: App, request: DeployRequested, facts: Facts) -> AppSpec | None:
@@ -124,9 +124,9 @@ def _spec_to_run(app: App, request: DeployRequested, facts: Facts) -> AppSpec | 
     return release.spec if release is not None else None
 
 
-def missing_secret(bu: str, spec: AppSpec, known: Mapping[str, bool]) -> str:
-    """Which secret of the spec an instance could not be given, and why; "" when there is none such."""
-    for n, ref in enumerate(spec.secrets):
+def missing_secret(bu: str, refs: Sequence[SecretRef], known: Mapping[str, bool]) -> str:
+    """Which secret of a spec an instance could not be given, and why; "" when there is none such."""
+    for n, ref in enumerate(refs):
         if ref.name not in known:
             return f"secrets.{n}.name: business unit {bu} has no secret {ref.name!r}"
         if ref.env is not None and not known[ref.name]:

@@ -22,7 +22,7 @@ from libs.common.sealing import Sealer
 from libs.common.tokens import TokenVerifier
 from libs.common.trust import Writers
 from libs.common.waiting import lasting
-from services.deployer import api, api_vault, asks
+from services.deployer import api, api_images, api_vault, asks
 from services.deployer.carry import Carrier, Fleet
 from services.deployer.core import Decision, Snapshot, decide
 from services.deployer.delivery import Deliveries
@@ -240,7 +240,8 @@ async def run(
         deliveries = Deliveries(repo, vault, rt.peers, rt.secret, hosts.generations, rt.rng, log)
         routes = (
             *api.routes(desk),
-            *api_vault.routes(repo, vault),
+            *api_images.routes(vault, images),
+            *api_vault.routes(repo, vault, rt.peers),
             *api_vault.host_routes(deliveries),
             taking,
         )

@@ -9,6 +9,7 @@ from services.gateway.api_apps import app_routes
 from services.gateway.api_breaker import breaker_routes
 from services.gateway.api_dead import dead_routes
 from services.gateway.api_hosts import host_routes, inner_host_routes
+from services.gateway.api_jobs import job_routes
 from services.gateway.api_keys import key_routes
 from services.gateway.api_maintenance import maintenance_routes
 from services.gateway.api_networks import network_routes
@@ -17,6 +18,7 @@ from services.gateway.api_scheduler import scheduler_routes
 from services.gateway.api_streams import stream_routes
 from services.gateway.api_vault import vault_routes
 from services.gateway.api_views import view_routes
+from services.gateway.console.job_pages import job_page_routes
 from services.gateway.console.network_pages import network_page_routes
 from services.gateway.console.pages import console_routes
 from services.gateway.openapi import document_bytes
@@ -27,6 +29,7 @@ def public_routes(gateway: Gateway) -> tuple[Route, ...]:
     """The public API, as it is documented."""
     return (
         *app_routes(gateway),
+        *job_routes(gateway),
         *view_routes(gateway),
         *network_routes(gateway),
         *stream_routes(gateway),
@@ -53,6 +56,7 @@ def routes(gateway: Gateway) -> Sequence[Route]:
         *public,
         Route("GET", "/v1/openapi.json", openapi, Access.PUBLIC, "This API as OpenAPI 3.1"),
         *console_routes(gateway),
+        *job_page_routes(gateway),
         *network_page_routes(gateway),
         *inner_routes(gateway),
         *inner_host_routes(gateway),

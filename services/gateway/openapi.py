@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from libs.client.dead import GROUP_PATTERN, PLACE_PATTERN
+from libs.client.jobs import JobRequestView
 from libs.client.model import AppView, Plan, Problem
 from libs.client.networks import STATES, Defined, QuotaView, ReservationView
 from libs.client.vault import REGISTRY_PATTERN
@@ -27,10 +28,17 @@ REF = "#/components/schemas/{model}"
 Json = dict[str, Any]
 Model = tuple[type[BaseModel], JsonSchemaMode]
 
+JOB_CHANGES = (
+    ("PUT", "/v1/jobs/{bu}/{job}"),
+    ("DELETE", "/v1/jobs/{bu}/{job}"),
+    *(("POST", f"/v1/jobs/{{bu}}/{{job}}/{verb}") for verb in ("run", "pause", "resume", "kill")),
+    ("POST", "/v1/runs/{run}/kill"),
+)
 # Answers beside a route's usual one.
 _ALSO: Mapping[tuple[str, str], tuple[int, type[BaseModel]]] = {
     ("PUT", "/v1/apps/{bu}/{app}"): (201, AppView),
     ("POST", "/v1/apps/{bu}/{app}/deploys"): (200, Plan),
+    **dict.fromkeys(JOB_CHANGES, (202, JobRequestView)),
     ("PUT", "/v1/networks/{network}"): (201, Defined),
     ("PUT", "/v1/networks/{network}/pools/{pool}"): (201, Defined),
     ("PUT", "/v1/networks/{network}/reservations/{reservation}"): (201, ReservationView),
@@ -39,7 +47,7 @@ _ALSO: Mapping[tuple[str, str], tuple[int, type[BaseModel]]] = {
 _SAID: Mapping[int, str] = {200: "Done", 201: "Made", 202: "Accepted; Location tells how it goes"}
 _OPTIONAL_BODY = ("/deploys", "/rollback", "/restart", "/stop")
 _PATTERNS: Mapping[str, str] = {
-    **dict.fromkeys(("bu", "app", "network", "pool", "reservation", "secret"), NAME_PATTERN),
+    **dict.fromkeys(("bu", "app", "job", "network", "pool", "reservation", "secret"), NAME_PATTERN),
     "registry": REGISTRY_PATTERN,
     "group": GROUP_PATTERN,
     "place": PLACE_PATTERN,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from libs.client.model import Accepted
 from libs.common.clock import Clock, Ids
@@ -28,6 +28,7 @@ from services.gateway.store import Repository, Versioned
 WRITE_TRIES = 8
 KEPT_HEADERS = ("etag", "location")
 
+JobAction = Literal["put", "delete", "run", "pause", "resume", "kill"]
 Check = Callable[[], Awaitable[object]]
 Perform = Callable[[], Awaitable[Response]]
 Tell = Callable[[Response], dict[str, Any]]
@@ -96,6 +97,44 @@ class Operations:
                 await self.courier.deliver(events)
             return _answer(done)
         raise Unavailable(f"{app} is being deployed by too many at once")
+
+    async def ask_of_job(
+        self,
+        request: Request,
+        job: str,
+        action: JobAction,
+        check: Check,
+        request_of: Callable[[Operation], str],
+        **fields: Any,
+    ) -> tuple[Operation, bool]:
+        """Ask the scheduler for a change of `job`; `check` may refuse it. The operation, and whether it was known.
+
+        `request_of` names the request in the event; `fields` are the event's others. What comes of it, the scheduler
+        keeps: there is no answer in the operation.
+        """
+        for _ in range(WRITE_TRIES):
+            asked = self._asked(request, f"job.{action}", job)
+            known = await self._known(asked)
+            if known is not None and is_repetition(known.operation, asked):
+                return known.operation, True
+            await check()
+            done = finish(asked, OperationState.DONE, status=202)
+            wanted = ev.JobRequested(
+                job=job,
+                action=action,
+                actor=asked.actor,
+                actor_bu=request.principal.bu,
+                actor_role=request.principal.role.value,
+                request=request_of(asked),
+                **fields,
+            )
+            audit = _audit(done, allowed=True, detail="accepted", after=_shown(wanted))
+            try:
+                await self._save(done, known, (wanted, audit))
+            except VersionConflict:
+                continue
+            return done, False
+        raise Unavailable(f"{job} is being changed by too many at once")
 
     async def through(
         self,
@@ -222,6 +261,14 @@ def _audit(
         after=after,
         request_id=operation.request_id,
     )
+
+
+def _shown(wanted: ev.JobRequested) -> dict[str, Any]:
+    """A request for the audit trail: which variables a spec has, not what is in them."""
+    shown = wanted.model_dump(mode="json", exclude_none=True, include={"request", "spec", "run"})
+    if "env" in shown.get("spec", {}):
+        shown["spec"]["env"] = dict.fromkeys(shown["spec"]["env"], "***")
+    return shown
 
 
 def _answer(operation: Operation) -> Response:

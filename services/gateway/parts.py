@@ -113,7 +113,7 @@ def reading(
 
 
 def _check_parameters(route: Route, request: Request) -> None:
-    for name in ("bu", "app", "network", "pool", "reservation"):
+    for name in ("bu", "app", "job", "network", "pool", "reservation"):
         value = request.params.get(name)
         if value is not None and not NAME.fullmatch(value):
             raise NotFound(f"there is no {name} {value!r}")

@@ -17,6 +17,7 @@ from libs.common.clock import RngIds, SystemClock
 from libs.common.direct import inbox
 from libs.common.events import model as ev
 from libs.common.http import Dispatcher, Kind, Response, Route
+from libs.common.peers import PeerClient
 from libs.common.runtime import CommonConfig, Runtime, Shared, open_runtime
 from libs.common.sealing import Sealer
 from libs.common.serve import serve
@@ -24,8 +25,9 @@ from libs.common.store.base import Store
 from libs.common.store.memory import MemoryStore
 from libs.common.store.schemas import SchemaStore
 from libs.common.telemetry import Telemetry, make_log
-from libs.common.tokens import TokenSigner, party_keys
-from services.deployer import api_vault
+from libs.common.tokens import TokenSigner, derive_key, party_keys
+from services.deployer import api_images, api_vault
+from services.deployer.registry import DigestsOnly
 from services.deployer.store import Repository
 from services.deployer.vault import PURPOSE, Vault
 from services.gateway.model import GatewayConfig
@@ -33,6 +35,7 @@ from services.gateway.service import KEY_FILE, run
 from services.ipam.model import IpamConfig
 from services.ipam.service import run as run_ipam
 from tests.fakes.deployer import FakeDeployer
+from tests.fakes.jobs import FakeJobs
 from tests.fakes.peers import Door, FakeOthers, make_apps
 
 SECRET = bytes(range(32))
@@ -73,6 +76,11 @@ class World:
     others: FakeOthers
     admin_key: str = ""
     keys: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> FakeJobs:
+        """The scheduler's jobs."""
+        return self.others.jobs
 
     @property
     def app(self) -> Dispatcher:
@@ -173,23 +181,26 @@ async def gateway_world(
     bus = shared.bus
     assert isinstance(bus, MemoryBus)
     deployer = FakeDeployer(bus, clock, vault=await vault_routes(shared))
-    others = FakeOthers(deployer)
+    others = FakeOthers(deployer, FakeJobs(clock))
     apps = make_apps(deployer, others, SECRET, clock)
     shared.local.apps.update(apps)
     world = World(shared, clock, bus, deployer, others)
     async with (
         serve(apps["hostd"], "127.0.0.1:0") as others.hostd_url,
         open_runtime(shared, "deployer") as rt_deployer,
+        open_runtime(shared, "scheduler") as rt_scheduler,
         serving_ipam(shared, others),
         running(shared),
         asyncio.TaskGroup() as group,
     ):
         listening = rt_deployer.subscription({ev.DeployRequested: deployer.on_requested})
         deployer.inbox = inbox("deployer", [listening]).handler
-        task = group.create_task(listening.run())
+        jobs = rt_scheduler.subscription({ev.JobRequested: others.jobs.on_requested})
+        tasks = [group.create_task(each.run()) for each in (listening, jobs)]
         world.admin_key = (data_dir / KEY_FILE).read_text().strip()
         yield world
-        task.cancel()
+        for task in tasks:
+            task.cancel()
 
 
 async def vault_routes(shared: Shared) -> Sequence[Route]:
@@ -198,7 +209,11 @@ async def vault_routes(shared: Shared) -> Sequence[Route]:
     sealer = Sealer(shared.secret, PURPOSE, shared.rng)
     telemetry = Telemetry("deployer", make_log("deployer", level="error"))
     vault = Vault(repo.vault, sealer, shared.clock, telemetry, lambda: None, "docker.io")
-    return api_vault.routes(repo, vault)
+    signer = TokenSigner(
+        Kind.SERVICE, "deployer", derive_key(SECRET, Kind.SERVICE, "deployer"), shared.clock
+    )
+    peers = PeerClient(signer, {}, shared.local)
+    return (*api_vault.routes(repo, vault, peers), *api_images.routes(vault, DigestsOnly()))
 
 
 @asynccontextmanager

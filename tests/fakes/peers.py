@@ -7,7 +7,7 @@ carries them out at once, with the events that the real ones publish on the way.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -31,6 +31,7 @@ from libs.common.spec import InstanceSpec
 from libs.common.tokens import TokenVerifier, derive_key
 from services.hostd.auth import OwnKeyVerifier
 from tests.fakes.deployer import FakeDeployer
+from tests.fakes.jobs import FakeJobs
 
 
 @dataclass
@@ -38,6 +39,7 @@ class FakeOthers:
     """Scheduler, monitor and a host's hostd. Names in `away` are unreachable, that of the real ipam, too."""
 
     deployer: FakeDeployer
+    jobs: FakeJobs
     hostd_url: str = ""
     away: set[str] = field(default_factory=set)
     alerts: list[dict[str, Any]] = field(default_factory=list)
@@ -76,7 +78,10 @@ class FakeOthers:
                 return "PUT"
             return "POST" if path.endswith(("/release", "/plan", "/reregister")) else "GET"
 
-        return [Route(method(path), path, up(handler)) for path, handler in table[service].items()]
+        own = [Route(method(path), path, up(handler)) for path, handler in table[service].items()]
+        if service == "scheduler":
+            own += [replace(each, handler=up(each.handler)) for each in self.jobs.routes()]
+        return own
 
     async def status(self, _request: Request) -> Response:
         held = sorted(self.unknown_tasks)

@@ -289,6 +289,12 @@ class Peers:
             return Response(204)
         assert (service, method) == ("scheduler", "GET")
         rows = self.scheduler.rows()
+        for each in self.scheduler.runs:
+            if path == f"/v1/runs/{each['run']}":
+                return reply(each)
+        if path.startswith("/v1/jobs?bu="):
+            own = [job for job in self.scheduler.jobs if path == f"/v1/jobs?bu={job['bu']}"]
+            return reply({"jobs": own})
         if path == "/v1/instances?app=shop%2Fweb":
             return reply({"instances": rows})
         found = [each for each in rows if path == f"/v1/instances/{each['instance']}"]
