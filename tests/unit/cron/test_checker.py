@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libs.common.schedule import parse
@@ -186,6 +186,7 @@ def drawn(draw_: st.DrawFn) -> Drawn:
     return replace(draw(rng, "a", 1_000_000.0), count=draw_(st.integers(1, 12)))
 
 
+@settings(deadline=None)
 @given(drawn())
 def test_a_drawn_job_is_put_as_it_is_checked(job: Drawn) -> None:
     schedule = parse(job.schedule)
@@ -195,6 +196,7 @@ def test_a_drawn_job_is_put_as_it_is_checked(job: Drawn) -> None:
     assert job.start == 1_000_010.0
 
 
+@settings(deadline=None)
 @given(drawn(), st.randoms(use_true_random=False))
 def test_each_kind_of_fault_is_found_in_a_history_without_any(
     job: Drawn, rng: random.Random

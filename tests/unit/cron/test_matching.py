@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.cron.checker import Job, Run, check
@@ -45,6 +45,7 @@ def _sound(matching: Matching) -> None:
         assert matching.windows[at].opens <= matching.starts[start] <= matching.windows[at].closes
 
 
+@settings(deadline=None)
 @given(starts, windows)
 def test_greedy_alone_is_a_maximum(points: list[float], intervals: list[Window]) -> None:
     matching = Matching(intervals, points)
@@ -53,6 +54,7 @@ def test_greedy_alone_is_a_maximum(points: list[float], intervals: list[Window])
     assert len(matching.of_start) == largest(points, intervals)
 
 
+@settings(deadline=None)
 @given(starts, windows)
 def test_wanted_windows_first_and_then_as_many_as_can_be(
     points: list[float], intervals: list[Window]
@@ -70,6 +72,7 @@ def test_wanted_windows_first_and_then_as_many_as_can_be(
     assert len(matching.of_start) == largest(points, intervals)
 
 
+@settings(deadline=None)
 @given(starts, windows)
 def test_paths_alone_are_a_maximum_too(points: list[float], intervals: list[Window]) -> None:
     matching = Matching(intervals, points)
@@ -78,6 +81,7 @@ def test_paths_alone_are_a_maximum_too(points: list[float], intervals: list[Wind
     assert len(matching.of_start) == largest(points, intervals)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 100).map(float), max_size=15),
     st.lists(st.integers(0, 100).map(float), max_size=15, unique=True).map(sorted),
