@@ -3,7 +3,7 @@
 An offer is held while something waits that it could help, alone or with what its agent offers later, and never longer
 than `offer_hold_s`. One that can't help goes back at once: another framework may starve for it. When all is placed the
 rest goes back a moment later: wishes come in waves, and to have thousands of offers made anew for each costs more than
-to place it.
+to place it. For runs of jobs that are about to be due offers are at hand: a master makes them only once a second.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from services.scheduler.waiting import Waiting
 NEW_REVIVE_S = 0.05
 REVIVE_EVERY_S = 1.0  # the master's own allocation cycle
 MORE_COMES_S = 1.0  # after a launch
+AHEAD_S = 1.5  # before a job is due, its offers are asked for
 IDLE_REFUSE_S = 3600.0  # REVIVE clears it as soon as there is something to place
 
 
@@ -38,7 +39,9 @@ def flow(
     """Hold offers no longer than it helps; ask for none when nothing waits, and for some when something does."""
     volatile = draft.volatile
     idle = not waiting.anybody()
-    placing = now - volatile.launched_at < MORE_COMES_S
+    due = draft.cluster.jobs.agenda.first()
+    soon = due is not None and due <= now + AHEAD_S
+    placing = soon or now - volatile.launched_at < MORE_COMES_S
     if idle and not placing:
         if volatile.offers:
             draft.act(Decline(tuple(volatile.offers), IDLE_REFUSE_S))
@@ -48,13 +51,13 @@ def flow(
             volatile.suppressed = True
         return
     _give_back(draft, agents, _useful(waiting, agents, refused), placing, now, config)
-    if idle:
+    if idle and not soon:
         return
     # Something new asks at once; what has been waiting for long asks at Mesos' own pace.
     fresh = any(each.version == 0 and waits(each) for each in draft.changed.values())
     pause_s = NEW_REVIVE_S if fresh else REVIVE_EVERY_S
     ready = [shape for shape in waiting.shapes() if any(True for _ in waiting.ready(shape))]
-    starving = bool(ready) and not volatile.offers
+    starving = (soon or bool(ready)) and not volatile.offers
     # What nobody needed when it was given back may be what something new needs.
     missing = fresh and volatile.spared and all(shape in refused for shape in ready)
     since_s = now - volatile.revived_at

@@ -9,7 +9,8 @@ import pytest
 
 from libs.common.events import model as ev
 from libs.common.task import TaskPayload
-from services.scheduler.model import Door, Launch, Node, NodeSet, State, from_body, to_body
+from services.scheduler.model import Door, Launch, Node, NodeSet, Revive, State, from_body, to_body
+from services.scheduler.offering import AHEAD_S
 from tests.unit.scheduler.jobs.world import JOB, START, JobDesk
 from tests.unit.scheduler.world import kills, launches, want
 
@@ -187,3 +188,22 @@ def test_a_forced_drain_ends_a_try_and_a_plain_one_waits_for_it() -> None:
     desk.offer("a2")
     assert desk[run].hostname == "host-a2" and desk[run].leaving == ""
     assert desk.told(ev.InstanceMoveRequested) == []
+
+
+def test_offers_are_at_hand_when_a_run_is_about_to_be_due_and_go_back_after() -> None:
+    desk = JobDesk()
+    desk.took()
+    desk.subscribe()
+    desk.at(-AHEAD_S - 0.1)
+    assert desk.cluster.volatile.suppressed
+    desk.actions.clear()
+    desk.at(-AHEAD_S)
+    assert any(isinstance(each, Revive) for each in desk.actions)
+    desk.offer("a1")
+    desk.offer("a2")
+    assert len(desk.cluster.volatile.offers) == 2
+    (run,) = desk.at(0.0)
+    assert desk[run].state is State.STAGED, "it had to wait for an offer"
+    desk.runs(run)
+    desk.at(2.0)
+    assert not desk.cluster.volatile.offers and desk.cluster.volatile.suppressed

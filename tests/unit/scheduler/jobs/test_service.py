@@ -17,7 +17,7 @@ from tests.simulation.loop import EPOCH_S, World, virtual
 from tests.unit.scheduler.jobs.leaders import Leaders
 
 JOB = "acme/often"
-WRITES = 70  # of a leader that does not die, at least
+WRITES = 64  # of a leader that does not die, at least
 
 
 def spec(**fields: Any) -> dict[str, Any]:
