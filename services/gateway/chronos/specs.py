@@ -72,6 +72,10 @@ def read(body: bytes, version: Version, config: ChronosConfig) -> ChronosJob:
         "mem": job.mem if job.mem > 0 else float(config.mem_mib),
         "disk": job.disk if job.disk > 0 else float(config.disk_mib),
     }
+    if job.parents is not None:
+        changes |= {"schedule": None, "schedule_time_zone": ""}
+    elif not job.schedule:
+        changes |= {"schedule": schedules.NOW, "schedule_time_zone": ""}
     if version is Version.V3:
         changes |= {"epsilon": NO_EPSILON, "asynchronous": False}
     else:
@@ -89,10 +93,8 @@ def to_spec(job: ChronosJob, bu: str, parents: Names, config: ChronosConfig) -> 
     """
     _refuse(job)
     schedule, zone = None, "UTC"
-    if job.parents is None:
-        schedule, zone = schedules.our_schedule(
-            job.schedule or schedules.NOW, job.schedule_time_zone
-        )
+    if job.schedule is not None:
+        schedule, zone = schedules.our_schedule(job.schedule, job.schedule_time_zone)
     fields: dict[str, Any] = {
         "schedule": schedule,
         "time_zone": zone,
