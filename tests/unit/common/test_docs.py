@@ -13,6 +13,7 @@ from libs.common.events import model
 ROOT = Path(__file__).parents[3]
 PAGES = (
     *("docs/threat-model.md", "docs/secrets.md", "docs/producers.md", "docs/networks.md"),
+    "docs/cron.md",
     "ARCHITECTURE.md",
 )
 PLACES = re.compile(r"`((?:tests|libs|services|docs|infra)/[\w./-]+)`")
