@@ -28,6 +28,9 @@ class ChronosConfig(BaseModel):
     networks: dict[Name, Name] = Field({}, description="the network of a business unit's jobs")
     network: Name | None = Field(None, description="that of the business units not named there")
     image: str | None = Field(None, description="what jobs without a container run in")
+    overdue: bool = Field(
+        True, description="a job whose time has passed runs when it is put, as with Chronos"
+    )
     cpus: float = Field(0.1, gt=0, le=256)
     mem_mib: int = Field(128, ge=4)
     disk_mib: int = Field(256, ge=0)

@@ -11,9 +11,11 @@ from typing import Any
 
 from libs.client.jobs import JobStats, JobView, RunView
 from libs.common.actor import Actor
+from libs.common.clock import Clock
 from libs.common.errors import InvalidInput, NotFound, Unavailable
 from libs.common.http import Request
 from libs.common.jobs import JobSpec
+from services.gateway.chronos import schedules
 from services.gateway.chronos.model import ChronosJob, Version
 from services.gateway.chronos.names import candidates, check_name, chronos_name, our_name
 from services.gateway.chronos.specs import to_spec
@@ -32,6 +34,7 @@ class Book:
 
     jobs: Jobs
     config: ChronosConfig
+    clock: Clock
 
     # -- reads -----------------------------------------------------------------------------------
 
@@ -93,15 +96,22 @@ class Book:
         self, request: Request, bu: str, job: ChronosJob, version: Version
     ) -> tuple[Outcome, tuple[str, ...]]:
         """Make or replace a job; what came of it, and what is otherwise than with Chronos. Raises InvalidInput."""
-        actor = actor_of(request)
+        actor, before = actor_of(request), None
         try:
-            ours = (await self.view(actor, bu, job.name)).name
+            view = await self.view(actor, bu, job.name)
+            ours, before = view.name, JobSpec.model_validate(view.spec)
         except NotFound:
             check_name(job.name, version)
             ours = await self._free_name(actor, bu, job.name)
         parents = {name: await self._parent(actor, bu, name) for name in job.parents or ()}
         translated = to_spec(job, bu, parents, self.config)
-        return await self.jobs.put(request, bu, ours, translated.spec), translated.notes
+        spec, now = translated.spec, self.clock.now()
+        outcome = await self.jobs.put(request, bu, ours, spec)
+        anew = before is None or _cause(before) != _cause(spec)
+        done = outcome.state is State.DONE and not outcome.repeated
+        if done and anew and self.config.overdue and schedules.overdue(spec, version, now):
+            await self.jobs.run(_unnamed(request), bu, ours)
+        return outcome, translated.notes
 
     async def delete(self, request: Request, bu: str, name: str) -> Outcome:
         """Delete a job. Its children get its parents, or its schedule when they have no other cause.
@@ -111,13 +121,10 @@ class Book:
         actor = actor_of(request)
         entry = await self.one(actor, bu, name)
         ours = entry.view.name
-        # An Idempotency-Key stands for the deletion, and not for what comes before it.
-        headers = {k: v for k, v in request.headers.items() if k != "idempotency-key"}
         for child in await self.all(actor, bu):
             if ours in child.spec.parents:
                 spec = orphaned(child.spec, ours, entry.spec)
-                asked = replace(request, headers=headers)
-                outcome = await self.jobs.put(asked, bu, child.view.name, spec)
+                outcome = await self.jobs.put(_unnamed(request), bu, child.view.name, spec)
                 if outcome.state is not State.DONE:
                     return outcome
         return await self.jobs.delete(request, bu, ours)
@@ -138,6 +145,16 @@ class Book:
             return ours
         taken = chronos_name(other.name, other.spec.get("labels", {}))
         raise InvalidInput.of("name", f"stands for the job '{taken}' already: both are {ours}")
+
+
+def _unnamed(request: Request) -> Request:
+    """The request for something that goes with it: an Idempotency-Key stands for one thing alone."""
+    headers = {k: v for k, v in request.headers.items() if k != "idempotency-key"}
+    return replace(request, headers=headers)
+
+
+def _cause(spec: JobSpec) -> tuple[str | None, str]:
+    return spec.schedule, spec.time_zone
 
 
 def orphaned(spec: JobSpec, parent: str, of_parent: JobSpec) -> JobSpec:

@@ -55,7 +55,7 @@ def chronos_routes(gateway: Gateway) -> tuple[Route, ...]:
     async def ping(_request: Request) -> Response:
         return Response(200, b"pong\n", content_type="text/plain; charset=utf-8")
 
-    book = Book(Jobs(gateway), gateway.config.chronos)
+    book = Book(Jobs(gateway), gateway.config.chronos, gateway.clock)
     leader = _Routes(gateway, book, versions[-1]).leader
     return (
         Route("GET", "/ping", ping, Access.PUBLIC, "Chronos: is anybody there"),
@@ -184,7 +184,11 @@ class _Routes:
             view = await self.book.view(asked.actor, asked.bu, asked.name)
             if asked.request.query.get("arguments", "").strip():
                 raise InvalidInput.of("arguments", "can't be had", "none: put the job with them")
-            return self._answer(await self.book.jobs.run(asked.request, asked.bu, view.name))
+            outcome = await self.book.jobs.run(asked.request, asked.bu, view.name)
+            if outcome.state is State.REFUSED:
+                # Chronos takes it all the same, and drops it later: when it is disabled, or under way.
+                return Response(204, headers={NOTES: outcome.problem})
+            return self._answer(outcome)
 
         async def delete(asked: Asked) -> Response:
             return self._answer(await self.book.delete(asked.request, asked.bu, asked.name))

@@ -10,6 +10,9 @@ import re
 from collections.abc import Mapping
 
 from libs.common.errors import InvalidInput
+from libs.common.jobs import JobSpec
+from libs.common.schedule import parse
+from services.gateway.chronos.model import Version
 
 NEVER = "R0//PT24H"
 """How a job that only runs when asked to is told of: Chronos knows no other job without parents."""
@@ -60,6 +63,22 @@ def our_schedule(text: str, zone: str) -> tuple[str | None, str]:
     if zone and local is not None:
         start = local["rest"]
     return f"{repetitions}/{start}/{period}", our_zone(zone)
+
+
+def overdue(spec: JobSpec, version: Version, now: float) -> bool:
+    """Is a job that is new, or has a new schedule, to run at once, because its time has just passed.
+
+    2.x runs what is no later than its epsilon; 3.x whatever is past, once for all times that are. Neither the times
+    before a put nor how long ago they were are the scheduler's business, so this is asked for as a run-now.
+    """
+    if spec.schedule is None or not spec.enabled:
+        return False
+    if not spec.schedule.split("/")[1]:
+        return False  # it has no start: it begins when it is put
+    past = parse(spec.schedule, spec.time_zone).between(0.0, now, 1)
+    if not past or version is Version.V3:
+        return bool(past)
+    return spec.start_deadline_s is None or now - past[0] < spec.start_deadline_s
 
 
 def our_zone(zone: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from libs.common.http import Response
 from services.gateway.chronos.names import our_name
+from services.gateway.chronos.telling import moment
 from services.gateway.model import ChronosConfig
 from tests.fakes.gateway import GENEROUS, World, gateway_world
 
@@ -21,7 +22,7 @@ JOB: dict[str, Any] = {
     "command": "date",
     "owner": "ops@acme.test",
     "disabled": False,
-    "schedule": "R/2026-01-01T00:00:00Z/PT1H",
+    "schedule": "R/2100-01-01T00:00:00Z/PT1H",
 }
 V2, V3 = "/scheduler", "/v1/scheduler"
 both = pytest.mark.parametrize("at", [V2, V3])
@@ -297,6 +298,29 @@ async def test_run_kill_and_their_traces(chronos: Chronos, at: str) -> None:
     job = await chronos.get(f"{at}/job/etl")
     assert (job["successCount"], job["errorCount"], job["errorsSinceLastSuccess"]) == (1, 1, 1)
     assert job["lastError"] >= job["lastSuccess"] > "2020" and job["lastError"].endswith("Z")
+
+
+@both
+async def test_a_job_that_is_late_already_runs_once(chronos: Chronos, at: str) -> None:
+    jobs, now = chronos.world.jobs, chronos.world.clock.now()
+    late = f"R/{moment(now - 20)}/PT1H"
+    for command in ("one", "two"):  # another command is no other schedule
+        assert (await chronos.put(at, schedule=late, command=command)).status == 204
+        assert [run["cause"] for run in jobs.runs.values()] == ["manual"]
+    assert (await chronos.put(at, schedule=f"R/{moment(now - 10)}/PT1H")).status == 204
+    assert len(jobs.runs) == 2
+    assert (
+        await chronos.put(at, name="old", schedule=f"R5/{moment(now - 900)}/PT1H")
+    ).status == 204
+    assert len(jobs.runs) == (2 if at == V2 else 3)
+
+
+@both
+async def test_a_run_that_is_refused_is_so_in_a_note(chronos: Chronos, at: str) -> None:
+    await chronos.put_all(at, "etl")
+    chronos.world.jobs.refusing = "a run is under way"
+    response = await chronos("PUT", f"{at}/job/etl")
+    assert response.status == 204 and response.headers["X-Gantry-Notes"] == "a run is under way"
 
 
 @both

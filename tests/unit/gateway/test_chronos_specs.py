@@ -17,6 +17,7 @@ from services.gateway.chronos import schedules
 from services.gateway.chronos.model import ChronosJob, Version
 from services.gateway.chronos.names import candidates, check_name, chronos_name, our_name
 from services.gateway.chronos.specs import KEPT_LABEL, Translated, of_spec, read, to_spec
+from services.gateway.chronos.telling import moment
 from services.gateway.model import ChronosConfig
 
 CONFIG = ChronosConfig(networks={"acme": "blue"}, image="debian:12")
@@ -113,6 +114,30 @@ def test_durations() -> None:
     for text in ("", "P", "PT", "15M", "P15", "PT1M1H"):
         with pytest.raises(InvalidInput, match="duration"):
             schedules.seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "ago_s", "old", "new"),
+    [
+        ("R1/{}/PT24H", 5.0, True, True),
+        ("R/{}/PT1H", 5.0, True, True),
+        ("R/{}/PT1H", 7 * 3600 + 30.0, True, True),  # the seventh was half a minute ago
+        ("R/{}/PT1H", 7 * 3600 + 90.0, False, True),
+        ("R1/{}/PT1H", 90.0, False, True),
+        ("R1/{}/PT1H", -5.0, False, False),
+        ("R0/{}/PT1H", 5.0, False, False),
+        ("R1//PT1H", 0.0, False, False),
+    ],
+)
+def test_whose_time_has_just_passed_runs_at_once(
+    schedule: str, ago_s: float, old: bool, new: bool
+) -> None:
+    now = 1_700_000_000.0
+    text = schedule.format(moment(now - ago_s))
+    for version, expected in ((Version.V2, old), (Version.V3, new)):
+        assert schedules.overdue(spec_of(version, schedule=text), version, now) is expected
+        off = spec_of(version, schedule=text, disabled=True)
+        assert not schedules.overdue(off, version, now)
 
 
 # -- what each field becomes -----------------------------------------------------------------------
