@@ -14,7 +14,7 @@ import orjson
 
 from libs.common.actor import Actor
 from libs.common.errors import InvalidInput, NotFound, Refused
-from libs.common.http import Access, Request, Response, Role, Route, reply
+from libs.common.http import JSON, Access, Request, Response, Role, Route, reply
 from services.gateway.chronos import telling
 from services.gateway.chronos.book import Book
 from services.gateway.chronos.face import BU, METRICS, PREFIX, reason, refusal
@@ -161,6 +161,8 @@ class _Routes:
 
     def _puts(self) -> tuple[Route, ...]:
         async def put(asked: Asked, *, dependent: bool) -> Response:
+            if not _is_json(asked.request):
+                return refusal(self.version, 415, "Content-Type must be application/json")
             job = read(asked.request.body, self.version, self.book.config)
             _check_kind(job, dependent)
             done, notes = await self.book.put(asked.request, asked.bu, job, self.version)
@@ -253,6 +255,11 @@ def business_unit(request: Request, default: str | None) -> str:
             "one as the user of HTTP Basic, or in X-Gantry-BU",
         )
     return named
+
+
+def _is_json(request: Request) -> bool:
+    """Chronos takes nothing else. Nor do we: a browser, which remembers HTTP Basic, sends none from another's page."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == JSON
 
 
 def _check_kind(job: ChronosJob, dependent: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,10 @@ class Chronos:
         self, method: str, path: str, content: Any = None, **headers: str
     ) -> Response:
         pair = base64.b64encode(f"{self.user}:{self.key}".encode()).decode()
-        sent: Mapping[str, str] = {"Authorization": f"Basic {pair}", "Host": "c:4400", **headers}
+        sent = {"Authorization": f"Basic {pair}", "Host": "c:4400", **headers}
         body = b"" if content is None else orjson.dumps(content)
+        if body:
+            sent.setdefault("Content-Type", "application/json")
         return await self.world.app.dispatch(method, path, sent, body)
 
     async def put(self, at: str, **fields: Any) -> Response:
@@ -161,19 +163,17 @@ async def test_what_is_wrong_in_a_job(chronos: Chronos, at: str) -> None:
         response = await chronos.put(at, **fields)
         assert response.status == 400, fields
         assert said in message(at, response)
-    for body in (b"", b"{", b"[]", b'"x"', b"{}"):
-        response = await chronos.world.app.dispatch(
-            "POST", f"{at}/iso8601", await basic(chronos), body
-        )
+    contents: tuple[Any, ...] = ([], "x", {}, 1)
+    for content in contents:
+        response = await chronos("POST", f"{at}/iso8601", content)
         assert response.status == 400 and message(at, response)
     wrong = await chronos("POST", f"{at}/iso8601", {**JOB, "parents": ["etl"]})
     assert wrong.status == 400 and "dependent" in message(at, wrong)
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):  # as a foreign page can send
+        for path in ("iso8601", "dependency"):
+            response = await chronos("POST", f"{at}/{path}", JOB, **{"Content-Type": kind})
+            assert response.status == 415 and "application/json" in message(at, response)
     assert not chronos.world.jobs.jobs
-
-
-async def basic(chronos: Chronos) -> dict[str, str]:
-    pair = base64.b64encode(f"{chronos.user}:{chronos.key}".encode()).decode()
-    return {"Authorization": f"Basic {pair}"}
 
 
 def message(at: str, response: Response) -> str:
