@@ -20,6 +20,7 @@ from libs.common.producers import ProducerKeys
 from libs.common.runtime import Runtime
 from libs.common.sealing import Sealer
 from libs.common.tokens import TokenVerifier
+from libs.common.trust import Writers
 from libs.common.waiting import lasting
 from services.deployer import api, api_images, api_vault, asks
 from services.deployer.carry import Carrier, Fleet
@@ -85,7 +86,9 @@ class Deployer:
             self._queue.add,
             kick,
             balancers=balancers,
-            trust=Trust(rt.secret, config.trusted_sources, ProducerKeys(rt.peers, rt.clock)),
+            trust=Trust(
+                Writers(rt.secret, config.trusted_sources, ProducerKeys(rt.peers, rt.clock))
+            ),
             publish=rt.bus.publish,
         )
         self._seconds = rt.telemetry.histogram("deployer_reconcile_seconds", "One app's round")

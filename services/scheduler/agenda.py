@@ -1,48 +1,58 @@
-"""Instances in the order of a time, found without looking at the others. Pure."""
+"""Instances, or jobs, in the order of a time, found without looking at the others. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
+from typing import Generic, TypeVar
 
-from services.scheduler.model import InstanceId
+Name = TypeVar("Name", bound=str)
 
 SPARE = 1000
 """So many outdated entries there may be at least before they are cleared out."""
 
 
-class Agenda:
-    """Instances, each with a time. What `until` costs depends on what it finds."""
+class Agenda(Generic[Name]):
+    """Names, each with a time. What `until` costs depends on what it finds."""
 
     def __init__(self) -> None:
-        self._times: dict[InstanceId, float] = {}
-        self._heap: list[tuple[float, InstanceId]] = []  # with entries that don't hold any more
+        self._times: dict[Name, float] = {}
+        self._heap: list[tuple[float, Name]] = []  # with entries that don't hold any more
 
-    def __iter__(self) -> Iterator[InstanceId]:
+    def __iter__(self) -> Iterator[Name]:
         return iter(self._times)
 
-    def __contains__(self, instance: object) -> bool:
-        return instance in self._times
+    def __contains__(self, name: object) -> bool:
+        return name in self._times
 
-    def put(self, instance: InstanceId, time: float) -> None:
+    def put(self, name: Name, time: float) -> None:
         """It is there, with this time."""
-        if self._times.get(instance) == time:
+        if self._times.get(name) == time:
             return
-        self._times[instance] = time
-        heappush(self._heap, (time, instance))
+        self._times[name] = time
+        heappush(self._heap, (time, name))
         if len(self._heap) > 2 * len(self._times) + SPARE:
-            self._heap = [(at, name) for name, at in self._times.items()]
+            self._heap = [(at, each) for each, at in self._times.items()]
             heapify(self._heap)
 
-    def remove(self, instance: InstanceId) -> None:
+    def remove(self, name: Name) -> None:
         """It is there no longer, if it was."""
-        self._times.pop(instance, None)
+        self._times.pop(name, None)
+        self._clear()
+
+    def first(self) -> float | None:
+        """The earliest time; None when there is nothing."""
+        self._clear()
+        return self._heap[0][0] if self._heap else None
+
+    def _clear(self) -> None:
+        """No outdated entry is the first."""
         while self._heap and self._times.get(self._heap[0][1]) != self._heap[0][0]:
             heappop(self._heap)
 
-    def until(self, time: float) -> list[InstanceId]:
+    def until(self, time: float) -> list[Name]:
         """Those whose time is no later, the earliest first."""
-        found: list[tuple[float, InstanceId]] = []
+        found: list[tuple[float, Name]] = []
         places = [0]
         while places:
             place = places.pop()
@@ -50,4 +60,4 @@ class Agenda:
                 found.append(self._heap[place])
                 places += (2 * place + 1, 2 * place + 2)  # none of them is earlier
         found.sort()
-        return list(dict.fromkeys(name for at, name in found if self._times.get(name) == at))
+        return list(dict.fromkeys(each for at, each in found if self._times.get(each) == at))

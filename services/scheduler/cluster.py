@@ -10,9 +10,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from libs.common.events.base import Event
+from libs.common.events.model import AuditRecorded
 from libs.common.spec import InstanceSpec
 from services.scheduler.agenda import Agenda
 from services.scheduler.homes import Homes
+from services.scheduler.jobs.book import JobBook, JobDraft
 from services.scheduler.ledger import Ledger, Place, settled
 from services.scheduler.model import (
     EXECUTOR_AMOUNTS,
@@ -124,13 +126,17 @@ class Cluster:
     """All that the scheduler knows; changed by `commit` alone."""
 
     def __init__(
-        self, instances: Iterable[Instance] = (), ended: Mapping[InstanceId, int] | None = None
+        self,
+        instances: Iterable[Instance] = (),
+        ended: Mapping[InstanceId, int] | None = None,
+        jobs: JobBook | None = None,
     ) -> None:
         self.instances: dict[InstanceId, Instance] = {}
         self.volatile = Volatile()
         self.ended: dict[InstanceId, int] = dict(ended or {})  # with their documents' versions
         # What time alone can bring about something for: by state and since when, and those that are to end.
-        self.agendas = {state: Agenda() for state in PASSING}
+        self.agendas: dict[State, Agenda[InstanceId]] = {state: Agenda() for state in PASSING}
+        self.jobs = jobs or JobBook()
         self.ending: dict[InstanceId, None] = {}
         self.on_agent: dict[AgentId, dict[InstanceId, None]] = {}
         self.cleanups: dict[InstanceId, str] = {}  # with their hosts' names
@@ -149,6 +155,7 @@ class Cluster:
             self._put(changed(instance, now))
             if instance.app not in self.ledger.apps:
                 self._specs.pop(instance.app, None)
+        self.jobs.commit(draft.jobs)
 
     def _shared(self, instance: Instance) -> InstanceSpec:
         """Its spec, as the object that its siblings have: there are many more instances than specs."""
@@ -189,7 +196,7 @@ class Cluster:
             self.on_agent.setdefault(new.agent, {})[new.id] = None
         if new.state in self.agendas:
             self.agendas[new.state].put(new.id, waits_since(new))
-        if new.stop or new.yields_to:
+        if new.ending:
             self.ending[new.id] = None
         else:
             self.ending.pop(new.id, None)
@@ -210,6 +217,7 @@ class Draft:
         self.events: dict[InstanceId, list[Event]] = {}
         self.actions: list[Action] = []
         self.cleaning: set[str] = set()  # hosts that get a clean-up by this draft
+        self.jobs = JobDraft(cluster.jobs)
         self._moved: dict[AgentId, dict[InstanceId, None]] = {}
 
     def get(self, instance_id: InstanceId) -> Instance | None:
@@ -230,8 +238,16 @@ class Draft:
             if agent:
                 self._moved.setdefault(agent, {})[instance.id] = None
                 self.volatile.roster.dirty.add(agent)
+        if instance.run is not None:
+            # What becomes of a run is its job's to tell; a host's or an agent's doings are audited all the same.
+            events = tuple(each for each in events if isinstance(each, AuditRecorded))
         if events and not instance.cleanup:
             self.events.setdefault(instance.id, []).extend(events)
+
+    @property
+    def to_save(self) -> bool:
+        """Is there anything in it that the store must have."""
+        return bool(self.changed or self.jobs)
 
     def act(self, action: Action) -> None:
         """Have it done once the draft is saved."""

@@ -13,10 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from libs.common.spec import InstanceSpec
 from libs.mesos import events as mesos
 from services.scheduler import cleaning, nodes, returning, telling, updates
 from services.scheduler.cluster import Cluster, Draft, Pool
+from services.scheduler.jobs import core as jobs
+from services.scheduler.jobs.asking import ask
+from services.scheduler.jobs.model import JobAsked
 from services.scheduler.ledger import bu_of
 from services.scheduler.model import (
     Agent,
@@ -55,6 +57,7 @@ Input = (
     | Reregister
     | Pools
     | NodeSet
+    | JobAsked
     | mesos.Subscribed
     | mesos.Disconnected
     | mesos.Offers
@@ -77,7 +80,9 @@ def decide(
     draft = Draft(cluster)
     for each in inputs:
         _take(draft, each, now, config)
+    jobs.turn(draft, now, config)
     _watch(draft, now, config)
+    jobs.settle(draft, now, config)  # what time has ended
     _breaker(draft, now, config)
     if draft.volatile.subscribed:
         place_pending(draft, now, config, tasks)
@@ -114,6 +119,8 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
             _pools(draft, each, now)
         case NodeSet():
             nodes.set_node(draft, each)
+        case JobAsked():
+            ask(draft, each, now, config)
         case Tick():
             nodes.ask_to_move(draft)
 
@@ -123,15 +130,8 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
 
 def _want(draft: Draft, instance: Instance, now: float, config: SchedulerConfig) -> None:
     if draft.get(instance.id) is None and instance.id not in draft.cluster.ended:
-        spec = _within(instance, config)
+        spec = config.within(bu_of(instance), instance.spec)
         draft.put(changed(instance, {"spec": spec, "state": State.PENDING, "since": now}))
-
-
-def _within(instance: Instance, config: SchedulerConfig) -> InstanceSpec:
-    """The spec with no higher priority than its business unit may give."""
-    spec = instance.spec
-    most = config.max_priorities.get(bu_of(instance), spec.priority)
-    return spec if spec.priority <= most else spec.model_copy(update={"priority": most})
 
 
 def _pools(draft: Draft, pools: Pools, now: float) -> None:
@@ -215,7 +215,7 @@ def _watch(draft: Draft, now: float, config: SchedulerConfig) -> None:
                 _ask(draft, instance, now, config)
             case _:
                 pass
-        if (instance.stop or instance.yields_to) and instance.live:
+        if instance.ending and instance.live:
             kill(draft, instance, now, config)
     if draft.volatile.subscribed and now >= draft.volatile.reconcile_at:
         draft.act(Reconcile())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 from services.scheduler.model import AgentId, Amounts, Instance, InstanceId, State
@@ -11,6 +12,7 @@ from services.scheduler.policy import Shape
 from services.scheduler.policy.model import apart_of
 
 K = TypeVar("K")
+RUNS = "job."
 Place = tuple[AgentId, str]
 """An agent and its hostname."""
 
@@ -18,6 +20,14 @@ Place = tuple[AgentId, str]
 def shape_of(instance: Instance) -> Shape:
     """What placement looks at. An orphan goes back to its agent, a clean-up to its host."""
     agent = instance.agent if instance.state is State.ORPHANED else None
+    shape = _own_shape(instance, agent)
+    if instance.run is not None and not shape.relational:
+        # Where its siblings are does not matter, so all runs of a unit that need the same are placed as one.
+        return replace(shape, app=f"{shape.bu}/{RUNS}")
+    return shape
+
+
+def _own_shape(instance: Instance, agent: AgentId | None) -> Shape:
     host = instance.hostname if instance.cleanup else ""
     return Shape.of(instance.app, instance.spec, agent, host)
 

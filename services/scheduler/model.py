@@ -14,6 +14,7 @@ from typing import Any, NewType
 
 from libs.common.spec import InstanceSpec
 from libs.mesos.messages import Resource, TaskInfo, TaskStatus
+from services.scheduler.jobs.run import Run, run_body, run_of
 
 InstanceId = NewType("InstanceId", str)
 AttemptId = NewType("AttemptId", str)
@@ -93,6 +94,7 @@ class Instance:
     may_return: AttemptId = AttemptId("")  # the replaced one that goes on when its host comes back
     return_host: str = ""  # and that host's name
     leaving: str = ""  # it is asked to move off its host: see `nodes.py`
+    run: Run | None = None  # a job's run, which ends: see `runs.py`
 
     @property
     def number(self) -> int:
@@ -108,6 +110,12 @@ class Instance:
     def live(self) -> bool:
         """Is there a task of it."""
         return self.state in LIVE
+
+    @property
+    def ending(self) -> bool:
+        """Is its task to be killed. A run has nobody to replace it first when its host is drained by force."""
+        forced = self.run is not None and self.leaving == "forced"
+        return self.stop or bool(self.yields_to) or forced
 
     def asked_by(self, request: Unwant | Retell) -> Instance:
         """The instance with what it takes over from a request."""
@@ -380,6 +388,10 @@ def to_body(instance: Instance) -> dict[str, Any]:
     body["strays"] = [list(each) for each in instance.strays]
     if instance.cleanup:
         body["cleanup"] = True
+    if instance.run is not None:
+        body["run"] = run_body(instance.run)
+        if instance.state is State.ENDED:
+            body["over"] = True  # few at a time, and to be found without the others
     body.update({name: value for name in _RARE if (value := getattr(instance, name))})
     return body
 
@@ -407,6 +419,7 @@ def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:
         state=State(body["state"]),
         strays=tuple((AttemptId(task), AgentId(agent)) for task, agent in body["strays"]),
         cleanup=body.get("cleanup", False),
+        run=run_of(body["run"]) if "run" in body else None,
         **{
             name: body[name] for name in (*_PLAIN, *_RARE) if name in body
         },  # an older one has fewer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from libs.common.events import model as ev
-from services.scheduler import cleaning
+from services.scheduler import cleaning, runs
 from services.scheduler.cluster import Draft
 from services.scheduler.model import Instance, State
 from services.scheduler.telling import place_of
@@ -33,6 +33,9 @@ def _renew(draft: Draft, instance: Instance, now: float) -> None:
         return
     if instance.state is State.ORPHANED:
         cleaning.leave_behind(draft, instance, now)  # no executor was there to stop its container
+    if instance.run is not None:
+        runs.give_up(draft, replace(instance, strays=()), now, MESSAGE)
+        return
     after = replace(
         instance,
         state=State.ENDED if instance.stop else State.PENDING,

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from libs.common.events import model as ev
 from libs.mesos.messages import TaskStatus
-from services.scheduler import cleaning
+from services.scheduler import cleaning, runs
 from services.scheduler.cluster import Draft
 from services.scheduler.model import AgentId, AttemptId, Instance, Kill, State, split_attempt
 from services.scheduler.settings import SchedulerConfig
@@ -32,6 +32,10 @@ def replace_after_s(instance: Instance, config: SchedulerConfig) -> float:
 def replace_unreachable(draft: Draft, instance: Instance, now: float) -> None:
     """Its host has been silent for long enough: a new attempt."""
     cleaning.leave_behind(draft, instance, now)
+    if instance.run is not None:
+        left = replace(instance, strays=(*instance.strays, (instance.attempt, instance.agent)))
+        runs.give_up(draft, left, now, f"its host {instance.hostname} could not be reached")
+        return
     may_return, host = instance.may_return, instance.return_host
     if instance.spec.unreachable.keep == "first" and not may_return:
         may_return, host = instance.attempt, instance.hostname

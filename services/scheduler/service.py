@@ -21,13 +21,18 @@ from libs.common.events import Envelope
 from libs.common.events import model as ev
 from libs.common.http import call_json
 from libs.common.leader import Leadership, leadership
+from libs.common.producers import ProducerKeys
 from libs.common.runtime import Runtime
 from libs.common.spec import InstanceSpec
+from libs.common.trust import Writers
 from libs.common.waiting import lasting
 from libs.mesos import events as mesos
 from services.scheduler import api
 from services.scheduler.cluster import ENDED_REMEMBERED, Cluster, Draft
 from services.scheduler.core import Input, decide
+from services.scheduler.jobs.api import routes as job_routes
+from services.scheduler.jobs.intake import JobIntake
+from services.scheduler.jobs.upkeep import Upkeep
 from services.scheduler.maintenance import Maintenance
 from services.scheduler.membership import Membership
 from services.scheduler.mesos import OpenDriver, open_driver
@@ -85,11 +90,16 @@ class Scheduler:
         self._log = rt.telemetry.log
         self._store = store
         self._led = led
-        self._relay = rt.relay([store.instances, store.nodes.collection])
+        self._relay = rt.relay(store.outboxes)
         self.maintenance = Maintenance(
             store.nodes, cluster, self.submit, self._relay.kick, rt.clock, rt.telemetry.log
         )
+        self._upkeep = Upkeep(rt, config.jobs, cluster, store, self.submit)
         self.subscription = rt.subscription(self.handlers())
+        # Requests of jobs have a group of their own: one may wait for the gateway, or for an image's digest.
+        self.asks = rt.subscription(
+            {ev.JobRequested: self._job_intake().on_job_requested}, "scheduler-asks"
+        )
         self._tasks = self._task_factory()
         self._inbox: asyncio.Queue[tuple[Input, asyncio.Future[None] | None]] = asyncio.Queue(INBOX)
         self._outgoing: asyncio.Queue[Sequence[Action]] = asyncio.Queue(INBOX)
@@ -105,6 +115,9 @@ class Scheduler:
             for work in (
                 self._relay.run(),
                 self.subscription.run(),
+                self.asks.run(),
+                self._upkeep.wake(),
+                self._upkeep.clean(),
                 self.membership.run(),
                 self._tick(),
                 self._batches(),
@@ -129,6 +142,19 @@ class Scheduler:
             ev.InstanceRequested: self._on_requested,
             ev.InstanceStopRequested: self._on_stop_requested,
         }
+
+    def _job_intake(self) -> JobIntake:
+        rt, config = self._rt, self.config.jobs
+        producers = ProducerKeys(rt.peers, rt.clock)
+        return JobIntake(
+            self._store.jobs,
+            Writers(rt.secret, config.trusted_sources, producers),
+            rt.peers,
+            rt.clock,
+            self.submit,
+            rt.bus.publish,
+            config.resolve_s,
+        )
 
     async def submit(self, given: Input) -> None:
         """Hand an input to the loop; returns when what it leads to is saved."""
@@ -254,8 +280,9 @@ class Scheduler:
             now = self._rt.clock.now()
             draft = decide(self.cluster, [each for each, _ in batch], now, self.config, self._tasks)
             self._decide_s.observe(self._rt.clock.monotonic() - started)
-            saved = await self._save(draft, now) if draft.changed else Saved({})
+            saved = await self._save(draft, now) if draft.to_save else Saved({})
             self.cluster.commit(draft, saved.versions)
+            self._upkeep.committed(draft)
             if saved.events:
                 self._relay.kick(saved.events)
             self._instances.set(len(self.cluster.instances))
@@ -375,10 +402,12 @@ async def _lead(
         # Mesos takes no other command for an executor id that it has seen.
         kept = framework.executor_command
         rt.telemetry.log.warning("scheduler.executor_command is not taken", kept=kept)
-    cluster = Cluster(await store.load(), await store.ended(ENDED_REMEMBERED))
+    live = await store.load()
+    cluster = Cluster(live, await store.ended(ENDED_REMEMBERED), await store.book(live))
     cluster.volatile.nodes = await store.nodes.load()
     scheduler = Scheduler(rt, config, store, framework, cluster, led, open_driver)
-    routes = (*api.routes(scheduler), inbox(rt.service, [scheduler.subscription]))
+    jobs = job_routes(cluster, store.jobs, rt.clock.now, config.jobs.keep_runs)
+    routes = (*api.routes(scheduler), *jobs, inbox(rt.service, [scheduler.subscription]))
     app = rt.http_app(routes, ready=scheduler.why_not_ready)
     async with rt.serve(app), asyncio.TaskGroup() as group:
         group.create_task(led.hold())

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from libs.common.spec import InstanceSpec
+
 
 class Quota(BaseModel):
     """What the instances of a business unit may have together. 0: no limit."""
@@ -17,6 +19,28 @@ class Quota(BaseModel):
     cpus: float = 0.0
     mem_mib: float = 0.0
     disk_mib: float = 0.0
+
+
+class JobsConfig(BaseModel):
+    """What concerns jobs: `scheduler.jobs`. Times are seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    late_s: float = (
+        60.0  # a target that is looked at no later is on time, others are caught up with
+    )
+    most: int = 100_000  # jobs of the cluster
+    looks: int = 2000  # jobs looked at in one decision; the next one goes on
+    keep_runs: int = 100  # records of each job…
+    keep_runs_s: float = 90 * 86_400.0  # …and no longer than this
+    keep_instances_s: float = 600.0  # documents of runs' instances, after their end
+    keep_requests_s: float = 86_400.0  # outcomes of what was asked
+    keep_deleted_s: float = (
+        30 * 86_400.0
+    )  # a deleted job's document: versions go on if it is put again
+    clean_every_s: float = 30.0
+    resolve_s: float = 20.0  # so long, the deployer may take to pin an image
+    trusted_sources: tuple[str, ...] = ("/gantry/gateway",)
 
 
 class SchedulerConfig(BaseModel):
@@ -62,3 +86,9 @@ class SchedulerConfig(BaseModel):
         0.0  # 0: the only scheduler there is; otherwise standbys wait for the lease
     )
     tick_s: float = 0.5
+    jobs: JobsConfig = JobsConfig()
+
+    def within(self, bu: str, spec: InstanceSpec) -> InstanceSpec:
+        """The spec with no higher priority than its business unit may give."""
+        most = self.max_priorities.get(bu, spec.priority)
+        return spec if spec.priority <= most else spec.model_copy(update={"priority": most})

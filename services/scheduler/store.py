@@ -1,4 +1,4 @@
-"""The scheduler's documents: one an instance, one a host that people closed, and one about the framework itself."""
+"""The scheduler's documents: one an instance, one a host that people closed, one about the framework, and jobs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import orjson
-
 from libs.common.errors import Fenced
 from libs.common.events.base import Cause, seal
 from libs.common.events.model import AuditRecorded
@@ -16,11 +14,9 @@ from libs.common.gathering import Gathering
 from libs.common.store.base import (
     Collection,
     CollectionSpec,
-    Doc,
     Fence,
     Index,
     OutboxEvent,
-    Outcome,
     Query,
     Schema,
     Store,
@@ -30,13 +26,20 @@ from libs.common.store.base import (
 from libs.common.store.paging import documents
 from libs.common.store.shapes import fields
 from services.scheduler.cluster import Draft
+from services.scheduler.jobs.book import JobBook
+from services.scheduler.jobs.loading import book_of
+from services.scheduler.jobs.store import JOBS as JOBS
+from services.scheduler.jobs.store import REQUESTS as REQUESTS
+from services.scheduler.jobs.store import RUNS as RUNS
+from services.scheduler.jobs.store import JobStore
 from services.scheduler.model import Instance, InstanceId, from_body, to_body
 from services.scheduler.node_store import NodeStore
 from services.scheduler.nodes import node_body, node_of
+from services.scheduler.writing import delete_all, is_same, replace_all
 
 INSTANCES = CollectionSpec(
     "scheduler_instances",
-    (Index("ended", ("ended", "since")),),
+    (Index("ended", ("ended", "since")), Index("over", ("over", "since"))),
     Schema(known=lambda body: to_body(from_body("", 0, body))),
 )
 FRAMEWORK = CollectionSpec(
@@ -70,13 +73,19 @@ class SchedulerStore:
     """Typed access; every write carries the leader's fence."""
 
     def __init__(
-        self, instances: Collection, framework: Collection, nodes: Collection, fence: Fence
+        self,
+        instances: Collection,
+        framework: Collection,
+        nodes: Collection,
+        jobs: JobStore,
+        fence: Fence,
     ) -> None:
         self.instances = instances
         self._framework = framework
         self._fence = fence
         self._reading = Gathering(instances.get_many)
         self.nodes = NodeStore(nodes, fence)
+        self.jobs = jobs
 
     @classmethod
     async def open(cls, store: Store) -> SchedulerStore:
@@ -84,8 +93,15 @@ class SchedulerStore:
         instances = await store.collection(INSTANCES)
         framework = await store.collection(FRAMEWORK)
         nodes = await store.collection(NODES)
-        epoch = await store.raise_epoch("scheduler")
-        return cls(instances, framework, nodes, Fence("scheduler", epoch))
+        jobs, runs = await store.collection(JOBS), await store.collection(RUNS)
+        requests = await store.collection(REQUESTS)
+        fence = Fence("scheduler", await store.raise_epoch("scheduler"))
+        return cls(instances, framework, nodes, JobStore(jobs, runs, requests, fence), fence)
+
+    @property
+    def outboxes(self) -> Sequence[Collection]:
+        """Where events may wait."""
+        return (self.instances, self.nodes.collection, self.jobs.jobs, self.jobs.requests)
 
     async def load(self) -> list[Instance]:
         """All instances that have not ended."""
@@ -109,28 +125,29 @@ class SchedulerStore:
         return from_body(doc.id, doc.version, doc.body) if doc else None
 
     async def save(self, draft: Draft, now: float) -> Saved:
-        """Save all changes of a draft with their events.
+        """Save all changes of a draft with their events: instances first, then what jobs make of them.
 
         May be repeated after Unavailable: what is already there is recognised. Raises Fenced when
         somebody else has written, which only a newer leader does.
         """
         writes = [_write(each, draft, now) for each in draft.changed.values()]
-        results = await self.instances.replace_many(writes, self._fence)
-        doubtful: list[Write] = []
-        for write, result in zip(writes, results, strict=True):
-            if result.outcome is Outcome.CONFLICT:
-                doubtful.append(write)
-            elif not result.ok:
-                raise Fenced(f"instance {write.id}: {result.outcome.value}")
-        if doubtful:
-            stored = await self.instances.get_many([write.id for write in doubtful])
-            for write in doubtful:
-                if not _same(write, stored.get(write.id)):
-                    raise Fenced(f"instance {write.id} was written by somebody else")
+        await replace_all(self.instances, writes, self._fence)
+        told = await self.jobs.save(draft.jobs, now)
         return Saved(
             {InstanceId(write.id): write.version + 1 for write in writes},
-            [event for write in writes for event in write.events],
+            [*(event for write in writes for event in write.events), *told],
         )
+
+    async def book(self, live: Sequence[Instance]) -> JobBook:
+        """The jobs, with what who led before could not save of them any more."""
+        jobs = await self.jobs.load()
+        over = [
+            from_body(doc.id, doc.version, doc.body)
+            async for doc in documents(self.instances, (eq("over", True),), _PAGE)
+        ]
+        records = await self.jobs.records([*(each.id for each in over)])
+        newest = await self.jobs.newest()
+        return book_of(jobs, live, over, {**newest, **records})
 
     async def framework(self) -> Framework:
         """The framework document, or an empty one."""
@@ -148,18 +165,22 @@ class SchedulerStore:
         write = Write(_FRAMEWORK_DOC, framework.version, body)
         (result,) = await self._framework.replace_many([write], self._fence)
         stored = None if result.ok else await self._framework.get(_FRAMEWORK_DOC)
-        if not result.ok and not _same(write, stored):
+        if not result.ok and not is_same(write, stored):
             raise Fenced("the framework document was written by somebody else")
         return Framework(framework.id, framework.executor_command, framework.version + 1)
+
+    async def forget_runs(self, before: float, limit: int = 500) -> int:
+        """Delete instances of runs that ended before that time: their records stay. Returns how many."""
+        query = Query((eq("over", True),), order="since", limit=limit)
+        page = await self.instances.find(query)
+        old = [doc for doc in page.docs if doc.body["since"] < before]
+        return await delete_all(self.instances, old, self._fence)
 
     async def forget_ended(self, before: float, limit: int = 500) -> int:
         """Delete instances that ended before that time; returns how many."""
         page = await self.instances.find(Query((eq("ended", True),), order="since", limit=limit))
         old = [doc for doc in page.docs if doc.body["since"] < before]
-        gone = 0
-        for doc in old:
-            gone += (await self.instances.delete(doc.id, doc.version, self._fence)).ok
-        return gone
+        return await delete_all(self.instances, old, self._fence)
 
 
 def _write(instance: Instance, draft: Draft, now: float) -> Write:
@@ -173,13 +194,3 @@ def _write(instance: Instance, draft: Draft, now: float) -> Write:
     # All audits speak about one subject, their actor: the instance keeps their ids apart.
     sealed = (*sealer(told), *sealer(audits, aggregate=instance.id))
     return Write(instance.id, instance.version, to_body(instance), sealed)
-
-
-def _same(write: Write, stored: Doc | None) -> bool:
-    """Is what is stored this very write, done by an attempt whose answer was lost."""
-    return (
-        stored is not None
-        and stored.version == write.version + 1
-        and orjson.dumps(stored.body, option=orjson.OPT_SORT_KEYS)
-        == orjson.dumps(write.body, option=orjson.OPT_SORT_KEYS)
-    )

@@ -69,6 +69,7 @@ class TaskFactory:
             adopt=instance.adopt,
             cleanup=instance.cleanup,
             traceparent=instance.traceparent,
+            run=instance.run.payload(instance.id) if instance.run is not None else None,
         )
         return {
             "name": instance.id,

@@ -15,8 +15,9 @@ from libs.common.events import Event
 from libs.common.events import model as ev
 from libs.common.task import TaskReport
 from libs.mesos.messages import TERMINAL_STATES, TaskStatus
-from services.scheduler import backing_off, cleaning, returning
+from services.scheduler import backing_off, cleaning, returning, runs
 from services.scheduler.cluster import Draft, Full
+from services.scheduler.jobs.run import RunState
 from services.scheduler.model import (
     Acknowledge,
     AgentId,
@@ -195,6 +196,7 @@ def _running(
             "adopt": "",
             "orphaned_at": 0.0,
             "message": instance.message if instance.stop else report.detail,
+            "run": runs.begun(instance.run, report, now) if instance.run is not None else None,
         },
     )
     if not after.address:
@@ -254,6 +256,10 @@ def _ended(
         _made_room(draft, instance, status, now, config)
         return
     blameless = status["state"] in GONE_STATES or reason.startswith(HOST_REASONS)
+    if instance.run is not None:
+        settled_at = _settled_at(draft, reason)
+        runs.ended(draft, instance, status, report, blameless, settled_at, now)
+        return
     failures = backing_off.remembered(instance, now, config) + (not blameless)
     done = instance.cleanup and status["state"] == "TASK_FINISHED"
     final = instance.stop or done or 0 < config.max_attempts <= failures
@@ -347,6 +353,9 @@ def _container_may_run(instance: Instance, status: TaskStatus) -> bool:
 
 def end(draft: Draft, instance: Instance, now: float, reason: str) -> None:
     """An instance without a task is no longer wanted."""
+    if instance.run is not None:
+        runs.finish(draft, instance, RunState.KILLED, reason, now)
+        return
     exited = ev.ContainerExited(
         **place_of(instance), state="TASK_KILLED", reason=reason, wanted=True, final=True
     )
@@ -356,6 +365,9 @@ def end(draft: Draft, instance: Instance, now: float, reason: str) -> None:
 def give_up_adoption(draft: Draft, instance: Instance, now: float) -> None:
     """Nobody could take the container over in time; its host's executor removes it when it is back."""
     cleaning.leave_behind(draft, instance, now)
+    if instance.run is not None:
+        runs.give_up(draft, instance, now, "its executor died, and nobody saw its end")
+        return
     after = replace(
         instance,
         state=State.ENDED if instance.stop else State.PENDING,

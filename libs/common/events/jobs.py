@@ -22,6 +22,10 @@ class JobRequested(Event):
     spec: dict[str, Any] | None = None
     request: str = ""
     run: str = ""
+    actor_bu: str = (
+        ""  # what the actor may do, where one of Gantry's services asks for it; "" is not said
+    )
+    actor_role: str = ""
 
     def subject(self) -> str:
         """The job."""
@@ -60,7 +64,7 @@ class JobRunFinished(_OfRun):
 
 
 class JobRunFailed(_OfRun):
-    """A run failed, and won't be tried again."""
+    """A run failed, and won't be tried again; or (`again`) a try was lost with its host, and another follows."""
 
     TOPIC: ClassVar[str] = "job.run.failed"
 
@@ -69,6 +73,7 @@ class JobRunFailed(_OfRun):
     hostname: str = ""
     soft: bool = False  # it counts for nothing: see JobSpec.soft_errors
     host_lost: bool = False  # nobody can tell how far it came: its host died
+    again: bool = False
 
 
 class JobRunMissed(_OfRun):

@@ -1,0 +1,217 @@
+"""What is asked of jobs: taken or refused, once for each request. Pure.
+
+A refusal is an outcome like any other: it is saved, told and audited, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from libs.common.errors import Conflict, InvalidInput, NotFound, Refused
+from libs.common.jobs import JobSpec
+from libs.common.schedule import parse
+from services.scheduler import runs
+from services.scheduler.cluster import Draft
+from services.scheduler.jobs import core, starting
+from services.scheduler.jobs.book import JobDraft
+from services.scheduler.jobs.model import Due, Job, JobAsked, Outcome
+from services.scheduler.jobs.run import JobId, run_id
+from services.scheduler.model import InstanceId
+from services.scheduler.settings import SchedulerConfig
+
+Get = Callable[[JobId], Job | None]
+
+
+def ask(draft: Draft, asked: JobAsked, now: float, config: SchedulerConfig) -> None:
+    """Do what is asked, or refuse it; a request that was handled keeps its outcome."""
+    if asked.request in draft.jobs.book.answered or asked.request in draft.jobs.outcomes:
+        return
+    known = draft.jobs.get(asked.job)
+    outcome = known.outcome_of(asked.request) if known is not None else None
+    if outcome is None:
+        try:
+            outcome = _do(draft, asked, now, config)
+        except Refused as error:
+            outcome = Outcome(asked.request, "refused", str(error))
+    draft.jobs.outcomes[asked.request] = (asked.job, asked.action, asked.actor, outcome)
+
+
+def _do(draft: Draft, asked: JobAsked, now: float, config: SchedulerConfig) -> Outcome:
+    if asked.problem:
+        raise Conflict(asked.problem)
+    known = draft.jobs.get(asked.job)
+    if asked.action == "put":
+        job = _put(draft, asked, known, now, config)
+    elif known is None or known.deleted:
+        raise NotFound(f"there is no job {asked.job}")
+    else:
+        job = known
+    outcome = Outcome(asked.request, "done")
+    match asked.action:
+        case "delete":
+            job = _delete(draft, job, now)
+        case "run":
+            due = Due(run_id(job.id, f"request {asked.request}"), now, "manual")
+            job = _run_now(draft, job, due, now, config)
+            outcome = outcome._replace(run=due.run)
+        case "kill":
+            job = _kill(draft, job, asked.run, f"killed by {asked.actor}", now)
+        case "pause":
+            job = replace(job, paused=True, changed=now, changed_by=asked.actor)
+        case "resume":
+            job = replace(_resumed(job, now), changed=now, changed_by=asked.actor)
+        case _:
+            pass
+    draft.jobs.put(job.after(outcome))
+    core.look(draft, job.id, now, config)
+    return outcome
+
+
+# -- put and delete ------------------------------------------------------------------------------------
+
+
+def _put(
+    draft: Draft, asked: JobAsked, known: Job | None, now: float, config: SchedulerConfig
+) -> Job:
+    spec = asked.spec
+    assert spec is not None
+    check(draft.jobs.get, asked.job, spec)
+    if known is None and len(draft.jobs.book.jobs) >= config.jobs.most:
+        raise Conflict(f"there are {config.jobs.most} jobs, and there may be no more")
+    fresh = known is None or bool(known.deleted)
+    job = known or Job(asked.job, spec, asked.image)
+    if fresh:
+        # Its version and its runs under way are those of the job that it was before.
+        job = Job(
+            asked.job,
+            spec,
+            asked.image,
+            version=job.version,
+            running=job.running,
+            recorded=job.recorded,
+            handled=job.handled,
+            created=now,
+        )
+    job = _timed(job, spec, now, fresh)
+    return replace(
+        job,
+        spec=spec,
+        image=asked.image,
+        login=asked.login,
+        disabled="",
+        failures_in_a_row=0 if job.disabled else job.failures_in_a_row,
+        consumed=_consumed(draft.jobs, replace(job, spec=spec)),
+        changed=now,
+        changed_by=asked.actor,
+    )
+
+
+def _timed(job: Job, spec: JobSpec, now: float, fresh: bool) -> Job:
+    """With its schedule; the same one goes on where it was, another begins now."""
+    text = spec.schedule or ""
+    same = (text, spec.time_zone) == (job.spec.schedule or "", job.spec.time_zone)
+    went_off = job.off and spec.enabled  # what passed meanwhile is not caught up with
+    if fresh or not same:
+        anchored = parse(text, spec.time_zone, salt=job.id).anchored(now) if text else ""
+        return replace(job, text=anchored, cursor=now)
+    return replace(job, cursor=now) if went_off else job
+
+
+def _consumed(jobs: JobDraft, job: Job) -> dict[str, float]:
+    """Only successes that are newer than the wish for them count."""
+    found: dict[str, float] = {}
+    for name in job.parents:
+        parent = jobs.get(name)
+        found[name] = job.consumed.get(name, parent.passed if parent is not None else 0.0)
+    return found
+
+
+def check(get: Get, name: JobId, spec: JobSpec) -> None:
+    """Whether a job may be put so. Raises InvalidInput naming the field."""
+    if spec.schedule is not None:
+        parse(spec.schedule, spec.time_zone, salt=name)
+    bu, _, own = name.partition("/")
+    for parent in spec.parents:
+        found = get(JobId(f"{bu}/{parent}"))
+        if parent != own and (found is None or found.deleted):
+            raise InvalidInput.of("parents", f"there is no job {bu}/{parent}", "put it first")
+    if path := _cycle(get, name, spec):
+        raise InvalidInput.of("parents", f"a cycle: {' → '.join(path)}", "none runs after itself")
+
+
+def _cycle(get: Get, name: JobId, spec: JobSpec) -> list[str]:
+    """A way from the job up to itself, as names; [] when there is none."""
+    bu, _, own = name.partition("/")
+    came_from: dict[str, str] = {}
+    todo = [(own, each) for each in spec.parents]
+    while todo:
+        child, parent = todo.pop()
+        if parent in came_from:
+            continue
+        came_from[parent] = child
+        if parent == own:
+            path = [own]
+            while len(path) == 1 or path[-1] != own:
+                path.append(came_from[path[-1]])
+            return path
+        job = get(JobId(f"{bu}/{parent}"))
+        todo += [(parent, each) for each in job.spec.parents] if job is not None else []
+    return []
+
+
+def _delete(draft: Draft, job: Job, now: float) -> Job:
+    if children := sorted(each.name for each in draft.jobs.children(job.id)):
+        raise Conflict(f"{', '.join(children)} run after it; delete those first, or change them")
+    _stop_all(draft, job, f"job {job.id} was deleted", now)
+    return replace(job, deleted=now, queue=(), look=None)
+
+
+# -- the rest ------------------------------------------------------------------------------------------
+
+
+def _run_now(draft: Draft, job: Job, due: Due, now: float, config: SchedulerConfig) -> Job:
+    """Paused or not; but nothing starts of a disabled job, and `forbid` forbids here, too."""
+    if job.off:
+        why = job.disabled or "`enabled` is false"
+        raise Conflict(f"{job.id} is disabled: {why}")
+    busy = job.running or job.queue
+    if busy and job.spec.concurrency == "forbid":
+        run = next(iter(job.running), None) or job.queue[0].run
+        raise Conflict(f"run {run} of {job.id} is under way, and its concurrency is forbid")
+    if busy and job.spec.concurrency == "queue" and len(job.queue) >= job.spec.queue_limit:
+        raise Conflict(f"{len(job.queue)} runs of {job.id} wait already")
+    return starting.arrive(draft, job, due, now, config)
+
+
+def _kill(draft: Draft, job: Job, run: str, reason: str, now: float) -> Job:
+    if not run:
+        _stop_all(draft, job, reason, now)
+        waiting, job = job.queue, replace(job, queue=())
+    else:
+        waiting = tuple(each for each in job.queue if each.run == run)
+        if run not in job.running and not waiting:
+            raise NotFound(f"no run {run} of {job.id} is under way")
+        job = replace(job, queue=tuple(each for each in job.queue if each.run != run))
+        instance = draft.get(InstanceId(run))
+        if run in job.running and instance is not None:
+            runs.stop(draft, instance, reason, now)
+    for each in waiting:
+        job = starting.miss(draft, job, each, reason, now)
+    return job
+
+
+def _stop_all(draft: Draft, job: Job, reason: str, now: float) -> None:
+    for name in job.running:
+        instance = draft.get(InstanceId(name))
+        if instance is not None:
+            runs.stop(draft, instance, reason, now)
+
+
+def _resumed(job: Job, now: float) -> Job:
+    """What passed while it was paused is caught up with as its policy says; not what passed while it was disabled."""
+    if not job.spec.enabled:
+        raise Conflict(f"{job.id} is disabled by its spec: put it with `enabled: true`")
+    if job.disabled:
+        job = replace(job, disabled="", failures_in_a_row=0, cursor=now)
+    return replace(job, paused=False)

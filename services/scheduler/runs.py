@@ -1,0 +1,137 @@
+"""How attempts of jobs' runs end, where a service's instance would just be started again. Pure.
+
+A run whose try went well is over. One that failed is tried again, after the wait that its job says, until its tries are
+used up; the wait is a time in the instance's document, so it survives whoever leads. Whoever can't tell how far a try
+came, because its host is gone, says so, and counts it as a failed one. What never began was no try.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from libs.common.task import TaskReport
+from libs.mesos.messages import TaskStatus
+from services.scheduler.cluster import Draft
+from services.scheduler.jobs.run import Run, RunState
+from services.scheduler.model import Instance, State
+
+AGAIN_S = 1.0
+"""The pause after an attempt that never began."""
+NEVER_BEGUN = frozenset({"TASK_DROPPED", "TASK_UNKNOWN"})
+
+
+def begun(run: Run, report: TaskReport, now: float) -> Run:
+    """The run when the process of its current try is known to run, or to have run."""
+    if run.begun > run.failed:
+        return run
+    at = report.started_at or now
+    return replace(run, begun=run.failed + 1, began=at, started=run.started or at)
+
+
+def ended(
+    draft: Draft,
+    instance: Instance,
+    status: TaskStatus,
+    report: TaskReport,
+    lost: bool,
+    settled_at: float,
+    now: float,
+) -> None:
+    """The current attempt is over. `lost`: with its host; nothing goes on before `settled_at`."""
+    run = instance.run
+    assert run is not None
+    ran = bool(instance.adopt) or report.started_at > 0
+    if ran or instance.state in (State.RUNNING, State.UNREACHABLE):
+        run = begun(run, report, now)
+    run = replace(
+        run, exit_code=report.exit_code, output=report.output, ended=report.ended_at or now
+    )
+    message = report.detail or status.get("message", "")
+    draft.volatile.killed.pop(instance.id, None)
+    if _went_well(run, status["state"], report):
+        finish(draft, replace(instance, run=run), RunState.SUCCEEDED, "", now)
+    elif instance.stop:
+        finish(draft, replace(instance, run=run), RunState.KILLED, instance.message, now)
+    elif status["state"] in NEVER_BEGUN and run.begun == run.failed:
+        again = replace(_waiting(instance, now, message), not_before=max(now + AGAIN_S, settled_at))
+        draft.put(again)
+    elif lost:
+        give_up(draft, replace(instance, run=run), now, f"its host {instance.hostname} was lost")
+    else:
+        drained = f"it was ended, as {instance.hostname} is drained by force"
+        why = drained if instance.leaving == "forced" else reason_of(report, status, run)
+        _failed(draft, replace(instance, run=run), RunState.FAILED, why, settled_at, now)
+
+
+def give_up(draft: Draft, instance: Instance, now: float, reason: str) -> None:
+    """Nobody will ever know how far the current try came."""
+    run = instance.run
+    assert run is not None
+    run = replace(begun(run, TaskReport(), now), lost=run.lost + 1, exit_code=None, output="")
+    if instance.stop:
+        finish(draft, replace(instance, run=run), RunState.LOST, reason, now)
+    else:
+        _failed(draft, replace(instance, run=run), RunState.LOST, reason, 0.0, now)
+
+
+def stop(draft: Draft, instance: Instance, reason: str, now: float) -> None:
+    """It is not wanted any more: it ends at once if it waits, or when its task does."""
+    if instance.state is State.PENDING:
+        finish(draft, instance, RunState.KILLED, reason, now)
+    elif not instance.stop and instance.state is not State.ENDED:
+        draft.put(replace(instance, stop=True, message=reason))
+
+
+def finish(draft: Draft, instance: Instance, outcome: RunState, reason: str, now: float) -> None:
+    """The run is over."""
+    run = instance.run
+    assert run is not None
+    over = replace(run, outcome=outcome.value, reason=reason, ended=run.ended or now)
+    after = replace(instance, state=State.ENDED, since=now, message=reason, run=over)
+    draft.put(replace(after, healthy=None, adopt="", orphaned_at=0.0))
+
+
+def reason_of(report: TaskReport, status: TaskStatus, run: Run) -> str:
+    """Why a try failed, in words."""
+    if report.timed_out:
+        return f"it took longer than {run.timeout_s:g} s"
+    if report.oom_killed:
+        return "it needed more memory than it may have"
+    told = report.detail or status.get("message", "")
+    if report.exit_code is not None:
+        return f"exit code {report.exit_code}" + (f": {told}" if told else "")
+    return told or status.get("reason", "") or status["state"]
+
+
+def _went_well(run: Run, state: str, report: TaskReport) -> bool:
+    if report.timed_out or report.oom_killed or state not in ("TASK_FINISHED", "TASK_FAILED"):
+        return False
+    if report.exit_code is None:
+        return state == "TASK_FINISHED"
+    return report.exit_code in run.success_codes
+
+
+def _failed(
+    draft: Draft, instance: Instance, kind: RunState, reason: str, settled_at: float, now: float
+) -> None:
+    run = instance.run
+    assert run is not None
+    run = replace(run, failed=run.failed + 1, reason=reason)
+    if run.failed > run.retry.limit:
+        finish(draft, replace(instance, run=run), kind, reason, now)
+        return
+    wait_s = run.retry.wait_s(run.failed)
+    after = replace(_waiting(instance, now, reason), run=replace(run, ended=0.0))
+    draft.put(replace(after, not_before=max(now + wait_s, settled_at)))
+
+
+def _waiting(instance: Instance, now: float, message: str) -> Instance:
+    return replace(
+        instance,
+        state=State.PENDING,
+        since=now,
+        healthy=None,
+        adopt="",
+        orphaned_at=0.0,
+        message=message,
+    )
