@@ -28,7 +28,7 @@ from services.gateway.store import Repository, Versioned
 WRITE_TRIES = 8
 KEPT_HEADERS = ("etag", "location")
 
-JobAction = Literal["put", "delete", "run", "pause", "resume", "kill"]
+JobAction = Literal["put", "delete", "run", "pause", "resume", "kill", "succeed"]
 Check = Callable[[], Awaitable[object]]
 Perform = Callable[[], Awaitable[Response]]
 Tell = Callable[[Response], dict[str, Any]]
@@ -259,7 +259,8 @@ def _audit(
 
 def _shown(wanted: ev.JobRequested) -> dict[str, Any]:
     """A request for the audit trail: which variables a spec has, not what is in them."""
-    shown = wanted.model_dump(mode="json", exclude_none=True, include={"request", "spec", "run"})
+    told = {"request", "spec", "run", "command"}
+    shown = wanted.model_dump(mode="json", exclude_none=True, include=told)
     if "env" in shown.get("spec", {}):
         shown["spec"]["env"] = dict.fromkeys(shown["spec"]["env"], "***")
     return shown

@@ -18,7 +18,7 @@ from libs.common.jobs import JobSpec
 from services.gateway.chronos import schedules
 from services.gateway.chronos.model import ChronosJob, Version
 from services.gateway.chronos.names import candidates, check_name, chronos_name, our_name
-from services.gateway.chronos.specs import to_spec
+from services.gateway.chronos.specs import command_of, to_spec
 from services.gateway.chronos.telling import Entry, listing
 from services.gateway.jobs import Jobs, Outcome, State
 from services.gateway.model import ChronosConfig
@@ -112,6 +112,12 @@ class Book:
         if done and anew and self.config.overdue and schedules.overdue(spec, version, now):
             await self.jobs.run(_unnamed(request), bu, ours)
         return outcome, translated.notes
+
+    async def run(self, request: Request, bu: str, name: str, arguments: str) -> Outcome:
+        """Run a job now, its command with more arguments in place of its own. Raises NotFound."""
+        entry = await self.one(actor_of(request), bu, name)
+        command = command_of(entry.job, arguments) if arguments.strip() else None
+        return await self.jobs.run(request, bu, entry.view.name, command)
 
     async def delete(self, request: Request, bu: str, name: str) -> Outcome:
         """Delete a job. Its children get its parents, or its schedule when they have no other cause.

@@ -183,10 +183,8 @@ class _Routes:
 
     def _changes(self) -> tuple[Route, ...]:
         async def run(asked: Asked) -> Response:
-            view = await self.book.view(asked.actor, asked.bu, asked.name)
-            if asked.request.query.get("arguments", "").strip():
-                raise InvalidInput.of("arguments", "can't be had", "none: put the job with them")
-            outcome = await self.book.jobs.run(asked.request, asked.bu, view.name)
+            arguments = asked.request.query.get("arguments", "")
+            outcome = await self.book.run(asked.request, asked.bu, asked.name, arguments)
             if outcome.state is State.REFUSED:
                 # Chronos takes it all the same, and drops it later: when it is disabled, or under way.
                 return Response(204, headers={NOTES: outcome.problem})
@@ -199,6 +197,16 @@ class _Routes:
             view = await self.book.view(asked.actor, asked.bu, asked.name)
             return self._answer(await self.book.jobs.kill(asked.request, asked.bu, view.name))
 
+        async def succeed(asked: Asked) -> Response:
+            try:
+                view = await self.book.view(asked.actor, asked.bu, asked.name)
+            except NotFound:
+                return self._marked(asked.name, False)
+            outcome = await self.book.jobs.succeed(asked.request, asked.bu, view.name)
+            if outcome.state is not State.DONE:
+                return self._answer(outcome)
+            return self._marked(asked.name, True)
+
         async def progress(asked: Asked) -> Response:
             entry = await self.book.one(asked.actor, asked.bu, asked.name)
             _check_progress(entry, asked.request)
@@ -209,8 +217,13 @@ class _Routes:
             self._route("PUT", "/job/{job}", run, "job.run"),
             self._route("DELETE", "/job/{job}", delete, "job.delete"),
             self._route("DELETE", "/task/kill/{job}", kill, "job.kill"),
+            self._route("PUT", "/job/success/{job}", succeed, "job.succeed"),
             self._route("POST", "/job/{job}/task/{task}/progress", progress, "job.progress"),
         )
+
+    def _marked(self, name: str, success: bool) -> Response:
+        text = f"marked job {name} as successful: {str(success).lower()}"
+        return Response(200, text.encode(), content_type=_PLAIN)
 
     def _answer(self, outcome: Outcome, notes: tuple[str, ...] = ()) -> Response:
         if outcome.state is State.REFUSED:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -108,7 +109,7 @@ def to_spec(job: ChronosJob, bu: str, parents: Names, config: ChronosConfig) -> 
             "mem_mib": max(4, math.ceil(job.mem)),
             "disk_mib": math.ceil(job.disk),
         },
-        "command": _command(job),
+        "command": command_of(job),
         "env": _env(job),
         "labels": {NAME_LABEL: job.name},
         "constraints": [_constraint(each) for each in job.constraints],
@@ -162,19 +163,24 @@ def _notes(job: ChronosJob) -> list[str]:
     return notes
 
 
-def _command(job: ChronosJob) -> list[str] | None:
-    if not job.shell:
-        return [job.command, *job.arguments] if job.command else None
-    # Chronos appends the arguments to the command line, whatever its documentation says.
-    words = (job.command, *(each for each in job.arguments if job.command))
-    line = with_arguments(words[0], " ".join(words[1:]))
-    return [*SHELL, line] if line else None
+def command_of(job: ChronosJob, arguments: str | None = None) -> tuple[str, ...] | None:
+    """What a job runs, and what a run-now with `arguments` runs. Raises InvalidInput.
 
-
-def with_arguments(command: str, arguments: str) -> str:
-    """A command line with more arguments, as Chronos makes it: no semicolon gets in by them."""
-    arguments = arguments.replace(";", "")
-    return f"{command} {arguments}" if arguments.strip() else command
+    To a shell's command line Chronos appends them, or else the job's own, whatever its documentation says, without
+    semicolons. To another command, what is given comes before the job's own.
+    """
+    if not job.command:
+        if arguments is not None:
+            raise InvalidInput.of("arguments", "need a command", "a job that has one")
+        return None
+    if job.shell:
+        words = " ".join(job.arguments) if arguments is None else arguments
+        words = words.replace(";", "")
+        return (*SHELL, f"{job.command} {words}" if words.strip() else job.command)
+    try:
+        return (job.command, *shlex.split(arguments or ""), *job.arguments)
+    except ValueError as error:
+        raise InvalidInput.of("arguments", str(error), "words, as in a shell") from None
 
 
 def _env(job: ChronosJob) -> dict[str, str]:

@@ -316,6 +316,28 @@ async def test_a_job_that_is_late_already_runs_once(chronos: Chronos, at: str) -
 
 
 @both
+async def test_a_run_with_arguments(chronos: Chronos, at: str) -> None:
+    await chronos.put_all(at, "etl")
+    assert (await chronos("PUT", f"{at}/job/etl?arguments=-u%20-R;rm")).status == 204
+    assert list(chronos.world.jobs.commands.values()) == [("/bin/sh", "-c", "date -u -Rrm")]
+    assert (await chronos("PUT", f"{at}/job/etl?arguments=%20")).status == 204
+    assert len(chronos.world.jobs.runs) == 2 and len(chronos.world.jobs.commands) == 1
+    assert chronos.spec("etl")["command"] == ["/bin/sh", "-c", "date"]
+
+
+@both
+async def test_a_job_is_marked_as_successful(chronos: Chronos, at: str) -> None:
+    await chronos.put_all(at, "etl")
+    assert (await chronos.put(at, name="child", parents=["etl"])).status == 204
+    response = await chronos("PUT", f"{at}/job/success/etl")
+    assert (response.status, response.body) == (200, b"marked job etl as successful: true")
+    assert (await chronos.get(f"{at}/job/etl"))["successCount"] == 1
+    assert [run["job"] for run in chronos.world.jobs.runs.values()] == ["acme/child"]
+    response = await chronos("PUT", f"{at}/job/success/nobody")
+    assert (response.status, response.body) == (200, b"marked job nobody as successful: false")
+
+
+@both
 async def test_a_run_that_is_refused_is_so_in_a_note(chronos: Chronos, at: str) -> None:
     await chronos.put_all(at, "etl")
     chronos.world.jobs.refusing = "a run is under way"

@@ -16,7 +16,14 @@ from libs.common.wishes import NAME_PATTERN
 from services.gateway.chronos import schedules
 from services.gateway.chronos.model import ChronosJob, Version
 from services.gateway.chronos.names import candidates, check_name, chronos_name, our_name
-from services.gateway.chronos.specs import KEPT_LABEL, Translated, of_spec, read, to_spec
+from services.gateway.chronos.specs import (
+    KEPT_LABEL,
+    Translated,
+    command_of,
+    of_spec,
+    read,
+    to_spec,
+)
 from services.gateway.chronos.telling import moment
 from services.gateway.model import ChronosConfig
 
@@ -172,6 +179,27 @@ def test_what_a_job_is_by_default() -> None:
 )
 def test_commands(fields: dict[str, Any], command: tuple[str, ...] | None) -> None:
     assert spec_of(**fields).command == command
+
+
+@pytest.mark.parametrize(
+    ("fields", "given", "command"),
+    [
+        ({"command": "run"}, "-x; y", ("/bin/sh", "-c", "run -x y")),
+        ({"command": "run", "arguments": ["-a"]}, "-x", ("/bin/sh", "-c", "run -x")),
+        ({"command": "/run", "shell": False, "arguments": ["-a"]}, "-x 'y z'", ("/run", "-x", "y z", "-a")),
+        ({"command": "/run", "shell": False}, "'", None),
+        ({"command": ""}, "-x", None),
+    ],
+)  # fmt: skip
+def test_arguments_of_a_run_now(
+    fields: dict[str, Any], given: str, command: tuple[str, ...] | None
+) -> None:
+    job = read(orjson.dumps({**JOB, **fields}), Version.V3, CONFIG)
+    if command is None:
+        with pytest.raises(InvalidInput, match="arguments"):
+            command_of(job, given)
+    else:
+        assert command_of(job, given) == command
 
 
 @pytest.mark.parametrize(
