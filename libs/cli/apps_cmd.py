@@ -16,6 +16,7 @@ from libs.cli.watch import verdict, watch
 from libs.client import GantryClient
 from libs.client.model import Accepted, InstanceView, Plan
 from libs.common.errors import InvalidInput, NotFound, Unavailable
+from libs.common.jobs import JobSpec
 from libs.common.spec import AppSpec
 
 AppArgument = Annotated[str, typer.Argument(metavar="APP", help="bu/app, or app with --bu")]
@@ -135,11 +136,14 @@ async def write_spec(client: GantryClient, context: Context, app: str, spec: App
         context.printer.note(f"{app}: spec written")
 
 
-def changes(known: dict[str, Any], spec: AppSpec) -> dict[str, tuple[Any, Any]]:
+def changes(known: dict[str, Any], spec: AppSpec | JobSpec) -> dict[str, tuple[Any, Any]]:
     """The spec's fields that differ from what is known: before and after."""
     after = spec.model_dump(mode="json", by_alias=True)
-    before = AppSpec.model_validate(known, extra="ignore").model_dump(mode="json", by_alias=True)
-    return {name: (before[name], after[name]) for name in after if before[name] != after[name]}
+    was = type(spec).model_validate(known, extra="ignore")
+    before = was.model_dump(mode="json", by_alias=True)
+    names = dict.fromkeys((*before, *after))  # what is empty may be left out
+    pairs = {name: (before.get(name), after.get(name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _dry_run(

@@ -23,7 +23,7 @@ class Exit(IntEnum):
 
 MEANING = {
     Exit.OK: "done",
-    Exit.FAILED: "the deployment failed, or was rolled back, aborted or overtaken; or the doctor found something",
+    Exit.FAILED: "the deployment or run failed, was rolled back, aborted or overtaken; or the doctor found something",
     Exit.USAGE: "wrong usage or bad input",
     Exit.FORBIDDEN: "no key, a wrong one, or a role that is too low",
     Exit.NOT_FOUND: "no such thing, or not yours to see",
@@ -50,9 +50,13 @@ class DeployFailed(errors.GantryError):
     """A deployment that was watched ended badly."""
 
 
+class RunFailed(errors.GantryError):
+    """A job's run that was waited for ended badly."""
+
+
 def exit_of(error: errors.GantryError) -> Exit:
     """The exit code for an error."""
-    if isinstance(error, DeployFailed):
+    if isinstance(error, DeployFailed | RunFailed):
         return Exit.FAILED
     for kind, code in _OF_ERROR:
         if isinstance(error, kind):

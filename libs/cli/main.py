@@ -24,6 +24,7 @@ from libs.cli import (
     doctor_cmd,
     exits,
     host_cmd,
+    job_cmd,
     keys_cmd,
     local_cmd,
     network_cmd,
@@ -50,6 +51,7 @@ EXTRAS: tuple[Extra, ...] = (up.register,)
 _COMMANDS = (
     apps_cmd,
     rollout_cmd,
+    job_cmd,
     observe_cmd,
     cluster_cmd,
     network_cmd,

@@ -54,13 +54,18 @@ class Settings:
     bu: str
     output: Output
 
-    def app(self, name: str) -> str:
-        """The app that `name` means, `bu/app`. Raises InvalidInput."""
+    def app(self, name: str, what: str = "app") -> str:
+        """The app (or the job) that `name` means, `bu/app`. Raises InvalidInput."""
         if "/" in name:
             return name
         if not self.bu:
-            raise InvalidInput.of("APP", f"{name!r} names no business unit", "bu/app, or --bu BU")
+            text, expected = f"{name!r} names no business unit", f"bu/{what}, or --bu BU"
+            raise InvalidInput.of(what.upper(), text, expected)
         return f"{self.bu}/{name}"
+
+    def job(self, name: str) -> str:
+        """The job that `name` means, `bu/job`. Raises InvalidInput."""
+        return self.app(name, "job")
 
 
 def config_path(environ: Mapping[str, str]) -> Path:

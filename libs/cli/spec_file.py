@@ -1,4 +1,4 @@
-"""App files: `app: bu/name` and the fields of the spec, as YAML or JSON. Read and checked without a server."""
+"""App and job files: `app: bu/name` (or `job:`) and the spec's fields, as YAML or JSON. Checked without a server."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import yaml
 from pydantic import ValidationError
 
 from libs.common.errors import InvalidInput
+from libs.common.jobs import JobSpec
 from libs.common.problems import invalid
 from libs.common.spec import NAME_PATTERN, AppSpec
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_BYTES = 1_000_000
 _NAME = re.compile(NAME_PATTERN)
+_A = {"app": "an app", "job": "a job"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,14 @@ class AppFile:
     spec: AppSpec
 
 
+@dataclass(frozen=True)
+class JobFile:
+    """A job as a file says it. `job` is `bu/name`."""
+
+    job: str
+    spec: JobSpec
+
+
 def is_file(argument: str) -> bool:
     """Does the argument mean a file (or standard input, `-`) rather than an app."""
     return argument == "-" or argument.endswith(SUFFIXES)
@@ -35,35 +45,65 @@ def is_file(argument: str) -> bool:
 
 def read(argument: str, bu: str) -> AppFile:
     """The app in a file; `bu` is taken where the file names none. Raises InvalidInput naming each wrong field."""
-    try:
-        text = sys.stdin.read(MAX_BYTES) if argument == "-" else Path(argument).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput.of(argument, f"can't be read: {error}") from None
-    return parse(text, argument, bu)
+    return parse(text_of(argument), argument, bu)
 
 
 def parse(text: str, source: str, bu: str) -> AppFile:
     """The same from text; `source` is what messages call it."""
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidInput.of(source, f"is not YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise InvalidInput.of(source, "is not a mapping", "`app: bu/name` and the spec's fields")
-    app = _name(content.pop("app", None), content.pop("bu", None) or bu)
+    content = mapping(text, source, "app")
+    app = name_in(content, "app", bu)
     try:
         return AppFile(app, AppSpec.model_validate(content))
     except ValidationError as error:
         raise invalid(error) from None
 
 
-def _name(app: Any, bu: Any) -> str:
-    if not isinstance(app, str) or not app:
-        raise InvalidInput.of("app", "is missing", "bu/name")
-    name = app if "/" in app else f"{bu}/{app}"
+def read_job(argument: str, bu: str) -> JobFile:
+    """The job in a file. Raises InvalidInput naming each wrong field; what its schedule means is not read here."""
+    return parse_job(text_of(argument), argument, bu)
+
+
+def parse_job(text: str, source: str, bu: str) -> JobFile:
+    """The same from text; `source` is what messages call it."""
+    content = mapping(text, source, "job")
+    job = name_in(content, "job", bu)
+    try:
+        return JobFile(job, JobSpec.model_validate(content))
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def text_of(argument: str) -> str:
+    """What a file, or standard input, has. Raises InvalidInput."""
+    try:
+        return sys.stdin.read(MAX_BYTES) if argument == "-" else Path(argument).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput.of(argument, f"can't be read: {error}") from None
+
+
+def mapping(text: str, source: str, what: str) -> dict[Any, Any]:
+    """The YAML or JSON of an app or a job. Raises InvalidInput."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidInput.of(source, f"is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        expected = f"`{what}: bu/name` and the spec's fields"
+        raise InvalidInput.of(source, "is not a mapping", expected)
+    return content
+
+
+def name_in(content: dict[Any, Any], what: str, bu: str) -> str:
+    """The name that is given under `what`, taken out, with its business unit. Raises InvalidInput."""
+    given, bu = content.pop(what, None), content.pop("bu", None) or bu
+    if not isinstance(given, str) or not given:
+        raise InvalidInput.of(what, "is missing", "bu/name")
+    name = given if "/" in given else f"{bu}/{given}"
     unit, _, short = name.partition("/")
     if not _NAME.fullmatch(unit) or not _NAME.fullmatch(short):
-        raise InvalidInput.of(
-            "app", f"{name!r} is not an app's name", f"bu/name, each {NAME_PATTERN}"
-        )
+        expected = f"bu/name, each {NAME_PATTERN}"
+        raise InvalidInput.of(what, f"{name!r} is not the name of {_A[what]}", expected)
     return name

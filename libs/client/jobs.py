@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from libs.client.model import Partial, View
 from libs.client.transport import Transport, read
@@ -51,6 +51,8 @@ class RunView(View):
     reason: str = ""
     output: str = ""
     soft: bool = False
+    lost_tries: int = 0  # those that ended with their host
+    not_before: float | None = None  # the next try
     instance: str = ""
 
 
@@ -69,7 +71,10 @@ class RunCounts(View):
 
 
 class JobView(View):
-    """A job: its spec, its state and why, when it runs next and how it went last. `image` is the pinned one."""
+    """A job: its spec, its state and why, when it runs next and how it went last. `image` is the pinned one.
+
+    `spec` is what differs from the defaults; see `whole_spec`.
+    """
 
     job: str
     bu: str
@@ -140,6 +145,15 @@ class JobRequestView(View):
     problem: str = ""
     run: str = ""
     url: str
+
+
+def whole_spec(view: JobView) -> dict[str, Any]:
+    """A job's spec with its defaults; as it was told when a newer server tells what can't be read here."""
+    try:
+        spec = JobSpec.model_validate(view.spec, extra="ignore")
+    except ValidationError:
+        return view.spec
+    return spec.model_dump(mode="json", by_alias=True)
 
 
 # -- calls -----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from services.gateway.api_streams import stream_routes
 from services.gateway.api_vault import vault_routes
 from services.gateway.api_views import view_routes
 from services.gateway.chronos.routes import chronos_routes
+from services.gateway.console.job_pages import job_page_routes
 from services.gateway.console.network_pages import network_page_routes
 from services.gateway.console.pages import console_routes
 from services.gateway.openapi import document_bytes
@@ -56,6 +57,7 @@ def routes(gateway: Gateway) -> Sequence[Route]:
         *public,
         Route("GET", "/v1/openapi.json", openapi, Access.PUBLIC, "This API as OpenAPI 3.1"),
         *console_routes(gateway),
+        *job_page_routes(gateway),
         *network_page_routes(gateway),
         *chronos_routes(gateway),
         *inner_routes(gateway),

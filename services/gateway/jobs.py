@@ -123,7 +123,7 @@ class Jobs:
 
     async def outcome(self, actor: Actor, request: str) -> Outcome:
         """What has come of an earlier change. Raises NotFound, also for another business unit's."""
-        operation_id, _, _ = request.rpartition(".")
+        operation_id, _, _ = request.rpartition("-")
         known = await self._gateway.repository.operation(operation_id) if operation_id else None
         asked = known.operation if known is not None else None
         if asked is None or request_of(asked) != request or not actor.sees(asked.bu):
@@ -133,13 +133,19 @@ class Jobs:
     # -- reads -----------------------------------------------------------------------------------
 
     async def jobs(self, actor: Actor, bu: str = "") -> told.Jobs:
-        """The jobs that the actor sees, or those of one business unit, by name; a scheduler that is away is named."""
+        """The jobs that the actor sees, or those of one business unit, by name; a scheduler that is away is named.
+
+        Their last runs are told without what they wrote.
+        """
         if bu:
             actor.require(bu, Role.VIEWER)
         wanted = bu or ("" if actor.bu == "*" else actor.bu)
         part = await self._gateway.peers.part(actor, SCHEDULER, "/v1/jobs", {"bu": wanted})
         rows = [row for row in part.rows("jobs") if actor.sees(bu_of_target(str(row["job"])))]
         rows.sort(key=lambda row: str(row["job"]))
+        for row in rows:  # outputs of all of them would be megabytes
+            if row.get("last_run"):
+                row["last_run"] = {**row["last_run"], "output": ""}
         return told.Jobs.model_validate({"jobs": rows, "incomplete": incomplete(part)})
 
     async def job(self, actor: Actor, bu: str, name: str) -> told.JobView:
@@ -248,8 +254,9 @@ def request_of(operation: Operation) -> str:
     """The name of a request: that of its operation, and when it was asked.
 
     An Idempotency-Key may come again once its operation is forgotten; the scheduler must not take that for the old one.
+    There is no dot in it: other BUs' producers name their requests `<bu>.<name>`.
     """
-    return f"{operation.id}.{int(operation.started_at * 1000)}"
+    return f"{operation.id}-{int(operation.started_at * 1000)}"
 
 
 def _path(bu: str, name: str) -> str:

@@ -120,7 +120,13 @@ class Operations:
             await check()
             done = finish(asked, OperationState.DONE, status=202)
             wanted = ev.JobRequested(
-                job=job, action=action, actor=asked.actor, request=request_of(asked), **fields
+                job=job,
+                action=action,
+                actor=asked.actor,
+                actor_bu=request.principal.bu,
+                actor_role=request.principal.role.value,
+                request=request_of(asked),
+                **fields,
             )
             audit = _audit(done, allowed=True, detail="accepted", after=_shown(wanted))
             try:

@@ -30,7 +30,7 @@ class JobsConfig(BaseModel):
         60.0  # a target that is looked at no later is on time, others are caught up with
     )
     most: int = 100_000  # jobs of the cluster
-    looks: int = 2000  # jobs looked at in one decision; the next one goes on
+    looks: int = 500  # jobs looked at in one decision; the next one goes on
     keep_runs: int = 100  # records of each job…
     keep_runs_s: float = 90 * 86_400.0  # …and no longer than this
     keep_instances_s: float = 600.0  # documents of runs' instances, after their end

@@ -26,7 +26,8 @@ from libs.common.store.memory import MemoryStore
 from libs.common.store.schemas import SchemaStore
 from libs.common.telemetry import Telemetry, make_log
 from libs.common.tokens import TokenSigner, derive_key, party_keys
-from services.deployer import api_vault
+from services.deployer import api_images, api_vault
+from services.deployer.registry import DigestsOnly
 from services.deployer.store import Repository
 from services.deployer.vault import PURPOSE, Vault
 from services.gateway.model import GatewayConfig
@@ -211,7 +212,8 @@ async def vault_routes(shared: Shared) -> Sequence[Route]:
     signer = TokenSigner(
         Kind.SERVICE, "deployer", derive_key(SECRET, Kind.SERVICE, "deployer"), shared.clock
     )
-    return api_vault.routes(repo, vault, PeerClient(signer, {}, shared.local))
+    peers = PeerClient(signer, {}, shared.local)
+    return (*api_vault.routes(repo, vault, peers), *api_images.routes(vault, DigestsOnly()))
 
 
 @asynccontextmanager

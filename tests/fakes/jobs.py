@@ -105,7 +105,7 @@ class FakeJobs:
         job = {**fresh, **(known or {})}
         job |= {
             "version": job["version"] + 1,
-            "spec": spec.model_dump(mode="json", by_alias=True),
+            "spec": spec.model_dump(mode="json", by_alias=True, exclude_defaults=True),
             "image": f"{spec.image.partition('@')[0].rpartition(':')[0]}@{DIGEST}",
             "next": self._next(spec),
             "changed": now,
@@ -170,9 +170,10 @@ class FakeJobs:
                 raise InvalidInput.of("parents", f"there is no job {bu}/{parent}")
         first = self._next(spec)
         times = [] if first is None else [first + n * PERIOD_S for n in range(5)]
-        after = spec.model_dump(mode="json", by_alias=True)
+        after = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         before: Mapping[str, Any] = self.jobs.get(asked.job, {}).get("spec", {})
-        return reply({"next": times, "changes": [n for n in after if after[n] != before.get(n)]})
+        differ = sorted(n for n in {*after, *before} if after.get(n) != before.get(n))
+        return reply({"next": times, "changes": differ})
 
     async def get_job(self, request: Request) -> Response:
         return reply(self._job(request))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -131,4 +132,44 @@ async def test_the_map_of_a_pool_is_live_and_walked_by_keys(
     await world.detach("acme-web-1", given.json()["generation"])
     await expect(page.locator(FIELD.format(1))).to_have_class("field at-cooling changed")
     await expect(page.locator("#address")).to_contain_text("del")
+    assert complaints == []
+
+
+async def test_jobs_change_as_their_runs_do(
+    opened: tuple[World, str, Page, list[str]],
+) -> None:
+    world, url, page, complaints = opened
+    spec = {"image": "registry.test/report:1", "network": "blue"}
+    for job, more in (
+        ("report", {"schedule": "*/5 * * * *"}),
+        ("mail", {"parents": ["report"]}),
+    ):
+        put = await world.call("PUT", f"/v1/jobs/acme/{job}", {**spec, **more})
+        assert put.status == 200, put.body
+    await page.fill("#key", world.admin_key)
+    await page.click("button")
+    await page.click("text=Jobs")
+    row = page.locator("[id='j-acme/report']")
+    await expect(row).to_contain_text("none yet")
+    await expect(row.locator("time")).to_have_text(re.compile(r"^(in \d+ s|now)$"))
+    run = world.jobs.begin("acme/report", "schedule")
+    evil = "<img src=x onerror=alert(1)>"
+    world.jobs.end(run, "failed", exit_code=3, reason=evil, output=f"{evil}\n")
+    failed = ev.JobRunFailed(job="acme/report", run=run, target=world.clock.now(), exit_code=3)
+    await world.deployer.tell(failed)
+    await expect(row).to_contain_text("failed")
+    await expect(page.locator("#live svg circle").first).to_be_visible()
+    await row.locator("a", has_text="failed").click()
+    await expect(page.locator("#run pre")).to_have_text(evil)
+    await expect(page.locator("tbody tr")).to_contain_text(evil)
+    run = world.jobs.begin("acme/report")
+    world.jobs.end(run, exit_code=0, output="all is well")
+    await world.deployer.tell(
+        ev.JobRunFinished(job="acme/report", run=run, target=world.clock.now())
+    )
+    await expect(page.locator("tbody tr")).to_have_count(2)
+    await expect(page.locator("#run pre")).to_have_text(evil)  # the one that was asked for stays
+    await page.click("section.beside a[href='/jobs/acme/mail'] rect")
+    assert page.url == f"{url}/jobs/acme/mail"
+    assert await page.locator("img").count() == 0
     assert complaints == []

@@ -96,7 +96,8 @@ class NetworkPages:
             page = await self._network(request, Actor.of_principal(principal))
         except (NotFound, Unavailable) as error:
             status = Problem.of(error).status
-            return render("problem.html", status, told=str(error), frame=frame)
+            back = ("/networks", "To all networks")
+            return render("problem.html", status, told=str(error), back=back, frame=frame)
         return render("network.html", page=page, lately_ms=_lately_ms(page), frame=frame)
 
     async def network_state(self, request: Request) -> Response:

@@ -74,14 +74,18 @@ def console_routes(gateway: Gateway) -> tuple[Route, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What is around each page. `state` is where the page's live part is to be had, `here` the page's place."""
+    """What is around each page. `state` is where the page's live part is to be had, `here` the page's place.
+
+    `events` streams those of `topics`, which the page is to look again for.
+    """
 
     principal: Principal
     cluster: str
     form_token: str
     state: str
     here: str
-    topics: str = " ".join(SHOWN_TOPICS)
+    events: str
+    topics: str
 
 
 class Console:
@@ -111,8 +115,12 @@ class Console:
 
     async def events(self, request: Request) -> Response:
         """Events for the page. Raises Unauthenticated, TooMany."""
+        return await self.stream(request, SHOWN_TOPICS)
+
+    async def stream(self, request: Request, topics: tuple[str, ...]) -> Response:
+        """Events of these topics. Raises Unauthenticated, TooMany."""
         key_id, principal = await self.session(request)
-        wanted = Wanted(Actor.of_principal(principal), SHOWN_TOPICS)
+        wanted = Wanted(Actor.of_principal(principal), topics)
         last_id = request.headers.get("last-event-id", "")
         return await open_events(self._gateway, wanted, key_id, last_id)
 
@@ -161,10 +169,19 @@ class Console:
             raise Unauthenticated("nobody is logged in")
         return await self._gateway.sessions.holder(cookie)
 
-    def frame(self, request: Request, principal: Principal, state: str, here: str) -> Frame:
+    def frame(
+        self,
+        request: Request,
+        principal: Principal,
+        state: str,
+        here: str,
+        events: str = "/console/events",
+        topics: tuple[str, ...] = SHOWN_TOPICS,
+    ) -> Frame:
         """The frame around a page."""
         token = self._gateway.sessions.form_token(cookie_of(request))
-        return Frame(principal, self._gateway.cluster, token, state, here)
+        cluster = self._gateway.cluster
+        return Frame(principal, cluster, token, state, here, events, " ".join(topics))
 
     async def _page(self, principal: Principal) -> Page:
         actor = Actor.of_principal(principal)

@@ -181,6 +181,8 @@ def _run_now(draft: Draft, job: Job, due: Due, now: float, config: SchedulerConf
     if job.off:
         why = job.disabled or "`enabled` is false"
         raise Conflict(f"{job.id} is disabled: {why}")
+    if starting.known(draft, due.run):  # it was made, and whoever made it led no longer than that
+        return starting.take_up(draft, job, due.run)
     busy = job.running or job.queue
     if busy and job.spec.concurrency == "forbid":
         run = next(iter(job.running), None) or job.queue[0].run

@@ -21,8 +21,8 @@ def start_by(job: Job, target: float) -> float:
 
 def arrive(draft: Draft, job: Job, due: Due, now: float, config: SchedulerConfig) -> Job:
     """A run is due: what becomes of it depends on those under way, and on what the job says of that."""
-    if _known(draft, due.run):
-        return _take_up(draft, job, due.run)
+    if known(draft, due.run):
+        return take_up(draft, job, due.run)
     if 0 < start_by(job, due.target) <= now and due.cause != "manual":
         return miss(draft, job, due, "its start deadline had passed", now)
     if job.spec.concurrency == "allow" or not (job.running or job.queue):
@@ -78,8 +78,8 @@ def begin_queued(draft: Draft, job: Job, now: float, config: SchedulerConfig) ->
             break
         job = replace(job, queue=tuple(each for each in job.queue if each != due))
         job = (
-            _take_up(draft, job, due.run)
-            if _known(draft, due.run)
+            take_up(draft, job, due.run)
+            if known(draft, due.run)
             else begin(draft, job, due, now, config)
         )
     return job
@@ -119,8 +119,8 @@ def waits_for_its_start(instance: Instance) -> bool:
 
 def miss(draft: Draft, job: Job, due: Due, reason: str, now: float) -> Job:
     """It will not run, which is told and kept."""
-    if _known(draft, due.run):
-        return _take_up(draft, job, due.run)
+    if known(draft, due.run):
+        return take_up(draft, job, due.run)
     draft.jobs.put(job)
     record = Record(
         run=due.run,
@@ -148,7 +148,7 @@ def _replace(draft: Draft, job: Job, due: Due, now: float) -> Job:
     return job
 
 
-def _known(draft: Draft, run: str) -> bool:
+def known(draft: Draft, run: str) -> bool:
     """Was it decided on before: by who led before, whose job document could not be saved any more."""
     name = InstanceId(run)
     cluster = draft.cluster
@@ -160,7 +160,7 @@ def _known(draft: Draft, run: str) -> bool:
     )
 
 
-def _take_up(draft: Draft, job: Job, run: str) -> Job:
+def take_up(draft: Draft, job: Job, run: str) -> Job:
     """A known run that is under way is the job's."""
     instance = draft.get(InstanceId(run))
     if instance is None or instance.state is State.ENDED or run in job.running:

@@ -122,6 +122,11 @@ def test_what_a_spec_changes() -> None:
     assert changes(known, spec) == {}
     assert changes(known, spec.model_copy(update={"instances": 5})) == {"instances": (2, 5)}
     assert isinstance(spec, AppSpec)
+    secrets = [{"name": "db", "env": "DB"}]  # not there at all as long as there are none
+    with_one = AppSpec.model_validate({**known, "secrets": secrets})
+    assert list(changes(known, with_one)) == ["secrets"]
+    after = with_one.model_dump(mode="json", by_alias=True)
+    assert list(changes(after, spec)) == ["secrets"]
 
 
 def event(topic: str, sequence: int, source: str = "/gantry/scheduler", **data: Any) -> EventView:

@@ -56,9 +56,7 @@ class FakeScheduler:
     heard: set[str] = field(default_factory=set)
     courier: Courier | None = None  # its events go this way, while the bus is away
     stop_slowly_s: float = 0.0
-    runs: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # tries of jobs' runs, as it tells them
+    runs: list[dict[str, Any]] = field(default_factory=list)  # of jobs, as it tells them
     jobs: list[dict[str, Any]] = field(default_factory=list)
 
     async def run(self) -> None:

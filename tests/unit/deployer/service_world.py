@@ -288,7 +288,10 @@ class Peers:
             await self.scheduler.take(body)
             return Response(204)
         assert (service, method) == ("scheduler", "GET")
-        rows = [*self.scheduler.rows(), *self.scheduler.runs]
+        rows = self.scheduler.rows()
+        for each in self.scheduler.runs:
+            if path == f"/v1/runs/{each['run']}":
+                return reply(each)
         if path.startswith("/v1/jobs?bu="):
             own = [job for job in self.scheduler.jobs if path == f"/v1/jobs?bu={job['bu']}"]
             return reply({"jobs": own})

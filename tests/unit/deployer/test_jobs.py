@@ -14,14 +14,10 @@ from tests.unit.deployer.test_vault import PATH as SECRETS
 
 def try_of_run(attempt: str = "shop-report-7.1", **changes: Any) -> dict[str, Any]:
     """A try of a job's run, as the scheduler tells it."""
-    run = {
-        "image": f"reg:5000/report@sha256:{1:064x}",
-        "registry_login": False,
-        "secrets": REFS[:1],
-    }
-    instance = attempt.rpartition(".")[0]
-    told = {"instance": instance, "attempt": attempt, "hostname": "h1", "state": "starting"}
-    return {**told, "app": "shop/report", "run": run, **changes}
+    told = {"run": attempt.rpartition(".")[0], "job": "shop/report", "state": "pending"}
+    place = {"attempt": attempt, "hostname": "h1", "placement": "starting"}
+    needs = {"image": f"reg:5000/report@sha256:{1:064x}", "registry_login": False}
+    return {**told, **place, **needs, "secrets": REFS[:1], **changes}
 
 
 @virtual
@@ -43,7 +39,7 @@ async def test_a_host_is_told_what_a_run_needs_and_no_more(world: World) -> None
             assert (await ask(here, other, host)).status == 404, (host, other)
         assert (await ask(here, attempt, "gateway", Kind.SERVICE)).status == 403
         for state, status in (("pending", 404), ("unreachable", 503), ("ended", 404)):
-            row["state"] = state
+            row["placement"] = state
             assert (await ask(here, attempt, "h1")).status == status, state
 
 
@@ -60,13 +56,28 @@ async def test_a_run_gets_the_secrets_and_the_login_of_its_own_unit(world: World
             "business unit shop has no secret 'db'",
         )
         await put(here)
-        row["run"]["registry_login"] = True
+        row["registry_login"] = True
         given = opened(await ask(here, row["attempt"], "h1"), "h1", row["attempt"])
         assert given.secrets[0].content.decode() == MARKER
         assert given.login is not None and given.login.password == MARKER
-        # An instance of an app that the deployer never asked for is still nobody's.
-        row["run"] = None
-        assert (await ask(here, row["attempt"], "h1")).status == 404
+        # Of one that is over the scheduler names no attempt.
+        for name in ("attempt", "placement", "secrets"):
+            del row[name]
+        assert (await ask(here, "shop-report-7.1", "h1")).status == 404
+        assert (await ask(here, "shop-report-7.", "h1")).status == 404
+
+
+@virtual
+async def test_an_apps_instance_is_never_taken_for_a_run(world: World) -> None:
+    async with site(world) as here:
+        await put(here)
+        await put(here, "tls", "k" + MARKER)
+        await here.put(secrets=REFS[:1], instances=1)
+        await here.deploy("d1")
+        (row,) = await here.instances()
+        here.scheduler.runs = [try_of_run(row["attempt"], secrets=REFS)]
+        given = opened(await ask(here, row["attempt"], "h1"), "h1", row["attempt"])
+        assert [each.name for each in given.secrets] == ["db"]
 
 
 @virtual

@@ -99,7 +99,7 @@ async def test_run_pause_resume_kill_delete(world: World) -> None:
         ("POST", f"{JOB}/run"),
         ("POST", "/v1/runs/nothing/kill"),
         ("GET", "/v1/job-requests/nothing"),
-        ("GET", "/v1/job-requests/o-1.7"),
+        ("GET", "/v1/job-requests/o-1-7"),
     ):
         assert (await world.call(method, path)).status == 404, path
     assert len(world.jobs.heard) == len(asked)
@@ -113,6 +113,8 @@ async def test_history_and_statistics(world: World) -> None:
     assert [run["output"] for run in newest] == ["no 2\n", "no 1\n"]
     rest = (await world.call("GET", f"{JOB}/runs?before={newest[-1]['run']}")).json()["runs"]
     assert [run["output"] for run in rest] == ["no 0\n"]
+    (listed,) = (await world.call("GET", "/v1/jobs")).json()["jobs"]
+    assert listed["last_run"]["state"] == "succeeded" and listed["last_run"]["output"] == ""
     one = (await world.call("GET", f"/v1/runs/{rest[0]['run']}")).json()
     assert one == rest[0]
     stats = (await world.call("GET", f"{JOB}/stats")).json()

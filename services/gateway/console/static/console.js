@@ -33,6 +33,7 @@
         const fresh = document.createElement("template");
         fresh.innerHTML = await answer.text();
         merge(live, fresh.content);
+        sayHowNear();
         live.dispatchEvent(new Event("merged"));
       }
     } catch {
@@ -97,7 +98,20 @@
     const copy = node.cloneNode(true);
     copy.classList.remove("changed");
     copy.removeAttribute("tabindex");
+    for (const time of copy.querySelectorAll("time[data-near]")) time.textContent = "";
     return copy.outerHTML;
+  }
+
+  // Times that are told by how far off they are; without this script they are told by the clock.
+  const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  function sayHowNear() {
+    for (const time of document.querySelectorAll("time[data-near]")) {
+      const off = Math.round((Date.parse(time.dateTime) - Date.now()) / 1000);
+      const [unit, size] = UNITS.find(([, each]) => Math.abs(off) >= 2 * each) || ["s", 1];
+      const text = `${Math.round(Math.abs(off) / size)} ${unit}`;
+      const told = Math.abs(off) < 2 ? "now" : off > 0 ? `in ${text}` : `${text} ago`;
+      if (time.textContent !== told) time.textContent = told;
+    }
   }
 
   function show(event) {
@@ -120,7 +134,7 @@
     while (feed.children.length > FEED_LINES) feed.lastElementChild.remove();
   }
 
-  const source = new EventSource("/console/events");
+  const source = new EventSource(document.body.dataset.events);
   source.onopen = () => { say("up", "live"); soon(); };
   source.onerror = () => {
     say("down", "connecting again");
@@ -130,4 +144,6 @@
     source.addEventListener(topic, (event) => { show(event); soon(); });
   }
   setInterval(soon, POLL_MS);
+  setInterval(sayHowNear, 1000);
+  sayHowNear();
 })();
