@@ -121,7 +121,7 @@ class FakeJobs:
         job["counts"]["succeeded"] += 1
         job |= {"last_success": now, "failures_in_a_row": 0}
         for child, known in self.jobs.items():
-            if name.partition("/")[2] in known["spec"]["parents"]:
+            if name.partition("/")[2] in known["spec"].get("parents", ()):
                 self.begin(child, "parents")
 
     # -- what tests do ---------------------------------------------------------------------------
