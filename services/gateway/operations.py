@@ -264,11 +264,13 @@ def _audit(
 
 
 def _shown(wanted: ev.JobRequested) -> dict[str, Any]:
-    """A request for the audit trail: which variables a spec has, not what is in them."""
+    """A request for the audit trail: which variables and labels a spec has, not what is in them."""
     told = {"request", "spec", "run", "command"}
     shown = wanted.model_dump(mode="json", exclude_none=True, include=told)
-    if "env" in shown.get("spec", {}):
-        shown["spec"]["env"] = dict.fromkeys(shown["spec"]["env"], "***")
+    spec = shown.get("spec", {})
+    for field in ("env", "labels"):
+        if field in spec:
+            spec[field] = dict.fromkeys(spec[field], "***")
     return shown
 
 

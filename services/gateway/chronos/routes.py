@@ -187,7 +187,7 @@ class _Routes:
             outcome = await self.book.run(asked.request, asked.bu, asked.name, arguments)
             if outcome.state is State.REFUSED:
                 # Chronos takes it all the same, and drops it later: when it is disabled, or under way.
-                return Response(204, headers={NOTES: outcome.problem})
+                return _done(outcome.problem)
             return self._answer(outcome)
 
         async def delete(asked: Asked) -> Response:
@@ -231,7 +231,7 @@ class _Routes:
         if outcome.state is State.ACCEPTED:
             text = f"{outcome.action} of {outcome.job} is written down, and not done yet: {outcome.url}"
             return refusal(self.version, 202, text)
-        return Response(204, headers={NOTES: "; ".join(notes)} if notes else {})
+        return _done(*notes)
 
     # -- in front of each ------------------------------------------------------------------------
 
@@ -268,6 +268,12 @@ def business_unit(request: Request, default: str | None) -> str:
             "one as the user of HTTP Basic, or in X-Gantry-BU",
         )
     return named
+
+
+def _done(*notes: str) -> Response:
+    """204, with what there is to say in a header, which takes no other than plain words."""
+    text = " ".join("; ".join(notes).encode("ascii", "replace").decode().split())
+    return Response(204, headers={NOTES: text} if text else {})
 
 
 def _is_json(request: Request) -> bool:

@@ -57,9 +57,13 @@ class Entry:
     @property
     def state(self) -> str:
         """What is of it now."""
-        if self.view.running:
-            return f"{len(self.view.running)} running"
-        return "queued" if self.view.queued else "idle"
+        view, last = self.view, self.view.last_run
+        # Runs under way are those that wait for a place, too; of the last one we know.
+        waits = last is not None and last.state == "pending" and last.run in view.running
+        running = len(view.running) - waits
+        if running:
+            return f"{running} running"
+        return "queued" if waits or view.queued else "idle"
 
 
 def listing(views: Iterable[JobView]) -> list[Entry]:

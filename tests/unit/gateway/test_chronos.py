@@ -131,6 +131,21 @@ async def test_jobs_of_our_own_api_are_told_in_both_versions(chronos: Chronos) -
         assert (job["command"], job["shell"], job["schedule"]) == ("/run", False, "@daily")
 
 
+@both
+async def test_no_values_of_variables_get_into_the_audit_trail(chronos: Chronos, at: str) -> None:
+    twice = [{"name": "A", "value": "s3cret"}, {"name": "A", "value": "s3cret-2"}]
+    container = {"image": "a", "parameters": [{"key": "env", "value": "B=s3cret-3"}]}
+    response = await chronos.put(at, environmentVariables=twice, container=container)
+    assert response.status == 204
+    assert (await chronos.get(f"{at}/job/etl"))["environmentVariables"] == twice
+
+    async def trail() -> str:
+        answer = await chronos.world.call("GET", "/v1/audit")
+        return answer.body.decode() if "job.put" in answer.body.decode() else ""
+
+    assert "s3cret" not in await chronos.world.eventually(trail)
+
+
 async def test_names_of_each_version(chronos: Chronos) -> None:
     assert (await chronos.put(V3, name="job with spaces")).status == 400
     await chronos.put_all(V2, "job with spaces", "Job", "job")
@@ -267,7 +282,11 @@ async def test_summary(chronos: Chronos, at: str) -> None:
     await chronos.put(at, name="child", parents=["etl"], disabled=True)
     jobs = chronos.world.jobs
     jobs.end(jobs.begin("acme/etl"))
-    jobs.begin("acme/etl")
+    run = jobs.begin("acme/etl")
+    jobs.runs[run]["state"] = "pending"
+    csv = (await chronos("GET", f"{at}/graph/csv")).body.decode()
+    assert "node,etl,success,queued\n" in csv
+    jobs.runs[run]["state"] = "running"
     summary = await chronos.get(f"{at}/jobs/summary")
     assert summary == {
         "jobs": [
@@ -340,9 +359,9 @@ async def test_a_job_is_marked_as_successful(chronos: Chronos, at: str) -> None:
 @both
 async def test_a_run_that_is_refused_is_so_in_a_note(chronos: Chronos, at: str) -> None:
     await chronos.put_all(at, "etl")
-    chronos.world.jobs.refusing = "a run is under way"
+    chronos.world.jobs.refusing = "a run →\nis under way"
     response = await chronos("PUT", f"{at}/job/etl")
-    assert response.status == 204 and response.headers["X-Gantry-Notes"] == "a run is under way"
+    assert response.status == 204 and response.headers["X-Gantry-Notes"] == "a run ? is under way"
 
 
 @both
