@@ -51,8 +51,8 @@ def _upper(value: Any) -> Any:
 
 Text = Annotated[str, BeforeValidator(_text)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(_whole)]
+Number = Annotated[float, BeforeValidator(_number), Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_whole), Field(ge=-(2**31), lt=2**31)]
 
 
 class Loose(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -285,6 +286,10 @@ def test_epsilon_is_of_2x_and_concurrent_of_3x() -> None:
         ({"environmentVariables": [{"name": "a.b", "value": "c"}]}, "env"),
         ({"epsilon": "15M"}, "epsilon"),
         ({"cpus": 1000}, "cpus"),
+        ({"disk": 1e300}, "disk"),
+        ({"mem": "1e999"}, "mem"),
+        ({"retries": -(2**70)}, "retries"),
+        ({"retries": 1001}, "retry"),
         ({"name": None}, "name"),
         ({"name": {"a": 1}}, "name"),
     ],
@@ -429,3 +434,41 @@ def test_jobs_that_only_our_own_api_can_make_are_told_too() -> None:
     manual = of_spec(JobSpec(image="a:1", network="blue", start_deadline_s=90.0), "own", {})
     assert manual.schedule == "R0//PT24H" and manual.epsilon == "PT90S" and manual.command == ""
     assert isinstance(manual, ChronosJob)
+
+
+# -- whatever comes --------------------------------------------------------------------------------
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = sorted(
+    {each.alias or name for name, each in ChronosJob.model_fields.items()} - {"name", "schedule"}
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(FIELDS), anything, max_size=4),
+    st.dictionaries(
+        st.sampled_from(["type", "image", "network", "networkName", "networkInfos", "volumes"]),
+        anything,
+        max_size=3,
+    ),
+    st.just(JOB["schedule"]) | st.just(JOB["schedule"]) | anything,
+    st.sampled_from(Version),
+)
+def test_whatever_comes_is_taken_or_refused_with_a_reason(
+    fields: dict[str, Any], container: dict[str, Any], schedule: Any, version: Version
+) -> None:
+    content = {"name": "etl", "schedule": schedule, "container": container, **fields}
+    try:
+        job = read(json.dumps(content).encode(), version, CONFIG)
+        spec = to_spec(
+            job, "acme", {name: our_name(name) for name in job.parents or ()}, CONFIG
+        ).spec
+    except InvalidInput as error:
+        assert all(each.problem for each in error.problems)
+    else:
+        assert of_spec(spec, "etl", {}).name == "etl"
+        assert orjson.dumps(spec.model_dump(mode="json")) and orjson.dumps(job.wire())
