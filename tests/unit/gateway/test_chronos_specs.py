@@ -33,7 +33,7 @@ JOB: dict[str, Any] = {"name": "etl", "command": "date", "schedule": "R/2026-01-
 
 
 def translate(version: Version = Version.V3, **fields: Any) -> Translated:
-    job = read(orjson.dumps({**JOB, **fields}), version, CONFIG)
+    job = read(json.dumps({**JOB, **fields}).encode(), version, CONFIG)
     return to_spec(job, "acme", {name: our_name(name) for name in job.parents or ()}, CONFIG)
 
 
