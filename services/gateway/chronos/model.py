@@ -137,7 +137,7 @@ class Container(Loose):
 
     type: Annotated[Literal["DOCKER", "MESOS"], BeforeValidator(_upper)] = "DOCKER"
     image: Text
-    network: Literal["BRIDGE", "HOST", "USER"] = "HOST"
+    network: Annotated[Literal["BRIDGE", "HOST", "USER"], BeforeValidator(_upper)] = "HOST"
     network_name: Text | None = None
     network_infos: tuple[Network, ...] = ()
     volumes: tuple[Volume, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from typing import Any
@@ -424,6 +425,24 @@ def test_a_label_that_somebody_has_spoilt_is_passed_over(label: str) -> None:
     spec = spec_of(ownerName="me")
     spec = spec.model_copy(update={"labels": {**spec.labels, KEPT_LABEL: label}})
     assert of_spec(spec, "etl", {}).owner_name == ""
+
+
+def test_a_label_that_was_made_up_is_passed_over() -> None:
+    plain = spec_of()
+    assert "ownerName" in spec_of(ownerName="me").labels[KEPT_LABEL]
+    for field, value in (("retries", {"a": 1}), ("name", "other"), ("ownerName", ["x"])):
+        kept = {field: [digest_of(field, plain), value]}
+        labels = {**plain.labels, KEPT_LABEL: orjson.dumps(kept).decode()}
+        job = of_spec(plain.model_copy(update={"labels": labels}), "etl", {})
+        assert (job.name, job.retries, job.owner_name) == ("etl", 2, "")
+
+
+def digest_of(field: str, spec: JobSpec) -> str:
+    """That of how a field is told from the spec alone."""
+    bare = spec.model_copy(update={"labels": {}})
+    value = of_spec(bare, "etl", {}).wire().get(field)
+    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def test_jobs_that_only_our_own_api_can_make_are_told_too() -> None:
