@@ -173,8 +173,18 @@ async def mongo(
 
 
 @asynccontextmanager
-async def zookeeper(directory: Path, *, keep: bool = False) -> AsyncIterator[Server]:
-    """A standalone ZooKeeper."""
+async def zookeeper(
+    directory: Path, *, keep: bool = False, secure: bool = False
+) -> AsyncIterator[Server]:
+    """A standalone ZooKeeper. One with TLS is always a process of this host."""
+
+    async def make(directory: Path) -> Server:
+        return await ZooKeeperProvisioner(directory, secure=True).server()
+
+    if secure:
+        async with local("zookeeper", _absolute(directory), make, keep) as server:
+            yield server
+        return
     async with provided("zookeeper", directory, keep=keep) as server:
         yield server
 

@@ -260,11 +260,11 @@ def run(
     ctx: typer.Context,
     job: JobArgument,
     wait: Annotated[
-        bool, typer.Option("--wait", "-w", help="until it has ended; 1 if it did not succeed")
+        bool, typer.Option("--wait", "-w", help="until it has ended; exit 1 if it did not succeed")
     ] = False,
     timeout: TimeOut = None,
 ) -> None:
-    """Run a job now."""
+    """Run a job now. Exit 1 when it is missed at once, such as while another run is under way."""
     context = context_of(ctx)
     printer, name = context.printer, context.settings.job(job)
 
@@ -278,11 +278,11 @@ def run(
         return await _ended(client, begun, timeout)
 
     found = context.ask(begin)
-    if not wait:
-        printer.tell(found, f"{found.run} of {name}: {found.state}")
-        return
-    _show_output(printer, found)
-    if found.state != "succeeded":
+    if wait:
+        _show_output(printer, found)
+    else:
+        printer.tell(found, job_text.describe_run(found))
+    if found.state in ENDED and found.state != "succeeded":  # it may be missed at once
         raise RunFailed(job_text.describe_run(found))
 
 

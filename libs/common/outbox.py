@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from libs.common.backoff import Backoff
@@ -19,7 +19,7 @@ from libs.common.direct import Courier
 from libs.common.errors import GantryError
 from libs.common.events.base import to_record
 from libs.common.leader import drop_lease
-from libs.common.store.base import Collection, Doc, OutboxEvent, Store
+from libs.common.store.base import Collection, OutboxEvent, Store
 from libs.common.telemetry import Log
 from libs.common.waiting import lasting, set_or_due
 
@@ -109,14 +109,17 @@ class Relay:
         """Publish one batch of each collection; True when there may be more."""
         more = False
         for collection in self._collections:
-            docs = await collection.unsent(BATCH)
-            if docs:
-                await self._publish(collection, docs)
-            more = more or len(docs) >= BATCH
+            outboxes = await collection.unsent(BATCH)
+            if outboxes:
+                await self._publish(collection, outboxes)
+            more = more or len(outboxes) >= BATCH
         return more
 
-    async def _publish(self, collection: Collection, docs: Sequence[Doc]) -> None:
+    async def _publish(
+        self, collection: Collection, outboxes: Mapping[str, Sequence[OutboxEvent]]
+    ) -> None:
         # Signed now, not when sealed: then what waited here carries the secrets that are good today.
-        records = [self._sign(to_record(event)) for doc in docs for event in doc.outbox]
+        records = [self._sign(to_record(event)) for events in outboxes.values() for event in events]
         await self._bus.publish(records)
-        await collection.mark_sent({doc.id: [event.id for event in doc.outbox] for doc in docs})
+        sent = {doc_id: [event.id for event in events] for doc_id, events in outboxes.items()}
+        await collection.mark_sent(sent)

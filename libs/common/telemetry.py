@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
 import structlog
-from opentelemetry import trace
+from opentelemetry import context, trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import (
@@ -119,6 +120,7 @@ class Telemetry:
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": f"gantry-{service}"}), shutdown_on_exit=False
         )
+        self._traced = bool(sinks)
         for sink in sinks:
             self._provider.add_span_processor(SimpleSpanProcessor(_SinkExporter(sink)))
         self._tracer = self._provider.get_tracer("gantry")
@@ -151,10 +153,28 @@ class Telemetry:
     def span(self, name: str, traceparent: str = "", **attributes: Any) -> Iterator[trace.Span]:
         """A span under `traceparent`, or under the current one when that is empty."""
         parent = _PROPAGATOR.extract({"traceparent": traceparent}) if traceparent else None
+        if not self._traced:
+            with self._unseen(parent) as unseen:
+                yield unseen
+            return
         with self._tracer.start_as_current_span(
             name, context=parent, attributes=attributes, record_exception=False
         ) as span:
             yield span
+
+    @contextmanager
+    def _unseen(self, parent: Context | None) -> Iterator[trace.Span]:
+        """A span that nobody takes is an id of its trace: for the log, and for whoever goes on with it elsewhere."""
+        span = trace.get_current_span(parent)
+        if not span.get_span_context().is_valid:
+            ids, flags = self._provider.id_generator, trace.TraceFlags(trace.TraceFlags.SAMPLED)
+            begun = trace.SpanContext(ids.generate_trace_id(), ids.generate_span_id(), False, flags)
+            span = trace.NonRecordingSpan(begun)
+        token = context.attach(trace.set_span_in_context(span, parent))
+        try:
+            yield span
+        finally:
+            context.detach(token)
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:
         """A counter in this service's registry; `name` without prefix."""

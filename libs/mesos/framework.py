@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from libs.mesos import calls, events
-from libs.mesos.errors import NotConnected
+from libs.mesos.errors import MesosError, NotConnected
 from libs.mesos.messages import Call, Filters, FrameworkInfo, Operation, TaskStatus
 from libs.mesos.subscription import Options
 
@@ -103,6 +103,17 @@ class FrameworkClient(ABC):
         """ACKNOWLEDGE, or nothing when the status needs none."""
         if (call := calls.acknowledge(status)) is not None:
             await self.call(call)
+
+    async def acknowledge_all(self, statuses: Iterable[TaskStatus]) -> None:
+        """ACKNOWLEDGE all of them. Raises what the first failed with, of those that did, after the last."""
+        failed: MesosError | None = None
+        for status in statuses:
+            try:
+                await self.acknowledge(status)
+            except MesosError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     async def reconcile(self, tasks: Iterable[tuple[str, str | None]] = ()) -> None:
         """RECONCILE (task id, agent id) pairs, or everything."""

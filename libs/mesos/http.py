@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 
-from libs.mesos.errors import CallTimeout, TransportError
+from libs.mesos.errors import CallTimeout, MesosError, TransportError
 from libs.mesos.ports import ByteStream, Credentials, Request, Response
 
 
@@ -74,6 +75,19 @@ class AiohttpTransport:
             raise CallTimeout(f"no answer within {timeout_s} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise TransportError(f"{request.method} failed: {error!r}") from error
+
+    async def request_all(
+        self, request: Request, bodies: Sequence[bytes], *, timeout_s: float
+    ) -> list[Response | MesosError]:
+        """See `Pipeline.request_all`: side by side, each on a connection of its own."""
+
+        async def one(body: bytes) -> Response | MesosError:
+            try:
+                return await self.request(replace(request, body=body), timeout_s=timeout_s)
+            except MesosError as error:
+                return error
+
+        return await asyncio.gather(*map(one, bodies))
 
     @asynccontextmanager
     async def stream(self, request: Request, *, timeout_s: float) -> AsyncIterator[ByteStream]:

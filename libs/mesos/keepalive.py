@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 
-from libs.mesos.answers import Answers, head_of
-from libs.mesos.errors import CallTimeout, ProtocolError, TransportError
+from libs.mesos.answers import Answers, written
+from libs.mesos.errors import CallTimeout, MesosError, ProtocolError, TransportError
 from libs.mesos.http import AiohttpTransport
 from libs.mesos.ports import ByteStream, Request, Response
 
@@ -38,25 +38,30 @@ class KeepAliveTransport(AiohttpTransport):
 
     async def request(self, request: Request, *, timeout_s: float) -> Response:
         """See `Transport.request`."""
+        (answer,) = await self.request_all(request, [request.body or b""], timeout_s=timeout_s)
+        if isinstance(answer, MesosError):
+            raise answer
+        return answer
+
+    async def request_all(
+        self, request: Request, bodies: Sequence[bytes], *, timeout_s: float
+    ) -> list[Response | MesosError]:
+        """See `Pipeline.request_all`: all on one connection."""
         parts = urlsplit(request.url)
         if parts.scheme != "http":
-            return await super().request(request, timeout_s=timeout_s)
-        connection: _Connection | None = None
+            return await super().request_all(request, bodies, timeout_s=timeout_s)
+        lot = _Lot(len(bodies))
+        connection, is_new = self._connection(parts.netloc)
         try:
             async with asyncio.timeout(timeout_s):
-                connection, is_new = self._connection(parts.netloc)
-                answer = connection.ask(head_of(request, parts) + (request.body or b""))
+                connection.ask(written(request, parts, bodies), lot)
                 if is_new:
                     await connection.open(parts)
-                return await answer
+                await lot.done
         except BaseException as error:
-            if connection is not None:
-                connection.close()  # its answer may still come, and would be taken for the next one
-            if isinstance(error, TimeoutError):
-                raise CallTimeout(f"no answer within {timeout_s} s") from error
-            if isinstance(error, OSError):
-                raise TransportError(f"{request.method} failed: {error!r}") from error
-            raise
+            connection.close()  # answers may still come, and would be taken for the next ones
+            return [*lot.answers, *[_failure(error, timeout_s)] * lot.missing]
+        return [*lot.answers]
 
     @asynccontextmanager
     async def stream(self, request: Request, *, timeout_s: float) -> AsyncIterator[ByteStream]:
@@ -83,35 +88,53 @@ class KeepAliveTransport(AiohttpTransport):
         return fresh, True
 
 
+class _Lot:
+    """Calls that follow each other, and the answers that there are so far."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+        self.answers: list[Response] = []
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def missing(self) -> int:
+        """So many have no answer yet."""
+        return self.calls - len(self.answers)
+
+    def fail(self, error: Exception) -> None:
+        """No more answers will come."""
+        if not self.done.done():
+            self.done.set_exception(error)
+            self.done.exception()  # whoever opened the connection has an error of its own by now
+
+
 class _Connection(asyncio.Protocol):
     """One connection, whose answers come in the order of its calls."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._answers = Answers()
-        self._waiting: deque[asyncio.Future[Response]] = deque()
+        self._waiting: deque[_Lot] = deque()
         self._unsent: list[bytes] = []  # until it is there
         self.usable = True
 
     @property
     def calls(self) -> int:
         """How many are under way."""
-        return len(self._waiting)
+        return sum(each.missing for each in self._waiting)
 
     async def open(self, address: SplitResult) -> None:
         """Connect to a URL's host. Raises OSError."""
         host, port = address.hostname or "", address.port or 80
         await asyncio.get_running_loop().create_connection(lambda: self, host, port)
 
-    def ask(self, data: bytes) -> asyncio.Future[Response]:
-        """Send a request, as soon as it is open; its answer, or OSError or ProtocolError."""
-        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        self._waiting.append(answer)
+    def ask(self, data: bytes, lot: _Lot) -> None:
+        """Send the requests of a lot, as soon as it is open. What becomes of it, `lot.done` tells."""
+        self._waiting.append(lot)
         if self._transport is None:
             self._unsent.append(data)
         else:
             self._transport.write(data)
-        return answer
 
     def close(self) -> None:
         """Cut it; calls under way fail."""
@@ -131,11 +154,7 @@ class _Connection(asyncio.Protocol):
         try:
             answer = self._answers.feed(data)
             while answer is not None:
-                if not self._waiting:
-                    raise ProtocolError("an answer that nobody asked for")
-                waiting = self._waiting.popleft()
-                if not waiting.done():
-                    waiting.set_result(answer)
+                self._take(answer)
                 if not self._answers.goes_on:
                     self.close()
                     return
@@ -151,18 +170,35 @@ class _Connection(asyncio.Protocol):
             self._fail(exc or ConnectionResetError(str(error)))
             return
         if answer is not None:
-            waiting = self._waiting.popleft()
-            if not waiting.done():
-                waiting.set_result(answer)
+            self._take(answer)
         self._fail(exc or ConnectionResetError("the connection ended"))
+
+    def _take(self, answer: Response) -> None:
+        if not self._waiting:
+            raise ProtocolError("an answer that nobody asked for")
+        lot = self._waiting[0]
+        lot.answers.append(answer)
+        if not lot.missing:
+            self._waiting.popleft()
+            if not lot.done.done():
+                lot.done.set_result(None)
 
     def _fail(self, error: Exception) -> None:
         self.usable = False
         while self._waiting:
-            each = self._waiting.popleft()
-            if not each.done():
-                each.set_exception(error)
-                each.exception()  # whoever opened it has an error of its own by now
+            self._waiting.popleft().fail(error)
+
+
+def _failure(error: BaseException, timeout_s: float) -> MesosError:
+    """What a call failed with, as its caller knows it. Raises what is none of its failures."""
+    match error:
+        case MesosError():
+            return error
+        case TimeoutError():
+            return CallTimeout(f"no answer within {timeout_s} s")
+        case OSError():
+            return TransportError(f"failed: {error!r}")
+    raise error
 
 
 def _calls(connection: _Connection) -> int:

@@ -5,10 +5,12 @@ Time and ids come as `Clock` and `Ids` of libs.common.clock, randomness as a `ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from libs.mesos.errors import MesosError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,15 @@ class Transport(Protocol):
         self, request: Request, *, timeout_s: float
     ) -> AbstractAsyncContextManager[ByteStream]:
         """Open a stream: `timeout_s` bounds the wait for the headers, not the body."""
+
+
+class Pipeline(Transport, Protocol):
+    """A transport for many calls at once."""
+
+    async def request_all(
+        self, request: Request, bodies: Sequence[bytes], *, timeout_s: float
+    ) -> list[Response | MesosError]:
+        """The request with each of the bodies; what each comes to, in their order."""
 
 
 @dataclass(frozen=True, slots=True)

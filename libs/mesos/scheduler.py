@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from libs.common.clock import Clock
-from libs.mesos import events
+from libs.mesos import calls, events
 from libs.mesos.framework import PATH, FrameworkClient, SchedulerOptions
 from libs.mesos.http import basic_auth
-from libs.mesos.messages import Call, FrameworkInfo
-from libs.mesos.ports import Credentials, Transport
-from libs.mesos.stream import EventStream, Link, base_url, post
+from libs.mesos.messages import Call, FrameworkInfo, TaskStatus
+from libs.mesos.ports import Credentials, Pipeline
+from libs.mesos.stream import EventStream, Link, base_url, post, post_all
 from libs.mesos.subscription import Lost, Subscription
 
 
 class SchedulerClient(FrameworkClient):
-    """The client over a `Transport`; `masters` are base URLs or `host:port`."""
+    """The client over a `Pipeline`; `masters` are base URLs or `host:port`."""
 
     def __init__(
         self,
-        transport: Transport,
+        transport: Pipeline,
         masters: Sequence[str],
         framework: FrameworkInfo,
         *,
@@ -81,7 +81,18 @@ class SchedulerClient(FrameworkClient):
     async def call(self, call: Call) -> None:
         """See `FrameworkClient.call`."""
         link, body = self._addressed(call, self.link)
-        headers = dict(self._auth)
-        if link.stream_id is not None:
-            headers["Mesos-Stream-Id"] = link.stream_id
-        await post(self._transport, link.url + PATH, headers, body, self._options.call_timeout_s)
+        timeout_s = self._options.call_timeout_s
+        await post(self._transport, link.url + PATH, self._headers(link), body, timeout_s)
+
+    async def acknowledge_all(self, statuses: Iterable[TaskStatus]) -> None:
+        """See `FrameworkClient.acknowledge_all`."""
+        found = [call for each in statuses if (call := calls.acknowledge(each)) is not None]
+        addressed = [self._addressed(call, self.link) for call in found]
+        if addressed:
+            link, bodies = addressed[0][0], [body for _, body in addressed]
+            timeout_s = self._options.call_timeout_s
+            await post_all(self._transport, link.url + PATH, self._headers(link), bodies, timeout_s)
+
+    def _headers(self, link: Link) -> dict[str, str]:
+        stream = {} if link.stream_id is None else {"Mesos-Stream-Id": link.stream_id}
+        return {**self._auth, **stream}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ import orjson
 from libs.common.clock import Clock
 from libs.mesos import events
 from libs.mesos.errors import MesosError, TransportError, refusal
-from libs.mesos.ports import ByteStream, Request, Response, Transport
+from libs.mesos.ports import ByteStream, Pipeline, Request, Response, Transport
 from libs.mesos.recordio import Decoder
 from libs.mesos.subscription import Close, Connect, Fail, Lost, Output, Phase, Subscription
 
@@ -61,6 +61,23 @@ async def post(
     if 200 <= response.status < 300:
         return response
     raise refusal(response.status, response.text(), location(response.headers, url))
+
+
+async def post_all(
+    transport: Pipeline,
+    url: str,
+    headers: Mapping[str, str],
+    bodies: Iterable[Mapping[str, Any]],
+    timeout_s: float,
+) -> None:
+    """POST calls as JSON, all at once. Raises what the first failed with, of those that did, after the last."""
+    request = Request("POST", url, {**JSON_HEADERS, **headers})
+    data = [json_body(body) for body in bodies]
+    for answer in await transport.request_all(request, data, timeout_s=timeout_s):
+        if isinstance(answer, MesosError):
+            raise answer
+        if not 200 <= answer.status < 300:
+            raise refusal(answer.status, answer.text(), location(answer.headers, url))
 
 
 class EventStream:

@@ -24,6 +24,7 @@ from services.gateway.parts import Gateway, actor_of
 from services.gateway.peers import SCHEDULER, with_query
 
 WAIT_S = 5.0
+_ACTION = "job."  # so the actions of our operations begin
 FIRST_LOOK_S, LONGEST_PAUSE_S = 0.02, 0.25
 
 
@@ -85,9 +86,7 @@ class Jobs:
         async def check() -> object:
             return await self.check(actor_of(request), job, spec)
 
-        # What is not said is left out: a scheduler of an older release need not know the fields that are new.
-        content = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        return await self._change(request, job, "put", check, spec=content)
+        return await self._change(request, job, "put", check, spec=_content(spec))
 
     async def delete(self, request: Request, bu: str, name: str) -> Outcome:
         """Delete a job, and end what runs of it. Raises NotFound."""
@@ -126,7 +125,12 @@ class Jobs:
         operation_id, _, _ = request.rpartition("-")
         known = await self._gateway.repository.operation(operation_id) if operation_id else None
         asked = known.operation if known is not None else None
-        if asked is None or request_of(asked) != request or not actor.sees(asked.bu):
+        if (
+            asked is None
+            or not asked.action.startswith(_ACTION)
+            or request_of(asked) != request
+            or not actor.sees(asked.bu)
+        ):
             raise NotFound(f"there is no request {request!r}")
         return await self._look(actor, asked, self._gateway.config.peer_timeout_s)
 
@@ -177,10 +181,7 @@ class Jobs:
     async def check(self, actor: Actor, job: str, spec: JobSpec) -> told.JobChecked:
         """What a put would find; nothing is stored. Raises InvalidInput naming the field."""
         actor.require(bu_of_target(job), Role.DEPLOYER)
-        content = {
-            "job": job,
-            "spec": spec.model_dump(mode="json", by_alias=True, exclude_defaults=True),
-        }
+        content = {"job": job, "spec": _content(spec)}
         answer = await self._gateway.peers.ask(
             actor, SCHEDULER, "POST", "/v1/jobs/check", body=reply(content).body
         )
@@ -226,7 +227,7 @@ class Jobs:
     async def _look(
         self, actor: Actor, asked: Operation, timeout_s: float, repeated: bool = False
     ) -> Outcome:
-        request, action = request_of(asked), asked.action.removeprefix("job.")
+        request, action = request_of(asked), asked.action.removeprefix(_ACTION)
         accepted = Outcome(request, asked.target, action, State.ACCEPTED, repeated=repeated)
         path = f"/v1/job-requests/{segment(request)}"
         try:
@@ -257,6 +258,11 @@ def request_of(operation: Operation) -> str:
     There is no dot in it: other BUs' producers name their requests `<bu>.<name>`.
     """
     return f"{operation.id}-{int(operation.started_at * 1000)}"
+
+
+def _content(spec: JobSpec) -> dict[str, Any]:
+    """What is not said is left out: a scheduler of an older release need not know the fields that are new."""
+    return spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
 def _path(bu: str, name: str) -> str:

@@ -30,7 +30,7 @@ from services.scheduler.model import (
     Offer,
     OfferId,
     State,
-    changed,
+    settle,
 )
 from services.scheduler.policy import Refusal, Shape
 from services.scheduler.roster import Ours, Roster
@@ -59,10 +59,11 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """Why the instances of a shape wait, and when that was last looked at for all of them."""
+    """Why the instances of a shape wait, since when they are told, and whether all of them have been."""
 
     refusal: Refusal
-    told_at: float
+    since: float
+    told: bool
 
 
 @dataclass(slots=True)
@@ -82,7 +83,9 @@ class Volatile:
     credit_at: float = 0.0
     more: bool = False  # there is more to place than one decision may
     suppressed: bool = False
+    spared: bool = False  # since the last REVIVE, offers were given back that somebody might need
     revived_at: float = float("-inf")
+    launched_at: float = float("-inf")
     reconcile_at: float = float("inf")
     killed: dict[InstanceId, float] = field(default_factory=dict)
     asked: dict[InstanceId, float] = field(default_factory=dict)
@@ -145,35 +148,32 @@ class Cluster:
         self.homes = Homes()
         self._specs: dict[str, InstanceSpec] = {}  # the last one of each app
         for each in instances:
-            self._put(changed(each, {"spec": self._shared(each)}))
+            spec = self._specs[each.app] = self.shared(each.app, each.spec)
+            self._put(settle(each, each.version, spec))
 
     def commit(self, draft: Draft, versions: dict[InstanceId, int]) -> None:
         """Take over what was saved; `versions` are the new ones of the changed documents."""
         self.volatile = draft.volatile
         for instance_id, instance in draft.changed.items():
-            now = {"version": versions[instance_id], "spec": self._shared(instance)}
-            self._put(changed(instance, now))
+            spec = self.shared(instance.app, instance.spec)
+            self._specs[instance.app] = spec
+            self._put(settle(instance, versions[instance_id], spec))
             if instance.app not in self.ledger.apps:
                 self._specs.pop(instance.app, None)
         self.jobs.commit(draft.jobs)
 
-    def _shared(self, instance: Instance) -> InstanceSpec:
-        """Its spec, as the object that its siblings have: there are many more instances than specs."""
-        spec = self._specs.get(instance.app)
-        if spec is not instance.spec and spec != instance.spec:
-            spec = self._specs[instance.app] = instance.spec
-        return spec
+    def shared(self, app: str, spec: InstanceSpec) -> InstanceSpec:
+        """The spec of an instance as the object that its siblings have: there are many more instances than specs."""
+        known = self._specs.get(app)
+        return known if known is not None and (known is spec or known == spec) else spec
 
     def _put(self, new: Instance) -> None:
         old = self.instances.get(new.id)
         self.leaving.pop(new.id, None)
         if old is not None:
             self.ledger.remove(old)
-            if old.agent:
+            if takes(old) != takes(new):
                 self.on_agent.get(old.agent, {}).pop(new.id, None)
-                self.volatile.roster.dirty.add(old.agent)
-        if new.agent:
-            self.volatile.roster.dirty.add(new.agent)
         if old is not None and old.state is not new.state and old.state in self.agendas:
             self.agendas[old.state].remove(new.id)
         if new.state is State.ENDED:
@@ -192,7 +192,7 @@ class Cluster:
         self.homes.note(new)
         if new.cleanup:
             self.cleanups[new.id] = new.hostname
-        if new.agent and (new.live or new.state is State.ORPHANED):
+        if takes(new) != NOTHING:
             self.on_agent.setdefault(new.agent, {})[new.id] = None
         if new.state in self.agendas:
             self.agendas[new.state].put(new.id, waits_since(new))
@@ -200,6 +200,16 @@ class Cluster:
             self.ending[new.id] = None
         else:
             self.ending.pop(new.id, None)
+
+
+NOTHING = (AgentId(""), False)
+
+
+def takes(instance: Instance) -> tuple[AgentId, bool]:
+    """The agent on which it takes resources, and whether with a task: else they are kept for its next one."""
+    if instance.agent and (instance.live or instance.state is State.ORPHANED):
+        return instance.agent, instance.live
+    return NOTHING
 
 
 def waits_since(instance: Instance) -> float:
@@ -234,10 +244,11 @@ class Draft:
         ):
             raise AssertionError(f"{instance.id}: {before.state} → {instance.state}")
         self.changed[instance.id] = instance
-        for agent in {instance.agent, before.agent if before is not None else instance.agent}:
-            if agent:
-                self._moved.setdefault(agent, {})[instance.id] = None
-                self.volatile.roster.dirty.add(agent)
+        if before is None or takes(before) != takes(instance):
+            for agent in {instance.agent, before.agent if before is not None else instance.agent}:
+                if agent:
+                    self._moved.setdefault(agent, {})[instance.id] = None
+                    self.volatile.roster.dirty.add(agent)
         if instance.run is not None:
             # What becomes of a run is its job's to tell; a host's or an agent's doings are audited all the same.
             events = tuple(each for each in events if isinstance(each, AuditRecorded))
@@ -274,28 +285,17 @@ class Draft:
         """Instances that take resources on an agent, by this draft."""
         names = {**self.cluster.on_agent.get(agent, {}), **self._moved.get(agent, {})}
         found = [self.get(each) for each in names]
-        return [
-            each
-            for each in found
-            if each is not None
-            and each.agent == agent
-            and (each.live or each.state is State.ORPHANED)
-        ]
+        return [each for each in found if each is not None and takes(each)[0] == agent]
 
     def ours_on(self, agent: AgentId) -> Ours:
         """What they take there, and what must be left alone besides."""
-        used, reserved = Amounts(), Amounts()
         there = self.on_agent(agent)
-        for each in there:
-            if each.state is State.ORPHANED:
-                reserved = reserved + Amounts.of(each.spec)
-            else:
-                used = used + Amounts.of(each.spec)
-        if any(each.live for each in there):
-            used = used + EXECUTOR_AMOUNTS
-        else:
-            reserved = reserved + EXECUTOR_AMOUNTS
-        return Ours(used, reserved)
+        live = [each for each in there if each.live]
+        used = Amounts.sum_of([each.spec for each in live])
+        reserved = Amounts.sum_of([each.spec for each in there if not each.live])
+        if live:
+            return Ours(used + EXECUTOR_AMOUNTS, reserved)
+        return Ours(used, reserved + EXECUTOR_AMOUNTS)
 
     def changes(self) -> Iterator[tuple[Instance | None, Instance]]:
         """What this draft changes, each as (before, after)."""

@@ -161,7 +161,7 @@ def _subscribed(draft: Draft, now: float) -> None:
     volatile = draft.volatile
     volatile.subscribed = True
     volatile.subscribed_at = now
-    volatile.suppressed = False
+    volatile.suppressed = volatile.spared = False
     volatile.revived_at = now
     volatile.offers.clear()
     volatile.roster = Roster()  # who is there says so by its first offer

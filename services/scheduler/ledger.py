@@ -77,7 +77,9 @@ class Ledger:
         if settled(instance):
             if instance.spec.disruption_budget > 0:
                 self.yielding[instance.id] = instance.spec.priority
-            places = self.places.setdefault(instance.app, Counter())
+            places = self.places.get(instance.app)
+            if places is None:
+                places = self.places[instance.app] = Counter()
             places[instance.agent, instance.hostname] += 1
             for other in apart_of(instance.app, instance.spec):
                 pair = (instance.app, other)

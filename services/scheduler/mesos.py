@@ -82,8 +82,8 @@ class ClientDriver:
                 await client.decline(list(offers), calls.filters(refuse_s))
             case Kill(task, agent, grace_s):
                 await client.kill(task, agent, grace_s)
-            case Acknowledge(status):
-                await client.acknowledge(status)
+            case Acknowledge(statuses):
+                await client.acknowledge_all(statuses)
             case AskAnew(attempts, agent):
                 asked = TellAnew(attempts=attempts).model_dump_json().encode()
                 await client.message(agent, EXECUTOR_ID, asked)

@@ -6,7 +6,7 @@ moves forward, the instance goes on in the next attempt.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from operator import attrgetter
@@ -143,6 +143,13 @@ def changed(instance: Instance, changes: Mapping[str, object]) -> Instance:
     return twin
 
 
+def settle(instance: Instance, version: int, spec: InstanceSpec) -> Instance:
+    """An instance of a draft as it was saved. It is changed in place: nobody but the draft has had it."""
+    _setters[_places["version"]](instance, version)
+    _setters[_places["spec"]](instance, spec)
+    return instance
+
+
 def attempt_id(instance: InstanceId, generation: int) -> AttemptId:
     """The Mesos task id of an attempt."""
     return AttemptId(f"{instance}.{generation}")
@@ -179,6 +186,13 @@ class Amounts:
         """What an instance of `spec` takes."""
         need = spec.resources
         return cls(need.cpus, float(need.mem_mib), float(need.disk_mib))
+
+    @classmethod
+    def sum_of(cls, specs: Sequence[InstanceSpec]) -> Amounts:
+        """What instances of these take together."""
+        needs = [spec.resources for spec in specs]
+        mem, disk = sum(each.mem_mib for each in needs), sum(each.disk_mib for each in needs)
+        return cls(sum(each.cpus for each in needs), float(mem), float(disk))
 
 
 EXECUTOR_AMOUNTS = Amounts(0.01, 32.0, 0.0)
@@ -264,9 +278,9 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledge:
-    """ACKNOWLEDGE an update, now that it is saved."""
+    """ACKNOWLEDGE updates, now that they are saved."""
 
-    status: TaskStatus
+    statuses: tuple[TaskStatus, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +384,7 @@ _PLAIN = (
     *("container", "healthy", "failures", "not_before", "since", "adopt", "message", "delayed"),
     *("orphaned_at", "delayed_at", "traceparent", "correlation", "asked", "direct_until"),
 )
+_plain_values = attrgetter(*_PLAIN)
 _RARE = (
     "yields_to",
     "returned",
@@ -381,7 +396,7 @@ _RARE = (
 
 def to_body(instance: Instance) -> dict[str, Any]:
     """The instance as a document's body."""
-    body: dict[str, Any] = {name: getattr(instance, name) for name in _PLAIN}
+    body: dict[str, Any] = dict(zip(_PLAIN, _plain_values(instance), strict=True))
     body["state"] = instance.state.value
     body["ended"] = instance.state is State.ENDED
     body["spec"] = _spec_body(instance.spec)

@@ -1,7 +1,9 @@
 """How long offers are held, and when more are asked for. Pure.
 
 An offer is held while something waits that it could help, alone or with what its agent offers later, and never longer
-than `offer_hold_s`. One that can't help goes back at once: another framework may starve for it.
+than `offer_hold_s`. One that can't help goes back at once: another framework may starve for it. When all is placed the
+rest goes back a moment later: wishes come in waves, and to have thousands of offers made anew for each costs more than
+to place it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from services.scheduler.waiting import Waiting
 
 NEW_REVIVE_S = 0.05
 REVIVE_EVERY_S = 1.0  # the master's own allocation cycle
+MORE_COMES_S = 1.0  # after a launch
 IDLE_REFUSE_S = 3600.0  # REVIVE clears it as soon as there is something to place
 
 
@@ -34,7 +37,9 @@ def flow(
 ) -> None:
     """Hold offers no longer than it helps; ask for none when nothing waits, and for some when something does."""
     volatile = draft.volatile
-    if not waiting.anybody():
+    idle = not waiting.anybody()
+    placing = now - volatile.launched_at < MORE_COMES_S
+    if idle and not placing:
         if volatile.offers:
             draft.act(Decline(tuple(volatile.offers), IDLE_REFUSE_S))
             volatile.drop_all()
@@ -42,34 +47,62 @@ def flow(
             draft.act(Suppress())
             volatile.suppressed = True
         return
-    useful = _useful(waiting, agents, refused)
-    index = agents.rows.index
-    oldest = next((each.received_at for each in volatile.offers.values()), now)
-    back = []
-    if now - oldest >= config.offer_hold_s or not useful.all():  # they are in the order of coming
-        back = [
-            each.id
-            for each in volatile.offers.values()
-            if now - each.received_at >= config.offer_hold_s or not useful[index[each.agent]]
-        ]
-    if back:
-        draft.act(Decline(tuple(back), config.decline_s))
-        for offer_id in back:
-            volatile.drop(offer_id)
+    _give_back(draft, agents, _useful(waiting, agents, refused), placing, now, config)
+    if idle:
+        return
     # Something new asks at once; what has been waiting for long asks at Mesos' own pace.
     fresh = any(each.version == 0 and waits(each) for each in draft.changed.values())
     pause_s = NEW_REVIVE_S if fresh else REVIVE_EVERY_S
-    ready = any(True for shape in waiting.shapes() for _ in waiting.ready(shape))
-    starving = ready and not volatile.offers
-    if volatile.suppressed or (starving and now - volatile.revived_at >= pause_s):
+    ready = [shape for shape in waiting.shapes() if any(True for _ in waiting.ready(shape))]
+    starving = bool(ready) and not volatile.offers
+    # What nobody needed when it was given back may be what something new needs.
+    missing = fresh and volatile.spared and all(shape in refused for shape in ready)
+    since_s = now - volatile.revived_at
+    if (
+        volatile.suppressed
+        or (starving and since_s >= pause_s)
+        or (missing and since_s >= REVIVE_EVERY_S)
+    ):
         draft.act(Revive())
-        volatile.suppressed = False
+        volatile.suppressed = volatile.spared = False
         volatile.revived_at = now
 
 
+def _give_back(
+    draft: Draft, agents: Agents, useful: Mask, placing: bool, now: float, config: SchedulerConfig
+) -> None:
+    """What can't help, and what was held for long. Who is placing gives back some agents' offers at a time.
+
+    These are offered again by the next allocation, if nobody else wants them.
+    """
+    offers, index = draft.volatile.offers, agents.rows.index
+    hold_s = config.offer_hold_s
+    oldest = next((each.received_at for each in offers.values()), now)
+    if now - oldest < hold_s / 2 and useful.all():  # they are in the order of coming
+        return
+    old, useless = [], []
+    for each in offers.values():
+        row = index[each.agent]
+        patience_s = hold_s * (1 + row / len(index)) / 2 if placing else hold_s
+        if not useful[row]:
+            useless.append(each.id)
+        elif now - each.received_at >= patience_s:
+            old.append(each.id)
+    draft.volatile.spared |= bool(old)
+    for given, refuse_s in (
+        (useless, config.decline_s),
+        (old, 0.0 if placing else config.decline_s),
+    ):
+        if given:
+            draft.act(Decline(tuple(given), refuse_s))
+        for offer_id in given:
+            draft.volatile.drop(offer_id)
+
+
 def _useful(waiting: Waiting, agents: Agents, refused: Mapping[Shape, Refusal]) -> Mask:
-    """Agents on which something that waits may go, if there were more room; all, while something was not looked at."""
-    if any(shape not in refused for shape in waiting.shapes()):
+    """Agents on which something that waits may go, if there were more room; all, while that is not known."""
+    shapes = waiting.shapes()
+    if not shapes or any(shape not in refused for shape in shapes):
         return np.ones(len(agents.rows), dtype=np.bool_)
     useful = np.zeros(len(agents.rows), dtype=np.bool_)
     # A full disk may have room again any moment, and launches be over; a closed host stays closed.

@@ -161,6 +161,8 @@ def _book_addresses(draft: Draft, shape: Shape, count: int) -> None:
 def _launch(draft: Draft, outcome: Outcome, now: float, tasks: TaskFactory) -> None:
     volatile = draft.volatile
     rows = outcome.agents.rows
+    if outcome.placed:
+        volatile.launched_at = now
     for row, instances in outcome.placed.items():
         agent = rows.ids[row]
         offers = volatile.roster.offers[agent]

@@ -1,4 +1,4 @@
-"""Why instances wait: kept by shape for whoever asks; told in events at once, on changes, and every so often. Pure."""
+"""Why instances wait: kept by shape for whoever asks; told in events soon, on changes, and every so often. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from services.scheduler.settings import SchedulerConfig
 from services.scheduler.waiting import Waiting
 
 MOST = 500  # are told in one decision; the others in the next
-NEVER = float("-inf")
+OFFERS_COME_S = 2.0
+"""Who waits for less may be helped by offers that are on their way: a master makes them once a second."""
 
 
 def tell(
@@ -28,31 +29,41 @@ def tell(
     why, shapes = draft.volatile.why, waiting.shapes()
     for shape in [each for each in why if each not in shapes or each in looked_at - refused.keys()]:
         del why[shape]
+    later = {s: known.refusal for s, known in why.items() if not known.told and s not in looked_at}
     left = MOST
-    for shape, refusal in refused.items():
+    for shape, refusal in {**later, **refused}.items():
         known = why.get(shape)
-        due = (
+        if (
             known is None
             or known.refusal.failed.keys() != refusal.failed.keys()
-            or now - known.told_at >= config.delayed_every_s
-        )
-        told_at = now if due or known is None else known.told_at
-        for each in list(waiting.ready(shape) if due else waiting.new(shape)):
-            if left <= 0:
-                told_at = NEVER
+            or now - known.since >= config.delayed_every_s
+        ):
+            known = Why(refusal, now, told=False)
+        told = True
+        for each in list(waiting.new(shape) if known.told else waiting.ready(shape)):
+            if left <= 0 or now - max(each.since, each.not_before) < OFFERS_COME_S:
+                told = False  # the others in a later decision
                 break
-            left -= _delayed(draft, each, refusal, now, config)
-        why[shape] = Why(refusal, told_at)
+            left -= _delayed(draft, each, refusal, known.since, now, config)
+        why[shape] = Why(refusal, known.since, told)
 
 
 def _delayed(
-    draft: Draft, instance: Instance, refusal: Refusal, now: float, config: SchedulerConfig
+    draft: Draft,
+    instance: Instance,
+    refusal: Refusal,
+    since: float,
+    now: float,
+    config: SchedulerConfig,
 ) -> bool:
+    """Tell one, unless it was told since then, or the same not long ago."""
     if instance.cleanup:
         return False
     message = refusal.nearest
     recent = now - instance.delayed_at < config.delayed_every_s
-    if instance.delayed == message and recent:
+    if instance.delayed and (
+        instance.delayed_at >= since or (instance.delayed == message and recent)
+    ):
         return False
     draft.put(
         replace(instance, delayed=message, delayed_at=now),

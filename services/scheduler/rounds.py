@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -30,15 +30,13 @@ def round_of(
     places = draft.places({*apps, *apart})
     here = {}
     for app, known in places.items():
-        elsewhere: list[Mapping[str, str]] = []
-        there = Here(len(agents.rows))
+        there = Here()
         for (agent, hostname), count in known.items():
             row = agents.rows.index.get(agent)
             if row is None:
-                elsewhere += [{"hostname": hostname}] * count
-            else:
-                there.on_row[row] += count
-        there.elsewhere = elsewhere
+                there.elsewhere += [{"hostname": hostname}] * count
+            elif count:
+                there.add([(row, count)])
         here[app] = there
     pools = draft.volatile.pools.items()
     zones = {name: pool.zone for name, pool in pools if is_fresh(pool, now, config)}

@@ -37,6 +37,7 @@ from services.scheduler.maintenance import Maintenance
 from services.scheduler.membership import Membership
 from services.scheduler.mesos import OpenDriver, open_driver
 from services.scheduler.model import (
+    Acknowledge,
     Action,
     Decline,
     Instance,
@@ -62,6 +63,7 @@ OFFERS = 1000
 """A decision takes so many inputs, or so many offers: a tenth of a second at most goes by before the next one."""
 INBOX = 20_000
 CONCURRENT_CALLS = 256
+ACKNOWLEDGED_TOGETHER = 64
 FORGET_EVERY_S = 600.0
 NETWORKS_WAIT_S = 5.0
 
@@ -173,7 +175,7 @@ class Scheduler:
                     app=event.app,
                     release=event.release,
                     deployment=event.deployment,
-                    spec=event.spec,
+                    spec=self.cluster.shared(event.app, event.spec),
                     traceparent=cause.traceparent,
                     correlation=cause.correlation_id,
                     asked=envelope.sequence,
@@ -323,10 +325,11 @@ class Scheduler:
                 if isinstance(action, Launch):
                     await self._do(action)
                     self._launched.inc(len(action.tasks))
-            rest = iter([each for each in actions if not isinstance(each, Launch)])
+            rest = together([each for each in actions if not isinstance(each, Launch)])
+            left = iter(rest)
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(CONCURRENT_CALLS, len(actions))):
-                    group.create_task(self._do_all(rest))
+                for _ in range(min(CONCURRENT_CALLS, len(rest))):
+                    group.create_task(self._do_all(left))
 
     async def _do_all(self, actions: Iterator[Action]) -> None:
         for action in actions:
@@ -361,6 +364,16 @@ def in_pieces(event: mesos.Offers) -> Iterator[mesos.Offers]:
     """The offers, no more at a time than one decision should take in: after a failover all agents offer at once."""
     for at in range(0, len(event.offers), OFFERS):
         yield mesos.Offers(event.offers[at : at + OFFERS])
+
+
+def together(actions: Sequence[Action]) -> list[Action]:
+    """The actions, with up to ACKNOWLEDGED_TOGETHER acknowledgements made one."""
+    saved = [each for one in actions if isinstance(one, Acknowledge) for each in one.statuses]
+    lots = [
+        Acknowledge(tuple(saved[at : at + ACKNOWLEDGED_TOGETHER]))
+        for at in range(0, len(saved), ACKNOWLEDGED_TOGETHER)
+    ]
+    return [*lots, *(each for each in actions if not isinstance(each, Acknowledge))]
 
 
 def _weight(given: Input) -> int:

@@ -189,8 +189,10 @@ def _write(instance: Instance, draft: Draft, now: float) -> Write:
         return Write(instance.id, instance.version, to_body(instance))
     cause = Cause(instance.correlation, "", instance.traceparent, instance.direct_until)
     told = [each for each in events if not isinstance(each, AuditRecorded)]
-    audits = [each for each in events if isinstance(each, AuditRecorded)]
     sealer = partial(seal, source="scheduler", sequence=instance.version + 1, now=now, cause=cause)
-    # All audits speak about one subject, their actor: the instance keeps their ids apart.
-    sealed = (*sealer(told), *sealer(audits, aggregate=instance.id))
+    sealed = sealer(told)
+    if len(told) < len(events):
+        audits = [each for each in events if isinstance(each, AuditRecorded)]
+        # All audits speak about one subject, their actor: the instance keeps their ids apart.
+        sealed += sealer(audits, aggregate=instance.id)
     return Write(instance.id, instance.version, to_body(instance), sealed)

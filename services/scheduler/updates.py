@@ -52,7 +52,7 @@ def update(draft: Draft, status: TaskStatus, now: float, config: SchedulerConfig
     task = AttemptId(status["task_id"]["value"])
     agent = AgentId(status["agent_id"]["value"]) if "agent_id" in status else None
     if status.get("uuid"):
-        draft.act(Acknowledge(status))
+        draft.act(Acknowledge((status,)))
     name = split_attempt(task)
     instance = draft.get(name[0]) if name else None
     if name is None or instance is None or instance.state is State.ENDED:
@@ -84,6 +84,8 @@ def _foreign(
     volatile = draft.volatile
     if status["state"] in ENDED_STATES:
         volatile.unknown.pop(task, None)
+    elif known and status["state"] == "TASK_UNREACHABLE":
+        pass  # a kill would only be answered by this same word; it is killed when its host is back and says so
     elif known:
         draft.act(Kill(task, agent, STRAY_GRACE_S))
     else:

@@ -9,6 +9,7 @@ from tests.bench import (
     backlog,
     bus,
     containers,
+    cron,
     drivers,
     ipam,
     network,
@@ -28,6 +29,7 @@ PARTS = [
     "ipam",
     "services",
     "drivers",
+    "cron",
 ]
 
 
@@ -53,6 +55,8 @@ async def main(parts: list[str], count: int) -> None:
             await services.measure(report)
         if "drivers" in parts:
             await drivers.measure(report)
+        if "cron" in parts:
+            await cron.measure(report)
     finally:
         report.print()
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,13 +105,19 @@ async def _mesos(agents: int) -> AsyncIterator[tuple[int, str]]:
 
 
 @asynccontextmanager
-async def _scheduler(directory: Path, master: str) -> AsyncIterator[int]:
-    """Its process, subscribed."""
+async def _scheduler(
+    directory: Path, master: str, peers: Mapping[str, str] | None = None
+) -> AsyncIterator[int]:
+    """Its process, subscribed; `peers` are URLs of services that it may ask."""
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         listen = f"127.0.0.1:{free.getsockname()[1]}"
     config = directory / "scheduler.yaml"
-    common = {"data_dir": str(directory), "listen": {"scheduler": listen}}
+    common = {
+        "data_dir": str(directory),
+        "listen": {"scheduler": listen},
+        "peers": dict(peers or {}),
+    }
     config.write_text(yaml.safe_dump({"common": common, "scheduler": {"masters": [master]}}))
     log = (directory / "scheduler.log").open("wb")
     with log:

@@ -12,6 +12,7 @@ import random
 import tracemalloc
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from time import process_time
 
 import numpy as np
@@ -25,6 +26,7 @@ from services.scheduler.core import Input, decide
 from services.scheduler.model import (
     AgentId,
     Amounts,
+    Decline,
     Instance,
     InstanceId,
     Launch,
@@ -180,7 +182,7 @@ def _core(report: Report, agents: int, count: int) -> None:
 
 
 class Core:
-    """The scheduler's core with a master that offers what is free as soon as it may."""
+    """The scheduler's core with a master that offers what is free as soon as it may, and nothing twice."""
 
     def __init__(self, agents: int) -> None:
         self.took_s = self.longest_s = 0.0
@@ -188,15 +190,18 @@ class Core:
         self._config = SchedulerConfig()
         self._factory = TaskFactory("bench", "gantry", executor_info("true", "gantry"))
         self._cluster = Cluster()
-        self._now, self._offers = 1000.0, 0
+        self._now = 1000.0
+        self._offers: list[str] = []  # their agents
         self._coming: deque[mesos.Offers] = deque()
         self._free = {f"agent-{n}": (CPUS, MEM) for n in range(agents)}
-        self._idle = dict.fromkeys(self._free)  # agents that are not offered
+        self._idle = dict.fromkeys(self._free)  # agents that are to be offered
+        self._refused: dict[str, float] = {}  # those that are not wanted, and until when
 
     def give(self, *inputs: Input) -> None:
         """One decision on these inputs and on some of what is offered, as the service gives it; only it is timed."""
-        offers = [self._offer(agent) for agent in self._idle]
-        if offers and self._cluster.volatile.subscribed:
+        if self._cluster.volatile.subscribed:
+            self._revive(self._now)
+            offers = [self._offer(agent) for agent in self._idle]
             self._idle.clear()
             self._coming.extend(in_pieces(mesos.Offers(tuple(offers))))
         if self._coming:
@@ -215,15 +220,23 @@ class Core:
                 self._free[action.agent] = (cpus - 0.25 * number, mem - 512 * number)
                 self._idle[action.agent] = None
                 self.launched += number
+            elif isinstance(action, Decline):
+                until = self._now + action.refuse_s
+                self._refused.update((self._offers[int(each)], until) for each in action.offers)
             elif isinstance(action, Revive):
-                self._idle.update(dict.fromkeys(self._free))
+                self._revive(inf)
+
+    def _revive(self, until: float) -> None:
+        for agent in [each for each, at in self._refused.items() if at <= until]:
+            del self._refused[agent]
+            self._idle[agent] = None
 
     def _offer(self, agent: str) -> Offer:
-        self._offers += 1
+        self._offers.append(agent)
         cpus, mem = self._free[agent]
         amounts = (("cpus", cpus), ("mem", mem), ("disk", 1_000_000.0))
         return {
-            "id": {"value": f"o{self._offers}"},
+            "id": {"value": f"{len(self._offers) - 1}"},
             "framework_id": {"value": "f"},
             "agent_id": {"value": agent},
             "hostname": f"host-of-{agent}",

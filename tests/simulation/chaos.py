@@ -52,13 +52,15 @@ class Chaos:
         points = list(self._incidents)
         weights = [self._incidents[point][0] for point in points]
         while True:
-            await asyncio.sleep(self.rng.expovariate(1 / MEAN_PAUSE_S))
-            if self.cloud.loop.time() > until:
+            pause_s = self.rng.expovariate(1 / MEAN_PAUSE_S)
+            if self.cloud.loop.time() + pause_s > until:
                 break
+            await asyncio.sleep(pause_s)
             (point,) = self.rng.choices(points, weights)
             task = self.cloud.loop.create_task(self._strike(point))
             self._running[task] = None
             task.add_done_callback(lambda done: self._running.pop(done, None))
+        await asyncio.sleep(max(0.0, until - self.cloud.loop.time()))
         self.cloud.faults.on = False
         while self._running:
             await asyncio.wait(list(self._running))

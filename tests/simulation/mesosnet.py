@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import orjson
 
 from libs.common.waiting import set_or_due
 from libs.mesos import recordio
-from libs.mesos.errors import CallTimeout, TransportError
+from libs.mesos.errors import CallTimeout, MesosError, TransportError
 from libs.mesos.ports import ByteStream, Request, Response
 from libs.minimesos.local import LocalCluster
 from libs.minimesos.local import Response as Answer
@@ -253,6 +253,19 @@ class MesosTransport:
             await asyncio.sleep(timeout_s)
             raise CallTimeout(f"no answer within {timeout_s:g} s")
         return Response(answer.status, _lower(answer.headers), answer.body)
+
+    async def request_all(
+        self, request: Request, bodies: Sequence[bytes], *, timeout_s: float
+    ) -> list[Response | MesosError]:
+        """See Pipeline: each on its own, so that each may be lost."""
+
+        async def one(body: bytes) -> Response | MesosError:
+            try:
+                return await self.request(replace(request, body=body), timeout_s=timeout_s)
+            except MesosError as error:
+                return error
+
+        return await asyncio.gather(*map(one, bodies))
 
     @asynccontextmanager
     async def stream(self, request: Request, *, timeout_s: float) -> AsyncIterator[ByteStream]:

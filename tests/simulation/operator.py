@@ -22,9 +22,10 @@ class Operator(User):
     async def work(self, until: float) -> None:
         """Drains and cordons, until a time of the loop's; all hosts are open afterwards."""
         while True:
-            await asyncio.sleep(self.rng.expovariate(1 / MEAN_PAUSE_S))
-            if self.cloud.loop.time() > until:
+            pause_s = self.rng.expovariate(1 / MEAN_PAUSE_S)
+            if self.cloud.loop.time() + pause_s > until:
                 return
+            await asyncio.sleep(pause_s)
             await self._close(self.rng.choice(self.cloud.hosts).name)
 
     async def _close(self, host: str) -> None:

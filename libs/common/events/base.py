@@ -105,18 +105,28 @@ Headers = tuple[tuple[str, bytes], ...]
 
 def _common_headers(source: str, sequence: int, now: float, cause: Cause) -> Headers:
     """Headers that all events of one write have."""
-    headers = {
-        "ce_specversion": "1.0",
-        "ce_source": f"/gantry/{source}",
-        "ce_time": _rfc3339(now),
-        "ce_sequence": str(sequence),
-        "content-type": "application/json",
-        "ce_correlationid": cause.correlation_id,
-        "ce_causationid": cause.causation_id,
-        "traceparent": cause.traceparent,
-        DIRECT: f"{cause.direct_until:.0f}" if cause.direct_until > now else "",
-    }
-    return tuple((name, value.encode()) for name, value in headers.items() if value)
+    known = (
+        ("ce_correlationid", cause.correlation_id),
+        ("ce_causationid", cause.causation_id),
+        ("traceparent", cause.traceparent),
+        (DIRECT, f"{cause.direct_until:.0f}" if cause.direct_until > now else ""),
+    )
+    return (
+        *_written(source, now),
+        ("ce_sequence", b"%d" % sequence),
+        *((name, value.encode()) for name, value in known if value),
+    )
+
+
+@lru_cache(maxsize=16)
+def _written(source: str, now: float) -> Headers:
+    """Headers that all events have which a service seals at a time."""
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_source", f"/gantry/{source}".encode()),
+        ("ce_time", _rfc3339(now).encode()),
+        ("content-type", b"application/json"),
+    )
 
 
 def _seal_one(
@@ -202,7 +212,6 @@ def _envelope(headers: Mapping[str, str], value: bytes) -> Envelope:
         raise Poison(f"CloudEvents header is malformed: {error}") from None
 
 
-@lru_cache(maxsize=16)
 def _rfc3339(now: float) -> str:
     return (
         datetime.fromtimestamp(now, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

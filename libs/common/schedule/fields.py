@@ -63,10 +63,6 @@ class Kind:
             self.refuse(f"{low}-{high} goes backwards", f"the smaller value first, or {here}")
         return range(first, last + 1)
 
-    @property
-    def all(self) -> range:
-        return range(self.low, self.high + 1)
-
 
 SECOND = Kind("second", 0, 59)
 MINUTE = Kind("minute", 0, 59)

@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import NoReturn
 
 from libs.common.errors import InvalidInput
-from libs.common.schedule.base import FIRST, LAST, Schedule
+from libs.common.schedule.base import FIRST, LAST
 from libs.common.schedule.wallclock import DAY_S
 from libs.common.schedule.zones import Zone
 
@@ -115,10 +115,8 @@ class Interval:
         """The number of the first target after `t`, were there no end."""
         if t < FIRST:
             return 0
-        # Months differ by days, and zones move by hours: the guess is out by three at most.
-        k = max(0, (math.floor(t * _US) - self.start.us) // self.period.mean_us)
-        while k > 0 and self._target(k - 1) > t:
-            k -= 1
+        # Months differ by days, and zones move by 26 hours at most: early enough, by three or four at most.
+        k = max(0, (math.floor(t * _US) - self.start.us) // self.period.mean_us - 1)
         while self._target(k) <= t:
             k += 1
         return k
@@ -153,19 +151,27 @@ class Floating:
         return self.text
 
     def anchored(self, now: float) -> str:
-        # A whole second, so that people can read it; the next, so that the first target is still to come.
-        start = math.floor(now) * _US + (self.period.mean_us if self.every else _US)
-        at = datetime(1970, 1, 1) + timedelta(microseconds=start)  # noqa: DTZ001 - told as UTC
+        at = datetime(1970, 1, 1) + timedelta(microseconds=self._start_us(now))  # noqa: DTZ001 - told as UTC
         return f"R{'' if self.count is None else self.count}/{at.isoformat()}Z/{self.period}"
 
     def after(self, t: float) -> float | None:
-        return self._started(t).after(t)
+        started = self._started(t)
+        return None if started is None else started.after(t)
 
     def between(self, after: float, until: float, limit: int) -> list[float]:
-        return self._started(after).between(after, until, limit)
+        started = self._started(after)
+        return [] if started is None else started.between(after, until, limit)
 
-    def _started(self, now: float) -> Schedule:
-        return interval(self.anchored(min(max(now, FIRST + DAY_S), LAST)), self.zone)
+    def _start_us(self, now: float) -> int:
+        # A whole second, so that people can read it; the next, so that the first target is still to come.
+        return math.floor(now) * _US + (self.period.mean_us if self.every else _US)
+
+    def _started(self, now: float) -> Interval | None:
+        """What it is when anchored at `now`; None when that is later than anything."""
+        us = self._start_us(min(max(now, FIRST), LAST))
+        if us > LAST * _US:
+            return None
+        return Interval(self.text, self.zone, self.period, self.count, _moment(us, self.zone))
 
 
 def _months_later(day: int, months: int) -> int:
@@ -248,11 +254,14 @@ def _start(text: str, zone: Zone) -> Start:
         _refuse(f"start: the year {year}", "years 1900 to 8999")
     fraction = _scaled(f"0.{match['fraction'] or 0}", _US)
     if match["offset"]:
-        moment = shown - _offset_s(match["offset"], hint)
-        local = moment + zone.at(moment).offset
-    else:
-        moment, local = zone.first(shown), shown
-    return Start(moment * _US + fraction, local, fraction)
+        return _moment((shown - _offset_s(match["offset"], hint)) * _US + fraction, zone)
+    return Start(zone.first(shown) * _US + fraction, shown, fraction)
+
+
+def _moment(us: int, zone: Zone) -> Start:
+    """A start that is given as microseconds since the epoch."""
+    second, fraction = divmod(us, _US)
+    return Start(us, second + zone.at(second).offset, fraction)
 
 
 def _offset_s(text: str, hint: str) -> int:

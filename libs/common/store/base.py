@@ -249,8 +249,8 @@ class Collection(Protocol):
         """Delete the document if it is at `version` and its outbox is empty (else CONFLICT)."""
         ...
 
-    async def unsent(self, limit: int) -> list[Doc]:
-        """Documents with events in their outbox, in no particular order."""
+    async def unsent(self, limit: int) -> Mapping[str, tuple[OutboxEvent, ...]]:
+        """The outboxes of up to `limit` documents that have events in it, by id, in no particular order."""
         ...
 
     async def mark_sent(self, sent: Mapping[str, Sequence[str]]) -> None:

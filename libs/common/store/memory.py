@@ -359,11 +359,10 @@ class MemoryCollection:
         self._store.answer(what)
         return _OK
 
-    async def unsent(self, limit: int) -> list[Doc]:
+    async def unsent(self, limit: int) -> dict[str, tuple[OutboxEvent, ...]]:
         """See Collection."""
         await self._store.call(f"{self._name}.unsent")
-        ids = list(self._table.unsent)[:limit]
-        return [doc for i in ids if (doc := self._doc(i)) is not None]
+        return {each: self._table.docs[each].outbox for each in list(self._table.unsent)[:limit]}
 
     async def mark_sent(self, sent: Mapping[str, Sequence[str]]) -> None:
         """See Collection."""

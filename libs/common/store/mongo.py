@@ -38,6 +38,7 @@ from libs.common.store.base import (
     Doc,
     Fence,
     Lease,
+    OutboxEvent,
     Outcome,
     Page,
     Query,
@@ -345,11 +346,12 @@ class MongoCollection:
             newer = fence is not None and stored is not None and stored["epoch"] > fence.epoch
             return _FENCED if newer else _CONFLICT
 
-    async def unsent(self, limit: int) -> list[Doc]:
+    async def unsent(self, limit: int) -> dict[str, tuple[OutboxEvent, ...]]:
         """See Collection."""
         async with self._call("unsent"):
-            found = await self._collection.find({"unsent": True}).limit(limit).to_list(None)
-        return [documents.to_doc(each) for each in found]
+            outboxes = self._collection.find({"unsent": True}, {"outbox": True}).limit(limit)
+            found = await outboxes.to_list(None)
+        return {each["_id"]: tuple(map(documents.unpack, each["outbox"])) for each in found}
 
     async def mark_sent(self, sent: Mapping[str, Sequence[str]]) -> None:
         """See Collection."""

@@ -21,6 +21,7 @@ from libs.common.store.base import (
     Index,
     Lease,
     Op,
+    OutboxEvent,
     Outcome,
     Page,
     Query,
@@ -165,10 +166,10 @@ class SchemaCollection:
         self, writes: Sequence[Write], fence: Fence | None = None
     ) -> list[WriteResult]:
         """See Collection. What newer code has added to a document stays in it."""
-        version = self._schema.version
+        schema = self._schema
         ours = [
-            replace(write, body=marked(self._schema, write.body), schema=version)
-            for write in writes
+            Write(each.id, each.version, marked(schema, each.body), each.events, schema.version)
+            for each in writes
         ]
         results = await self.inner.replace_many(ours, fence)
         newer = [at for at, result in enumerate(results) if result.outcome is Outcome.NEWER]
@@ -224,7 +225,7 @@ class SchemaCollection:
         """See Collection."""
         return await self.inner.delete(doc_id, version, fence)
 
-    async def unsent(self, limit: int) -> list[Doc]:
+    async def unsent(self, limit: int) -> Mapping[str, tuple[OutboxEvent, ...]]:
         """See Collection."""
         return await self.inner.unsent(limit)
 

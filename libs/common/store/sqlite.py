@@ -22,6 +22,7 @@ from libs.common.store.base import (
     Fence,
     Index,
     Lease,
+    OutboxEvent,
     Outcome,
     Page,
     Query,
@@ -37,7 +38,7 @@ from libs.common.store.bodies import (
     encode_body,
 )
 from libs.common.store.sqlite_query import condition, expression, select_page
-from libs.common.store.wire import pack_events, unpack_events
+from libs.common.store.wire import pack_events, unpack_events, without_events
 
 _OK = WriteResult(Outcome.OK)
 _CONFLICT = WriteResult(Outcome.CONFLICT)
@@ -256,13 +257,13 @@ class SqliteCollection:
 
         return await self._writer.run(job)
 
-    async def unsent(self, limit: int) -> list[Doc]:
+    async def unsent(self, limit: int) -> dict[str, tuple[OutboxEvent, ...]]:
         """See Collection."""
-        sql = f"SELECT {_COLUMNS} FROM {self._table} WHERE outbox IS NOT NULL LIMIT ?"
+        sql = f"SELECT id, outbox FROM {self._table} WHERE outbox IS NOT NULL LIMIT ?"
         rows = await self._reader.run(
             lambda connection: connection.execute(sql, (limit,)).fetchall()
         )
-        return [_doc(row) for row in rows]
+        return {doc_id: unpack_events(outbox) for doc_id, outbox in rows}
 
     async def mark_sent(self, sent: Mapping[str, Sequence[str]]) -> None:
         """See Collection."""
@@ -274,9 +275,7 @@ class SqliteCollection:
                 row = connection.execute(read, (doc_id,)).fetchone()
                 if row is None or row[0] is None:
                     continue
-                gone = set(event_ids)
-                left = [event for event in unpack_events(row[0]) if event.id not in gone]
-                connection.execute(write, (pack_events(left), doc_id))
+                connection.execute(write, (without_events(row[0], event_ids), doc_id))
 
         await self._writer.run(job)
 

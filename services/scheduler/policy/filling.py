@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.scheduler.policy.agents import Codes
-from services.scheduler.policy.model import EPSILON, Counts, Vector
-from services.scheduler.policy.rules import UNBOUNDED, Level
+from services.scheduler.policy.model import EPSILON, UNBOUNDED, Counts, Vector
+from services.scheduler.policy.rules import Level
 
 
 def capacities(free: Vector, need: Vector) -> Counts:

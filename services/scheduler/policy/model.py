@@ -15,8 +15,13 @@ Mask = npt.NDArray[np.bool_]
 Vector = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
+Sizes = tuple[float, float, float]
+"""An amount of each resource."""
+
 EPSILON = 1e-9
 """Below a thousandth of what Mesos counts in (it rounds CPUs to 0.001): absorbs binary fractions."""
+
+UNBOUNDED = np.int64(1 << 40)
 
 RESOURCES = ("cpus", "mem", "disk")
 """The order of resources in all vectors: cores, MiB of memory, MiB of disk."""
@@ -126,13 +131,20 @@ class Shape:
         return Amounts(self.cpus, self.mem_mib, self.disk_mib)
 
     @property
-    def vector(self) -> Vector:
+    def sizes(self) -> Sizes:
         """The same in the order of RESOURCES."""
-        return np.array([self.cpus, self.mem_mib, self.disk_mib])
+        return self.cpus, self.mem_mib, self.disk_mib
+
+    @property
+    def vector(self) -> Vector:
+        """The same as a vector."""
+        return np.array(self.sizes)
 
 
 def apart_of(app: str, spec: InstanceSpec) -> tuple[str, ...]:
     """The apps, by their full names, that an instance keeps apart from: of its own business unit, it binds both."""
+    if not spec.apart_from:
+        return ()
     bu = app.partition("/")[0]
     return tuple(f"{bu}/{each}" for each in spec.apart_from)
 

@@ -21,10 +21,10 @@ from services.scheduler.policy.model import (
     Refusal,
     Shape,
     Siblings,
+    Sizes,
     Vector,
 )
 from services.scheduler.policy.rules import (
-    UNBOUNDED,
     Here,
     Level,
     Relations,
@@ -32,13 +32,16 @@ from services.scheduler.policy.rules import (
     filters,
     relations,
 )
-from services.scheduler.policy.search import Order
+from services.scheduler.policy.search import Order, fitting
 
 FEW = 8
 """So many of a shape are looked for one by one; more are filled in at once."""
 
 VALUES_TRIED = 64
 """Of so many values the one is chosen on which all of an app go (CLUSTER)."""
+
+ALONE = Relations()
+"""Of those whose siblings do not matter."""
 
 Given = list[tuple[int, int]]
 """Rows, and how many go there."""
@@ -70,12 +73,12 @@ class Round:
         """Place up to `count` of a shape; where, and why the rest can't be."""
         if count <= 0:
             return [], None
-        agents, need = self.agents, shape.vector
+        agents = self.agents
         mask = allowed(agents, shape, self._zone(shape), self._available)
         if (shape.relational or shape.app in self._apart) and not shape.pinned:
-            given = self._related(shape, need, mask, count)
+            given = self._related(shape, mask, count)
         else:
-            given = self._alone(shape, need, mask, count)
+            given = self._alone(shape, mask, count)
         if sum(number for _, number in given) == count:
             return given, None
         unary = filters(agents, shape, self._zone(shape))
@@ -89,9 +92,11 @@ class Round:
 
     def put_at(self, shape: Shape, row: int) -> bool:
         """Place one on this agent, if it may go there and there is room."""
-        if not self.allowed(shape)[row] or not _room(self.agents.free[:, row], shape.vector):
+        free = self.agents.free[:, row].tolist()
+        if not self.allowed(shape)[row] or not fitting(free, shape.sizes):
             return False
-        self._book_one(shape, shape.vector, row, 1)
+        self.set_aside(row, shape.vector)
+        self._note(shape, [(row, 1)])
         return True
 
     def allowed(self, shape: Shape) -> Mask:
@@ -109,23 +114,12 @@ class Round:
 
     # -- without regard to siblings
 
-    def _alone(self, shape: Shape, need: Vector, mask: Mask, count: int) -> Given:
-        if count > FEW:
-            rows, given = fill(*self._prospects(need, mask), (), count)
-            return self._book(shape, need, rows, given)
-        return self._one_by_one(shape, need, mask, count)
-
-    def _one_by_one(self, shape: Shape, need: Vector, mask: Mask, count: int) -> Given:
-        found: Given = []
-        while count > 0:
-            row = self._sorted().best(need, mask)
-            if row is None:
-                break
-            # What has become fuller fits even better, until it is full.
-            number = min(_room(self.agents.free[:, row], need), count)
-            found.append(self._book_one(shape, need, row, number))
-            count -= number
-        return found
+    def _alone(self, shape: Shape, mask: Mask, count: int) -> Given:
+        if count <= FEW:
+            return self._in_turn(shape, mask, ALONE, count)
+        need = shape.vector
+        rows, given = fill(*self._prospects(need, mask), (), count)
+        return self._book(shape, need, rows, given)
 
     def _sorted(self) -> Order:
         if self._order is None:
@@ -142,20 +136,18 @@ class Round:
 
     # -- with regard to siblings
 
-    def _related(self, shape: Shape, need: Vector, mask: Mask, count: int) -> Given:
+    def _related(self, shape: Shape, mask: Mask, count: int) -> Given:
         found: Given = []
-        bound = self._bound(shape)
+        need, bound = shape.vector, self._bound(shape)
         if bound.together:
-            mask = self._chosen(shape, need, mask, bound, count)
+            mask = self._chosen(need, mask, bound, count)
         while count > 0:
             may = mask
             for each in bound.filters:
                 may = may & each.mask
-            several = 1 if bound.crossing else count
-            if several <= FEW:
-                given = self._next(shape, need, may, bound)
-            else:
-                given = self._spread(shape, need, may, bound, several)
+            if bound.crossing or count <= FEW:
+                return found + self._in_turn(shape, may, bound, count)
+            given = self._spread(shape, need, may, bound, count)
             if not given:
                 break
             found += given
@@ -164,14 +156,28 @@ class Round:
                 bound = self._bound(shape)
         return found
 
-    def _next(self, shape: Shape, need: Vector, may: Mask, bound: Relations) -> Given:
-        """The next one, by search."""
-        caps = [cap.gate for cap in bound.caps]
+    def _in_turn(self, shape: Shape, may: Mask, bound: Relations, count: int) -> Given:
+        """One agent after the other, by search; as many at once as would go there one by one."""
+        found: Given = []
+        while count > 0:
+            taken = self._take(shape.sizes, may, bound, count)
+            if taken is None:
+                break
+            bound.book(*taken)
+            found.append(taken)
+            count -= taken[1]
+        self._note(shape, found)
+        return found
+
+    def _take(self, need: Sizes, may: Mask, bound: Relations, most: int) -> tuple[int, int] | None:
+        order, caps = self._sorted(), [cap.gate for cap in bound.caps]
+        if not bound.levels:
+            return order.take(need, may, caps, most)
         for levels in product(*(level.gates(may) for level in bound.levels)):
-            row = self._sorted().best(need, may, [*caps, *levels])
-            if row is not None:
-                return [self._book_one(shape, need, row, 1)]
-        return []
+            taken = order.take(need, may, [*caps, *levels])
+            if taken is not None:
+                return taken
+        return None
 
     def _spread(self, shape: Shape, need: Vector, may: Mask, bound: Relations, count: int) -> Given:
         """Many at once: values are filled up evenly, agents of a value the best first."""
@@ -186,7 +192,7 @@ class Round:
         rows, given = _levelled(bound.levels, room, best, caps, count)
         return self._book(shape, need, rows, given)
 
-    def _chosen(self, shape: Shape, need: Vector, mask: Mask, bound: Relations, count: int) -> Mask:
+    def _chosen(self, need: Vector, mask: Mask, bound: Relations, count: int) -> Mask:
         """CLUSTER without a value and without siblings: the values on which the most find room."""
         for attribute in bound.together:
             column = self.agents.rows.column(attribute)
@@ -218,30 +224,16 @@ class Round:
 
     def _book(self, shape: Shape, need: Vector, rows: Counts, given: Counts) -> Given:
         self.agents.free[:, rows] -= need[:, None] * given
-        here = self.here.get(shape.app)
-        if here is not None:
-            here.on_row[rows] += given
         if len(rows):
             self._order = None
-        return list(zip(rows.tolist(), given.tolist(), strict=True))
+        found = list(zip(rows.tolist(), given.tolist(), strict=True))
+        self._note(shape, found)
+        return found
 
-    def _book_one(self, shape: Shape, need: Vector, row: int, number: int) -> tuple[int, int]:
-        self.agents.free[:, row] -= need * number
+    def _note(self, shape: Shape, given: Given) -> None:
         here = self.here.get(shape.app)
         if here is not None:
-            here.on_row[row] += number
-        self._sorted().moved(row)
-        return row, number
-
-
-def _room(free: Vector, need: Vector) -> int:
-    """How many of `need` fit on one agent."""
-    fits = [
-        (have + EPSILON) / each
-        for have, each in zip(free.tolist(), need.tolist(), strict=True)
-        if each > 0
-    ]
-    return int(min(fits, default=float(UNBOUNDED)))
+            here.add(given)
 
 
 def _by_room(
@@ -307,7 +299,7 @@ def place_on(agents: Agents, needs: Iterable[Need], siblings: Siblings = NOWHERE
         groups.setdefault(need.shape, []).append(need)
     apart = kept_apart(groups)
     apps = {shape.app for shape in groups if shape.relational} | set(siblings) | set(apart)
-    here = {app: Here(len(agents.rows), siblings.get(app, ())) for app in apps}
+    here = {app: Here(siblings.get(app, ())) for app in apps}
     work = Round(agents, here, apart)
     result = Placement()
     for shape in sorted(groups, key=first_to_last):

@@ -10,11 +10,10 @@ import numpy as np
 
 from libs.common.spec import Constraint, ConstraintOperator, InstanceClass
 from services.scheduler.policy.agents import Agents, Codes, Column, Rows
-from services.scheduler.policy.model import Counts, Mask, Shape
+from services.scheduler.policy.model import UNBOUNDED, Counts, Mask, Shape
 from services.scheduler.policy.search import Gate
 
 _O = ConstraintOperator
-UNBOUNDED = np.int64(1 << 40)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,13 +42,17 @@ class Cap:
 
     def open(self) -> Mask:
         """Agents whose value has room."""
-        mask: Mask = self.gate[1][self.codes]
+        mask: Mask = (self.room > 0)[self.codes]
         return mask
 
     @property
     def gate(self) -> Gate:
         """The same by value."""
-        return self.codes, self.room > 0
+        return self.codes, self.room
+
+    def book(self, row: int, number: int) -> None:
+        """So many more are there."""
+        self.room[self.codes[row]] -= number
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,15 +78,19 @@ class Level:
         return replace(self, codes=self.codes[rows])
 
     def gates(self, mask: Mask) -> Iterator[Gate]:
-        """Which values are next in turn, by value: one after the other where a full one is passed over."""
+        """Which values are next in turn, for one: one after the other where a full one is passed over."""
         if self.hard:
             there = np.zeros(len(self.counts), dtype=np.bool_)
             there[self.codes[mask]] = True
             least = 0 if self.absent else int(self.counts[there].min(initial=UNBOUNDED))
-            yield self.codes, self.counts == least
+            yield self.codes, (self.counts == least).astype(np.int64)
         else:
             for count in np.unique(self.counts[self.used]):
-                yield self.codes, self.counts == count
+                yield self.codes, (self.counts == count).astype(np.int64)
+
+    def book(self, row: int, number: int) -> None:
+        """So many more are there."""
+        self.counts[self.codes[row]] += number
 
     def turn(self, mask: Mask) -> Mask:
         """Of the agents in `mask`, those whose value is next in turn."""
@@ -98,16 +105,23 @@ class Level:
 class Here:
     """Where an app's instances are: how many on each row, and the attributes of agents that are in no row."""
 
-    def __init__(self, rows: int, elsewhere: Iterable[Mapping[str, str]] = ()) -> None:
-        self.on_row: Counts = np.zeros(rows, dtype=np.int64)
+    def __init__(self, elsewhere: Iterable[Mapping[str, str]] = ()) -> None:
+        self._on_row: dict[int, int] = {}
         self.elsewhere = list(elsewhere)
+
+    def add(self, more: Iterable[tuple[int, int]]) -> None:
+        """So many more are on these rows, none of them for nothing."""
+        there = self._on_row
+        for row, number in more:
+            there[row] = there.get(row, 0) + number
 
     def counts(self, rows: Rows, attribute: str) -> Counts:
         """How many are on agents with each value of an attribute."""
         column = rows.column(attribute)
         found = np.zeros(len(column.values), dtype=np.int64)
-        there = np.flatnonzero(self.on_row)
-        np.add.at(found, column.codes[there], self.on_row[there])
+        if self._on_row:
+            there = np.array(list(self._on_row))
+            np.add.at(found, column.codes[there], np.array(list(self._on_row.values())))
         for each in self.elsewhere:
             code = column.index.get(each.get(attribute, ""))
             if code is not None:
@@ -116,10 +130,9 @@ class Here:
 
     def first(self, rows: Rows, attribute: str) -> str | None:
         """The value that one of them has; None when there are none."""
-        there = np.flatnonzero(self.on_row)
-        if there.size:
+        for row in self._on_row:
             column = rows.column(attribute)
-            return column.values[int(column.codes[there[0]])]
+            return column.values[int(column.codes[row])]
         return next((each.get(attribute, "") for each in self.elsewhere), None)
 
 
@@ -143,9 +156,18 @@ class Relations:
     def crossing(self) -> bool:
         """Do several rules look at values that may cut across each other: then one instance at a time is placed."""
         hard = [each for each in self.levels if each.hard]
+        if not hard:
+            return False
         wide = {each.attribute for each in self.caps if not each.identity}
         wide |= {each.attribute for each in hard if not each.identity}
-        return bool(hard) and (len(hard) > 1 or len(wide) > 1)
+        return len(hard) > 1 or len(wide) > 1
+
+    def book(self, row: int, number: int) -> None:
+        """So many more of the app are on a row."""
+        for cap in self.caps:
+            cap.book(row, number)
+        for level in self.levels:
+            level.book(row, number)
 
 
 # -- what only looks at the agent ----------------------------------------------------------------------
@@ -286,8 +308,7 @@ def relations(
     found = Relations()
     if shape.pinned:
         return found
-    nowhere = Here(len(rows))
-    own = here.get(shape.app, nowhere)
+    own = here.get(shape.app) or Here()
     for rule in shape.constraints:
         _relate(rows, rule, own, found)
     for attribute in shape.spread:
@@ -296,7 +317,7 @@ def relations(
         name = f"spread over {attribute}"
         told = f"have the {attribute} that is next in turn"
         found.levels.append(_level(column, attribute, counts, False, False, name, told))
-    _apart(rows, apart, here, found)
+    _apart(rows, shape.app, apart, here, found)
     found.levels.sort(key=lambda level: not level.hard)
     return found
 
@@ -336,10 +357,18 @@ def _level(
     return Level(attribute, codes, counts, used, hard, absent, name, told, column.identity)
 
 
-def _apart(rows: Rows, others: Iterable[str], here: Mapping[str, Here], found: Relations) -> None:
+def _apart(
+    rows: Rows, own: str, others: Iterable[str], here: Mapping[str, Here], found: Relations
+) -> None:
+    column = rows.column("hostname")
     for app in others:
-        column = rows.column("hostname")
         theirs = here.get(app)
-        if theirs is not None:
-            free = theirs.counts(rows, "hostname")[column.codes] == 0
-            found.filters.append(Filter(f"apart from {app}", f"have no instance of {app}", free))
+        if theirs is None:
+            continue
+        name, told = f"apart from {app}", f"have no instance of {app}"
+        there = theirs.counts(rows, "hostname")
+        if app == own:  # none of them shares a host with another
+            room = np.maximum(1 - there, 0)
+            found.caps.append(Cap("hostname", column.codes, room, name, told, column.identity))
+        else:
+            found.filters.append(Filter(name, told, there[column.codes] == 0))

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -118,13 +117,16 @@ async def _world(kind: str, server: Server, store_url: str) -> AsyncIterator[Wor
 
 
 @pytest.fixture(params=["store", "zookeeper"])
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    """By a lease in MongoDB, and by ZooKeeper beside a store that is never away."""
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """By a lease in MongoDB, and by ZooKeeper beside a store that is never away.
+
+    Not SQLite: a leader that is paused while it writes keeps everybody else from writing.
+    """
     if request.param == "store":
         server: Server = request.getfixturevalue("own_mongo")
         store_url = mongo_database(server.url)
     else:
         server = request.getfixturevalue("zookeeper_server")
-        store_url = f"sqlite://{tmp_path / 'store.db'}"
+        store_url = mongo_database(request.getfixturevalue("mongo_url"))
     async with _world(request.param, server, store_url) as made:
         yield made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,12 +13,22 @@ import pytest
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoAuthError
 
+from infra import provision
 from infra.provision import Server
+from infra.provision.certificates import make_certificates
 from libs.common.errors import Fenced, InvalidInput
 from libs.common.leader import Leadership, leadership
 from libs.common.runtime import CommonConfig, Runtime, open_election, open_runtime, open_shared
 from tests.contract.election.conftest import SOON_S, TTL_S
-from tests.servers import MARK
+from tests.servers import MARK, ServerPark
+
+
+@pytest.fixture(scope="module")
+def secure_zookeeper(server_park: ServerPark) -> Server:
+    def secure(directory: Path) -> AbstractAsyncContextManager[Server]:
+        return provision.zookeeper(directory, secure=True)
+
+    return server_park.start("zookeeper-doors", secure)
 
 
 async def candidate(stack: AsyncExitStack, directory: Path, election: str) -> Runtime:
@@ -181,6 +191,35 @@ async def test_credentials_close_the_nodes_to_others_and_show_up_nowhere(
     said = caplog.text + "".join(capfd.readouterr())
     assert "NoAuthError" in said and secret not in said
     assert secret not in repr(rt.common) + repr(rt.election)
+
+
+async def test_over_tls_both_sides_show_a_certificate(
+    secure_zookeeper: Server, tmp_path: Path
+) -> None:
+    url = secure_zookeeper.url
+    plain, _, options = url.partition("?")
+    other = await make_certificates(tmp_path)
+    trusting, own = options.partition("&certfile=")[::2]
+    theirs = f"certfile={other.certificate}&keyfile={other.key}"
+    strangers = {
+        "without TLS": plain,
+        "without a certificate": f"{plain}?{trusting}",
+        "with a certificate of another authority": f"{plain}?{trusting}&{theirs}",
+        "trusting another authority": f"{plain}?tls=1&cafile={other.authority}&certfile={own}",
+    }
+
+    async def elected(election: str, within_s: float) -> bool:
+        async with AsyncExitStack() as stack:
+            rt = await candidate(stack, tmp_path, election)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s), leadership(rt, "tests", TTL_S):
+                    return True
+        return False
+
+    assert await elected(url, 10.0)  # the first one also waits for what Java has yet to load
+    found = await asyncio.gather(*(elected(each, 1.5) for each in strangers.values()))
+    assert not any(found), dict(zip(strangers, found, strict=True))
+    assert await elected(url, 1.5)
 
 
 def _children(url: str, path: str) -> list[str]:

@@ -52,6 +52,11 @@ def ending(live: Live, state: str, **fields: object) -> Iterator[None]:
         worker.join()
 
 
+def missed_at_once(live: Live, run: str) -> str:
+    live.world.jobs.end(run, "missed", started=None, reason="a run is under way")
+    return run
+
+
 def test_put_tells_what_changes(live: Live, file: str) -> None:
     made = live.gantry("job", "put", file)
     assert made.code == 0, made.err
@@ -138,7 +143,12 @@ def test_run_and_wait_exits_with_its_result(
     monkeypatch.setattr("libs.cli.job_cmd.POLL_S", 0.05)
     live.gantry("job", "put", file)
     begun = live.gantry("job", "run", "report", "--bu", "acme")
-    assert begun.code == 0 and begun.out == "acme-report-1 of acme/report: running\n"
+    assert begun.code == 0 and begun.out == "acme-report-1: running, on host-1\n"
+    begin = live.world.jobs.begin
+    monkeypatch.setattr(live.world.jobs, "begin", lambda job: missed_at_once(live, begin(job)))
+    missed = live.gantry("job", "run", "acme/report")
+    assert missed.code == 1 and "missed" in missed.err and "a run is under way" in missed.err
+    monkeypatch.setattr(live.world.jobs, "begin", begin)
     slow = live.gantry("job", "run", "acme/report", "--wait", "--timeout", "1")
     assert slow.code == 6 and "gantry job history acme/report" in slow.err
     with ending(live, "succeeded", exit_code=0, output="all is well"):
@@ -164,7 +174,7 @@ def test_what_is_only_accepted_is_waited_for(
     run = live.gantry("job", "run", "acme/report")
     timer.join()
     assert run.code == 0 and "accepted; waiting for the scheduler" in run.err
-    assert run.out == "acme-report-1 of acme/report: running\n"
+    assert run.out == "acme-report-1: running, on host-1\n"
     monkeypatch.setattr("libs.cli.job_cmd.SETTLE_S", 0.1)
     live.world.jobs.deaf = True
     assert live.gantry("job", "pause", "acme/report").code == 6

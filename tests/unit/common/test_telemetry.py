@@ -98,6 +98,21 @@ def test_a_malformed_traceparent_begins_a_new_trace(log: Log) -> None:
     assert sink.spans[0].parent is None
 
 
+def test_a_trace_goes_on_through_a_service_whose_spans_nobody_takes(
+    log: Log, stream: io.StringIO
+) -> None:
+    telemetry = Telemetry("test", log)
+    with telemetry.span("outer", PARENT), telemetry.span("inner"):
+        log.info("inside")
+        assert current_traceparent() == PARENT
+    with telemetry.span("new"):
+        begun = current_traceparent()
+        with telemetry.span("inner"):
+            assert current_traceparent() == begun
+    assert lines(stream)[0]["trace_id"] == PARENT.split("-")[1] != begun.split("-")[1]
+    assert current_traceparent() == ""
+
+
 def test_metrics_of_two_services_are_apart(log: Log) -> None:
     one, other = Telemetry("one", log), Telemetry("other", log)
     one.counter("things_total", "Things", "kind").labels("a").inc(3)

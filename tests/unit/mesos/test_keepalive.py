@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from itertools import pairwise
 
 import aiohttp
@@ -72,19 +73,24 @@ def test_an_answer_that_ends_with_its_connection() -> None:
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def _calls(serve: Serve, count: int, timeout_s: float = 5.0) -> list[object]:
-    """What so many calls at once come to."""
+@asynccontextmanager
+async def _served(serve: Serve) -> AsyncIterator[tuple[KeepAliveTransport, str]]:
+    """A transport, and where `serve` answers it."""
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/call"
         async with aiohttp.ClientSession() as session:
             transport = KeepAliveTransport(session)
-            url = f"http://127.0.0.1:{port}/call"
-            requests = [Request("POST", url, {"X": "1"}, b"%d" % n) for n in range(count)]
-            calls = [transport.request(each, timeout_s=timeout_s) for each in requests]
-            found = await asyncio.gather(*calls, return_exceptions=True)
-            async with transport.stream(Request("POST", url, {}, b"end"), timeout_s=timeout_s):
+            yield transport, url
+            async with transport.stream(Request("POST", url, {}, b"end"), timeout_s=5.0):
                 pass  # with a stream's end all connections end
-            return list(found)
+
+
+async def _calls(serve: Serve, count: int, timeout_s: float = 5.0) -> list[object]:
+    """What so many calls at once come to."""
+    async with _served(serve) as (transport, url):
+        requests = [Request("POST", url, {"X": "1"}, b"%d" % n) for n in range(count)]
+        calls = [transport.request(each, timeout_s=timeout_s) for each in requests]
+        return list(await asyncio.gather(*calls, return_exceptions=True))
 
 
 async def _body(reader: asyncio.StreamReader) -> bytes:
@@ -138,3 +144,30 @@ async def test_silence_and_a_cut_fail_all_that_wait() -> None:
     assert cut == 1
     assert all(isinstance(each, TransportError) for each in found)
     assert any(isinstance(each, CallTimeout) for each in found)
+
+
+async def test_a_lot_of_calls_shares_a_connection_and_gets_what_came_before_a_cut() -> None:
+    """Answers are in the order of the bodies; what was not answered failed."""
+    peers = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peers.add(writer.get_extra_info("peername"))
+        try:
+            while (body := await _body(reader)) != b"cut":
+                length = len(body)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (length, body))
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+    async with _served(serve) as (transport, url):
+        request = Request("POST", url, {"X": "1"})
+        bodies = [b"%d" % n for n in range(100)]
+        whole = await transport.request_all(request, bodies, timeout_s=5.0)
+        assert [each.body for each in whole if isinstance(each, Response)] == bodies
+        assert len(peers) == 1
+        broken = [b"0", b"1", b"cut", b"3"]
+        *answered, third, last = await transport.request_all(request, broken, timeout_s=5.0)
+        assert [each.body for each in answered if isinstance(each, Response)] == [b"0", b"1"]
+        assert isinstance(third, TransportError) and isinstance(last, TransportError)

@@ -23,6 +23,7 @@ from services.scheduler.model import (
     from_body,
     to_body,
 )
+from services.scheduler.refusing import OFFERS_COME_S
 from services.scheduler.settings import SchedulerConfig
 from tests.unit.scheduler.world import Desk, kills, launches, spec, unwant, want
 
@@ -66,7 +67,7 @@ def test_every_update_is_acknowledged_whatever_it_says() -> None:
     desk.running()
     for task in ("i1.1", "i1.0", "i9.4", "nonsense"):
         acks = [a for a in desk.tell(task, "TASK_RUNNING") if isinstance(a, Acknowledge)]
-        assert [ack.status["task_id"]["value"] for ack in acks] == [task]
+        assert [s["task_id"]["value"] for ack in acks for s in ack.statuses] == [task]
 
 
 def test_a_stop_before_its_request_leaves_a_tombstone() -> None:
@@ -203,6 +204,8 @@ def test_a_stopped_instance_does_not_wait_for_ever_for_a_lost_host() -> None:
     desk.tell("i1.1", "TASK_UNREACHABLE")
     desk.tick(desk.config.unreachable_after_s)
     assert InstanceId("i1") in desk.cluster.ended
+    # To a kill Mesos would only say once more that it can't be reached, and so on without end.
+    assert kills(desk.tell("i1.1", "TASK_UNREACHABLE")) == []
     assert kills(desk.tell("i1.1", "TASK_RUNNING")) == ["i1.1"]
 
 
@@ -251,6 +254,9 @@ def test_why_an_instance_waits_is_told_and_not_too_often() -> None:
     desk.subscribe()
     desk.give(want("i1", spec(cpus=8.0)))
     desk.offer()
+    desk.tick(OFFERS_COME_S - 0.1)
+    assert not desk.events  # more offers may be on their way
+    desk.tick(0.1)
     delayed = [each for each in desk.events if isinstance(each, ev.PlacementDelayed)]
     assert [each.failed for each in delayed] == [{"cpus": 1}]
     desk.tick(1.0)

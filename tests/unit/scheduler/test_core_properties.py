@@ -121,7 +121,10 @@ class Storm(RuleBasedStateMachine):
             container=f"c-{name}" if state == "TASK_RUNNING" else "",
         )
         told = [
-            each.status["task_id"]["value"] for each in actions if isinstance(each, Acknowledge)
+            status["task_id"]["value"]
+            for each in actions
+            if isinstance(each, Acknowledge)
+            for status in each.statuses
         ]
         assert told == [f"{name}.{generation}"]
 

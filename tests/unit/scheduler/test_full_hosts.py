@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from libs.common.events import model as ev
 from services.scheduler.model import State
+from services.scheduler.refusing import OFFERS_COME_S
 from tests.unit.scheduler.world import Desk, launches, unwant, want
 
 
@@ -19,6 +20,7 @@ def test_it_goes_elsewhere_at_once_and_is_not_blamed() -> None:
     full(desk, "i1.1")
     assert (desk["i1"].state, desk["i1"].failures) == (State.PENDING, 0)
     assert launches(desk.offer("a1")) == []
+    desk.tick(OFFERS_COME_S)
     assert launches(desk.offer("a2")) == ["i1.2"]
     assert desk["i1"].agent == "a2"
     exited = [each for each in desk.events if isinstance(each, ev.ContainerExited)]

@@ -24,7 +24,7 @@ from services.scheduler.model import (
     Suppress,
 )
 from services.scheduler.settings import SchedulerConfig
-from tests.unit.scheduler.world import Desk, offer, spec, unwant, want
+from tests.unit.scheduler.world import Desk, launches, offer, spec, unwant, want
 
 AGENTS = ("a1", "a2", "a3")
 CPUS = 1.0
@@ -174,3 +174,24 @@ def test_a_pending_one_ends_the_longest_refusal_at_once() -> None:
     assert not master.suppressed and not master.filtered
     master.cycle()
     assert desk[InstanceId("i1")].state is State.RUNNING
+
+
+def test_what_was_given_back_is_asked_for_when_something_new_needs_it() -> None:
+    desk = Desk(SchedulerConfig(decline_s=600.0))
+    desk.subscribe()
+    desk.give(want("huge", spec(50.0)))
+    desk.offer("a1")
+    desk.now += desk.config.offer_hold_s - 1
+    desk.offer("a2", cpus=1.0)
+
+    def asks(actions: list[Action]) -> bool:
+        return any(isinstance(each, Revive) for each in actions)
+
+    desk.now += 1.5
+    given_back = desk.give()
+    assert any(isinstance(each, Decline) for each in given_back)
+    assert not asks(given_back)  # others may have it: `huge` did not need it
+    assert asks(desk.give(want("new", spec(2.0))))
+    assert launches(desk.offer("a1")) == ["new.1"]
+    desk.now += 1.5
+    assert not asks(desk.give(want("newer", spec(9.0))))  # nothing has been given back since

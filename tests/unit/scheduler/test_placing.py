@@ -27,7 +27,9 @@ from services.scheduler.model import (
     from_body,
     to_body,
 )
+from services.scheduler.offering import MORE_COMES_S
 from services.scheduler.planning import plan
+from services.scheduler.refusing import OFFERS_COME_S
 from services.scheduler.settings import Quota, SchedulerConfig
 from tests.unit.scheduler.world import FACTORY, Desk, kills, launches, offer, spec, want
 
@@ -104,6 +106,7 @@ def test_a_quota_is_never_exceeded_and_says_so() -> None:
     desk = _desk(quotas={"acme": Quota(cpus=2.0)})
     _many(desk, "acme", 3, _spec())
     assert _by_bu(desk.offer("a1", cpus=8.0)) == {"acme": 2}
+    desk.tick(OFFERS_COME_S)
     assert desk["acme-2"].delayed == "acme has 2 of its quota of 2 cpus"
     for name in ("acme-0", "acme-1"):
         desk.tell(f"{name}.1", "TASK_FAILED")
@@ -119,8 +122,8 @@ def test_nothing_is_placed_where_no_address_is_free() -> None:
     desk.give(Pools({"web": (1, "")}))
     _many(desk, "acme", 2, _spec(0.1))
     assert len(launches(desk.offer("a1"))) == 1
-    waiting = desk["acme-1"]
-    assert waiting.delayed == "network web has no free address"
+    desk.tick(OFFERS_COME_S)
+    assert desk["acme-1"].delayed == "network web has no free address"
     assert not launches(desk.offer("a2"))
     # The one that was placed may not have asked for its address yet: it counts until then.
     assert not launches(desk.give(Pools({"web": (1, "")})))
@@ -135,6 +138,7 @@ def test_what_ipam_said_long_ago_and_what_it_never_said_limits_nothing() -> None
     assert not launches(desk.offer("a1"))
     later = desk.tick(desk.config.pools_fresh_s + 1)
     assert launches(later + desk.offer("a1")) == ["acme-0.1"]
+    desk.tick(MORE_COMES_S)
     _many(desk, "beta", 1, _spec(0.1, network="unheard"))
     assert launches(desk.offer("a2")) == ["beta-0.1"]
 
@@ -151,8 +155,33 @@ def test_an_instance_goes_to_the_zone_of_its_network() -> None:
     desk.give(Pools({"web": (9, "b")}))
     _many(desk, "acme", 1, _spec(0.1))
     assert not launches(desk.offer("a1", zone="a"))
+    desk.tick(OFFERS_COME_S)
     assert desk["acme-0"].delayed == "none of 1 agents is in zone b, where network web is"
     assert launches(desk.offer("a2", zone="b")) == ["acme-0.1"]
+
+
+# -- why they wait -------------------------------------------------------------------------------------
+
+
+def test_of_many_that_wait_each_is_told_once_though_the_nearest_miss_moves() -> None:
+    desk = _desk()
+    _many(desk, "acme", 1200, _spec(4.0))
+
+    def told(*inputs: Input) -> list[int]:
+        desk.events.clear()
+        desk.give(*inputs)
+        desk.now += OFFERS_COME_S
+        for _ in range(6):
+            desk.now += 0.1
+            desk.offer(f"a{desk.offers}", cpus=0.5 + desk.offers / 100)
+        delayed = Counter(e.instance for e in desk.events if isinstance(e, ev.PlacementDelayed))
+        return [delayed[f"acme-{n}"] for n in range(1201)]
+
+    assert told() == [1] * 1200 + [0]
+    assert told() == [0] * 1201
+    assert told(want("acme-1200", _spec(4.0), "acme/app")) == [0] * 1200 + [1]
+    desk.now += desk.config.delayed_every_s
+    assert told() == [1] * 1201
 
 
 # -- who makes room ------------------------------------------------------------------------------------
@@ -353,6 +382,7 @@ def test_a_plan_says_where_instances_would_go_though_nobody_offers() -> None:
     desk = _desk()
     desk.give(want("i1", _spec(1.0)))
     desk.offer("a1", "a2", cpus=2.01, zone="z1")
+    desk.tick(MORE_COMES_S)
     assert not desk.cluster.volatile.offers  # nothing waits: all went back
     planned = plan(desk.cluster, "acme/web", _spec(1.0), 5, False, desk.now, desk.config)
     assert [(each.hostname, each.zone, each.count) for each in planned.places] == [

@@ -180,12 +180,15 @@ def test_the_search_finds_the_best_fit(
         need = np.array([cpus, mem, 0.0])
         fits = (vectors >= need[:, None]).all(axis=0) & allowed
         every = np.where(fits, scores(vectors, need, weights), np.inf)
-        found = order.best(need, allowed)
+        before = vectors.copy()
+        found = order.take((cpus, mem, 0.0), allowed)
         assert (found is None) == (not fits.any())
         if found is not None:
-            assert every[found] == pytest.approx(every.min(), abs=1e-6)
-            vectors[:, found] -= need
-            order.moved(found)
+            row, number = found
+            assert number == 1
+            assert every[row] == pytest.approx(every.min(), abs=1e-6)
+            before[:, row] -= need
+        assert (vectors == before).all()
 
 
 def test_the_fullest_agent_that_fits_is_taken() -> None:
@@ -248,6 +251,15 @@ def test_siblings_that_run_count() -> None:
     refusal = place([need], offered, {"acme/web": both}).refused[need.id]
     assert refusal.failed == {"hostname UNIQUE": 2}
     assert refusal.nearest == "none of 2 agents has a hostname without an instance of the app"
+
+
+@pytest.mark.parametrize("count", [3, 20])
+def test_an_app_that_keeps_apart_from_itself_has_one_instance_a_host(count: int) -> None:
+    of = spec(0.1).model_copy(update={"apart_from": ("web",)})
+    needs = [_need(f"i{n}", of) for n in range(count)]
+    result = place(needs, [_candidate(n, "a", 4.0, 1024) for n in range(count - 1)])
+    assert Counter(result.placed.values()) == {f"a{n}": 1 for n in range(count - 1)}
+    assert len(result.refused) == 1
 
 
 def test_apart_from_another_app() -> None:

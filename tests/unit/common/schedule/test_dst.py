@@ -65,6 +65,12 @@ def test_a_fixed_time_that_is_left_out_runs_at_the_end_of_the_gap(
     zone: str, text: str, first: str, expected: list[str]
 ) -> None:
     assert runs(text, zone, first, len(expected)) == expected
+    # The end of the gap is a target like any other: it is not passed over by who asks a moment before it.
+    schedule = parse(text, zone)
+    for target in map(utc, expected):
+        assert schedule.after(target - 1) == schedule.after(target - 0.25) == target
+        assert schedule.between(target - 1, target, 9) == [target]
+        assert schedule.between(target, target + 1, 9) == []
 
 
 def test_fixed_times_that_are_left_out_together_run_once() -> None:
@@ -121,7 +127,11 @@ def test_asked_within_the_repeated_hour_it_does_not_run_again() -> None:
         2026, 10, 25, 2, 10, fold=1, tzinfo=ZoneInfo("Europe/Berlin")
     ).timestamp()
     for text in ("30 2 * * *", "* 30 2 * * *"):
-        assert parse(text, "Europe/Berlin").after(second_time) == utc("2026-10-26T02:30+01:00")
+        schedule = parse(text, "Europe/Berlin")
+        assert schedule.after(second_time) == utc("2026-10-26T02:30+01:00")
+        # Looking back from there, all of the first time has been.
+        (before,) = schedule.between(0.0, second_time, 1)
+        assert utc("2026-10-25T02:30+02:00") <= before < utc("2026-10-25T02:31+02:00")
 
 
 @pytest.mark.parametrize(
@@ -245,6 +255,8 @@ def test_targets_of_an_interval_that_fall_together_are_one_and_count_as_two() ->
         "2011-12-31 00:00+14:00",  # the 30th at the end of the gap, and the 31st
         "2012-01-01 00:00+14:00",
     ]
+    schedule = parse("R4/2011-12-29T00:00/P1D", "Pacific/Apia")
+    assert len(schedule.between(0.0, 2e9, 9)) == 3
 
 
 @pytest.mark.parametrize(

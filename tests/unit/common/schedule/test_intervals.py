@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libs.common.errors import InvalidInput
@@ -161,6 +161,7 @@ def test_a_missing_start_is_filled_in(text: str, anchored: str, part: float) -> 
     assert schedule.between(now, now + 1e9, 2) == again.between(now, now + 1e9, 2)
 
 
+@settings(deadline=None)
 @given(
     st.floats(0, 4e9),
     st.integers(1, 10**8).map(lambda thousandths: 1 + thousandths / 1000),

@@ -78,11 +78,13 @@ class Host:
                     self._spawn(self._run(info["task_id"]["value"], info["data"]))
             case Kill(task):
                 self._tell(task, "TASK_KILLED", TaskReport())
-            case Acknowledge(status):
-                self._ended.pop(status["task_id"]["value"], None)
+            case Acknowledge(statuses):
+                for status in statuses:
+                    self._ended.pop(status["task_id"]["value"], None)
             case Reconcile(named):
-                for task in [str(each) for each, _ in named] or list(self._updates):
-                    self._reconcile(task)
+                asked = [str(each) for each, _ in named]
+                for name in asked or list(self._updates):
+                    self._reconcile(name)
             case _:
                 pass
 
