@@ -65,6 +65,7 @@ def control_plane(layout: Layout, monitor: Mapping[str, Any]) -> dict[str, Any]:
             **credential,
         },
         "monitor": {"masters": [master], **credential, **monitor},
+        "gateway": {"chronos": chronos(layout, f"127.0.0.1:{ports['registry']}")},
         "ipam": {
             "cooldown_s": layout.cooldown_s,
             "networks": [
@@ -79,6 +80,12 @@ def control_plane(layout: Layout, monitor: Mapping[str, Any]) -> dict[str, Any]:
         },
         "deployer": {"haproxy_sockets": [str(layout.haproxy_socket)]},
     }
+
+
+def chronos(layout: Layout, registry: str) -> dict[str, Any]:
+    """What jobs of Chronos' clients get that don't say: the sample image has a shell and busybox's commands."""
+    image = f"{registry}/sample-web:v1"
+    return {"bu": "acme", "network": layout.vlans[0].name, "image": image}
 
 
 def hostd(layout: Layout) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import yaml
 
 from infra.images.build import BuiltImage, build_images
 from infra.local import edge, front
+from infra.local.configs import chronos
 from infra.local.host import CONFIG_VARIABLE, Host
 from infra.local.layout import SHARED_OVS, Layout, choose_ports
 from infra.local.processes import Daemon, LocalError, end, run
@@ -273,11 +274,15 @@ class DistributedStack:
 
     async def push_samples(self) -> dict[str, BuiltImage]:
         """Build the sample images and push them; by `name:tag` without the registry."""
-        registry = self.servers["registry"].url.removeprefix("http://")
-        built = await build_images(f"unix://{self.hosts[0].socket}", registry)
+        built = await build_images(f"unix://{self.hosts[0].socket}", self._registry)
         return {image.name.rpartition("/")[2]: image for image in built}
 
     # -- configuration
+
+    @property
+    def _registry(self) -> str:
+        """Where the registry is, as images name it."""
+        return self.servers["registry"].url.removeprefix("http://")
 
     def service_config(self, name: str) -> dict[str, Any]:
         """The file of one replica, as it would be written by hand."""
@@ -289,7 +294,7 @@ class DistributedStack:
             "leader_lease_s": LEASE_S,
         }
         sections: dict[str, dict[str, Any]] = {
-            "gateway": {},
+            "gateway": {"chronos": chronos(layout, self._registry)},
             "scheduler": {**mesos, "executor_command": self._executor_command()},
             "monitor": {**mesos, "endpoints": self._endpoints(), **self._monitor},
             "deployer": {"haproxy_sockets": [str(layout.haproxy_socket)]},

@@ -18,6 +18,7 @@ from services.gateway.api_scheduler import scheduler_routes
 from services.gateway.api_streams import stream_routes
 from services.gateway.api_vault import vault_routes
 from services.gateway.api_views import view_routes
+from services.gateway.chronos.routes import chronos_routes
 from services.gateway.console.job_pages import job_page_routes
 from services.gateway.console.network_pages import network_page_routes
 from services.gateway.console.pages import console_routes
@@ -45,7 +46,7 @@ def public_routes(gateway: Gateway) -> tuple[Route, ...]:
 
 
 def routes(gateway: Gateway) -> Sequence[Route]:
-    """The public API with its documentation, the console, and what other services ask."""
+    """The public API with its documentation, the console, Chronos' API, and what other services ask."""
     public = public_routes(gateway)
     text = document_bytes(public)
 
@@ -58,6 +59,7 @@ def routes(gateway: Gateway) -> Sequence[Route]:
         *console_routes(gateway),
         *job_page_routes(gateway),
         *network_page_routes(gateway),
+        *chronos_routes(gateway),
         *inner_routes(gateway),
         *inner_host_routes(gateway),
     )

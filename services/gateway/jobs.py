@@ -92,9 +92,15 @@ class Jobs:
         """Delete a job, and end what runs of it. Raises NotFound."""
         return await self._change_known(request, bu, name, "delete")
 
-    async def run(self, request: Request, bu: str, name: str) -> Outcome:
-        """Run a job now; the outcome names the run. Raises NotFound."""
-        return await self._change_known(request, bu, name, "run")
+    async def run(
+        self, request: Request, bu: str, name: str, command: tuple[str, ...] | None = None
+    ) -> Outcome:
+        """Run a job now, or `command` in its place; the outcome names the run. Raises NotFound."""
+        return await self._change_known(request, bu, name, "run", command=command)
+
+    async def succeed(self, request: Request, bu: str, name: str) -> Outcome:
+        """Have a job count as having succeeded now; its children run as after that. Raises NotFound."""
+        return await self._change_known(request, bu, name, "succeed")
 
     async def pause(self, request: Request, bu: str, name: str, *, paused: bool = True) -> Outcome:
         """Start nothing of a job any more; or, not `paused`, let a paused or disabled one go on. Raises NotFound."""
@@ -184,12 +190,12 @@ class Jobs:
     # -- parts -----------------------------------------------------------------------------------
 
     async def _change_known(
-        self, request: Request, bu: str, name: str, action: JobAction
+        self, request: Request, bu: str, name: str, action: JobAction, **fields: Any
     ) -> Outcome:
         async def check() -> object:
             return await self.job(actor_of(request), bu, name)
 
-        return await self._change(request, f"{bu}/{name}", action, check)
+        return await self._change(request, f"{bu}/{name}", action, check, **fields)
 
     async def _change(
         self,

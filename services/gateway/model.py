@@ -5,14 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NewType
+from typing import Any, Literal, NewType
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.http import Role
+from libs.common.wishes import Name
 
 KeyId = NewType("KeyId", str)
 OperationId = NewType("OperationId", str)
+
+
+class ChronosConfig(BaseModel):
+    """Chronos' API, see docs/chronos.md: which versions are spoken, and what a job gets that does not say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    versions: tuple[Literal[2, 3], ...] = Field((2, 3), description="none: there is no such API")
+    bu: Name | None = Field(
+        None, description="the business unit of keys for all of them, where the request names none"
+    )
+    networks: dict[Name, Name] = Field({}, description="the network of a business unit's jobs")
+    network: Name | None = Field(None, description="that of the business units not named there")
+    image: str | None = Field(None, description="what jobs without a container run in")
+    overdue: bool = Field(
+        True, description="a job whose time has passed runs when it is put, as with Chronos"
+    )
+    cpus: float = Field(0.1, gt=0, le=256)
+    mem_mib: int = Field(128, ge=4)
+    disk_mib: int = Field(256, ge=0)
 
 
 class GatewayConfig(BaseModel):
@@ -33,6 +54,7 @@ class GatewayConfig(BaseModel):
         None, description="the Mesos agents' credential, for hosts that enrol"
     )
     secure_cookie: bool = Field(False, description="set it when TLS ends in front of the gateway")
+    chronos: ChronosConfig = ChronosConfig()
 
 
 class ApiKey(BaseModel):

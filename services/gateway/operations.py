@@ -28,7 +28,7 @@ from services.gateway.store import Repository, Versioned
 WRITE_TRIES = 8
 KEPT_HEADERS = ("etag", "location")
 
-JobAction = Literal["put", "delete", "run", "pause", "resume", "kill"]
+JobAction = Literal["put", "delete", "run", "pause", "resume", "kill", "succeed"]
 Check = Callable[[], Awaitable[object]]
 Perform = Callable[[], Awaitable[Response]]
 Tell = Callable[[Response], dict[str, Any]]
@@ -264,10 +264,13 @@ def _audit(
 
 
 def _shown(wanted: ev.JobRequested) -> dict[str, Any]:
-    """A request for the audit trail: which variables a spec has, not what is in them."""
-    shown = wanted.model_dump(mode="json", exclude_none=True, include={"request", "spec", "run"})
-    if "env" in shown.get("spec", {}):
-        shown["spec"]["env"] = dict.fromkeys(shown["spec"]["env"], "***")
+    """A request for the audit trail: which variables and labels a spec has, not what is in them."""
+    told = {"request", "spec", "run", "command"}
+    shown = wanted.model_dump(mode="json", exclude_none=True, include=told)
+    spec = shown.get("spec", {})
+    for field in ("env", "labels"):
+        if field in spec:
+            spec[field] = dict.fromkeys(spec[field], "***")
     return shown
 
 

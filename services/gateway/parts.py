@@ -92,7 +92,7 @@ def guarded(gateway: Gateway, route: Route, action: str = "", target: Target = o
             return await route.handler(request)
         except Refused as error:
             if route.method not in SAFE_METHODS:
-                await _audit(gateway, request, action, target(request), error)
+                await audit(gateway, request, action, target(request), error)
             raise
 
     return replace(route, handler=handler)
@@ -123,9 +123,10 @@ def _check_parameters(route: Route, request: Request) -> None:
             raise InvalidInput.of(name, "unknown parameter", f"one of: {known}")
 
 
-async def _audit(
+async def audit(
     gateway: Gateway, request: Request, action: str, target: str, error: Refused
 ) -> None:
+    """Have the trail know that somebody asked for what they may not have."""
     try:
         await gateway.operations.refused(request, action, target, error)
     except GantryError as failure:  # a refusal does no harm; it stands even if the trail has a gap

@@ -13,6 +13,8 @@ from libs.common.runtime import Ready, Runtime
 from libs.common.waiting import lasting
 from services.gateway.api import routes
 from services.gateway.auth import Gate, Sessions
+from services.gateway.chronos.face import ChronosFace
+from services.gateway.chronos.model import Version
 from services.gateway.core import bu_of_target
 from services.gateway.dead import DeadLetters
 from services.gateway.face import PublicFace
@@ -52,7 +54,9 @@ async def run_with(rt: Runtime, key_file: KeyFile) -> None:
         trail = AuditTrail(repository)
         pruning = rt.queue("prune", Pruner(gateway).prune, workers=1)
         inner = rt.http_app(routes(gateway), authenticate=gateway.gate, ready=_ready(repository))
-        async with rt.serve(PublicFace(inner, rt.ids, rt.telemetry)):
+        spoken = frozenset(Version(each) for each in gateway.config.chronos.versions)
+        outer = PublicFace(ChronosFace(inner, spoken), rt.ids, rt.telemetry)
+        async with rt.serve(outer):
             group.create_task(make_topics(rt))
             group.create_task(lasting(relay.run()), name="relay")
             subscription = rt.subscription({ev.AuditRecorded: trail.on_recorded})

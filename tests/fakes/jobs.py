@@ -34,6 +34,7 @@ class FakeJobs:
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: dict[str, dict[str, Any]] = field(default_factory=dict)
     heard: list[ev.JobRequested] = field(default_factory=list)
+    commands: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def routes(self) -> list[Route]:
         """As the real one's."""
@@ -80,7 +81,9 @@ class FakeJobs:
         elif event.action == "delete":
             del self.jobs[event.job]
         elif event.action == "run":
-            return self.begin(event.job)
+            return self.begin(event.job, command=event.command)
+        elif event.action == "succeed":
+            self._succeed(event.job)
         elif event.action == "kill":
             for run in [event.run] if event.run else list(self.jobs[event.job]["running"]):
                 self.end(run, "killed", reason=f"killed by {event.actor}")
@@ -113,16 +116,26 @@ class FakeJobs:
     def _next(self, spec: JobSpec) -> float | None:
         return None if spec.schedule is None else self.clock.now() // PERIOD_S * PERIOD_S + PERIOD_S
 
+    def _succeed(self, name: str) -> None:
+        job, now = self.jobs[name], self.clock.now()
+        job["counts"]["succeeded"] += 1
+        job |= {"last_success": now, "failures_in_a_row": 0}
+        for child, known in self.jobs.items():
+            if name.partition("/")[2] in known["spec"].get("parents", ()):
+                self.begin(child, "parents")
+
     # -- what tests do ---------------------------------------------------------------------------
 
-    def begin(self, job: str, cause: str = "manual") -> str:
-        """Begin a run."""
+    def begin(self, job: str, cause: str = "manual", command: tuple[str, ...] | None = None) -> str:
+        """Begin a run; `commands` has those that were given one."""
         run, now = f"{job.replace('/', '-')}-{len(self.runs) + 1}", self.clock.now()
         self.runs[run] = {
             "run": run, "job": job, "target": now, "cause": cause, "state": "running", "tries": 1,
             "created": now, "started": now, "ended": None, "duration_s": None, "exit_code": None,
             "hostname": "host-1", "reason": "", "output": "", "soft": False, "instance": run,
         }  # fmt: skip
+        if command is not None:
+            self.commands[run] = command
         self.jobs[job]["running"].append(run)
         self.jobs[job]["last_run"] = self.runs[run]
         return run

@@ -13,7 +13,7 @@ from libs.common.jobs import JobSpec
 from libs.common.schedule import parse
 from services.scheduler import runs
 from services.scheduler.cluster import Draft
-from services.scheduler.jobs import core, starting
+from services.scheduler.jobs import core, counting, starting
 from services.scheduler.jobs.book import JobDraft
 from services.scheduler.jobs.model import Due, Job, JobAsked, Outcome
 from services.scheduler.jobs.run import JobId, run_id
@@ -52,7 +52,8 @@ def _do(draft: Draft, asked: JobAsked, now: float, config: SchedulerConfig) -> O
         case "delete":
             job = _delete(draft, job, now)
         case "run":
-            due = Due(run_id(job.id, f"request {asked.request}"), now, "manual")
+            run = run_id(job.id, f"request {asked.request}")
+            due = Due(run, now, "manual", asked.command)
             job = _run_now(draft, job, due, now, config)
             outcome = outcome._replace(run=due.run)
         case "kill":
@@ -61,10 +62,15 @@ def _do(draft: Draft, asked: JobAsked, now: float, config: SchedulerConfig) -> O
             job = replace(job, paused=True, changed=now, changed_by=asked.actor)
         case "resume":
             job = replace(_resumed(job, now), changed=now, changed_by=asked.actor)
+        case "succeed":
+            job = counting.succeeded(job, now)
         case _:
             pass
     draft.jobs.put(job.after(outcome))
     core.look(draft, job.id, now, config)
+    if asked.action == "succeed":
+        for child in draft.jobs.children(job.id):
+            core.look(draft, child.id, now, config)
     return outcome
 
 

@@ -32,8 +32,7 @@ def _counted(job: Job, record: Record, now: float) -> Job:
     ended = record.ended or now
     match record.state:
         case RunState.SUCCEEDED:
-            job = replace(job, succeeded=job.succeeded + 1, failures_in_a_row=0)
-            return replace(job, last_success=ended, passed=max(job.passed, ended))
+            return succeeded(job, ended)
         case RunState.MISSED:
             return replace(job, missed=job.missed + 1)
         case RunState.FAILED | RunState.LOST if record.soft:
@@ -50,6 +49,12 @@ def _counted(job: Job, record: Record, now: float) -> Job:
             return job
         case _:
             return job
+
+
+def succeeded(job: Job, at: float) -> Job:
+    """The job with one more success."""
+    job = replace(job, succeeded=job.succeeded + 1, failures_in_a_row=0)
+    return replace(job, last_success=at, passed=max(job.passed, at))
 
 
 def told(record: Record) -> Event:

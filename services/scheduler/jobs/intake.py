@@ -79,7 +79,14 @@ class JobIntake:
         return event
 
     async def _asked(self, event: ev.JobRequested, request: str) -> JobAsked:
-        asked = JobAsked(request, JobId(event.job), event.action, event.actor, run=event.run)
+        asked = JobAsked(
+            request,
+            JobId(event.job),
+            event.action,
+            event.actor,
+            run=event.run,
+            command=event.command or (),
+        )
         if event.action != "put":
             return asked
         try:

@@ -12,7 +12,7 @@ from services.scheduler.jobs.run import JobId, RunState
 if TYPE_CHECKING:
     from services.scheduler.model import Instance
 
-Action = Literal["put", "delete", "run", "pause", "resume", "kill"]
+Action = Literal["put", "delete", "run", "pause", "resume", "kill", "succeed"]
 REQUESTS_KEPT = 16
 """A job remembers so many requests: those whose outcome may not be saved yet."""
 
@@ -23,6 +23,7 @@ class Due(NamedTuple):
     run: str
     target: float
     cause: str  # schedule, catch_up, parents or manual
+    command: tuple[str, ...] = ()  # instead of the job's own
 
 
 class Told(NamedTuple):
@@ -181,6 +182,7 @@ class JobAsked:
     image: str = ""
     login: bool = False
     run: str = ""
+    command: tuple[str, ...] = ()
     problem: str = ""
 
 
@@ -197,7 +199,7 @@ def job_body(job: Job) -> dict[str, Any]:
         "bu": job.bu,
         "spec": job.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True),
         "running": [[run, *told] for run, told in job.running.items()],
-        "queue": [list(each) for each in job.queue],
+        "queue": [list(each if each.command else each[:-1]) for each in job.queue],
         "consumed": dict(job.consumed),
         "handled": [list(each) for each in job.handled],
         "deleted": job.deleted or None,
@@ -211,7 +213,7 @@ def job_of(doc_id: str, version: int, body: Mapping[str, Any]) -> Job:
         version=version,
         spec=JobSpec.model_validate(body["spec"], extra="ignore"),
         running={run: Told(*told) for run, *told in body["running"]},
-        queue=tuple(Due(*each) for each in body["queue"]),
+        queue=tuple(Due(*each[:3], *map(tuple, each[3:])) for each in body["queue"]),
         consumed=body["consumed"],
         handled=tuple(Outcome(*each) for each in body["handled"]),
         deleted=body["deleted"] or 0.0,

@@ -42,6 +42,8 @@ def arrive(draft: Draft, job: Job, due: Due, now: float, config: SchedulerConfig
 def begin(draft: Draft, job: Job, due: Due, now: float, config: SchedulerConfig) -> Job:
     """Make its instance, which waits for a place from now on."""
     spec = config.within(job.bu, draft.jobs.book.spec_of(job))
+    if due.command:
+        spec = spec.model_copy(update={"command": due.command})
     run = Run(
         job=job.id,
         target=due.target,

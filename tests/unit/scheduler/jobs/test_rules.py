@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
 from libs.common.events import model as ev
+from services.scheduler.jobs.model import job_body, job_of
 from services.scheduler.jobs.timing import TOLD_ONE_BY_ONE
 from services.scheduler.jobs.views import state_of
 from tests.unit.scheduler.jobs.world import JOB, MINUTELY, START, JobDesk
@@ -389,3 +391,41 @@ def test_idle_jobs_cost_nothing() -> None:
         desk.took(f"acme/job-{n}", schedule=MINUTELY if n == 7 else "R/2027-06-01T00:00:00Z/P1D")
     assert desk.cluster.jobs.agenda.until(START) == ["acme/job-7"]
     assert desk.at(0.0) and desk.job("acme/job-7").running and JOB not in desk.cluster.jobs.jobs
+
+
+# -- asked for otherwise -------------------------------------------------------------------------------
+
+
+def test_a_run_now_may_run_another_command_through_all_its_tries() -> None:
+    desk = JobDesk()
+    desk.took(schedule=None, command=["/run"], retry={"limit": 1, "delay_s": 10})
+    run = desk.ask("run", command=("/run", "-x")).run
+    desk.begin()
+    desk.end(state="TASK_FAILED")
+    assert desk[run].spec.command == ("/run", "-x")
+    assert desk.job().spec.command == ("/run",)
+
+
+def test_another_command_waits_in_the_queue_and_in_its_document() -> None:
+    desk = JobDesk()
+    desk.took(schedule=None, concurrency="queue")
+    desk.ask("run")
+    run = desk.ask("run", command=("/run", "-x")).run
+    desk.ask("run")
+    body = orjson.loads(orjson.dumps(job_body(desk.job())))
+    assert [each[3:] for each in body["queue"]] == [[["/run", "-x"]], []]
+    assert job_of(JOB, 1, body).queue == desk.job().queue
+    desk.begin()
+    desk.end()
+    assert desk[run].spec.command == ("/run", "-x")
+
+
+def test_a_job_that_is_to_count_as_succeeded_lets_its_children_run() -> None:
+    desk = JobDesk()
+    desk.took(schedule=None)
+    desk.took("acme/child", schedule=None, parents=["nightly"])
+    assert desk.ask("succeed").state == "done"
+    job = desk.job()
+    assert (job.succeeded, job.failures_in_a_row, job.last_success) == (1, 0, desk.now)
+    assert len(desk.job("acme/child").running) == 1 and not job.running
+    assert desk.ask("succeed", "acme/nobody").state == "refused"

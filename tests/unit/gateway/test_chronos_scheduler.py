@@ -1,0 +1,209 @@
+"""Chronos' clients on the real gateway and the real scheduler, in memory; Mesos runs what it is given at once."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from libs.common.clock import SystemClock
+from libs.common.http import Dispatcher, Response, reply
+from libs.common.runtime import Runtime
+from libs.common.task import TaskPayload, TaskReport
+from libs.mesos import events as mesos
+from libs.mesos.messages import FrameworkInfo
+from services.gateway.model import ChronosConfig
+from services.scheduler.mesos import MesosDriver
+from services.scheduler.model import Action, Launch, Revive
+from services.scheduler.service import run as run_scheduler
+from services.scheduler.settings import SchedulerConfig
+from tests.fakes.gateway import GENEROUS, gateway_world, running
+from tests.unit.gateway.test_chronos import JOB, V2, V3, Chronos, both
+from tests.unit.scheduler.world import offer
+
+
+@dataclass
+class Instantly:
+    """A Mesos whose tasks have run when they are launched: a command with `false` in it has failed. See MesosDriver."""
+
+    ran: list[TaskPayload] = field(default_factory=list)
+    events: asyncio.Queue[mesos.SchedulerEvent] = field(default_factory=asyncio.Queue)
+    offers: int = 0
+
+    @asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[AsyncIterator[mesos.SchedulerEvent]]:
+        async def events() -> AsyncIterator[mesos.SchedulerEvent]:
+            yield mesos.Subscribed("f1", 15.0, {})
+            self._offer()
+            while True:
+                yield await self.events.get()
+
+        yield events()
+
+    async def do(self, action: Action) -> None:
+        if isinstance(action, Launch):
+            for task in action.tasks:
+                self._run(TaskPayload.model_validate_json(b64decode(task["data"])))
+            self._offer()
+        elif isinstance(action, Revive):
+            self._offer()
+
+    def _offer(self) -> None:
+        self.offers += 1
+        self.events.put_nowait(mesos.Offers((offer(self.offers),)))  # type: ignore[arg-type]
+
+    def _run(self, payload: TaskPayload) -> None:
+        self.ran.append(payload)
+        failed = "false" in " ".join(payload.spec.command or ())
+        now = SystemClock().now()
+        self._tell(payload.attempt, "TASK_RUNNING", 1, started_at=now - 2.5)
+        end = {"started_at": now - 2.5, "ended_at": now, "exit_code": int(failed)}
+        self._tell(payload.attempt, "TASK_FAILED" if failed else "TASK_FINISHED", 2, **end)
+
+    def _tell(self, task: str, state: str, number: int, **report: Any) -> None:
+        status: dict[str, Any] = {
+            "task_id": {"value": task},
+            "agent_id": {"value": "a1"},
+            "state": state,
+            "source": "SOURCE_EXECUTOR",
+            "uuid": b64encode(bytes([number]) * 16).decode(),
+            "data": b64encode(TaskReport(**report).model_dump_json().encode()).decode(),
+        }
+        self.events.put_nowait(mesos.Update(status))  # type: ignore[arg-type]
+
+    def commands(self) -> list[str]:
+        """The command lines that ran."""
+        return [(each.spec.command or ("",))[-1] for each in self.ran]
+
+
+@dataclass
+class Pinning:
+    """The deployer, which knows each image."""
+
+    inner: Dispatcher
+
+    async def dispatch(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
+    ) -> Response:
+        if target != "/v1/images/resolve":
+            return await self.inner.dispatch(method, target, headers, body)
+        image = orjson.loads(body)["image"].partition(":")[0]
+        return reply({"image": f"{image}@sha256:{'0' * 64}", "registry_login": False})
+
+
+@dataclass
+class Cluster:
+    """Chronos' client, and what has run."""
+
+    chronos: Chronos
+    mesos: Instantly
+
+    async def ran(self, *commands: str) -> None:
+        """Exactly these have run, in this order, once they have."""
+
+        async def so_many() -> bool:
+            return len(self.mesos.ran) >= len(commands)
+
+        await self.chronos.world.eventually(so_many)
+        assert self.mesos.commands() == list(commands)
+
+    async def job(self, path: str, **wanted: Any) -> dict[str, Any]:
+        """The job, once it is told so."""
+
+        async def told() -> dict[str, Any] | None:
+            job = dict(await self.chronos.get(path))
+            return job if {name: job[name] for name in wanted} == wanted else None
+
+        return dict(await self.chronos.world.eventually(told))
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    chronos = ChronosConfig(networks={"acme": "blue"}, image="debian:12")
+    config = GENEROUS.model_copy(update={"chronos": chronos})
+    driver = Instantly()
+
+    @asynccontextmanager
+    async def open_driver(
+        _rt: Runtime, _config: SchedulerConfig, _info: FrameworkInfo
+    ) -> AsyncIterator[MesosDriver]:
+        yield driver
+
+    async with gateway_world(tmp_path, config) as world:
+        apps = world.shared.local.apps
+        del apps["scheduler"]
+        apps["deployer"] = Pinning(apps["deployer"])
+        serve_it = partial(run_scheduler, open_driver=open_driver)
+        async with running(world.shared, "scheduler", serve_it):
+            yield Cluster(Chronos(world), driver)
+
+
+@both
+async def test_jobs_run_and_their_children_after_them(cluster: Cluster, at: str) -> None:
+    chronos = cluster.chronos
+    await chronos.put_all(at, "Parent.1")
+    assert (await chronos.put(at, name="child", parents=["Parent.1"], command="two")).status == 204
+    assert (await chronos("PUT", f"{at}/job/Parent.1")).status == 204
+    await cluster.ran("date", "two")
+    job = await cluster.job(f"{at}/job/child", successCount=1)
+    assert job["parents"] == ["Parent.1"] and job["lastSuccess"].endswith("Z")
+    stat = await chronos.get(f"{at}/job/stat/child")
+    assert stat["histogram"]["mean"] == 2500.0 and stat["histogram"]["count"] == 1
+    (run,) = stat["taskStatHistory"]
+    assert (run["status"], run["duration"], run["slaveId"]) == ("Success", "2s", "host-a1")
+    csv = (await chronos("GET", f"{at}/graph/csv")).body.decode()
+    assert csv == "node,Parent.1,success,idle\nnode,child,success,idle\nlink,Parent.1,child\n"
+    # As the scheduler takes no job away from under its children, they get what it had.
+    assert (await chronos("DELETE", f"{at}/job/Parent.1")).status == 204
+    (left,) = await chronos.get(f"{at}/jobs")
+    assert (left["name"], left["schedule"]) == ("child", JOB["schedule"])
+
+
+async def test_a_job_without_a_cause_runs_once_at_once(cluster: Cluster) -> None:
+    assert (await cluster.chronos.put(V3, schedule=None)).status == 204
+    await cluster.ran("date")
+    job = await cluster.job(f"{V3}/job/etl", successCount=1, disabled=True)  # it is over
+    assert job["schedule"] == "R1//PT24H"
+    env = cluster.mesos.ran[0].spec.env
+    assert env["CHRONOS_JOB_NAME"] == "etl" and env["CHRONOS_RESOURCE_MEM"] == "128.0"
+
+
+async def test_failures_are_counted_and_a_success_can_be_claimed(cluster: Cluster) -> None:
+    chronos = cluster.chronos
+    assert (await chronos.put(V2, command="false", retries=0)).status == 204
+    assert (await chronos.put(V2, name="child", parents=["etl"], command="two")).status == 204
+    assert (await chronos("PUT", f"{V2}/job/etl")).status == 204
+    await cluster.job(f"{V2}/job/etl", errorCount=1, errorsSinceLastSuccess=1)
+    summary = (await chronos.get(f"{V2}/jobs/summary"))["jobs"]
+    assert [each["status"] for each in summary] == ["fresh", "failure"]
+    assert (await chronos("PUT", f"{V2}/job/success/etl")).status == 200
+    await cluster.ran("false", "two")
+    job = await cluster.job(f"{V2}/job/etl", successCount=1, errorsSinceLastSuccess=0)
+    assert job["errorCount"] == 1
+
+
+async def test_what_the_scheduler_says_of_a_job_comes_through(cluster: Cluster) -> None:
+    chronos = cluster.chronos
+    assert (await chronos("PUT", f"{V3}/job/etl")).status == 400
+    await chronos.put_all(V3, "a")
+    assert (await chronos.put(V3, name="b", parents=["a"])).status == 204
+    for fields, said in (
+        ({"name": "a", "parents": ["b"]}, "cycle"),
+        ({"schedule": "R/2026-13-01T00:00:00Z/P1D"}, "schedule"),
+        ({"scheduleTimeZone": "Mars/Olympus"}, "time zone"),
+    ):
+        response = await chronos.put(V3, **fields)
+        assert response.status == 400 and said in response.json()["message"], response.body
+    assert (await chronos.put(V3, scheduleTimeZone="PST", disabled=True)).status == 204
+    refused = await chronos("PUT", f"{V3}/job/etl")
+    assert refused.status == 204 and "disabled" in refused.headers["X-Gantry-Notes"]
+    assert (await chronos("PUT", f"{V3}/job/a?arguments=-u")).status == 204
+    await cluster.ran("date -u", "date")  # b is a's child
