@@ -184,8 +184,8 @@ def _windows(
             not job.doubtful
             and job.acknowledged is not None
             and job.acknowledged <= target < finish
-            and (closes < read_at or not excused)
-            and closes < job.delete_asked
+            and (closes + job.duration_s < read_at or not excused)
+            and closes + job.duration_s < job.delete_asked
             and not (excused and target in missed)
         )
         windows.append(Window(target, target, closes, wanted))

@@ -21,7 +21,7 @@ class Drawn:
     count: int
     interval_s: int
     epsilon_s: int
-    duration_s: int
+    duration_s: float
 
     @property
     def schedule(self) -> str:

@@ -128,6 +128,10 @@ def test_after_an_acknowledged_delete_nothing_runs() -> None:
     between = replace(MINUTELY, delete_asked=62.0, delete_acknowledged=70.0)
     assert judged(3, 65, job=between).valid
     assert judged(3, job=between).valid
+    # A run that began as late as it may is ended by the delete.
+    cut = replace(between, duration_s=5.0, delete_asked=79.0, delete_acknowledged=80.0)
+    assert check([cut], [*ran(3), Run("a", 75.0)], LATE).valid
+    assert judged(3, job=replace(cut, delete_asked=80.001)).missing == [("a", 60.0)]
 
 
 def test_what_was_not_acknowledged_does_not_run() -> None:

@@ -1,0 +1,123 @@
+"""`make soak`: 200 jobs for ten minutes on a real cluster of many processes; exit 1 when the checker is not content.
+
+Kafka, a MongoDB-wire server, ZooKeeper, two Docker engines, two of each service; the scheduler's leader is killed each
+minute, and what ran is known from the runs themselves (witness.py). judge.py says what is excused, and why.
+`python -m tests.soak [--minutes N] [--jobs N] [--seed N]`. Prints a table, writes build/soak.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from infra.local.layout import SHARED_OVS
+from tests.e2e.distributed import distributed
+from tests.soak.judge import Judged, judge, late, percentile
+from tests.soak.runner import Result, Soak
+
+FILE = Path("build/soak.json")
+REPLICAS = 2
+SHOWN = 10
+CONSOLE = Console(width=160)
+
+
+async def main(minutes: float, jobs: int, seed: int) -> int:
+    """Run, judge, tell."""
+    async with distributed(SHARED_OVS, REPLICAS, size=0) as cloud:
+        soak = Soak(cloud, jobs, minutes * 60.0, random.Random(seed), CONSOLE.print)
+        result = await soak.run()
+    judged = judge(result.asked, result.seen, result.runs, result.read_at, result.outages)
+    told = {"minutes": minutes, "seed": seed, **figures(result, judged)}
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.write_text(json.dumps(told, indent=2) + "\n")
+    show(told)
+    return 1 if told["faults"] else 0
+
+
+def figures(result: Result, judged: Judged) -> dict[str, Any]:
+    """What is printed and written. Times in seconds."""
+    quiet, disturbed = late(judged.runs, result.outages)
+    verdict = judged.verdict
+    states = [each.state for each in result.runs]
+    return {
+        "jobs": len(result.asked),
+        "acknowledged": sum(each.acknowledged is not None for each in result.asked),
+        "deleted": sum(each.delete_acknowledged < float("inf") for each in result.asked),
+        "targets": verdict.wanted,
+        "met": verdict.met,
+        "processes": len(result.seen),
+        "runs": {state: states.count(state) for state in sorted(set(states))},
+        "more_tries": sum(max(0, each.tries - 1) for each in result.runs),
+        "late_s": _late(quiet),
+        "late_in_outages_s": _late(disturbed),
+        "no_leader_s": [round(each.led - each.at, 2) for each in result.kills],
+        "first_run_after_s": [
+            round(min((s.begin for s in result.seen if s.begin > k.led), default=k.led) - k.at, 2)
+            for k in result.kills
+        ],
+        "load": [round(each, 1) for each in os.getloadavg()],
+        "faults": {name: [str(each) for each in found] for name, found in judged.faults.items()},
+    }
+
+
+def _late(values: list[float]) -> dict[str, float]:
+    """Of rising values."""
+    shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    return {
+        "count": len(values),
+        **{name: round(percentile(values, share), 3) for name, share in shares.items()},
+    }
+
+
+def show(told: dict[str, Any]) -> None:
+    """The table, and what did not hold."""
+    table = Table(
+        title=f"{told['minutes']:g} minutes of jobs, their scheduler's leader killed each minute"
+    )
+    table.add_column("what")
+    table.add_column("found")
+    table.add_row(
+        "jobs",
+        f"{told['jobs']}: {told['acknowledged']} acknowledged, {told['deleted']} deleted again",
+    )
+    table.add_row("targets that must have a run", f"{told['targets']}: {told['met']} met")
+    runs = ", ".join(f"{count} {state}" for state, count in told["runs"].items())
+    table.add_row("runs by the API", f"{runs}; {told['more_tries']} more tries")
+    table.add_row("processes seen by the witness", str(told["processes"]))
+    for title, key in (("late, s", "late_s"), ("late when nobody led, s", "late_in_outages_s")):
+        each = told[key]
+        table.add_row(
+            title,
+            f"p50 {each['p50']:g}  p99 {each['p99']:g}  max {each['max']:g}  ({each['count']} runs)",
+        )
+    table.add_row("another leads after, s", "  ".join(f"{each:g}" for each in told["no_leader_s"]))
+    table.add_row(
+        "next run began after, s", "  ".join(f"{each:g}" for each in told["first_run_after_s"])
+    )
+    CONSOLE.print(table)
+    for name, found in told["faults"].items():
+        CONSOLE.print(f"[bold red]✗ {name}: {len(found)}[/]")
+        for each in found[:SHOWN]:
+            CONSOLE.print(f"    {each}", markup=False)
+    if not told["faults"]:
+        CONSOLE.print(
+            "[bold green]✓ every target that had to have a run had one, and nothing else ran[/]"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--jobs", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    sys.exit(asyncio.run(main(given.minutes, given.jobs, given.seed)))

@@ -1,0 +1,246 @@
+"""The run: jobs are put, some deleted, the leader is killed, and at the end everything is read back."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
+
+from infra.local.distributed import DistributedStack
+from infra.local.layout import free_ports
+from infra.local.processes import Daemon
+from infra.local.stack import answers
+from libs.client.api import GantryClient
+from libs.client.jobs import JobRequestView, RunView
+from libs.common.errors import Conflict, GantryError, InvalidInput, NotFound, TimedOut, Unavailable
+from libs.common.jobs import JobSpec, Retry
+from libs.common.spec import Resources
+from tests.cron.checker import Outage
+from tests.cron.workload import draw
+from tests.e2e.distributed import Distributed
+from tests.soak import witness
+from tests.soak.judge import Asked
+
+NETWORK = "web"
+LONGEST_S = 2.0  # a run's process
+KILL_EVERY_S = 60.0
+BACK_S = 90.0  # so long, a new leader may take
+POLL_S = 0.1
+PATIENCE_S = 120.0
+PAGE = 50
+T = TypeVar("T")
+
+
+@dataclass
+class Kill:
+    """Of a leader. Unix seconds; `led`: another one answered as the leader."""
+
+    victim: str
+    at: float
+    led: float = math.inf
+
+
+@dataclass
+class Result:
+    """All that was seen."""
+
+    asked: list[Asked]
+    kills: list[Kill]
+    seen: list[witness.Seen] = field(default_factory=list)
+    runs: list[RunView] = field(default_factory=list)
+    read_at: float = 0.0
+
+    @property
+    def outages(self) -> list[Outage]:
+        """When nobody led."""
+        return [Outage(kill.at, kill.led) for kill in self.kills]
+
+
+class Soak:
+    """One run on one cluster."""
+
+    def __init__(
+        self,
+        cloud: Distributed,
+        jobs: int,
+        lasts_s: float,
+        rng: random.Random,
+        say: Callable[[str], None],
+    ) -> None:
+        self._stack: DistributedStack = cloud.stack
+        self._client: GantryClient = cloud.story.client
+        self._image = cloud.story.images["sample-web:v1"].reference
+        self._jobs = jobs
+        self._lasts_s = lasts_s
+        self._rng = rng
+        self._say = say
+        layout = self._stack.layout
+        self._file = layout.root / "witness.jsonl"
+        self._daemon = Daemon("witness", layout.root / "witness.pid", layout.logs / "witness.log")
+        gateway = next(vlan.gateway for vlan in layout.vlans if vlan.name == NETWORK)
+        self._host, (self._port,) = str(gateway), free_ports(1)
+        self.result = Result([], [])
+
+    async def run(self) -> Result:
+        """All of it; the cluster is well again when it ends. Raises what can't be part of a good run."""
+        self._start_witness()
+        try:
+            began = time.time()
+            async with asyncio.TaskGroup() as group:
+                for n in range(self._jobs):
+                    at = began + self._rng.random() * self._lasts_s / 3
+                    group.create_task(self._life(f"acme/soak-{n}", at, began))
+                group.create_task(self._kill(began))
+                group.create_task(_until(began + self._lasts_s))
+            await self._read_back()
+        finally:
+            await self._daemon.stop()
+        self.result.seen = witness.read(self._file.read_text().splitlines())
+        return self.result
+
+    def _start_witness(self) -> None:
+        layout = self._stack.layout
+        enter = ("ip", "netns", "exec", layout.edge, sys.executable, "-m", "tests.soak.witness")
+        listen = ("--host", self._host, "--port", str(self._port), "--out", str(self._file))
+        self._file.touch()
+        self._daemon.start((*enter, *listen), layout.repo)
+
+    # -- jobs
+
+    async def _life(self, name: str, at: float, began: float) -> None:
+        """A job is put, and every tenth is deleted when its first runs are over."""
+        deleted = self._rng.random() < 0.1
+        delete_at = began + self._lasts_s * self._rng.uniform(0.5, 0.95)
+        concurrency = self._rng.choice(("forbid", "queue", "allow", "replace"))
+        await _until(at)
+        drawn = draw(self._rng, name, time.time())
+        lasts_s = round(self._rng.random() * LONGEST_S, 2)
+        asked = Asked(replace(drawn, count=1 + drawn.count // 5, duration_s=lasts_s), concurrency)
+        self.result.asked.append(asked)
+        await self._put(asked)
+        if deleted:
+            await _until(delete_at)
+            await self._delete(asked)
+
+    def _spec(self, asked: Asked) -> JobSpec:
+        drawn = asked.drawn
+        return JobSpec(
+            schedule=drawn.schedule,
+            image=self._image,
+            network=NETWORK,
+            command=witness.command(self._host, self._port, drawn.name, drawn.duration_s),
+            resources=Resources(cpus=0.01, mem_mib=16),
+            concurrency=asked.concurrency,
+            retry=Retry(limit=2, delay_s=1.0),
+            stop_grace_s=1.0,
+        )
+
+    async def _put(self, asked: Asked) -> None:
+        try:
+            answer = await self._client.jobs.put(asked.drawn.name, self._spec(asked))
+            if isinstance(answer, JobRequestView):
+                await self._done(answer)
+            asked.acknowledged = time.time()
+        except (Unavailable, TimedOut):
+            asked.doubtful = True
+
+    async def _delete(self, asked: Asked) -> None:
+        self.result.runs += await self._runs(asked.drawn.name)  # nobody tells them afterwards
+        asked.delete_asked = time.time()
+        try:
+            await self._done(
+                await self._patiently(lambda: self._client.jobs.remove(asked.drawn.name))
+            )
+            asked.delete_acknowledged = time.time()
+        except NotFound:
+            if not asked.doubtful:
+                raise
+
+    async def _done(self, request: JobRequestView) -> None:
+        """Wait until a change has come to something. Raises Conflict when that is a refusal."""
+        while request.state == "accepted":
+            await asyncio.sleep(POLL_S)
+            request = await self._patiently(partial(self._client.jobs.request, request.request))
+        if request.state != "done":
+            raise Conflict(
+                f"{request.action} of {request.job} is {request.state}: {request.problem}"
+            )
+
+    # -- the leader
+
+    async def _kill(self, began: float) -> None:
+        at = began + KILL_EVERY_S
+        while at < began + self._lasts_s - KILL_EVERY_S / 2:
+            await _until(at)
+            await self._kill_leader()
+            at += KILL_EVERY_S
+
+    async def _kill_leader(self) -> None:
+        names = [each for each in self._stack.names if each.startswith("scheduler-")]
+        victim = await self._leader(names)
+        kill = Kill(victim, time.time())
+        self.result.kills.append(kill)
+        await self._stack.parts[victim].kill9()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._start(victim))
+            await self._leader(names)
+            kill.led = time.time()
+            self._say(f"{victim} killed, another leads after {kill.led - kill.at:.1f} s")
+
+    async def _start(self, name: str) -> None:
+        await self._stack.parts[name].start()
+
+    async def _leader(self, names: list[str]) -> str:
+        """Who leads now. Raises TimeoutError when nobody does for too long."""
+        async with asyncio.timeout(BACK_S):
+            while True:
+                for name in names:
+                    if await answers(f"{self._stack.url_of(name)}/readyz"):
+                        return name
+                await asyncio.sleep(POLL_S)
+
+    # -- reading back
+
+    async def _read_back(self) -> None:
+        self.result.read_at = time.time()
+        for asked in self.result.asked:
+            if asked.delete_asked < math.inf:
+                continue
+            self.result.runs += await self._runs(asked.drawn.name)
+
+    async def _runs(self, job: str) -> list[RunView]:
+        found: list[RunView] = []
+        before = ""
+        while True:
+            ask = partial(self._client.jobs.runs, job, limit=PAGE, before=before)
+            try:
+                page = await self._patiently(ask)
+            except NotFound:  # deleted, or never taken
+                return found
+            found += page.runs
+            if len(page.runs) < PAGE:
+                return found
+            before = page.runs[-1].run
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer; errors are an outage's right, for a while."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return await ask()
+            except (NotFound, InvalidInput):
+                raise
+            except GantryError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(1.0)
+
+
+async def _until(at: float) -> None:
+    await asyncio.sleep(max(0.0, at - time.time()))
