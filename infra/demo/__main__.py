@@ -29,6 +29,8 @@ CONSOLE = Console()
 async def tell(story: Crashes) -> None:
     """All steps in order."""
     await releases(story)
+    async with story.step("a job each second, in a container that its runs share") as step:
+        step.detail = await story.job("sample-web:v1")
     async with story.step("kill a container behind Gantry's back") as step:
         step.detail = await story.kill_container()
     for name in ("control plane", "executor worker", "hostd"):

@@ -19,9 +19,12 @@ from infra.images.build import BuiltImage
 from infra.local.layout import Layout
 from infra.local.processes import Daemon, run
 from libs.client.api import GantryClient
+from libs.client.jobs import RunView
 from libs.client.model import InstanceView
 
 APP = "acme/web"
+JOB = "acme/clock"
+RUNS = 2
 NETWORK = "web"
 PORT = 8080
 SETTLE_S = 120.0
@@ -123,15 +126,16 @@ class Story:
         return versions
 
     async def containers(self) -> dict[str, str]:
-        """Running containers of the cluster: name → id."""
+        """Running containers of the cluster's apps: name → id. Those that runs of jobs share are not among them."""
         label = f"label=gantry.cluster={self.stack.layout.cluster}"
         found: dict[str, str] = {}
         for socket in self.stack.engine_sockets():
             out = await run(
                 *("docker", "-H", f"unix://{socket}", "ps", "--no-trunc", "--filter", label),
-                *("--format", "{{.Names}} {{.ID}}"),
+                *("--format", '{{.Names}} {{.ID}} {{.Label "gantry.pool"}}'),
             )
-            found |= dict(line.split() for line in out.splitlines())
+            words = [line.split() for line in out.splitlines()]
+            found |= {each[0]: each[1] for each in words if len(each) == 2}
         return found
 
     async def _inside(self, *arguments: str) -> str:
@@ -217,3 +221,34 @@ class Story:
         if versions != {version: count}:
             raise DemoFailed(f"expected {count} × {version}, found {versions}")
         return f"{count} instances answer {version} at their own VLAN addresses"
+
+    async def job(self, image: str) -> str:
+        """A job that runs each second: RUNS times on time, in one container at an address of the network."""
+        spec = {
+            "schedule": "* * * * * *",
+            "image": self.images[image].reference,
+            "network": NETWORK,
+            "command": ["/bin/sh", "-c", "ip -4 -o addr show scope global"],
+            "resources": {"cpus": 0.05, "mem_mib": 32},
+        }
+        file = self.stack.layout.root / "clock.yaml"
+        file.write_text(yaml.safe_dump({"job": JOB, **spec}, sort_keys=False))
+        await self.gantry("job", "put", str(file))
+        ran = await self._ran(RUNS)
+        await self.gantry("job", "history", JOB)
+        await self.client.jobs.remove(JOB)
+        late = ", ".join(f"{1000 * ((each.started or 0.0) - each.target):.0f}" for each in ran)
+        address = ran[0].output.split()[3].partition("/")[0]
+        return f"{len(ran)} runs of a job began {late} ms after their time, all at {address}"
+
+    async def _ran(self, count: int) -> list[RunView]:
+        """The job's newest runs that have succeeded, so many, oldest first; all of one container."""
+        deadline = time.monotonic() + SETTLE_S
+        while True:
+            runs = (await self.client.jobs.runs(JOB)).runs
+            ran = [each for each in runs if each.state == "succeeded"][:count]
+            if len(ran) == count and len({each.output for each in ran}) == 1:
+                return ran[::-1]
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"{JOB} has not had {count} good runs in one container: {runs}")
+            await asyncio.sleep(0.2)

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(400
 async def test_release_roll_rollback_scale_and_survive(cloud: Cloud) -> None:
     await tell(cloud.story)
     names = [step.name for step in cloud.story.steps]
-    assert len(names) == 11
+    assert len(names) == 12
     rolls = [step for step in cloud.story.steps if step.requests]
     assert sum(step.requests for step in rolls) > 100
     assert sum(step.failed for step in rolls if not step.name.startswith("kill a container")) == 0

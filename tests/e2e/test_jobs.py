@@ -1,0 +1,127 @@
+"""A job's life on a real cluster: run when asked to and by its schedule, tried again, cut off, paused, removed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.local.layout import DEFAULT_VLANS
+from infra.local.processes import run
+from libs.client.jobs import ENDED, JobView, RunView
+from libs.common.errors import NotFound
+from libs.common.jobs import JobSpec
+from tests.e2e.conftest import Cloud
+
+pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(200)]
+SOON_S = 60.0
+LATE_S = 5.0  # of a run, on a machine that does much else
+VLAN = DEFAULT_VLANS[0]
+ADDRESS = "ip -4 -o addr show scope global"
+
+
+def spec(cloud: Cloud, script: str, **fields: Any) -> dict[str, Any]:
+    """A job's, whose command is this text for the shell."""
+    return {
+        "image": cloud.story.images["sample-web:v1"].reference,
+        "network": VLAN.name,
+        "command": ["/bin/sh", "-c", script],
+        "resources": {"cpus": 0.05, "mem_mib": 32},
+        "retry": {"limit": 0},
+        **fields,
+    }
+
+
+async def put(cloud: Cloud, job: str, script: str, **fields: Any) -> None:
+    """Make it."""
+    made = await cloud.client.jobs.put(job, JobSpec.model_validate(spec(cloud, script, **fields)))
+    assert isinstance(made, JobView), made
+
+
+async def runs(cloud: Cloud, job: str, enough: Callable[[list[RunView]], bool]) -> list[RunView]:
+    """The job's runs that have ended, oldest first, once there are enough."""
+    deadline = time.monotonic() + SOON_S
+    while True:
+        found = (await cloud.client.jobs.runs(job)).runs
+        ended = [each for each in reversed(found) if each.state in ENDED]
+        if enough(ended):
+            return ended
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.2)
+
+
+async def shared_containers(cloud: Cloud) -> list[str]:
+    """Names of those that runs share."""
+    (socket,) = cloud.stack.engine_sockets()
+    labels = (f"label=gantry.cluster={cloud.stack.layout.cluster}", "label=gantry.pool")
+    filters = [word for label in labels for word in ("--filter", label)]
+    out = await run("docker", "-H", f"unix://{socket}", "ps", *filters, "--format", "{{.Names}}")
+    return out.split()
+
+
+async def test_a_job_s_life(cloud: Cloud) -> None:
+    jobs, story = cloud.client.jobs, cloud.story
+    file = cloud.stack.layout.root / "hello.yaml"
+    hello = {"job": "acme/hello", **spec(cloud, f"echo hello; {ADDRESS}; exit 3")}
+    file.write_text(yaml.safe_dump({**hello, "schedule": "30 25 * * *"}))
+    await story.gantry("job", "validate", str(file), expect=2)
+    file.write_text(yaml.safe_dump({**hello, "success_codes": [3]}))
+    await story.gantry("job", "validate", str(file))
+    await story.gantry("job", "put", str(file))
+    await story.gantry("job", "run", "acme/hello", "--wait")
+    (said,) = await runs(cloud, "acme/hello", lambda ended: len(ended) == 1)
+    assert (said.state, said.exit_code, said.cause, said.tries) == ("succeeded", 3, "manual", 1)
+    assert said.output.startswith("hello\n")
+    assert address(said) in VLAN.cidr
+
+    await put(cloud, "acme/tick", ADDRESS, schedule="* * * * * *", concurrency="queue")
+    await put(cloud, "acme/tock", "true", schedule="* * * * * *", concurrency="queue")
+    await put(cloud, "acme/fails", "echo no; exit 7", retry={"limit": 1, "delay_s": 0.5})
+    await put(cloud, "acme/slow", "echo begun; exec sleep 600", timeout_s=1, stop_grace_s=1)
+    for name in ("fails", "slow"):
+        await jobs.run(f"acme/{name}")
+
+    # Each second, each target once, none before its time, all in the container of the first.
+    ticks = await runs(cloud, "acme/tick", lambda ended: len(ended) >= 4)
+    assert {each.state for each in ticks} == {"succeeded"}
+    targets = [each.target for each in ticks]
+    assert targets == [targets[0] + n for n in range(len(ticks))]
+    assert all(0 <= (each.started or 0.0) - each.target < LATE_S for each in ticks), ticks
+    assert {address(each) for each in ticks} == {address(said)}
+    assert len(await shared_containers(cloud)) == 1
+
+    (failed,) = await runs(cloud, "acme/fails", lambda ended: len(ended) == 1)
+    assert (failed.state, failed.exit_code, failed.tries) == ("failed", 7, 2)
+    assert failed.output == "no\n"
+    (cut,) = await runs(cloud, "acme/slow", lambda ended: len(ended) == 1)
+    assert (cut.state, cut.reason, cut.output) == ("failed", "it took longer than 1 s", "begun\n")
+
+    await story.gantry("job", "pause", "acme/tick")
+    before = (await jobs.runs("acme/tick", limit=1)).runs[0].target
+    newest = (await jobs.runs("acme/tock", limit=1)).runs[0].target
+    await runs(cloud, "acme/tock", lambda ended: ended[-1].target >= newest + 2.0)
+    assert (await jobs.job("acme/tick")).state == "paused"
+    assert (await jobs.runs("acme/tick", limit=1)).runs[0].target == before
+    await story.gantry("job", "resume", "acme/tick")
+    await runs(cloud, "acme/tick", lambda ended: ended[-1].target > before + 2.0)
+
+    names = [each.job for each in (await jobs.jobs("acme")).jobs]
+    assert set(names) == {f"acme/{name}" for name in ("hello", "tick", "tock", "fails", "slow")}
+    await story.gantry("job", "rm", names.pop())
+    await asyncio.gather(*map(jobs.remove, names))
+    async with asyncio.timeout(SOON_S):
+        while (await jobs.jobs("acme")).jobs:
+            await asyncio.sleep(0.1)
+    with pytest.raises(NotFound):
+        await jobs.runs("acme/tick")
+
+
+def address(run: RunView) -> IPv4Address:
+    """The one that it told of itself: `… inet 10.110.0.9/22 …`."""
+    words = run.output.split()
+    return IPv4Address(words[words.index("inet") + 1].partition("/")[0])
