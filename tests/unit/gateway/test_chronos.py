@@ -480,6 +480,9 @@ async def test_ping_leader_and_metrics(chronos: Chronos) -> None:
     assert (ping.status, ping.body) == (200, b"pong\n")
     for path in ("/leader", f"{V2}/leader", f"{V3}/leader"):
         assert await chronos.get(path) == {"leader": "c:4400"}
+        chronos.user = ""
+        assert await chronos.get(path) == {"leader": "c:4400"}
+    chronos.user = "acme"
     await chronos.put_all(V3, "etl")
     jobs = chronos.world.jobs
     jobs.end(jobs.begin("acme/etl"))
