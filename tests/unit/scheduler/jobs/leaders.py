@@ -81,8 +81,9 @@ class Host:
             case Acknowledge(status):
                 self._ended.pop(status["task_id"]["value"], None)
             case Reconcile(named):
-                for task in [str(each) for each, _ in named] or list(self._updates):
-                    self._reconcile(task)
+                names: list[str] = [task for task, _ in named]
+                for each in names or list(self._updates):
+                    self._reconcile(each)
             case _:
                 pass
 
