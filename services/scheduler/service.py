@@ -94,7 +94,7 @@ class Scheduler:
         self.maintenance = Maintenance(
             store.nodes, cluster, self.submit, self._relay.kick, rt.clock, rt.telemetry.log
         )
-        self._upkeep = Upkeep(rt, config.jobs, cluster, store, self.submit)
+        self._upkeep = Upkeep(rt, config, cluster, store, self.submit)
         self.subscription = rt.subscription(self.handlers())
         # Requests of jobs have a group of their own: one may wait for the gateway, or for an image's digest.
         self.asks = rt.subscription(

@@ -130,9 +130,9 @@ class JobDraft:
         found = map(self.get, known)
         return [each for each in found if each and not each.deleted and name in each.parents]
 
-    def due(self, now: float) -> list[JobId]:
-        """Those to be looked at now."""
-        return self.book.agenda.until(now)
+    def due(self, now: float, limit: int) -> list[JobId]:
+        """Those to be looked at now, the earliest first, no more than `limit`."""
+        return self.book.agenda.earliest(now, limit)
 
 
 def named(jobs: Mapping[JobId, Job], bu: str) -> list[Job]:

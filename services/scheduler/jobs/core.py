@@ -24,7 +24,7 @@ from services.scheduler.settings import SchedulerConfig
 def turn(draft: Draft, now: float, config: SchedulerConfig) -> None:
     """Take in what has become of runs, then start what is due."""
     settle(draft, now, config)
-    for name in draft.jobs.due(now)[: config.jobs.looks]:
+    for name in draft.jobs.due(now, config.jobs.looks):
         look(draft, name, now, config)
 
 

@@ -389,3 +389,13 @@ def test_idle_jobs_cost_nothing() -> None:
         desk.took(f"acme/job-{n}", schedule=MINUTELY if n == 7 else "R/2027-06-01T00:00:00Z/P1D")
     assert desk.cluster.jobs.agenda.until(START) == ["acme/job-7"]
     assert desk.at(0.0) and desk.job("acme/job-7").running and JOB not in desk.cluster.jobs.jobs
+
+
+def test_a_few_jobs_are_looked_at_in_one_decision_and_all_in_order() -> None:
+    desk = JobDesk()
+    desk.config = desk.config.model_copy(
+        update={"jobs": desk.config.jobs.model_copy(update={"looks": 3})}
+    )
+    for n in range(8):
+        desk.took(f"acme/job-{n}")
+    assert [len(desk.at(0.0)) for _ in range(4)] == [3, 3, 2, 0]
