@@ -164,7 +164,8 @@ def _delete(draft: Draft, job: Job, now: float) -> Job:
     if children := sorted(each.name for each in draft.jobs.children(job.id)):
         raise Conflict(f"{', '.join(children)} run after it; delete those first, or change them")
     _stop_all(draft, job, f"job {job.id} was deleted", now)
-    return replace(job, deleted=now, queue=(), look=None)
+    job = starting.drop_queue(draft, job, "the job was deleted", now)
+    return replace(job, deleted=now, look=None)
 
 
 # -- the rest ------------------------------------------------------------------------------------------
@@ -189,17 +190,15 @@ def _run_now(draft: Draft, job: Job, due: Due, now: float, config: SchedulerConf
 def _kill(draft: Draft, job: Job, run: str, reason: str, now: float) -> Job:
     if not run:
         _stop_all(draft, job, reason, now)
-        waiting, job = job.queue, replace(job, queue=())
-    else:
-        waiting = tuple(each for each in job.queue if each.run == run)
-        if run not in job.running and not waiting:
-            raise NotFound(f"no run {run} of {job.id} is under way")
-        job = replace(job, queue=tuple(each for each in job.queue if each.run != run))
-        instance = draft.get(InstanceId(run))
-        if run in job.running and instance is not None:
-            runs.stop(draft, instance, reason, now)
-    for each in waiting:
-        job = starting.miss(draft, job, each, reason, now)
+        return starting.drop_queue(draft, job, reason, now)
+    waiting = next((each for each in job.queue if each.run == run), None)
+    if waiting is not None:
+        job = replace(job, queue=tuple(each for each in job.queue if each != waiting))
+        return starting.miss(draft, job, waiting, reason, now)
+    instance = draft.get(InstanceId(run))
+    if run not in job.running or instance is None:
+        raise NotFound(f"no run {run} of {job.id} is under way")
+    runs.stop(draft, instance, reason, now)
     return job
 
 

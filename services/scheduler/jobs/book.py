@@ -45,8 +45,9 @@ class JobBook:
         """Take over what was saved."""
         for job in draft.changed.values():
             self._put(replace(job, version=job.version + 1))
-        for name in draft.looked_at - draft.changed.keys():
-            self._schedule(self.jobs[name])
+        for name in draft.looked_at:
+            if name not in draft.changed and name in self.jobs:
+                self._schedule(self.jobs[name])
         if draft.left_taken:
             self.left = []
         self.answered.update(dict.fromkeys(draft.outcomes))
@@ -102,7 +103,7 @@ class JobDraft:
         self.events: dict[JobId, list[Event]] = {}
         self.records: dict[str, Record] = {}
         self.outcomes: dict[str, tuple[JobId, str, str, Outcome]] = {}  # job, action, actor
-        self.looked_at: set[JobId] = set()
+        self.looked_at: dict[JobId, None] = {}
         self._rewired: dict[JobId, None] = {}  # they may have other parents than before
         self.left_taken = False
 

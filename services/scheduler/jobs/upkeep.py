@@ -46,6 +46,7 @@ class Upkeep:
         self._fresh: Counter[JobId] = Counter()  # records since their job's were counted
         metrics = rt.telemetry
         self._defined = metrics.gauge("scheduler_jobs", "Jobs that there are")
+        self._defined.set(len(cluster.jobs.jobs))
         self._runs = metrics.counter(
             "scheduler_job_runs_total", "Runs, by what became of them", "state"
         )

@@ -243,7 +243,7 @@ def test_a_deleted_job_ends_its_runs_and_begins_none() -> None:
     assert desk.ask("delete").state == "done"
     assert kills(desk.actions) == [f"{run}.1"]
     desk.end(run, "TASK_KILLED")
-    assert desk.at(120.0) == [] and desk.states() == ["killed"]
+    assert desk.at(120.0) == [] and desk.states() == ["missed", "killed"]
     assert desk.ask("run").state == desk.ask("delete").state == "refused"
 
 
@@ -399,3 +399,13 @@ def test_a_few_jobs_are_looked_at_in_one_decision_and_all_in_order() -> None:
     for n in range(8):
         desk.took(f"acme/job-{n}")
     assert [len(desk.at(0.0)) for _ in range(4)] == [3, 3, 2, 0]
+
+
+def test_what_waits_of_a_job_that_is_disabled_is_missed() -> None:
+    desk = JobDesk()
+    desk.took(concurrency="queue", disable_after=1)
+    desk.at(0.0)
+    desk.begin()
+    desk.at(60.0)
+    desk.end(state="TASK_FAILED")
+    assert (desk.states(), desk.missed(), desk.job().queue) == (["failed", "missed"], [60], ())
