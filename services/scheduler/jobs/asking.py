@@ -60,7 +60,7 @@ def _do(draft: Draft, asked: JobAsked, now: float, config: SchedulerConfig) -> O
         case "pause":
             job = replace(job, paused=True, changed=now, changed_by=asked.actor)
         case "resume":
-            job = replace(_resumed(job, now), changed=now, changed_by=asked.actor)
+            job = replace(_resumed(draft.jobs, job, now), changed=now, changed_by=asked.actor)
         case _:
             pass
     draft.jobs.put(job.after(outcome))
@@ -93,6 +93,8 @@ def _put(
             handled=job.handled,
             created=now,
         )
+    if job.off and spec.enabled:  # what passed meanwhile is not caught up with
+        job = replace(job, cursor=now, consumed={})
     job = _timed(job, spec, now, fresh)
     return replace(
         job,
@@ -111,11 +113,10 @@ def _timed(job: Job, spec: JobSpec, now: float, fresh: bool) -> Job:
     """With its schedule; the same one goes on where it was, another begins now."""
     text = spec.schedule or ""
     same = (text, spec.time_zone) == (job.spec.schedule or "", job.spec.time_zone)
-    went_off = job.off and spec.enabled  # what passed meanwhile is not caught up with
-    if fresh or not same:
-        anchored = parse(text, spec.time_zone, salt=job.id).anchored(now) if text else ""
-        return replace(job, text=anchored, cursor=now)
-    return replace(job, cursor=now) if went_off else job
+    if same and not fresh:
+        return job
+    anchored = parse(text, spec.time_zone, salt=job.id).anchored(now) if text else ""
+    return replace(job, text=anchored, cursor=now)
 
 
 def _consumed(jobs: JobDraft, job: Job) -> dict[str, float]:
@@ -209,10 +210,11 @@ def _stop_all(draft: Draft, job: Job, reason: str, now: float) -> None:
             runs.stop(draft, instance, reason, now)
 
 
-def _resumed(job: Job, now: float) -> Job:
+def _resumed(jobs: JobDraft, job: Job, now: float) -> Job:
     """What passed while it was paused is caught up with as its policy says; not what passed while it was disabled."""
     if not job.spec.enabled:
         raise Conflict(f"{job.id} is disabled by its spec: put it with `enabled: true`")
     if job.disabled:
         job = replace(job, disabled="", failures_in_a_row=0, cursor=now)
+        job = replace(job, consumed=_consumed(jobs, replace(job, consumed={})))
     return replace(job, paused=False)

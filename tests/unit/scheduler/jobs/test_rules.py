@@ -356,6 +356,24 @@ def test_successes_from_before_the_wish_do_not_count() -> None:
     assert desk.names("acme/c") == []
 
 
+def test_what_passed_while_a_child_was_disabled_is_not_caught_up_with_and_while_paused_it_is() -> (
+    None
+):
+    desk = JobDesk()
+    desk.took("acme/a")
+    child: dict[str, Any] = {"schedule": None, "parents": ["a"]}
+    desk.took("acme/c", **child, enabled=False)
+    _pass(desk, "acme/a")
+    desk.took("acme/c", **child)
+    assert desk.names("acme/c") == []
+    desk.ask("pause", "acme/c")
+    desk.now += 1
+    _pass(desk, "acme/a")
+    assert desk.names("acme/c") == []
+    desk.ask("resume", "acme/c")
+    assert len(desk.names("acme/c")) == 1
+
+
 @pytest.mark.parametrize(
     ("job", "fields", "problem"),
     [
