@@ -46,6 +46,8 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.ORPHANED: frozenset({State.PENDING, State.STAGED, State.ENDED}),
     State.ENDED: frozenset(),
 }
+SEEN, LOST = "seen", "lost"
+"""How a run's instance ended: its end was seen, or its host was given up."""
 LIVE = frozenset({State.STAGED, State.STARTING, State.RUNNING, State.UNREACHABLE})
 """States in which there is a task that Mesos knows, or should."""
 
@@ -406,7 +408,8 @@ def to_body(instance: Instance) -> dict[str, Any]:
     if instance.run is not None:
         body["run"] = run_body(instance.run)
         if instance.state is State.ENDED:
-            body["over"] = True  # few at a time, and to be found without the others
+            # What a host may bring back some day is known for as long as with services.
+            body["over"] = LOST if instance.run.lost else SEEN
     body.update({name: value for name in _RARE if (value := getattr(instance, name))})
     return body
 

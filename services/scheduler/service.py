@@ -11,7 +11,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from libs.common.backoff import Backoff
 from libs.common.consume import Handlers
@@ -21,10 +21,8 @@ from libs.common.events import Envelope
 from libs.common.events import model as ev
 from libs.common.http import call_json
 from libs.common.leader import Leadership, leadership
-from libs.common.producers import ProducerKeys
 from libs.common.runtime import Runtime
 from libs.common.spec import InstanceSpec
-from libs.common.trust import Writers
 from libs.common.waiting import lasting
 from libs.mesos import events as mesos
 from services.scheduler import api
@@ -44,7 +42,6 @@ from services.scheduler.model import (
     InstanceId,
     Launch,
     OfferId,
-    Pools,
     Recall,
     Reregister,
     Retell,
@@ -53,6 +50,7 @@ from services.scheduler.model import (
     Want,
     split_attempt,
 )
+from services.scheduler.networks import pools_of
 from services.scheduler.planning import Placed, plan
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.store import Framework, Saved, SchedulerStore
@@ -96,12 +94,11 @@ class Scheduler:
         self.maintenance = Maintenance(
             store.nodes, cluster, self.submit, self._relay.kick, rt.clock, rt.telemetry.log
         )
-        self._upkeep = Upkeep(rt, config.jobs, cluster, store, self.submit)
+        self._upkeep = Upkeep(rt, config, cluster, store, self.submit)
         self.subscription = rt.subscription(self.handlers())
         # Requests of jobs have a group of their own: one may wait for the gateway, or for an image's digest.
-        self.asks = rt.subscription(
-            {ev.JobRequested: self._job_intake().on_job_requested}, "scheduler-asks"
-        )
+        intake = JobIntake.of(rt, config.jobs, store.jobs, self.submit)
+        self.asks = rt.subscription({ev.JobRequested: intake.on_job_requested}, "scheduler-asks")
         self._tasks = self._task_factory()
         self._inbox: asyncio.Queue[tuple[Input, asyncio.Future[None] | None]] = asyncio.Queue(INBOX)
         self._outgoing: asyncio.Queue[Sequence[Action]] = asyncio.Queue(INBOX)
@@ -144,19 +141,6 @@ class Scheduler:
             ev.InstanceRequested: self._on_requested,
             ev.InstanceStopRequested: self._on_stop_requested,
         }
-
-    def _job_intake(self) -> JobIntake:
-        rt, config = self._rt, self.config.jobs
-        producers = ProducerKeys(rt.peers, rt.clock)
-        return JobIntake(
-            self._store.jobs,
-            Writers(rt.secret, config.trusted_sources, producers),
-            rt.peers,
-            rt.clock,
-            self.submit,
-            rt.bus.publish,
-            config.resolve_s,
-        )
 
     async def submit(self, given: Input) -> None:
         """Hand an input to the loop; returns when what it leads to is saved."""
@@ -378,21 +362,6 @@ def together(actions: Sequence[Action]) -> list[Action]:
 
 def _weight(given: Input) -> int:
     return len(given.offers) * BATCH // OFFERS if isinstance(given, mesos.Offers) else 1
-
-
-def pools_of(answer: Any) -> Pools:
-    """What ipam answered, as the core takes it. Raises LookupError, TypeError, ValueError."""
-    networks = answer["networks"]
-    return Pools({str(n["network"]): (_free(n), str(n.get("zone", ""))) for n in networks})
-
-
-def _free(network: Any) -> int:
-    """For how many instances there are addresses: each takes one of every family that the network has."""
-    by_family: dict[int, int] = {}
-    for pool in network["pools"]:
-        family = int(pool["family"])
-        by_family[family] = by_family.get(family, 0) + int(pool["free"])
-    return min(by_family.values(), default=0)
 
 
 async def run(rt: Runtime, open_driver: OpenDriver = open_driver) -> None:
