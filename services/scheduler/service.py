@@ -30,9 +30,8 @@ from services.scheduler.cluster import ENDED_REMEMBERED, Cluster, Draft
 from services.scheduler.core import Input, decide
 from services.scheduler.maintenance import Maintenance
 from services.scheduler.membership import Membership
-from services.scheduler.mesos import OpenDriver, open_driver
+from services.scheduler.mesos import OpenDriver, open_driver, together
 from services.scheduler.model import (
-    Acknowledge,
     Action,
     Decline,
     Instance,
@@ -58,7 +57,6 @@ OFFERS = 1000
 """A decision takes so many inputs, or so many offers: a tenth of a second at most goes by before the next one."""
 INBOX = 20_000
 CONCURRENT_CALLS = 256
-ACKNOWLEDGED_TOGETHER = 64
 FORGET_EVERY_S = 600.0
 NETWORKS_WAIT_S = 5.0
 
@@ -337,16 +335,6 @@ def in_pieces(event: mesos.Offers) -> Iterator[mesos.Offers]:
     """The offers, no more at a time than one decision should take in: after a failover all agents offer at once."""
     for at in range(0, len(event.offers), OFFERS):
         yield mesos.Offers(event.offers[at : at + OFFERS])
-
-
-def together(actions: Sequence[Action]) -> list[Action]:
-    """The actions, with up to ACKNOWLEDGED_TOGETHER acknowledgements made one."""
-    saved = [each for one in actions if isinstance(one, Acknowledge) for each in one.statuses]
-    lots = [
-        Acknowledge(tuple(saved[at : at + ACKNOWLEDGED_TOGETHER]))
-        for at in range(0, len(saved), ACKNOWLEDGED_TOGETHER)
-    ]
-    return [*lots, *(each for each in actions if not isinstance(each, Acknowledge))]
 
 
 def _weight(given: Input) -> int:
