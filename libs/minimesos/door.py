@@ -8,6 +8,7 @@ nothing but whole calls; with the first other request it goes to the general ser
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from functools import lru_cache
@@ -57,6 +58,8 @@ class Door(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
+        # A peer that is gone without a word is noticed in the end, as by the general server.
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._opened.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
