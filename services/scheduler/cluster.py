@@ -161,10 +161,9 @@ class Cluster:
     def _put(self, new: Instance) -> None:
         old = self.instances.get(new.id)
         self.leaving.pop(new.id, None)
-        if old is not None:
-            self.ledger.remove(old)
-            if takes(old) != takes(new):
-                self.on_agent.get(old.agent, {}).pop(new.id, None)
+        self.ledger.change(old, new)
+        if old is not None and takes(old) != takes(new):
+            self.on_agent.get(old.agent, {}).pop(new.id, None)
         if old is not None and old.state is not new.state and old.state in self.agendas:
             self.agendas[old.state].remove(new.id)
         if new.state is State.ENDED:
@@ -179,7 +178,6 @@ class Cluster:
         self.instances[new.id] = new
         if new.leaving:
             self.leaving[new.id] = None
-        self.ledger.add(new)
         self.homes.note(new)
         if new.cleanup:
             self.cleanups[new.id] = new.hostname

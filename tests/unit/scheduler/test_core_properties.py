@@ -190,7 +190,7 @@ class Storm(RuleBasedStateMachine):
         cluster, fresh = self.desk.cluster, Ledger()
         for instance in cluster.instances.values():
             fresh.add(instance)
-        for name in ("waiting", "shapes", "places", "apart", "apps", "yielding"):
+        for name in ("waiting", "shapes", "places", "apart", "apps", "yielding", "launching"):
             assert getattr(cluster.ledger, name) == getattr(fresh, name), name
         for bu, used in cluster.ledger.usage.items():
             assert used.cpus == pytest.approx(fresh.usage.get(bu, Amounts()).cpus, abs=1e-6)
