@@ -15,7 +15,7 @@ from libs.mesos.messages import TaskStatus
 from libs.mesos.pymesos_client import PymesosClient
 from libs.mesos.scheduler import SchedulerClient
 from services.scheduler.mesos import ACKNOWLEDGED_TOGETHER, ClientDriver, open_driver, together
-from services.scheduler.model import Acknowledge, Revive
+from services.scheduler.model import Acknowledge, Reconcile, Revive
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.tasks import framework_info
 
@@ -56,3 +56,10 @@ def test_acknowledgements_go_in_lots() -> None:
     told = [each.statuses for each in lots if isinstance(each, Acknowledge)]
     assert [len(each) for each in told] == [ACKNOWLEDGED_TOGETHER, ACKNOWLEDGED_TOGETHER, 1]
     assert [each for lot in told for each in lot] == [each.statuses[0] for each in some]
+
+
+def test_questions_by_name_are_one_call_and_the_one_for_all_stays() -> None:
+    one, other = Reconcile((("t1", "a1"),)), Reconcile((("t2", None),))  # type: ignore[arg-type]
+    found = together([one, Reconcile(), Revive(), other])
+    assert found == [Reconcile((*one.tasks, *other.tasks)), Reconcile(), Revive()]
+    assert together([]) == []
