@@ -33,7 +33,7 @@ from services.scheduler.jobs.intake import JobIntake
 from services.scheduler.jobs.upkeep import Upkeep
 from services.scheduler.maintenance import Maintenance
 from services.scheduler.membership import Membership
-from services.scheduler.mesos import OpenDriver, open_driver
+from services.scheduler.mesos import OpenDriver, open_driver, together
 from services.scheduler.model import (
     Acknowledge,
     Action,
@@ -60,8 +60,9 @@ BATCH = 2000
 OFFERS = 1000
 """A decision takes so many inputs, or so many offers: a tenth of a second at most goes by before the next one."""
 INBOX = 20_000
+UNSENT = 8
+"""So many decisions wait for calls to Mesos at most: a busy master is given no more tasks than it can take."""
 CONCURRENT_CALLS = 256
-ACKNOWLEDGED_TOGETHER = 64
 FORGET_EVERY_S = 600.0
 NETWORKS_WAIT_S = 5.0
 
@@ -101,7 +102,7 @@ class Scheduler:
         self.asks = rt.subscription({ev.JobRequested: intake.on_job_requested}, "scheduler-asks")
         self._tasks = self._task_factory()
         self._inbox: asyncio.Queue[tuple[Input, asyncio.Future[None] | None]] = asyncio.Queue(INBOX)
-        self._outgoing: asyncio.Queue[Sequence[Action]] = asyncio.Queue(INBOX)
+        self._outgoing: asyncio.Queue[Sequence[Action]] = asyncio.Queue(UNSENT)
         self._strangers: set[InstanceId] = set()  # looked up, and not stored
         self._unanswered: list[OfferId] = []  # offers that Mesos may think we still have
         self._decide_s = rt.telemetry.histogram("scheduler_decide_seconds", "One batch's decision")
@@ -302,18 +303,25 @@ class Scheduler:
     # -- acting
 
     async def _send(self) -> None:
-        """Launches in order, then the rest side by side. What fails is asked for again by time or reconciliation."""
+        """Launches in order, and acknowledgements beside them; then the rest side by side.
+
+        What fails is asked for again by time or reconciliation.
+        """
         while True:
-            actions = await self._outgoing.get()
-            for action in actions:
-                if isinstance(action, Launch):
-                    await self._do(action)
-                    self._launched.inc(len(action.tasks))
-            rest = together([each for each in actions if not isinstance(each, Launch)])
-            left = iter(rest)
+            actions = together(await self._outgoing.get())
+            launches = [each for each in actions if isinstance(each, Launch)]
+            saved = [each for each in actions if isinstance(each, Acknowledge)]
+            rest = [each for each in actions if not isinstance(each, Launch | Acknowledge)]
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(CONCURRENT_CALLS, len(rest))):
-                    group.create_task(self._do_all(left))
+                group.create_task(self._do_all(iter(launches)))
+                self._spread(group, saved)
+            async with asyncio.TaskGroup() as group:
+                self._spread(group, rest)
+
+    def _spread(self, group: asyncio.TaskGroup, actions: Sequence[Action]) -> None:
+        left = iter(actions)
+        for _ in range(min(CONCURRENT_CALLS, len(actions))):
+            group.create_task(self._do_all(left))
 
     async def _do_all(self, actions: Iterator[Action]) -> None:
         for action in actions:
@@ -323,6 +331,8 @@ class Scheduler:
         if not self._led.certain():
             # No epoch fences Mesos: who was paused must not act on what it knew before.
             raise Fenced("this scheduler may lead no more")
+        if isinstance(action, Launch):
+            self._launched.inc(len(action.tasks))
         try:
             await self.membership.do(action)
         except GantryError as error:
@@ -348,16 +358,6 @@ def in_pieces(event: mesos.Offers) -> Iterator[mesos.Offers]:
     """The offers, no more at a time than one decision should take in: after a failover all agents offer at once."""
     for at in range(0, len(event.offers), OFFERS):
         yield mesos.Offers(event.offers[at : at + OFFERS])
-
-
-def together(actions: Sequence[Action]) -> list[Action]:
-    """The actions, with up to ACKNOWLEDGED_TOGETHER acknowledgements made one."""
-    saved = [each for one in actions if isinstance(one, Acknowledge) for each in one.statuses]
-    lots = [
-        Acknowledge(tuple(saved[at : at + ACKNOWLEDGED_TOGETHER]))
-        for at in range(0, len(saved), ACKNOWLEDGED_TOGETHER)
-    ]
-    return [*lots, *(each for each in actions if not isinstance(each, Acknowledge))]
 
 
 def _weight(given: Input) -> int:
