@@ -15,6 +15,7 @@ import orjson
 from aiodocker.exceptions import DockerError
 
 from libs.common.errors import InvalidInput, NotFound, Refused, TimedOut, Unavailable
+from libs.common.jobs import OUTPUT_TAIL
 from services.executor.errors import ImageMissing, NameTaken, StartRefused
 from services.executor.etc import EtcFiles
 from services.executor.model import (
@@ -34,6 +35,9 @@ from services.executor.model import (
     Summary,
     View,
 )
+from services.executor.runs.inits import make_place, remove_place
+from services.executor.runs.model import ImageConfig
+from services.executor.runs.wire import PLACE, PROGRAM
 from services.executor.secret_files import SecretFiles, uid_in
 from services.executor.wording import says_no_entry, says_too_late, says_unknown, with_host
 
@@ -42,6 +46,7 @@ CONCURRENCY = 8  # an engine gains nothing from more
 _UNREACHABLE = 900  # aiodocker's status for "can't connect"
 _PHASES = {"created": Phase.CREATED, "running": Phase.RUNNING, "paused": Phase.RUNNING}
 _NEVER = "0001-"
+_TAIL_LINES = 200
 
 
 class DockerEngine:
@@ -60,6 +65,7 @@ class DockerEngine:
         self._identity = identity
         self._etc = EtcFiles(data_dir / identity.cluster)
         self._secrets = SecretFiles(secrets_dir)
+        self._runs = data_dir / identity.cluster / "runs"
         self._creating: dict[ContainerName, None] = {}  # may have secret files and no container
         self._call_timeout_s = call_timeout_s
         self._pull_timeout_s = pull_timeout_s
@@ -89,6 +95,9 @@ class DockerEngine:
         """See Engine."""
         resolver = self._etc.resolv_conf(spec.resolv_conf)
         body = create_body(spec, self._etc.hosts(spec.name), resolver)
+        if spec.init is not None:
+            place = await asyncio.to_thread(make_place, self._runs, spec.name)
+            as_shared(body, spec.init, place)
         if not spec.secret_files:
             return await self._create(spec, body)
         self._creating[spec.name] = None
@@ -190,6 +199,13 @@ class DockerEngine:
         except DockerError as error:
             raise _other(error) from None
 
+    async def pid(self, container: Ref) -> int:
+        """Its first process. Raises NotFound, also when it does not run."""
+        view = await self.inspect(container)
+        if view.pid <= 0:
+            raise NotFound(f"{container.name} does not run")
+        return view.pid
+
     async def signal(self, container: Ref, name: str) -> None:
         """See Engine."""
         try:
@@ -208,6 +224,7 @@ class DockerEngine:
             if error.status != 404:  # 409: a removal is under way; asked again until it is gone
                 raise Unavailable(error.message) from None
         await asyncio.to_thread(self._etc.remove_hosts, container.name)
+        await asyncio.to_thread(remove_place, self._runs, container.name)
         self._forget_secrets(container.name)
 
     async def containers(self) -> tuple[Summary, ...]:
@@ -235,6 +252,27 @@ class DockerEngine:
             raise _other(error) from None
         used = {each._container["ImageID"] for each in containers}
         return tuple(image_of(each, used) for each in listed)
+
+    async def image_config(self, image: str) -> ImageConfig:
+        """See Engine."""
+        try:
+            async with self._call():
+                return image_config_of((await self.docker.images.inspect(image))["Config"] or {})
+        except DockerError as error:
+            if error.status == 404:
+                raise ImageMissing(error.message) from None
+            raise _other(error) from None
+
+    async def output(self, container: Ref) -> str:
+        """See Engine."""
+        try:
+            async with self._call():
+                lines = await self.docker.containers.container(container.key).log(
+                    stdout=True, stderr=True, tail=_TAIL_LINES
+                )
+        except DockerError as error:
+            raise _other(error) from None
+        return "".join(lines).encode()[-OUTPUT_TAIL:].decode("utf-8", "replace")
 
     async def remove_image(self, name: str) -> bool:
         """See Images."""
@@ -347,6 +385,32 @@ def create_body(spec: ContainerSpec, hosts: Path, resolver: Path) -> dict[str, A
     return body
 
 
+def as_shared(body: dict[str, Any], init: Path, place: Path) -> None:
+    """Make it a shared container: its files are nobody's to write, and what its init needs is in it.
+
+    AppArmor's profile for containers forbids mounts; the init puts each task under it (`native/task.c`).
+    """
+    settings = body["HostConfig"]
+    settings["ReadonlyRootfs"] = True
+    settings["SecurityOpt"] += ["apparmor=unconfined"]
+    settings["Mounts"] = [
+        bind_of(init, PROGRAM),
+        {"Type": "bind", "Source": str(place), "Target": PLACE},
+    ]
+
+
+def image_config_of(content: Mapping[str, Any]) -> ImageConfig:
+    """An ImageConfig of Docker's inspect."""
+    command = (*(content.get("Entrypoint") or ()), *(content.get("Cmd") or ()))
+    return ImageConfig(
+        command=command,
+        env=tuple(content.get("Env") or ()),
+        user=content.get("User") or "",
+        directory=content.get("WorkingDir") or "/",
+        stop_signal=content.get("StopSignal") or "SIGTERM",
+    )
+
+
 def view_of(content: Mapping[str, Any]) -> View:
     """A View of Docker's inspect."""
     state, settings = content["State"], content["Config"]
@@ -362,6 +426,8 @@ def view_of(content: Mapping[str, Any]) -> View:
         error=state.get("Error", ""),
         stop_signal=settings.get("StopSignal") or "SIGTERM",
         started_at=_timestamp(state["StartedAt"]),
+        ended_at=_timestamp(state["FinishedAt"]) if phase is Phase.EXITED else 0.0,
+        pid=state["Pid"],
         netns_inode=_netns_inode(state["Pid"]) if phase is Phase.RUNNING else None,
     )
 

@@ -38,6 +38,7 @@ from services.executor.journal import FileJournal
 from services.executor.ledger import FileLedger
 from services.executor.mesos import MesosDriver
 from services.executor.model import Identity
+from services.executor.runs.inits import SocketInits
 from services.executor.service import ExecutorService
 from services.executor.supervisor import EXIT_CONFIG
 
@@ -77,6 +78,7 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
         hostd = HostdClient(peers)
         prober = NamespaceProber(DockerCommands(engine.docker))
         stack.callback(prober.close)
+        inits = SocketInits(config.data_dir / config.cluster / "runs", engine.pid, log)
         ledger = FileLedger(config.data_dir / config.cluster / "images.json")
         service = ExecutorService(
             driver=MesosDriver(
@@ -86,6 +88,7 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
             network=hostd,
             deliveries=hostd,
             prober=prober,
+            inits=inits,
             journal=FileJournal(Path(environment.sandbox) / "gantry-executor.journal"),
             janitor=Janitor(
                 engine,

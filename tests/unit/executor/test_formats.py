@@ -122,6 +122,7 @@ def test_docker_is_read() -> None:
                 "OOMKilled": True,
                 "Pid": 0,
                 "StartedAt": "2026-01-02T03:04:05.123456789Z",
+                "FinishedAt": "2026-01-02T03:04:06.5Z",
             },
             "Config": {"Labels": labels, "StopSignal": "SIGQUIT"},
             "HostConfig": {"Runtime": "gantry"},
