@@ -15,6 +15,7 @@ from tests.bench import (
     path,
     placement,
     services,
+    tasks,
 )
 from tests.bench.report import Report
 
@@ -28,6 +29,7 @@ PARTS = [
     "ipam",
     "services",
     "drivers",
+    "tasks",
 ]
 
 
@@ -53,6 +55,8 @@ async def main(parts: list[str], count: int) -> None:
             await services.measure(report)
         if "drivers" in parts:
             await drivers.measure(report)
+        if "tasks" in parts:
+            await tasks.measure(report)
     finally:
         report.print()
 

@@ -11,7 +11,7 @@ from libs.common.task import RunPayload
 from services.executor.model import LABEL_POOL
 from tests.fakes.docker import FakeContainer, FakeImage
 from tests.simulation.loop import World, virtual
-from tests.unit.executor.world import IMAGE, ExecutorWorld, away
+from tests.unit.executor.world import ExecutorWorld, away
 
 ENDLESS, BRIEF, ALONE = "registry/a@sha256:2", "registry/b@sha256:3", "registry/c@sha256:4"
 
