@@ -12,7 +12,6 @@ from dataclasses import replace
 from libs.common.errors import NotFound, Unavailable
 from services.executor.model import ContainerName, Ref
 from services.executor.runs.model import Listed, TaskStart, TaskView, Told
-from services.executor.runs.wire import number_of
 from tests.fakes.docker import FakeContainer, FakeDocker
 
 BY_SIGNAL = 128
@@ -73,11 +72,10 @@ class FakeInits:
         self._signal(await self._reach("kill", container), task, name, grace_s)
 
     def _signal(self, found: FakeContainer, task: str, name: str, grace_s: float) -> None:
-        number = number_of(name)
         if grace_s <= 0:
             self.end(found, task, BY_SIGNAL + 9)
         elif found.image.ends_on_term_s is not None and found.image.ends_on_term_s <= grace_s:
-            self._later(found, task, found.image.ends_on_term_s, BY_SIGNAL + number)
+            self._later(found, task, found.image.ends_on_term_s, 0)
         else:
             self._later(found, task, grace_s, BY_SIGNAL + 9)
 
