@@ -125,6 +125,7 @@ static void show_cgroups(const char *name)
     }
     if (controllers != NULL)
         closedir(controllers);
+    lock("/sys/fs/cgroup", PLAIN);
 }
 
 static int hide(char *why)

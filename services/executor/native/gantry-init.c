@@ -283,36 +283,36 @@ static void note(struct cell *cell, const struct told *told)
             *each = ' '; /* it becomes a field */
 }
 
+/* Takes one message of a cell's; false when there is none. */
+static int hear(struct cell *cell)
+{
+    struct told told;
+    ssize_t size = recv(cell->channel, &told, sizeof told, MSG_DONTWAIT);
+    if (size != (ssize_t)sizeof told) {
+        if (size == 0 && cell->state == RUNNING)
+            cell->state = CLOSING; /* it is dying: its pid comes by signal */
+        return 0;
+    }
+    if (told.kind == TOLD_RUNNING) {
+        cell->state = RUNNING;
+        say_cell(NULL, cell);
+    } else {
+        note(cell, &told);
+    }
+    return 1;
+}
+
 static void reap(void)
 {
     int status;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
         for (int i = 0; i < MAX_CELLS; i++)
             if (cells[i].state != FREE && cells[i].state != ENDED && cells[i].pid == pid) {
-                struct told late;
-                if (!cells[i].has_told && recv(cells[i].channel, &late, sizeof late, MSG_DONTWAIT) == sizeof late &&
-                    late.kind != TOLD_RUNNING)
-                    note(&cells[i], &late);
+                while (hear(&cells[i])) /* what it said before it died */
+                    ;
                 cells[i].status = status;
                 end(&cells[i]);
             }
-}
-
-static void hear(struct cell *cell)
-{
-    struct told told;
-    ssize_t size = recv(cell->channel, &told, sizeof told, MSG_DONTWAIT);
-    if (size != (ssize_t)sizeof told) {
-        if (size == 0) /* it is dying: its pid comes by signal */
-            cell->state = cell->state == RUNNING ? CLOSING : cell->state;
-        return;
-    }
-    if (told.kind == TOLD_RUNNING) {
-        cell->state = RUNNING;
-        say_cell(NULL, cell);
-        return;
-    }
-    note(cell, &told);
 }
 
 /* -- requests ----------------------------------------------------------------------------------- */
@@ -502,7 +502,7 @@ static int listen_at(void)
     unlink("control.new");
     unlink("control");
     umask(0077);
-    if (listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof address) != 0 || listen(listener, MAX_PEERS) != 0)
+    if (listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof address) != 0 || listen(listener, 64) != 0)
         die("control");
     if (chdir("/") != 0)
         die("/");
