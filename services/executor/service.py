@@ -412,13 +412,14 @@ class ExecutorService:
         self._tidy(attempt.id)
 
     def _note(self, attempt: Attempt) -> None:
+        over = State.REMOVING if attempt.shared else State.REVOKING
         if attempt.state is State.RUNNING:
             total_s = round(self._clock.now() - attempt.launched_at, 4)
             times = self._hands.times(attempt.id)
             self._log.info("running", **_facts(attempt), **times, total_s=total_s)
-        elif attempt.state in (State.REVOKING, State.DONE) and attempt.outcome is not None:
+        elif attempt.state in (over, State.DONE) and attempt.outcome is not None:
             self._log.info(
-                "ended" if attempt.state is State.REVOKING else "cleared away",
+                "ended" if attempt.state is over else "cleared away",
                 **_facts(attempt),
                 outcome=attempt.outcome.state.value,
                 message=attempt.outcome.message,
