@@ -20,11 +20,9 @@
  *   refused NAME WHY | listed COUNT
  */
 #define _GNU_SOURCE
-#include "cell.h"
+#include "init.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -36,45 +34,19 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { MAX_CELLS = 256, MAX_PEERS = 8, READ_BYTES = 64 * 1024 };
+enum { MAX_PEERS = 8 };
 
-struct cell {
-    enum { FREE, SPARE, STARTING, RUNNING, CLOSING, ENDED } state;
-    char name[MAX_NAME], task[MAX_NAME];
-    pid_t pid;
-    int channel, output, log;
-    size_t logged;
-    int64_t began_ms, ended_ms;            /* of the clock on the wall */
-    int64_t timeout_ms, grace_ms;          /* -1: none */
-    int64_t term_at, kill_at;              /* of the clock that only goes on; 0: not */
-    int signal, timed_out, has_told, status;
-    struct told told;
-};
-
-static struct cell cells[MAX_CELLS];
 static int peers[MAX_PEERS];
-static const char *directory = "/.gantry/run";
-static uint64_t capabilities;
-static size_t output_bytes = 1024 * 1024;
 static char message[MAX_MESSAGE];
 
-static _Noreturn void die(const char *what)
+_Noreturn void die(const char *what)
 {
     fprintf(stderr, "gantry-init: %s: %s\n", what, strerror(errno));
     exit(1);
-}
-
-static int64_t clock_ms(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 /* -- what is said --------------------------------------------------------------------------------- */
@@ -106,7 +78,7 @@ static void __attribute__((format(printf, 2, 3))) say(int *to, const char *forma
     }
 }
 
-static void say_cell(int *to, const struct cell *cell)
+void say_cell(int *to, const struct cell *cell)
 {
     const struct told *told = &cell->told;
     if (cell->state == SPARE)
@@ -122,247 +94,12 @@ static void say_cell(int *to, const struct cell *cell)
         (long long)told->user_us, (long long)told->system_us, (long long)told->max_rss_kib, told->why);
 }
 
-static void refuse(int *to, const char *name, const char *why)
+void refuse(int *to, const char *name, const char *why)
 {
     say(to, "refused\n%s\n%s\n", name, why);
 }
 
-/* -- cells ------------------------------------------------------------------------------------------ */
-
-/* Names become files and cgroups: letters, digits, '.', '_' and '-', and no dot in front. */
-static int is_name(const char *text)
-{
-    size_t size = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
-    return size > 0 && size < MAX_NAME && text[size] == '\0' && text[0] != '.';
-}
-
-static struct cell *find(const char *cell, const char *task)
-{
-    for (int i = 0; i < MAX_CELLS; i++)
-        if (cells[i].state != FREE && (cell == NULL || strcmp(cells[i].name, cell) == 0) &&
-            (task == NULL || strcmp(cells[i].task, task) == 0))
-            return &cells[i];
-    return NULL;
-}
-
-static void in_directory(char *path, const char *place, const char *name, const char *suffix)
-{
-    snprintf(path, PATH_MAX, "%s/%s/%s%s", directory, place, name, suffix);
-}
-
-static int remove_one(const char *path, const struct stat *status, int type, struct FTW *walk)
-{
-    (void)status, (void)walk;
-    return type == FTW_DP ? rmdir(path) : unlink(path), 0;
-}
-
-/* Removes what the cell's task wrote, in a process of its own: it may be much. The cell is dead: nobody races us. */
-static void clear_scratch(const struct cell *cell)
-{
-    if (fork() != 0)
-        return;
-    char path[PATH_MAX];
-    syscall(SYS_close_range, 3U, ~0U, 0);
-    in_directory(path, "scratch", cell->name, "");
-    nftw(path, remove_one, 64, FTW_DEPTH | FTW_PHYS | FTW_CHDIR);
-    _exit(0);
-}
-
-static void forget(struct cell *cell)
-{
-    char path[PATH_MAX];
-    if (cell->log >= 0)
-        close(cell->log);
-    in_directory(path, "out", cell->name, "");
-    unlink(path);
-    in_directory(path, "out", cell->name, ".1");
-    unlink(path);
-    cell->state = FREE;
-}
-
-static void prepare(int *peer, const char *name, const int *fds, int count)
-{
-    int channel[2], output[2];
-    char path[PATH_MAX], scratch[PATH_MAX];
-    struct cell *cell = NULL;
-    for (int i = 0; i < MAX_CELLS && cell == NULL; i++)
-        if (cells[i].state == FREE)
-            cell = &cells[i];
-    if (!is_name(name) || find(name, NULL) != NULL || cell == NULL) {
-        refuse(peer, name, cell == NULL ? "there are too many cells" : "impossible, or there already");
-        return;
-    }
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) != 0)
-        die("socketpair");
-    if (pipe2(output, O_CLOEXEC) != 0)
-        die("pipe");
-    int room = 2 * MAX_MESSAGE;
-    setsockopt(channel[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
-    *cell = (struct cell){.state = SPARE, .channel = channel[0], .output = output[0]};
-    snprintf(cell->name, sizeof cell->name, "%s", name);
-    in_directory(path, "out", name, "");
-    snprintf(scratch, sizeof scratch, "%s/scratch", directory);
-    cell->log = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-    struct cell_settings settings = {.name = cell->name,
-                                     .scratch = scratch,
-                                     .capabilities = capabilities,
-                                     .channel = channel[1],
-                                     .output = output[1],
-                                     .cgroups = fds,
-                                     .cgroup_count = count};
-    cell->pid = cell->log < 0 ? -1 : cell_start(&settings);
-    int error = errno;
-    close(channel[1]);
-    close(output[1]);
-    if (cell->pid < 0) {
-        close(channel[0]);
-        close(output[0]);
-        forget(cell);
-        refuse(peer, name, strerror(error));
-        return;
-    }
-    fcntl(output[0], F_SETFL, O_NONBLOCK);
-}
-
-/* Keeps the last of what the task writes: at least `output_bytes`, at most twice that. True while there may be more. */
-static int take_output(struct cell *cell)
-{
-    static char bytes[READ_BYTES];
-    ssize_t size = read(cell->output, bytes, sizeof bytes);
-    if (size <= 0)
-        return 0;
-    if (cell->logged + (size_t)size > output_bytes && cell->log >= 0) {
-        char path[PATH_MAX], old[PATH_MAX];
-        in_directory(path, "out", cell->name, "");
-        in_directory(old, "out", cell->name, ".1");
-        close(cell->log);
-        rename(path, old);
-        cell->log = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-        cell->logged = 0;
-    }
-    if (cell->log >= 0 && write(cell->log, bytes, (size_t)size) > 0) /* a full disk costs output, no more */
-        cell->logged += (size_t)size;
-    return 1;
-}
-
-/* The cell's processes are dead, all of them. */
-static void end(struct cell *cell)
-{
-    if (cell->output >= 0) {
-        for (size_t most = 0; most < output_bytes * 2 && take_output(cell); most += READ_BYTES)
-            ;
-        close(cell->output);
-    }
-    close(cell->channel);
-    cell->channel = cell->output = -1;
-    clear_scratch(cell);
-    cell->ended_ms = clock_ms(CLOCK_REALTIME);
-    if (cell->has_told)
-        cell->status = cell->told.status;
-    if (cell->state == SPARE) {
-        refuse(NULL, cell->name, cell->told.why[0] != '\0' ? cell->told.why : "the cell has ended");
-        forget(cell);
-        return;
-    }
-    if (cell->state == STARTING && !cell->has_told) {
-        cell->told.kind = TOLD_FAILED;
-        snprintf(cell->told.why, sizeof cell->told.why, "killed before it ran");
-    }
-    cell->state = ENDED;
-    cell->term_at = cell->kill_at = 0;
-    say_cell(NULL, cell);
-}
-
-static void note(struct cell *cell, const struct told *told)
-{
-    cell->told = *told;
-    cell->has_told = 1;
-    cell->told.why[MAX_WHY - 1] = '\0';
-    for (char *each = cell->told.why; *each != '\0'; each++)
-        if ((unsigned char)*each < ' ')
-            *each = ' '; /* it becomes a field */
-}
-
-/* Takes one message of a cell's; false when there is none. */
-static int hear(struct cell *cell)
-{
-    struct told told;
-    ssize_t size = recv(cell->channel, &told, sizeof told, MSG_DONTWAIT);
-    if (size != (ssize_t)sizeof told) {
-        if (size == 0 && cell->state == RUNNING)
-            cell->state = CLOSING; /* it is dying: its pid comes by signal */
-        return 0;
-    }
-    if (told.kind == TOLD_RUNNING) {
-        cell->state = RUNNING;
-        say_cell(NULL, cell);
-    } else {
-        note(cell, &told);
-    }
-    return 1;
-}
-
-static void reap(void)
-{
-    int status;
-    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
-        for (int i = 0; i < MAX_CELLS; i++)
-            if (cells[i].state != FREE && cells[i].state != ENDED && cells[i].pid == pid) {
-                while (hear(&cells[i])) /* what it said before it died */
-                    ;
-                cells[i].status = status;
-                end(&cells[i]);
-            }
-}
-
 /* -- requests ----------------------------------------------------------------------------------- */
-
-static void start(int *peer, const char *request, size_t size)
-{
-    struct fields fields = {request, request + size};
-    next_field(&fields);
-    const char *name = next_field(&fields), *task = next_field(&fields);
-    next_field(&fields); /* user and directory are the cell's */
-    next_field(&fields);
-    int64_t timeout_ms = number_of(next_field(&fields), INT_MAX), grace_ms = number_of(next_field(&fields), INT_MAX);
-    int64_t number = number_of(next_field(&fields), 64), count = number_of(next_field(&fields), MAX_MESSAGE);
-    struct cell *known = find(NULL, task), *cell = find(name, NULL);
-    if (known != NULL && is_name(task)) {
-        say_cell(peer, known); /* asked twice: once is enough */
-        return;
-    }
-    if (!is_name(task) || timeout_ms < 0 || grace_ms < 0 || number < 1 || count < 1) {
-        refuse(peer, task, "the request cannot be read");
-        return;
-    }
-    if (cell == NULL || cell->state != SPARE) {
-        refuse(peer, task, "there is no such spare cell");
-        return;
-    }
-    snprintf(cell->task, sizeof cell->task, "%s", task);
-    cell->state = STARTING;
-    cell->timeout_ms = timeout_ms;
-    cell->grace_ms = grace_ms;
-    cell->signal = (int)number;
-    cell->began_ms = clock_ms(CLOCK_REALTIME);
-    if (timeout_ms > 0)
-        cell->term_at = clock_ms(CLOCK_BOOTTIME) + timeout_ms;
-    if (send(cell->channel, request, size, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)size)
-        kill(cell->pid, SIGKILL);
-}
-
-static void stop(struct cell *cell, int number, int64_t grace_ms)
-{
-    struct order order = {.kind = 'k', .signal = number};
-    int64_t kill_at = clock_ms(CLOCK_BOOTTIME) + grace_ms;
-    if (grace_ms <= 0 || cell->state == STARTING) {
-        kill(cell->pid, SIGKILL);
-        return;
-    }
-    send(cell->channel, &order, sizeof order, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (cell->kill_at == 0 || kill_at < cell->kill_at)
-        cell->kill_at = kill_at;
-}
 
 static void list(int *peer)
 {
@@ -454,41 +191,7 @@ static void welcome(int listener)
     close(peer);
 }
 
-/* -- time ------------------------------------------------------------------------------------------- */
-
-static void keep_time(void)
-{
-    int64_t now = clock_ms(CLOCK_BOOTTIME);
-    for (int i = 0; i < MAX_CELLS; i++) {
-        struct cell *cell = &cells[i];
-        if (cell->term_at != 0 && now >= cell->term_at) {
-            cell->term_at = 0;
-            cell->timed_out = 1;
-            stop(cell, cell->signal, cell->grace_ms);
-        }
-        if (cell->kill_at != 0 && now >= cell->kill_at) {
-            cell->kill_at = 0;
-            kill(cell->pid, SIGKILL);
-        }
-    }
-}
-
-/* How long to sleep at most, in milliseconds; -1: until something happens. */
-static int patience(void)
-{
-    int64_t next = INT64_MAX, now = clock_ms(CLOCK_BOOTTIME);
-    for (int i = 0; i < MAX_CELLS; i++) {
-        if (cells[i].term_at != 0 && cells[i].term_at < next)
-            next = cells[i].term_at;
-        if (cells[i].kill_at != 0 && cells[i].kill_at < next)
-            next = cells[i].kill_at;
-    }
-    if (next == INT64_MAX)
-        return -1;
-    return next <= now ? 0 : next - now > 60000 ? 60000 : (int)(next - now);
-}
-
-/* -- */
+/* -- the loop ------------------------------------------------------------------------------------ */
 
 static int listen_at(void)
 {

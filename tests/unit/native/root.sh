@@ -10,7 +10,7 @@ mount -t tmpfs root "$root"
 cd "$root"
 mkdir -p bin dev etc home proc sys tmp .gantry/run
 cp "$(command -v busybox)" bin/busybox
-for each in sh cat dd echo env false grep hostname id ipcs kill ls mkdir mknod mount nc ps readlink rm seq setsid sleep touch \
+for each in sh cat dd echo env false grep hostname id ipcs kill ls mkdir mknod mount nc printf ps readlink rm seq setsid sleep touch \
   true umount unshare wc; do
   ln -s busybox "bin/$each"
 done

@@ -120,10 +120,13 @@ def init(native: Path, tmp_path: Path) -> Iterator[Init]:
     started = Init(tmp_path, process, socket.socket())
     try:
         deadline = time.monotonic() + 20
-        while not (tmp_path / "control").exists():
+        while True:
             assert process.poll() is None and time.monotonic() < deadline, "it does not listen"
-            time.sleep(0.01)
-        started.sock = started.connect()
+            try:
+                started.sock = started.connect()
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                time.sleep(0.01)
         yield started
     finally:
         started.sock.close()
@@ -223,6 +226,7 @@ def test_many_run_at_a_time(init: Init) -> None:
 def test_nothing_is_left_of_a_task(init: Init) -> None:
     leaves = """
       echo x >/left; echo x >/tmp/left; echo x >/dev/shm/left; rm /etc/group; mkdir -p /tmp/a/b
+      i=0; while [ $i -lt 60 ]; do d=$(printf %0100d $i); mkdir $d; cd $d; i=$((i+1)); done; echo x >deep
       setsid sleep 1000 & (setsid sh -c 'trap "" TERM HUP; nc -l -p 7777' &) ; exit 0"""
     view = init.end_of(init.start("sh", "-c", leaves))
     assert view.leaked
