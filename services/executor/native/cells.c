@@ -2,9 +2,9 @@
 #define _GNU_SOURCE
 #include "init.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -51,16 +51,26 @@ static void in_directory(char *path, const char *place, const char *name, const 
     snprintf(path, PATH_MAX, "%s/%s/%s%s", directory, place, name, suffix);
 }
 
-static int remove_one(const char *path, const struct stat *status, int type, struct FTW *walk)
+/* Removes what is in directory `at` but directories that are not empty: those go to the top, under names of their own. */
+static void empty(int at, int top, unsigned long *number)
 {
-    char itself[NAME_MAX + 4];
-    (void)status;
-    /* By short names, as a task may have made paths of any length. Of a directory we are inside when it is empty. */
-    snprintf(itself, sizeof itself, "../%s", path + walk->base);
-    return type == FTW_DP ? rmdir(itself) : unlink(path + walk->base), 0;
+    DIR *directory_stream = fdopendir(at);
+    for (struct dirent *each; directory_stream != NULL && (each = readdir(directory_stream)) != NULL;) {
+        char name[32];
+        if (strcmp(each->d_name, ".") == 0 || strcmp(each->d_name, "..") == 0 ||
+            unlinkat(at, each->d_name, 0) == 0 || unlinkat(at, each->d_name, AT_REMOVEDIR) == 0)
+            continue;
+        snprintf(name, sizeof name, ".%lu", ++*number);
+        renameat(at, each->d_name, top, name);
+    }
+    if (directory_stream != NULL)
+        closedir(directory_stream);
 }
 
-/* Removes what the cell's task wrote, in a process of its own: it may be much. The cell is dead: nobody races us. */
+/*
+ * Removes what the cell's task wrote, however deep it lies, in a process of its own: it may be much. The cell is dead:
+ * nobody races us. Every directory comes to the top once and is emptied there, so that no path is long.
+ */
 static void clear_scratch(const struct cell *cell)
 {
     if (fork() != 0)
@@ -68,7 +78,24 @@ static void clear_scratch(const struct cell *cell)
     char path[PATH_MAX];
     syscall(SYS_close_range, 3U, ~0U, 0);
     in_directory(path, "scratch", cell->name, "");
-    nftw(path, remove_one, 64, FTW_DEPTH | FTW_PHYS | FTW_CHDIR);
+    unsigned long number = 0;
+    for (unsigned long before = 1; rmdir(path) != 0 && errno == ENOTEMPTY && before != number;) {
+        int top = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), listed = dup(top);
+        DIR *stream = listed < 0 ? NULL : fdopendir(listed);
+        before = number;
+        for (struct dirent *each; stream != NULL && (each = readdir(stream)) != NULL;) {
+            if (strcmp(each->d_name, ".") == 0 || strcmp(each->d_name, "..") == 0)
+                continue;
+            int at = openat(top, each->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+            if (at >= 0)
+                empty(at, top, &number);
+            if (unlinkat(top, each->d_name, AT_REMOVEDIR) != 0)
+                unlinkat(top, each->d_name, 0);
+        }
+        if (stream != NULL)
+            closedir(stream);
+        close(top);
+    }
     _exit(0);
 }
 
