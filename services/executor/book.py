@@ -15,7 +15,9 @@ from services.executor.ports import Journal
 
 def _durable(a: Attempt) -> tuple[Any, ...]:
     """What must be in the journal before anything is done about it; the rest a recovery finds out."""
-    return (a.state, a.container, a.adopting, a.stop, a.outcome, a.reported, a.reported_healthy)
+    recycle = a.pool.recycle if a.pool else ""
+    told = (a.outcome, a.reported, a.reported_healthy)
+    return (a.state, a.container, a.adopting, a.stop, recycle, *told)
 
 
 class Book:

@@ -205,6 +205,10 @@ def _due(a: Attempt, _move: m.Due, world: World) -> m.Step:
             return _end_unstarted(a, f"not running after {late_s:g} s ({awaited})")
         a, told = tell(a, TaskState.STARTING, awaited)
         return m.Step(a, told)
+    if a.state is State.STARTING and world.now - a.launched_at >= world.config.launch_timeout_s:
+        message = f"its init did not start it in {world.config.launch_timeout_s:g} s"
+        step = _lost(a, m.TaskLost(message), world)
+        return m.Step(step.attempt, (m.KillTask("SIGKILL", 0.0), *step.actions))
     late = a.stop is not None and a.stop.kill_at is not None and world.now >= a.stop.kill_at
     if a.state is State.STOPPING and late:
         return m.Step(a, (m.KillTask("SIGKILL", 0.0), m.Wake(world.config.kill_retry_s)))

@@ -53,6 +53,7 @@ class _Link:
     number: int = 0
     listed: bool = False  # all that the init knows is known here
     cells: dict[str, str] = field(default_factory=dict)
+    stale: list[str] = field(default_factory=list)  # whose cgroups are still to be removed
     sending: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -90,7 +91,7 @@ class SocketInits:
                 case ["running" | "ended", task, cell, *_]:
                     link.number = max(link.number, _number(cell))
                     link.cells[task] = cell
-                    yield _seen(link, wire.view_of(fields))
+                    yield _seen(link, _view(fields))
                 case ["listed", _]:
                     for stale in link.groups.cells() - {*link.cells.values(), link.spare}:
                         link.groups.remove(stale)
@@ -155,7 +156,15 @@ class SocketInits:
         await _send(link, wire.encode("ack", task))
         cell = link.cells.pop(task, "")
         if cell:
-            link.groups.remove(cell)
+            link.stale.append(cell)
+        link.stale = [each for each in link.stale if not link.groups.remove(each)]
+
+
+def _view(fields: list[str]) -> TaskView:
+    try:
+        return wire.view_of(fields)
+    except ValueError as error:
+        raise Unavailable(f"an init says what nobody understands: {error}") from None
 
 
 def _number(cell: str) -> int:

@@ -84,6 +84,7 @@ class Keeper:
         self._listed: dict[AttemptId, None] = {}  # containers whose tasks are known
         # Tasks that no attempt stands for, by container; since when that is so.
         self._orphans: dict[ContainerName, dict[str, tuple[TaskView, float]]] = {}
+        self._given_up: dict[str, None] = {}  # tasks that are killed, as nobody wants them
         self._habits: dict[str, pools.Habit] = {}
         self._left: dict[AttemptId, None] = {}  # earlier workers' containers that must tell first
         self._recovered = False  # are containers that earlier workers left known?
@@ -207,10 +208,11 @@ class Keeper:
                     self._machine.feed(container, m.TaskLeft(False, "a task left processes"))
                 self._machine.feed(run.id, m.TaskSeen(view))
                 return
-        if self._book.get(AttemptId(view.task)) is not None and not view.running:
-            self._forget(
-                name, view.task
-            )  # it was told of, and the worker died before it was done with
+        a = self._book.get(AttemptId(view.task))
+        told = a is not None and a.state in CLEANING
+        if not view.running and (told or view.task in self._given_up):
+            self._given_up.pop(view.task, None)
+            self._forget(name, view.task)
             return
         known = self._orphans.setdefault(name, {})
         known[view.task] = (view, known.get(view.task, (view, self._clock.now()))[1])
@@ -234,6 +236,7 @@ class Keeper:
                 del tasks[task]
                 self._log.warning("clearing away", container=name, task=task)
                 if view.running:
+                    self._given_up[task] = None
                     self._machine.spawn(self._kill(name, task), f"kill:{task}")
                 else:
                     self._forget(name, task)
@@ -273,7 +276,7 @@ class Keeper:
         return [Waiting(a.id, pools.key_of(a.payload)) for a in found]
 
     def _plan(self) -> None:
-        if self._left:
+        if self._left and not self.draining:
             return  # what waits may run in there
         waiting = [each for each in self._waiting() if not self._take_over(each)]
         closing = sum(
@@ -307,7 +310,7 @@ class Keeper:
             if container is None or container.network is None:
                 continue
             del self._orphans[name][task]
-            if not view.running and not adopt:
+            if not view.running and not adopt and task != a.id:
                 self._forget(name, task)  # its end is known, and this is another try
                 continue
             self._machine.feed(a.id, m.Joined(name, container.network, task))

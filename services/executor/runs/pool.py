@@ -128,9 +128,8 @@ def plan(
     room = math.inf if draining else config.pool_closes - closing
     closes: list[tuple[str, str]] = []
     for each in sorted(known.values(), key=lambda member: (member.idle_since, member.id)):
-        why = (
-            "" if each.tasks or not each.ready else _why_close(each, habits, config, now, draining)
-        )
+        unused = not each.tasks and (each.ready or draining)
+        why = _why_close(each, habits, config, now, draining) if unused else ""
         if why and len(closes) < room:
             closes.append((each.id, why))
     return Plan(tuple(joins), tuple(opens), tuple(closes))

@@ -59,6 +59,12 @@ def test_who_is_worn_takes_nobody_and_goes_when_it_is_empty() -> None:
     assert len(plan(members, [], closing=1).closes) == 1
 
 
+def test_when_all_ends_what_is_unused_goes_at_once() -> None:
+    members = [member("a"), member("b", tasks=1), member("c", ready=False), member("d")]
+    found = pool.plan(members, [], {}, 3, CONFIG, 10.0, draining=True)
+    assert [each for each, _ in found.closes] == ["a", "c", "d"]
+
+
 def test_a_habit_is_learnt_and_forgotten() -> None:
     habit = None
     for at in (0.0, 0.2, 300.0, 600.0, 900.0):

@@ -8,6 +8,7 @@ from typing import Any
 
 from libs.common.delivery import DeliveredSecret, Delivery
 from libs.common.task import RunPayload
+from libs.mesos import events as mesos
 from services.executor.model import LABEL_POOL
 from tests.fakes.docker import FakeContainer, FakeImage
 from tests.simulation.loop import World, virtual
@@ -305,6 +306,27 @@ async def test_the_engine_may_be_away_while_tasks_start(world: World) -> None:
 
 
 @virtual
+async def test_an_init_that_starts_nothing_is_given_up(world: World) -> None:
+    it = RunWorld(world, launch_timeout_s=30)
+
+    async def fault(point: str, _name: str) -> None:
+        if point == "before:begin":
+            raise away("init")
+
+    it.docker.fault = fault
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.run("job.1")
+        await it.settle(29)
+        assert it.ends("job.1") == []
+        await it.settle(5)
+        assert it.ends("job.1") == ["TASK_FAILED"]
+        assert "did not start it in 30 s" in it.agent.last("job.1")["message"]
+        assert it.inits.started == []
+        await it.crash()
+
+
+@virtual
 async def test_answers_get_lost(world: World) -> None:
     it = RunWorld(world)
     lost = iter([True, False, True, True, False])
@@ -327,8 +349,6 @@ async def test_answers_get_lost(world: World) -> None:
 
 @virtual
 async def test_shutdown_ends_runs_then_their_containers(world: World) -> None:
-    from libs.mesos import events as mesos
-
     it = RunWorld(world)
     async with asyncio.TaskGroup() as group:
         it.start(group)
