@@ -78,7 +78,7 @@ def report_of(a: Attempt) -> TaskReport:
         healthy=a.healthy,
         detail=outcome.message if outcome else checks.why(a.payload.spec.health, a.checks),
         started_at=a.started_at if a.payload.run else 0.0,
-        ended_at=a.ended_at,
+        ended_at=a.ended_at if a.payload.run else 0.0,
         timed_out=outcome.timed_out if outcome else False,
         output=a.output,
         refused="disk" if outcome and not a.started_at and NO_ROOM in outcome.message else "",

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum { MAX_MESSAGE = 256 * 1024, MAX_NAME = 128, MAX_FDS = 8, MAX_WHY = 256 };
+enum { MAX_MESSAGE = 256 * 1024, MAX_NAME = 256, MAX_FDS = 8, MAX_WHY = 256 };
 
 /* The fields of a message: NUL-terminated strings, one after the other, in `text` of `size` bytes. */
 struct fields {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
@@ -45,7 +44,6 @@ class RunHands:
         self._rng = rng
         self._config = config
         self._images: dict[str, ImageConfig] = {}
-        self.closing = asyncio.Semaphore(config.pool_closes)
 
     async def do(self, a: Attempt, action: m.Action) -> m.Input | None:
         """One action of a run's."""
