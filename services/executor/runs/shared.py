@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from libs.common.spec import InstanceSpec, Resources
-from libs.common.task import TaskPayload
+from libs.common.task import TaskPayload, container_name
 from services.executor import moves as m
-from services.executor.model import Attempt
+from services.executor.containers import hostname
+from services.executor.model import Attempt, ContainerName
 from services.executor.reporting import World, changed
 
 
@@ -30,6 +31,12 @@ def payload_for(run: TaskPayload, name: str) -> TaskPayload:
             registry_login=spec.registry_login,
         ),
     )
+
+
+def hostname_of(container: ContainerName, cluster: str) -> str:
+    """What a shared container calls itself; see `payload_for`."""
+    attempt = container.removeprefix(container_name(cluster, ""))
+    return hostname(attempt.rpartition(".")[0])
 
 
 def joined(a: Attempt, _move: m.TaskJoined, _world: World) -> m.Step:

@@ -60,6 +60,7 @@ async def test_runs_of_a_business_unit_share_a_container(world: World) -> None:
         assert container.tasks == {}  # forgotten
         assert "N=3" in it.inits.given["job-3.1"].env
         assert "PATH=/bin" in it.inits.given["job-3.1"].env
+        assert f"HOSTNAME={container.spec.hostname}" in it.inits.given["job-3.1"].env
         it.run("other.1", app="bu2/job")
         it.run("elsewhere.1", network="blue")
         it.run("somebody.1", user="nobody")
