@@ -96,7 +96,8 @@ class Keeper:
         self._recovered = True
         for a in list(self._book.attempts.values()):
             if a.pool is not None and a.state not in CLEANING:
-                self._left[a.id] = None
+                if a.adopting or a.state is not State.PREPARING:  # else no task was ever in it
+                    self._left[a.id] = None
                 self._container_moved(a)
             if a.shared and a.container and self._book.of_container(a.container) is None:
                 self._machine.feed(a.id, m.TaskLost("its container is gone"))

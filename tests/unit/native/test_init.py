@@ -350,7 +350,7 @@ def test_what_it_can_not_read_does_it_no_harm(init: Init) -> None:
         b"start\0c1\0t1\0\0/\x000\x000\x0015\x00999999\0",
         b"prepare\0../x\0",
         b"prepare\0\0",
-        b"prepare\0" + b"x" * 200 + b"\0",
+        b"prepare\0" + b"x" * 300 + b"\0",
         b"kill\0t1\0-1\0x\0",
         b"kill\0\0",
         b"ack\0" * 1000,
