@@ -27,13 +27,14 @@ from libs.common.store.base import (
 from libs.common.store.paging import documents
 from libs.common.store.shapes import fields
 from services.scheduler.cluster import Draft
+from services.scheduler.documents import LOST, SEEN, from_body, to_body
 from services.scheduler.jobs.book import JobBook
 from services.scheduler.jobs.loading import book_of
 from services.scheduler.jobs.store import JOBS as JOBS
 from services.scheduler.jobs.store import REQUESTS as REQUESTS
 from services.scheduler.jobs.store import RUNS as RUNS
 from services.scheduler.jobs.store import JobStore
-from services.scheduler.model import LOST, SEEN, Instance, InstanceId, from_body, to_body
+from services.scheduler.model import Instance, InstanceId
 from services.scheduler.node_store import NodeStore
 from services.scheduler.nodes import node_body, node_of
 from services.scheduler.writing import delete_all, is_same, replace_all
