@@ -30,6 +30,7 @@ from services.executor.model import (
     Summary,
     View,
 )
+from services.executor.runs.model import ImageConfig, TaskView
 
 Claim = Callable[[str], Awaitable[int]]
 """The OCI runtime: gives the inode of the namespace registered for a container id. Raises StartRefused."""
@@ -48,6 +49,7 @@ class FakeImage:
     ends_on_term_s: float | None = 0.0
     healthy_after_s: float | None = 0.0
     stop_signal: str = "SIGTERM"
+    output: str = ""
 
 
 @dataclass
@@ -63,12 +65,16 @@ class FakeContainer:
     exit_code: int = 0
     oom_killed: bool = False
     started_at: float = 0.0
+    ended_at: float = 0.0
     pid: int = 0
     netns_inode: int = 0
     hosts: str = ""
     starts: int = 0
     healthy: bool | None = None  # set by a test: overrules the image
     signals: list[str] = field(default_factory=list)
+    # Of a shared one: its tasks, and who follows them.
+    tasks: dict[str, TaskView] = field(default_factory=dict)
+    listeners: list[asyncio.Queue[TaskView | None]] = field(default_factory=list)
 
     @property
     def name(self) -> ContainerName:
@@ -223,7 +229,7 @@ class FakeDocker:
         container.starts += 1
         self._tell(container, Begun(container.id, container.name, self.clock.now()))
         image = container.image
-        if image.exits_after_s is not None:
+        if image.exits_after_s is not None and container.spec.init is None:
             code = 137 if image.out_of_memory else image.exit_code
             self._later(container, image.exits_after_s, code, oom=image.out_of_memory)
 
@@ -240,7 +246,11 @@ class FakeDocker:
 
     def _exit(self, container: FakeContainer, code: int, *, oom: bool = False) -> None:
         container.phase, container.exit_code, container.oom_killed = Phase.EXITED, code, oom
+        container.ended_at = self.clock.now()
         container.pid = container.netns_inode = 0
+        container.tasks.clear()
+        for each in container.listeners:
+            each.put_nowait(None)
         self._tell(container, Died(container.id, container.name, code, oom, at=self.clock.now()))
 
     def _tell(self, container: FakeContainer, event: EngineEvent) -> None:
@@ -359,6 +369,28 @@ class FakeEngine:
         await self.docker.call("images", "", deed)
         return tuple(found)
 
+    async def image_config(self, image: str) -> ImageConfig:
+        """See Engine."""
+        found: list[ImageConfig] = []
+
+        async def deed() -> str:
+            known = self.docker.images.get(image, self.docker.default_image)
+            if known is None:
+                raise ImageMissing(f"No such image: {image}")
+            found.append(ImageConfig(("/app",), ("PATH=/bin",), "", "/", known.stop_signal))
+            return ""
+
+        await self.docker.call("image_config", image, deed)
+        return found[0]
+
+    async def output(self, container: Ref) -> str:
+        """See Engine."""
+
+        async def deed() -> str:
+            return self.docker.find(container).image.output
+
+        return await self.docker.call("output", container.name, deed)
+
     async def remove_image(self, name: str) -> bool:
         """See Images."""
 
@@ -397,5 +429,7 @@ def _view(container: FakeContainer) -> View:
         oom_killed=container.oom_killed,
         stop_signal=container.image.stop_signal,
         started_at=container.started_at,
+        ended_at=container.ended_at,
+        pid=container.pid,
         netns_inode=container.netns_inode or None,
     )

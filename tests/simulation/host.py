@@ -29,6 +29,7 @@ from services.hostd.service import HostdService
 from services.hostd.settings import HostdConfig
 from tests.fakes.disk import FakeDisk, MemoryLedger
 from tests.fakes.docker import FakeDocker, FakeEngine, FakeImage
+from tests.fakes.inits import FakeInits
 from tests.fakes.journal import MemoryJournal
 from tests.fakes.network import FakeHost, FakeNetns, FakeRegistry, FakeState
 from tests.fakes.prober import FakeProber
@@ -265,6 +266,7 @@ class Supervisor:
             network=world.wrap_network(hostd, host),
             deliveries=hostd,
             prober=FakeProber(host.docker),
+            inits=FakeInits(host.docker),
             journal=self.journal,
             clock=clock,
             rng=rng,
