@@ -8,7 +8,7 @@ WORKERS ?= 2
 SEEDS ?= 50
 SEED_FROM ?= 1
 
-.PHONY: demo up down up-distributed down-distributed matrix network compose test check unit bench sim host native docs clean help
+.PHONY: demo up down up-distributed down-distributed matrix network soak compose test check unit bench sim host native docs clean help
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -57,6 +57,10 @@ matrix: $(STAMP) native ## every part stopped, killed and frozen in the middle o
 network: $(STAMP) ## who can connect to whom among 150 containers and on three hosts; 10,000 random steps; some 15 minutes
 	infra/host/setup.sh test
 	$(BIN)/python -m tests.network
+
+soak: $(STAMP) native ## 200 jobs for ten minutes, the scheduler's leader killed each minute; each target must have its run
+	infra/host/setup.sh test
+	$(BIN)/python -m tests.soak
 
 compose: $(STAMP) ## build the images, bring the compose files up in namespaces of their own and run an app; some minutes
 	infra/host/setup.sh images

@@ -35,7 +35,8 @@ async def main(minutes: float, jobs: int, seed: int) -> int:
     async with distributed(SHARED_OVS, REPLICAS, size=0) as cloud:
         soak = Soak(cloud, jobs, minutes * 60.0, random.Random(seed), CONSOLE.print)
         result = await soak.run()
-    judged = judge(result.asked, result.seen, result.runs, result.read_at, result.outages)
+    seen = result.seen, result.runs, result.read_at, result.outages, result.started
+    judged = judge(result.asked, *seen)
     told = {"minutes": minutes, "seed": seed, **figures(result, judged)}
     FILE.parent.mkdir(exist_ok=True)
     FILE.write_text(json.dumps(told, indent=2) + "\n")
@@ -55,6 +56,10 @@ def figures(result: Result, judged: Judged) -> dict[str, Any]:
         "targets": verdict.wanted,
         "met": verdict.met,
         "processes": len(result.seen),
+        "containers": {
+            "alone": sum(not each.shared for each in result.started),
+            "shared": sum(each.shared for each in result.started),
+        },
         "runs": {state: states.count(state) for state in sorted(set(states))},
         "more_tries": sum(max(0, each.tries - 1) for each in result.runs),
         "late_s": _late(quiet),
@@ -93,6 +98,10 @@ def show(told: dict[str, Any]) -> None:
     runs = ", ".join(f"{count} {state}" for state, count in told["runs"].items())
     table.add_row("runs by the API", f"{runs}; {told['more_tries']} more tries")
     table.add_row("processes seen by the witness", str(told["processes"]))
+    made = told["containers"]
+    table.add_row(
+        "containers by the engines", f"{made['shared']} shared, {made['alone']} of one run"
+    )
     for title, key in (("late, s", "late_s"), ("late when nobody led, s", "late_in_outages_s")):
         each = told[key]
         table.add_row(

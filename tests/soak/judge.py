@@ -1,6 +1,7 @@
 """What was asked, what the witness saw and what the API tells, put together and judged. Pure.
 
-What ran is taken from the witness alone. The API says which target a process was for (by the token in the run's
+What ran is taken from the witness alone; where each run has a container of its own, what the engines started must be as
+many. The API says which target a process was for (by the token in the run's
 output), which targets were missed, and how many tries there were; where the two differ, that is a fault.
 
 What is excused, and why: while no scheduler leads, nothing can be started. From the kill of the leader until another
@@ -20,9 +21,11 @@ from dataclasses import dataclass, field, replace
 from libs.client.jobs import ENDED, RunView
 from tests.cron.checker import Job, Outage, Rules, Run, Verdict, check
 from tests.cron.workload import Drawn
+from tests.soak.engines import Started
 from tests.soak.witness import Seen
 
 RECOVERY_S = 15.0
+START_S = 5.0  # from a container's start until its process has told of itself
 SLACK_S = 2.0  # between the clocks of who says that a run began: witness, host, scheduler
 
 
@@ -32,6 +35,7 @@ class Asked:
 
     drawn: Drawn
     concurrency: str
+    alone: bool = False  # each try has a container of its own
     acknowledged: float | None = None
     doubtful: bool = False
     delete_asked: float = math.inf
@@ -58,12 +62,13 @@ class Judged:
     unclaimed: list[Seen] = field(default_factory=list)  # ran, and no run of the API's is it
     unseen: list[RunView] = field(default_factory=list)  # has tries that nobody saw
     bad: list[RunView] = field(default_factory=list)  # failed or was lost, which nothing here may
+    containers: list[str] = field(default_factory=list)  # more or fewer of them than processes
 
     @property
     def faults(self) -> dict[str, list[object]]:
         """Rule → what breaks it."""
         found: dict[str, list[object]] = dict(self.verdict.faults)
-        for name in ("unclaimed", "unseen", "bad"):
+        for name in ("unclaimed", "unseen", "bad", "containers"):
             if getattr(self, name):
                 found[name] = list(getattr(self, name))
         return found
@@ -75,6 +80,7 @@ def judge(
     views: Iterable[RunView],
     read_at: float,
     outages: Sequence[Outage],
+    started: Sequence[Started] = (),
 ) -> Judged:
     """All of it. `views` are all runs that the API told at `read_at`; of deleted jobs, before their end."""
     processes: dict[str, list[Seen]] = defaultdict(list)
@@ -91,6 +97,11 @@ def judge(
     gone = {each.drawn.name for each in asked if each.delete_asked < math.inf}
     for job in sorted(processes.keys() | told.keys()):
         _join(judged, processes[job], told[job], read_at, known=job not in gone)
+    for wanted in asked:
+        if wanted.alone:
+            name = wanted.drawn.name
+            mine = [one for one in started if one.job == name]
+            judged.containers += _uncounted(name, mine, processes[name], read_at)
     rules = Rules(recovery_s=RECOVERY_S)
     jobs = [each.job() for each in asked]
     judged.verdict = check(jobs, judged.runs, read_at, rules=rules, outages=outages, missed=missed)
@@ -123,6 +134,17 @@ def _join(
                 judged.unclaimed.append(each)
     judged.unseen += [view for view in views if tries[view.run] > 0 and view.state in ENDED]
     judged.bad += [view for view in views if view.state in ("failed", "lost")]
+
+
+def _uncounted(
+    job: str, started: Sequence[Started], processes: Sequence[Seen], read_at: float
+) -> list[str]:
+    """What is wrong with the number of the job's containers. In the last moments either may be ahead of the other."""
+    least = sum(each.begin < read_at for each in processes)
+    most = sum(each.at < read_at - START_S for each in started)
+    if least <= len(started) and most <= len(processes) and not any(s.shared for s in started):
+        return []
+    return [f"{job}: {len(started)} containers, {len(processes)} processes"]
 
 
 def _covers(view: RunView, seen: Seen, read_at: float) -> bool:

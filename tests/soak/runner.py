@@ -25,6 +25,7 @@ from tests.cron.checker import Outage
 from tests.cron.workload import draw
 from tests.e2e.distributed import Distributed
 from tests.soak import witness
+from tests.soak.engines import Engines, Started
 from tests.soak.judge import Asked
 
 NETWORK = "web"
@@ -53,6 +54,7 @@ class Result:
     asked: list[Asked]
     kills: list[Kill]
     seen: list[witness.Seen] = field(default_factory=list)
+    started: list[Started] = field(default_factory=list)
     runs: list[RunView] = field(default_factory=list)
     read_at: float = 0.0
 
@@ -83,6 +85,7 @@ class Soak:
         layout = self._stack.layout
         self._file = layout.root / "witness.jsonl"
         self._daemon = Daemon("witness", layout.root / "witness.pid", layout.logs / "witness.log")
+        self._engines = Engines(self._stack.engine_sockets(), layout.root)
         gateway = next(vlan.gateway for vlan in layout.vlans if vlan.name == NETWORK)
         self._host, (self._port,) = str(gateway), free_ports(1)
         self.result = Result([], [])
@@ -90,6 +93,7 @@ class Soak:
     async def run(self) -> Result:
         """All of it; the cluster is well again when it ends. Raises what can't be part of a good run."""
         self._start_witness()
+        self._engines.start()
         try:
             began = time.time()
             async with asyncio.TaskGroup() as group:
@@ -100,6 +104,7 @@ class Soak:
                 group.create_task(_until(began + self._lasts_s))
             await self._read_back()
         finally:
+            self.result.started = await self._engines.stop()
             await self._daemon.stop()
         self.result.seen = witness.read(self._file.read_text().splitlines())
         return self.result
@@ -114,14 +119,16 @@ class Soak:
     # -- jobs
 
     async def _life(self, name: str, at: float, began: float) -> None:
-        """A job is put, and every tenth is deleted when its first runs are over."""
+        """A job is put, and some are deleted when their first runs are over."""
         deleted = self._rng.random() < 0.1
         delete_at = began + self._lasts_s * self._rng.uniform(0.5, 0.95)
         concurrency = self._rng.choice(("forbid", "queue", "allow", "replace"))
+        alone = self._rng.random() < 0.1
         await _until(at)
         drawn = draw(self._rng, name, time.time())
         lasts_s = round(self._rng.random() * LONGEST_S, 2)
-        asked = Asked(replace(drawn, count=1 + drawn.count // 5, duration_s=lasts_s), concurrency)
+        drawn = replace(drawn, count=1 + drawn.count // 5, duration_s=lasts_s)
+        asked = Asked(drawn, concurrency, alone=alone)
         self.result.asked.append(asked)
         await self._put(asked)
         if deleted:
@@ -137,6 +144,7 @@ class Soak:
             command=witness.command(self._host, self._port, drawn.name, drawn.duration_s),
             resources=Resources(cpus=0.01, mem_mib=16),
             concurrency=asked.concurrency,
+            reuse="never" if asked.alone else "shared",
             retry=Retry(limit=2, delay_s=1.0),
             stop_grace_s=1.0,
         )

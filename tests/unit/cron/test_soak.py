@@ -8,7 +8,8 @@ from typing import Any
 from libs.client.jobs import RunView
 from tests.cron.checker import Outage
 from tests.cron.workload import Drawn
-from tests.soak import witness
+from tests.soak import engines, witness
+from tests.soak.engines import Started
 from tests.soak.judge import Asked, Judged, judge, late, percentile
 from tests.soak.witness import Seen
 
@@ -134,3 +135,27 @@ def test_the_witness_s_file() -> None:
         '{"at": 3.0, "what": "end", "job": "acme/a", "token": "x"}',
     ]
     assert witness.read(lines) == [Seen("acme/a", "x", 1.0, 3.0), Seen("acme/b", "y", 2.0)]
+
+
+def test_the_engines_events() -> None:
+    lines = ["2500000000 acme/job.a ", "1000000000 acme/job.b 0123abcd", "3000000000 acme/web "]
+    found = engines.read(lines)
+    assert found == [Started("acme/a", 2.5, False), Started("acme/b", 1.0, True)]
+
+
+def test_where_runs_are_alone_there_are_as_many_containers() -> None:
+    asked = replace(ASKED, alone=True)
+    each = [Started(JOB, begin - 0.3, False) for begin in RIGHT]
+
+    def with_(started: list[Started], read_at: float = READ_AT) -> set[str]:
+        return set(judge([asked], seen(*RIGHT), views(), read_at, [], started).faults)
+
+    assert with_(each) == set()
+    for wrong in (
+        each[1:],
+        [*each, Started(JOB, 1500.0, False)],
+        [replace(each[0], shared=True), *each[1:]],
+    ):
+        assert with_(wrong) == {"containers"}
+    assert with_([*each, Started(JOB, READ_AT - 1.0, False)]) == set()
+    assert judge([ASKED], seen(*RIGHT), views(), READ_AT, [], each[1:]).faults == {}
