@@ -13,6 +13,7 @@ import json
 import os
 import random
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from infra.local.layout import SHARED_OVS
 from tests.e2e.distributed import distributed
-from tests.soak.judge import Judged, judge, late, percentile
+from tests.soak.judge import Judged, Late, judge, late, percentile
 from tests.soak.runner import Result, Soak
 
 FILE = Path("build/soak.json")
@@ -57,8 +58,8 @@ def figures(result: Result, judged: Judged) -> dict[str, Any]:
         "met": verdict.met,
         "processes": len(result.seen),
         "containers": {
-            "alone": sum(not each.shared for each in result.started),
-            "shared": sum(each.shared for each in result.started),
+            "alone": sum(each.job != "" for each in result.started),
+            "shared": sum(each.job == "" for each in result.started),
         },
         "runs": {state: states.count(state) for state in sorted(set(states))},
         "more_tries": sum(max(0, each.tries - 1) for each in result.runs),
@@ -74,12 +75,14 @@ def figures(result: Result, judged: Judged) -> dict[str, Any]:
     }
 
 
-def _late(values: list[float]) -> dict[str, float]:
-    """Of rising values."""
+def _late(runs: list[Late]) -> dict[str, Any]:
+    """Of rising ones."""
+    values = [each.late_s for each in runs]
     shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
     return {
         "count": len(values),
         **{name: round(percentile(values, share), 3) for name, share in shares.items()},
+        "latest": [asdict(each) for each in runs[: -SHOWN - 1 : -1]],
     }
 
 

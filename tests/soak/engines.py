@@ -16,11 +16,10 @@ _FORMAT = " ".join(
 
 @dataclass(frozen=True)
 class Started:
-    """A container. `job` is the one it was made for; others may have used it too if it is `shared`. Unix seconds."""
+    """A container, at a Unix time. `job` is the one whose run has it alone; "": runs share it."""
 
     job: str
     at: float
-    shared: bool
 
 
 class Engines:
@@ -54,6 +53,6 @@ def read(lines: Iterable[str]) -> list[Started]:
     for line in lines:
         nanos, app, *pool = line.split()
         bu, _, name = app.partition("/job.")
-        if name:
-            found.append(Started(f"{bu}/{name}", int(nanos) / 1e9, bool(pool)))
+        if name or pool:
+            found.append(Started("" if pool else f"{bu}/{name}", int(nanos) / 1e9))
     return found

@@ -142,7 +142,7 @@ def _uncounted(
     """What is wrong with the number of the job's containers. In the last moments either may be ahead of the other."""
     least = sum(each.begin < read_at for each in processes)
     most = sum(each.at < read_at - START_S for each in started)
-    if least <= len(started) and most <= len(processes) and not any(s.shared for s in started):
+    if least <= len(started) and most <= len(processes):
         return []
     return [f"{job}: {len(started)} containers, {len(processes)} processes"]
 
@@ -163,18 +163,27 @@ def _rounded(target: float) -> float:
     return round(target, 3)
 
 
-def late(runs: Iterable[Run], outages: Sequence[Outage]) -> tuple[list[float], list[float]]:
-    """How late the first tries began, seconds, rising: those of targets that no outage touched, and the others."""
+@dataclass(frozen=True, order=True)
+class Late:
+    """How late the first try of a target began, seconds."""
+
+    late_s: float
+    job: str
+    target: float
+
+
+def late(runs: Iterable[Run], outages: Sequence[Outage]) -> tuple[list[Late], list[Late]]:
+    """First tries by how late they were, rising: those of targets that no outage touched, and the others."""
     first: dict[tuple[str, float], float] = {}
     for run in runs:
         if run.target is not None:
             key = run.job, run.target
             first[key] = min(run.start, first.get(key, math.inf))
-    quiet: list[float] = []
-    disturbed: list[float] = []
-    for (_, target), start in first.items():
+    quiet: list[Late] = []
+    disturbed: list[Late] = []
+    for (job, target), start in first.items():
         touched = any(o.start - SLACK_S <= target <= o.end for o in outages)
-        (disturbed if touched else quiet).append(start - target)
+        (disturbed if touched else quiet).append(Late(start - target, job, target))
     return sorted(quiet), sorted(disturbed)
 
 

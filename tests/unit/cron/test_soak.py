@@ -10,7 +10,7 @@ from tests.cron.checker import Outage
 from tests.cron.workload import Drawn
 from tests.soak import engines, witness
 from tests.soak.engines import Started
-from tests.soak.judge import Asked, Judged, judge, late, percentile
+from tests.soak.judge import Asked, Judged, Late, judge, late, percentile
 from tests.soak.witness import Seen
 
 JOB = "acme/soak-1"
@@ -122,8 +122,10 @@ def test_what_is_under_way_at_the_end_is_no_fault() -> None:
 
 
 def test_lateness_is_told_apart_by_whether_anybody_led() -> None:
-    quiet, disturbed = late(judged(seen(*RIGHT), views()).runs, [Outage(1055.0, 1070.0)])
-    assert (quiet, disturbed) == ([0.5, 0.5], [0.5])
+    runs = judged(seen(*RIGHT), views()).runs
+    quiet, disturbed = late([*runs, replace(runs[0], start=1003.0)], [Outage(1055.0, 1070.0)])
+    assert quiet == [Late(0.5, JOB, 1000.0), Late(0.5, JOB, 1120.0)]
+    assert disturbed == [Late(0.5, JOB, 1060.0)]
     assert [percentile([1.0, 2.0, 3.0, 4.0], each) for each in (0.5, 0.99, 1.0)] == [2.0, 4.0, 4.0]
     assert percentile([], 0.5) == 0.0
 
@@ -138,24 +140,20 @@ def test_the_witness_s_file() -> None:
 
 
 def test_the_engines_events() -> None:
-    lines = ["2500000000 acme/job.a ", "1000000000 acme/job.b 0123abcd", "3000000000 acme/web "]
+    lines = ["2500000000 acme/job.a ", "1000000000 acme/runs 0123abcd", "3000000000 acme/web "]
     found = engines.read(lines)
-    assert found == [Started("acme/a", 2.5, False), Started("acme/b", 1.0, True)]
+    assert found == [Started("acme/a", 2.5), Started("", 1.0)]
 
 
 def test_where_runs_are_alone_there_are_as_many_containers() -> None:
     asked = replace(ASKED, alone=True)
-    each = [Started(JOB, begin - 0.3, False) for begin in RIGHT]
+    each = [Started(JOB, begin - 0.3) for begin in RIGHT]
 
-    def with_(started: list[Started], read_at: float = READ_AT) -> set[str]:
-        return set(judge([asked], seen(*RIGHT), views(), read_at, [], started).faults)
+    def with_(started: list[Started]) -> set[str]:
+        return set(judge([asked], seen(*RIGHT), views(), READ_AT, [], started).faults)
 
     assert with_(each) == set()
-    for wrong in (
-        each[1:],
-        [*each, Started(JOB, 1500.0, False)],
-        [replace(each[0], shared=True), *each[1:]],
-    ):
+    for wrong in (each[1:], [*each, Started(JOB, 1500.0)], [replace(each[0], job=""), *each[1:]]):
         assert with_(wrong) == {"containers"}
-    assert with_([*each, Started(JOB, READ_AT - 1.0, False)]) == set()
+    assert with_([*each, Started(JOB, READ_AT - 1.0)]) == set()
     assert judge([ASKED], seen(*RIGHT), views(), READ_AT, [], each[1:]).faults == {}
