@@ -51,6 +51,7 @@ def figures(result: Result, judged: Judged) -> dict[str, Any]:
     verdict = judged.verdict
     states = [each.state for each in result.runs]
     return {
+        "read_at": result.read_at,
         "jobs": len(result.asked),
         "acknowledged": sum(each.acknowledged is not None for each in result.asked),
         "deleted": sum(each.delete_acknowledged < float("inf") for each in result.asked),

@@ -31,19 +31,18 @@ SLACK_S = 2.0  # between the clocks of who says that a run began: witness, host,
 
 @dataclass
 class Asked:
-    """A job, and what became of the asking; times are Unix seconds. `doubtful`: nobody knows whether it was taken."""
+    """A job, and when it was asked for and acknowledged; times are Unix seconds."""
 
     drawn: Drawn
     concurrency: str
     alone: bool = False  # each try has a container of its own
     acknowledged: float | None = None
-    doubtful: bool = False
     delete_asked: float = math.inf
     delete_acknowledged: float = math.inf
 
     def job(self) -> Job:
         """For the checker."""
-        job = self.drawn.job(self.acknowledged, doubtful=self.doubtful)
+        job = self.drawn.job(self.acknowledged)
         return replace(
             job,
             delete_asked=self.delete_asked,
@@ -82,7 +81,7 @@ def judge(
     outages: Sequence[Outage],
     started: Sequence[Started] = (),
 ) -> Judged:
-    """All of it. `views` are all runs that the API told at `read_at`; of deleted jobs, before their end."""
+    """All of it. `views` are all runs that the API told from `read_at` on; of deleted jobs, before their end."""
     processes: dict[str, list[Seen]] = defaultdict(list)
     for each in seen:
         processes[each.job].append(each)
@@ -98,7 +97,9 @@ def judge(
     for job in sorted(processes.keys() | told.keys()):
         _join(judged, processes[job], told[job], read_at, known=job not in gone)
     for wanted in asked:
-        if wanted.alone:
+        if (
+            wanted.alone and wanted.delete_asked == math.inf
+        ):  # a delete may end what has just been started
             name = wanted.drawn.name
             mine = [one for one in started if one.job == name]
             judged.containers += _uncounted(name, mine, processes[name], read_at)
@@ -114,6 +115,7 @@ def _join(
     """One job's processes and its runs, by token; those of earlier tries, of which no output is kept, by time."""
     by_token = {view.output.strip(): view for view in views if view.output.strip()}
     rest: list[Seen] = []
+    ran: list[Run] = []
     tries: dict[str, int] = {view.run: view.tries for view in views}
     for each in processes:
         view = by_token.get(each.token)
@@ -121,17 +123,19 @@ def _join(
             rest.append(each)
             continue
         tries[view.run] -= 1
-        judged.runs.append(_run(each, view, failed=view.state != "succeeded"))
+        ran.append(_run(each, view, failed=view.state != "succeeded"))
     for each in rest:
         view = next((v for v in views if tries[v.run] > 0 and _covers(v, each, read_at)), None)
         if view is not None:
             tries[view.run] -= 1
-            judged.runs.append(_run(each, view, failed=view.state in ENDED or view.tries > 1))
-        else:
-            judged.runs.append(Run(each.job, each.begin, each.end, id=each.token))
+            ran.append(_run(each, view, failed=view.state in ENDED or view.tries > 1))
+        elif each.begin <= read_at:
+            ran.append(Run(each.job, each.begin, each.end, id=each.token))
             # A run may have begun before the scheduler could say so.
             if known and not any(v.state not in ENDED and _covers(v, each, read_at) for v in views):
                 judged.unclaimed.append(each)
+    # While the API was read, more began; they are no part of this.
+    judged.runs += [each for each in ran if each.start <= read_at]
     judged.unseen += [view for view in views if tries[view.run] > 0 and view.state in ENDED]
     judged.bad += [view for view in views if view.state in ("failed", "lost")]
 

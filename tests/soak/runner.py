@@ -17,8 +17,8 @@ from infra.local.layout import free_ports
 from infra.local.processes import Daemon
 from infra.local.stack import answers
 from libs.client.api import GantryClient
-from libs.client.jobs import JobRequestView, RunView
-from libs.common.errors import Conflict, GantryError, InvalidInput, NotFound, TimedOut, Unavailable
+from libs.client.jobs import JobRequestView, JobView, RunView
+from libs.common.errors import Conflict, GantryError, InvalidInput, NotFound
 from libs.common.jobs import JobSpec, Retry
 from libs.common.spec import Resources
 from tests.cron.checker import Outage
@@ -32,6 +32,11 @@ NETWORK = "web"
 LONGEST_S = 2.0  # a run's process
 KILL_EVERY_S = 60.0
 BACK_S = 90.0  # so long, a new leader may take
+CONCURRENCY = (
+    "forbid",
+    "queue",
+    "allow",
+)  # a run that is replaced may be ended before it tells of itself
 POLL_S = 0.1
 PATIENCE_S = 120.0
 PAGE = 50
@@ -122,7 +127,7 @@ class Soak:
         """A job is put, and some are deleted when their first runs are over."""
         deleted = self._rng.random() < 0.1
         delete_at = began + self._lasts_s * self._rng.uniform(0.5, 0.95)
-        concurrency = self._rng.choice(("forbid", "queue", "allow", "replace"))
+        concurrency = self._rng.choice(CONCURRENCY)
         alone = self._rng.random() < 0.1
         await _until(at)
         drawn = draw(self._rng, name, time.time())
@@ -150,25 +155,25 @@ class Soak:
         )
 
     async def _put(self, asked: Asked) -> None:
-        try:
-            answer = await self._client.jobs.put(asked.drawn.name, self._spec(asked))
-            if isinstance(answer, JobRequestView):
-                await self._done(answer)
-            asked.acknowledged = time.time()
-        except (Unavailable, TimedOut):
-            asked.doubtful = True
+        """Until it is acknowledged: while nobody leads, it may be refused, or done without an answer."""
+
+        async def put() -> JobView | JobRequestView:
+            return await self._client.jobs.put(asked.drawn.name, self._spec(asked))
+
+        answer = await self._patiently(put)
+        if isinstance(answer, JobRequestView):
+            await self._done(answer)
+        asked.acknowledged = time.time()
 
     async def _delete(self, asked: Asked) -> None:
         self.result.runs += await self._runs(asked.drawn.name)  # nobody tells them afterwards
         asked.delete_asked = time.time()
         try:
-            await self._done(
-                await self._patiently(lambda: self._client.jobs.remove(asked.drawn.name))
-            )
-            asked.delete_acknowledged = time.time()
+            remove = partial(self._client.jobs.remove, asked.drawn.name)
+            await self._done(await self._patiently(remove))
         except NotFound:
-            if not asked.doubtful:
-                raise
+            pass  # it was done at a call that had no answer
+        asked.delete_acknowledged = time.time()
 
     async def _done(self, request: JobRequestView) -> None:
         """Wait until a change has come to something. Raises Conflict when that is a refusal."""

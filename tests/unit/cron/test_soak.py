@@ -121,6 +121,14 @@ def test_what_is_under_way_at_the_end_is_no_fault() -> None:
     assert found.runs[-1].end is None
 
 
+def test_what_began_while_the_api_was_read_is_judged_by_nobody() -> None:
+    processes = [*seen(*RIGHT[:2]), Seen(JOB, "t1120.5", 1120.5, 1121.5)]
+    for told in (views(), views()[:2]):
+        found = judge([ASKED], processes, told, 1119.0, [])
+        assert found.faults == {}
+        assert [run.start for run in found.runs] == list(RIGHT[:2])
+
+
 def test_lateness_is_told_apart_by_whether_anybody_led() -> None:
     runs = judged(seen(*RIGHT), views()).runs
     quiet, disturbed = late([*runs, replace(runs[0], start=1003.0)], [Outage(1055.0, 1070.0)])
