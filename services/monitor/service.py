@@ -251,7 +251,7 @@ class Monitor:
         while True:
             try:
                 await self._compare_jobs()
-            except GantryError as error:  # away, which is another alert, or of a version without jobs
+            except GantryError as error:  # away, or of a version without jobs
                 self._log.warning("can't look at the jobs", error=str(error))
             await self._rt.clock.sleep(self.config.job_s)
 
