@@ -20,6 +20,7 @@ BLIND = "monitoring-blind"
 CONSUMER_LAG = "consumer-lag"
 DISK_LOW = "disk-low"
 POOL_LOW = "pool-low"
+JOB_FAILING = "job-failing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,12 @@ def pool_alert(place: str) -> Alert:
     """The alert about pools that run out of addresses (`network/pool`), before it ever fired."""
     network, _, pool = place.partition("/")
     return Alert(f"{POOL_LOW}:{place}", POOL_LOW, "warning", {"network": network, "pool": pool})
+
+
+def job_alert(job: str) -> Alert:
+    """The alert about a job whose runs fail, before it ever fired."""
+    labels = {"job": job, "bu": job.partition("/")[0]}
+    return Alert(f"{JOB_FAILING}:{job}", JOB_FAILING, "warning", labels)
 
 
 def blind_alert() -> Alert:

@@ -65,6 +65,7 @@ class MonitorConfig(BaseModel):
         16, ge=0, description="…or with fewer than so many, but at most a quarter of a small one…"
     )
     pool_probes: int = Field(2, ge=1, description="…found so many times in a row")
+    job_s: float = Field(30.0, gt=0, description="the scheduler is asked so often whose jobs fail")
     keep_lost_s: float = Field(
         7 * 86_400.0, ge=60, description="a host that is lost for longer is forgotten"
     )

@@ -18,7 +18,7 @@ from libs.common.http import call_json
 from libs.common.leader import Leadership, LeaseLost, leadership
 from libs.common.runtime import Runtime
 from libs.common.waiting import lasting, set_or_due
-from services.monitor import api, core, pools
+from services.monitor import api, core, jobs, pools
 from services.monitor.components import (
     Watch,
     ask,
@@ -81,6 +81,7 @@ class Monitor:
             group.create_task(lasting(self._watch_lag()))
             group.create_task(lasting(self._watch_disks()))
             group.create_task(lasting(self._watch_pools()))
+            group.create_task(lasting(self._watch_jobs()))
             group.create_task(lasting(self._forget()))
 
     # -- hosts
@@ -245,6 +246,25 @@ class Monitor:
         for gone in firing.values():  # their pools were taken away, or others stand in for them now
             if gone.rule == core.POOL_LOW:
                 await self._tell_condition(gone, False, "")
+
+    async def _watch_jobs(self) -> None:
+        while True:
+            try:
+                await self._compare_jobs()
+            except GantryError as error:  # away, or of a version without jobs
+                self._log.warning("can't look at the jobs", error=str(error))
+            await self._rt.clock.sleep(self.config.job_s)
+
+    async def _compare_jobs(self) -> None:
+        found = await jobs.ask(self._rt.peers, self.config.probe_timeout_s)
+        firing = {each.id: each for each in await self.store.firing()}
+        for job, why in sorted(found.items()):
+            alert = core.job_alert(job)
+            if firing.pop(alert.id, None) is None:
+                await self._tell_condition(alert, True, f"{job}: {why}")
+        for over in firing.values():  # they went well again, or are not there any more
+            if over.rule == core.JOB_FAILING:
+                await self._tell_condition(over, False, "")
 
     async def _forget(self) -> None:
         """Hosts that are lost for good, and alerts that are long over."""

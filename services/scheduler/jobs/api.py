@@ -19,7 +19,7 @@ from services.scheduler.jobs.model import Job
 from services.scheduler.jobs.run import JobId
 from services.scheduler.jobs.stats import stats_of
 from services.scheduler.jobs.store import JobStore
-from services.scheduler.jobs.views import job_view, live_view, queued_view, run_view
+from services.scheduler.jobs.views import job_view, live_view, queued_view, run_view, trouble_of
 from services.scheduler.model import InstanceId
 
 MOST_RUNS = 1000
@@ -114,6 +114,10 @@ def routes(
         found = named(cluster.jobs.jobs, request.query.get("bu", ""))
         return reply({"jobs": await reader.views(found)})
 
+    async def trouble(_request: Request) -> Response:
+        every = cluster.jobs.jobs.values()
+        return reply({"jobs": {each.id: why for each in every if (why := trouble_of(each))}})
+
     async def job(request: Request) -> Response:
         (view,) = await reader.views([reader.job(name_of(request))])
         return reply(view)
@@ -150,6 +154,12 @@ def routes(
     paging = {"limit": f"1 to {MOST_RUNS}, 50", "before": "only runs older than this one"}
     return (
         Route("GET", "/v1/jobs", jobs, summary="Jobs", query={"bu": "of this business unit"}),
+        Route(
+            "GET",
+            "/v1/job-trouble",
+            trouble,
+            summary="Why somebody should look at a job, by those of which there is something to say",
+        ),
         Route(
             "POST",
             "/v1/jobs/check",

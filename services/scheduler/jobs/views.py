@@ -51,6 +51,21 @@ def state_of(job: Job) -> tuple[str, str]:
     return "active", ""
 
 
+def trouble_of(job: Job) -> str:
+    """Why somebody should look at it: its runs fail, or it was disabled for that. "": nothing is wrong."""
+    if job.deleted or not job.spec.enabled:
+        return ""
+    if job.disabled:
+        return job.disabled
+    if not job.failures_in_a_row:
+        return ""
+    return (
+        f"its last {job.failures_in_a_row} runs failed"
+        if job.failures_in_a_row > 1
+        else "its last run failed"
+    )
+
+
 def run_view(record: Record) -> Mapping[str, Any]:
     """A run that is over."""
     return {

@@ -10,7 +10,7 @@ import pytest
 from libs.common.events import model as ev
 from services.scheduler.jobs.model import job_body, job_of
 from services.scheduler.jobs.timing import TOLD_ONE_BY_ONE
-from services.scheduler.jobs.views import state_of
+from services.scheduler.jobs.views import state_of, trouble_of
 from tests.unit.scheduler.jobs.world import JOB, MINUTELY, START, JobDesk
 from tests.unit.scheduler.world import kills
 
@@ -467,3 +467,18 @@ def test_a_job_that_is_to_count_as_succeeded_lets_its_children_run() -> None:
     assert (job.succeeded, job.failures_in_a_row, job.last_success) == (1, 0, desk.now)
     assert len(desk.job("acme/child").running) == 1 and not job.running
     assert desk.ask("succeed", "acme/nobody").state == "refused"
+
+
+def test_a_job_is_in_trouble_while_its_runs_fail_or_when_it_was_disabled_for_that() -> None:
+    desk = JobDesk()
+    desk.took(disable_after=2)
+    told = []
+    for minute, state in enumerate(("TASK_FAILED", "TASK_FINISHED", "TASK_FAILED", "TASK_FAILED")):
+        desk.at(60.0 * minute)
+        desk.begin()
+        desk.end(state=state)
+        told.append(trouble_of(desk.job()))
+    assert told[:3] == ["its last run failed", "", "its last run failed"]
+    assert "2" in told[3] and desk.job().disabled == told[3]
+    desk.took(enabled=False)
+    assert trouble_of(desk.job()) == ""
