@@ -223,7 +223,7 @@ class Story:
         return f"{count} instances answer {version} at their own VLAN addresses"
 
     async def job(self, image: str) -> str:
-        """A job that runs each second: RUNS times on time, in one container at an address of the network."""
+        """A job that runs each second; returns how late RUNS runs in one container were, and its address."""
         spec = {
             "schedule": "* * * * * *",
             "image": self.images[image].reference,

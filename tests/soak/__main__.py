@@ -112,7 +112,9 @@ def show(told: dict[str, Any]) -> None:
             title,
             f"p50 {each['p50']:g}  p99 {each['p99']:g}  max {each['max']:g}  ({each['count']} runs)",
         )
-    table.add_row("another leads after, s", "  ".join(f"{each:g}" for each in told["no_leader_s"]))
+    table.add_row(
+        "somebody leads again after, s", "  ".join(f"{each:g}" for each in told["no_leader_s"])
+    )
     table.add_row(
         "next run began after, s", "  ".join(f"{each:g}" for each in told["first_run_after_s"])
     )

@@ -1,11 +1,11 @@
 """What was asked, what the witness saw and what the API tells, put together and judged. Pure.
 
-What ran is taken from the witness alone; where each run has a container of its own, what the engines started must be as
-many. The API says which target a process was for (by the token in the run's
-output), which targets were missed, and how many tries there were; where the two differ, that is a fault.
+What ran is taken from the witness alone; where each run has a container of its own, the engines must have started as
+many. The API says which target a process was for (by the token in the run's output), which targets were missed, and how
+many tries there were; where the two differ, that is a fault.
 
-What is excused, and why: while no scheduler leads, nothing can be started. From the kill of the leader until another
-one answers (an `Outage`), and for RECOVERY_S after it, in which what is overdue is started, a window that was open or
+What is excused, and why: while no scheduler leads, nothing can be started. From the kill of the leader until one
+answers again (an `Outage`), and for RECOVERY_S after it, in which what is overdue is started, a window that was open or
 opened stays open; and a target that the API says was missed in that time needs no run (its job runs once for the
 newest target that passed, as `catch_up: latest` says, or it forbids overlaps). Nothing else is excused: no double,
 no run before its target or for none, no overlap, no run after a delete, none beyond the count.
@@ -97,9 +97,7 @@ def judge(
     for job in sorted(processes.keys() | told.keys()):
         _join(judged, processes[job], told[job], read_at, known=job not in gone)
     for wanted in asked:
-        if (
-            wanted.alone and wanted.delete_asked == math.inf
-        ):  # a delete may end what has just been started
+        if wanted.alone and wanted.drawn.name not in gone:  # a delete may end what was just started
             name = wanted.drawn.name
             mine = [one for one in started if one.job == name]
             judged.containers += _uncounted(name, mine, processes[name], read_at)

@@ -32,11 +32,8 @@ NETWORK = "web"
 LONGEST_S = 2.0  # a run's process
 KILL_EVERY_S = 60.0
 BACK_S = 90.0  # so long, a new leader may take
-CONCURRENCY = (
-    "forbid",
-    "queue",
-    "allow",
-)  # a run that is replaced may be ended before it tells of itself
+# Not `replace`: what is replaced may be ended before it tells of itself.
+CONCURRENCY = ("forbid", "queue", "allow")
 POLL_S = 0.1
 PATIENCE_S = 120.0
 PAGE = 50
@@ -45,7 +42,7 @@ T = TypeVar("T")
 
 @dataclass
 class Kill:
-    """Of a leader. Unix seconds; `led`: another one answered as the leader."""
+    """Of a leader. Unix seconds; `led`: one answered as the leader again."""
 
     victim: str
     at: float
@@ -204,7 +201,7 @@ class Soak:
             group.create_task(self._start(victim))
             await self._leader(names)
             kill.led = time.time()
-            self._say(f"{victim} killed, another leads after {kill.led - kill.at:.1f} s")
+            self._say(f"{victim} killed; somebody leads again after {kill.led - kill.at:.1f} s")
 
     async def _start(self, name: str) -> None:
         await self._stack.parts[name].start()
