@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,7 +146,11 @@ def test_run_and_wait_exits_with_its_result(
     begun = live.gantry("job", "run", "report", "--bu", "acme")
     assert begun.code == 0 and begun.out == "acme-report-1: running, on host-1\n"
     begin = live.world.jobs.begin
-    monkeypatch.setattr(live.world.jobs, "begin", lambda job: missed_at_once(live, begin(job)))
+
+    def begin_missed(job: str, **more: Any) -> str:
+        return missed_at_once(live, begin(job, **more))
+
+    monkeypatch.setattr(live.world.jobs, "begin", begin_missed)
     missed = live.gantry("job", "run", "acme/report")
     assert missed.code == 1 and "missed" in missed.err and "a run is under way" in missed.err
     monkeypatch.setattr(live.world.jobs, "begin", begin)
