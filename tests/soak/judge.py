@@ -62,12 +62,13 @@ class Judged:
     unseen: list[RunView] = field(default_factory=list)  # has tries that nobody saw
     bad: list[RunView] = field(default_factory=list)  # failed or was lost, which nothing here may
     containers: list[str] = field(default_factory=list)  # more or fewer of them than processes
+    twice: list[RunView] = field(default_factory=list)  # of a target of which another run was told
 
     @property
     def faults(self) -> dict[str, list[object]]:
         """Rule → what breaks it."""
         found: dict[str, list[object]] = dict(self.verdict.faults)
-        for name in ("unclaimed", "unseen", "bad", "containers"):
+        for name in ("unclaimed", "unseen", "bad", "containers", "twice"):
             if getattr(self, name):
                 found[name] = list(getattr(self, name))
         return found
@@ -87,12 +88,15 @@ def judge(
         processes[each.job].append(each)
     told: dict[str, list[RunView]] = defaultdict(list)
     missed: dict[str, list[float]] = defaultdict(list)
+    judged = Judged(Verdict(Rules()), [])
+    targets: set[tuple[str, float]] = set()
     for view in views:
+        judged.twice += [view] if (view.job, view.target) in targets else []
+        targets.add((view.job, view.target))
         if view.state == "missed":
             missed[view.job].append(_rounded(view.target))
         else:
             told[view.job].append(view)
-    judged = Judged(Verdict(Rules()), [])
     gone = {each.drawn.name for each in asked if each.delete_asked < math.inf}
     for job in sorted(processes.keys() | told.keys()):
         _join(judged, processes[job], told[job], read_at, known=job not in gone)

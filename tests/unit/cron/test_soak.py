@@ -70,6 +70,11 @@ def test_two_runs_of_one_target_are_a_double() -> None:
     assert "doubles" in judged(seen(*RIGHT, 1063.0), told).faults
 
 
+def test_a_target_that_had_its_run_is_not_missed_besides() -> None:
+    told = [*views(), view(0, 1060.0, state="missed", tries=0, output="")]
+    assert set(judged(seen(*RIGHT), told).faults) == {"twice"}
+
+
 def test_a_try_that_nobody_saw_is_told() -> None:
     assert set(judged(seen(*RIGHT[1:]), views()).faults) == {"missing", "unseen"}
     told = [view(1000.5, 1000.0, tries=2), *views()[1:]]
