@@ -48,6 +48,15 @@ class FakeImage:
     ends_on_term_s: float | None = 0.0
     healthy_after_s: float | None = 0.0
     stop_signal: str = "SIGTERM"
+    lives: Callable[[], tuple[float, int]] | None = None  # drawn at each start, instead of the two
+
+    def end(self) -> tuple[float, int, bool] | None:
+        """How a process of it ends by itself: after how long, exit code, out of memory; None: never."""
+        if self.lives is not None:
+            return (*self.lives(), False)
+        if self.exits_after_s is None:
+            return None
+        return self.exits_after_s, 137 if self.out_of_memory else self.exit_code, self.out_of_memory
 
 
 @dataclass
@@ -102,6 +111,7 @@ class FakeDocker:
         self.logins: dict[str, Login] = {}  # image -> whom the registry gives it to
         self.log: list[tuple[str, str]] = []  # (operation, name) of what was done
         self.fault: Fault | None = None
+        self.watch: Callable[[FakeContainer], None] | None = None  # told of each begin and end
         self.latency_s: dict[str, float] = {}
         self.down = False
         self.root = Path("/engine")
@@ -222,10 +232,10 @@ class FakeDocker:
         container.netns_inode, container.started_at = inode, self.clock.now()
         container.starts += 1
         self._tell(container, Begun(container.id, container.name, self.clock.now()))
-        image = container.image
-        if image.exits_after_s is not None:
-            code = 137 if image.out_of_memory else image.exit_code
-            self._later(container, image.exits_after_s, code, oom=image.out_of_memory)
+        if self.watch is not None:
+            self.watch(container)
+        if (end := container.image.end()) is not None:
+            self._later(container, end[0], end[1], oom=end[2])
 
     def _later(
         self, container: FakeContainer, after_s: float, code: int, *, oom: bool = False
@@ -241,6 +251,8 @@ class FakeDocker:
     def _exit(self, container: FakeContainer, code: int, *, oom: bool = False) -> None:
         container.phase, container.exit_code, container.oom_killed = Phase.EXITED, code, oom
         container.pid = container.netns_inode = 0
+        if self.watch is not None:
+            self.watch(container)
         self._tell(container, Died(container.id, container.name, code, oom, at=self.clock.now()))
 
     def _tell(self, container: FakeContainer, event: EngineEvent) -> None:
