@@ -16,8 +16,8 @@ RUN python3 -m venv /opt/gantry \
       --require-hashes -r requirements.lock \
  && /opt/gantry/bin/python prune.py pyproject.toml
 COPY services/executor/native native
-RUN make -C native OUT=/src/built /src/built/gantry-runc \
- && install -m 0755 built/gantry-runc /opt/gantry/bin/
+RUN make -C native OUT=/src/built /src/built/gantry-runc /src/built/gantry-init \
+ && install -m 0755 built/gantry-runc built/gantry-init /opt/gantry/bin/
 COPY libs /opt/gantry/app/libs
 COPY services /opt/gantry/app/services
 RUN rm -r /opt/gantry/app/services/executor/native \

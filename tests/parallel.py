@@ -16,6 +16,7 @@ SWITCHED = (
     "tests/contract/network/",
     "tests/integration/test_cni.py",
     "tests/integration/test_executor.py",
+    "tests/integration/test_executor_runs.py",
     "tests/integration/test_first_thing.py",
     "tests/integration/test_hostd",
     "tests/integration/test_provisioner.py",

@@ -116,6 +116,7 @@ def executor(layout: Layout) -> dict[str, Any]:
         "agent": layout.hostname,
         "docker": f"unix://{layout.root / 'engine/docker.sock'}",
         "data_dir": str(layout.data / "executor"),
+        "init": str(layout.init),
         **_traced(layout),
     }
 

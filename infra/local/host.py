@@ -127,6 +127,7 @@ class Host:
             "docker": f"unix://{self.socket}",
             "hostd": f"unix:{self.run_dir}/hostd.sock",
             "data_dir": str(self.root / "executor"),
+            "init": str(self.layout.init),
         }
 
 

@@ -104,6 +104,11 @@ class Layout:
         return self.repo / "build/native/gantry-runc"
 
     @property
+    def init(self) -> Path:
+        """The first process of containers for runs."""
+        return self.shim.with_name("gantry-init")
+
+    @property
     def url(self) -> str:
         """The gateway's URL."""
         return f"http://127.0.0.1:{self.ports['gateway']}"

@@ -42,7 +42,7 @@ class Retry(Strict):
 
 
 class CatchUp(Strict):
-    """What becomes of targets that passed while nothing could start: scheduler away, job paused or overlapping."""
+    """What becomes of targets that passed while nothing could start: the scheduler away, or the job paused."""
 
     policy: Literal["none", "latest", "all"] = "latest"
     limit: int = Field(
@@ -87,7 +87,8 @@ class JobSpec(Strict):
 
     concurrency: Literal["allow", "forbid", "replace", "queue"] = Field(
         "forbid",
-        description="when a target comes while a run is under way: run both, miss the new one, end the old one, wait",
+        description="when a target comes while a run is under way: run both, miss the new one, end the old one before"
+        " the new one starts, wait",
     )
     queue_limit: int = Field(
         10, ge=1, le=1000, description="of `queue`: more than these are missed"

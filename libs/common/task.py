@@ -13,6 +13,8 @@ class RunPayload(BaseModel):
     """What an attempt needs to know besides, when it is a try of a job's run: it ends by itself, and is not restarted.
 
     `reuse` "shared": it may run in a container with others, or in one that others have left; "never": in its own.
+    With `TaskPayload.adopt` the same try goes on: it is taken over or, when there is nothing to take over, has failed;
+    begun anew it would run twice.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -1,17 +1,19 @@
-"""The HTTP face of a core: aiohttp in front, one future a request, one queue a stream."""
+"""The HTTP face of a core: aiohttp behind a door for calls, one future a request, one queue a stream."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from libs.common.clock import Clock
+from libs.minimesos.door import Door
 from libs.minimesos.effects import (
     CloseStream,
     Effect,
@@ -89,21 +91,24 @@ class Face:
         for stream in self._streams.values():
             stream.end()
 
+    def ask(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes
+    ) -> asyncio.Future[Respond | OpenStream]:
+        """Put a request to the core; header names are lower case. Whoever waits no longer cancels the answer."""
+        conn = str(next(self._numbers))
+        path, _, query = target.partition("?")
+        parsed = dict(parse_qsl(query, keep_blank_values=True)) if query else {}
+        answer: asyncio.Future[Respond | OpenStream] = asyncio.get_running_loop().create_future()
+        self._waiting[conn] = answer
+        self._feed(HttpRequest(conn, method, path, parsed, headers, body))
+        return answer
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """One request."""
+        """One request of the general server's."""
         body = await request.read()
         await self._room()
-        conn = str(next(self._numbers))
         headers = {name.lower(): value for name, value in request.headers.items()}
-        path, _, query = request.raw_path.partition("?")
-        future: asyncio.Future[Respond | OpenStream] = asyncio.get_running_loop().create_future()
-        self._waiting[conn] = future
-        parsed = dict(parse_qsl(query, keep_blank_values=True)) if query else {}
-        try:
-            self._feed(HttpRequest(conn, request.method, path, parsed, headers, body))
-            answer = await future
-        finally:
-            self._waiting.pop(conn, None)
+        answer = await self.ask(request.method, request.raw_path, headers, body)
         if isinstance(answer, Respond):
             return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
         return await self._stream(request, answer)
@@ -149,7 +154,9 @@ def free_port(ip: str, port: int) -> Iterator[socket.socket]:
 
 
 @asynccontextmanager
-async def serve(face: Face, sock: socket.socket, extra: list[web.RouteDef]) -> AsyncIterator[None]:
+async def serve(
+    face: Face, sock: socket.socket, extra: list[web.RouteDef], clock: Clock
+) -> AsyncIterator[None]:
     """Listen on a bound socket; `extra` routes come first."""
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     app.add_routes(extra)
@@ -157,9 +164,19 @@ async def serve(face: Face, sock: socket.socket, extra: list[web.RouteDef]) -> A
     app.on_response_prepare.append(_strip)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
     await runner.setup()
+    general, doors = runner.server, set[Door]()
+    assert general is not None, "it is there once it is set up"
+    loop = asyncio.get_running_loop()
     try:
-        await web.SockSite(runner, sock, backlog=1024).start()
-        yield
+        listening = await loop.create_server(
+            lambda: Door(face.ask, general, clock, doors), sock=sock, backlog=1024
+        )
+        try:
+            yield
+        finally:
+            face.close()
+            listening.close()
+            for door in list(doors):
+                door.close()
     finally:
-        face.close()
         await runner.cleanup()

@@ -105,7 +105,7 @@ class MasterNode:
                 given = replace(config, port=port, work_dir=work_dir)
                 self = cls(given, journal, clock, ids)
                 with _running(self.node, tasks, "minimesos-master"):
-                    async with serve(self.face, sock, routes(self)):
+                    async with serve(self.face, sock, routes(self), clock):
                         log.info("master %s listens on %s", self.machine.core.state.id, self.url)
                         yield self
         finally:
@@ -176,7 +176,7 @@ class AgentNode:
                 given = replace(config, port=sock.getsockname()[1], work_dir=work_dir)
                 self = cls(given, journal, clock, ids)
                 with _running(self.node, tasks, "minimesos-agent"):
-                    async with serve(self.face, sock, []):
+                    async with serve(self.face, sock, [], clock):
                         self.node.feed(Tick())
                         log.info("agent listens on %s", self.url)
                         collecting = tasks.create_task(self._collect(clock), name="minimesos-gc")

@@ -15,7 +15,9 @@ from services.executor.ports import Journal
 
 def _durable(a: Attempt) -> tuple[Any, ...]:
     """What must be in the journal before anything is done about it; the rest a recovery finds out."""
-    return (a.state, a.container, a.adopting, a.stop, a.outcome, a.reported, a.reported_healthy)
+    recycle = a.pool.recycle if a.pool else ""
+    told = (a.outcome, a.reported, a.reported_healthy)
+    return (a.state, a.container, a.adopting, a.stop, recycle, *told)
 
 
 class Book:
@@ -25,7 +27,11 @@ class Book:
         self._journal = journal
         self._log = log
         self._records = {record.attempt.id: record for record in journal.load()}
-        self._by_container = {each.attempt.container: key for key, each in self._records.items()}
+        self._by_container = {
+            each.attempt.container: key
+            for key, each in self._records.items()
+            if not each.attempt.shared
+        }
 
     @property
     def attempts(self) -> dict[AttemptId, Attempt]:
@@ -40,6 +46,12 @@ class Book:
     def of_container(self, name: ContainerName) -> AttemptId | None:
         """Whose container has this name."""
         return self._by_container.get(name)
+
+    def runs_in(self, name: ContainerName) -> list[Attempt]:
+        """Runs that are in this shared container, or about to be, and not told to have ended."""
+        every = (each.attempt for each in self._records.values())
+        live = (State.STARTING, State.RUNNING, State.STOPPING)
+        return [a for a in every if a.shared and a.container == name and a.state in live]
 
     def wanted_images(self) -> frozenset[str]:
         """Of attempts that have a container, or may yet get one."""
@@ -109,10 +121,17 @@ class Book:
 
     def _keep(self, record: Record) -> None:
         before = self._records.get(record.attempt.id)
+        if record.attempt.shared:  # the container is another attempt's
+            self._records[record.attempt.id] = record
+            self._write(record)
+            return
         if before is not None and before.attempt.container != record.attempt.container:
             self._by_container.pop(before.attempt.container, None)
         self._records[record.attempt.id] = record
         self._by_container[record.attempt.container] = record.attempt.id
+        self._write(record)
+
+    def _write(self, record: Record) -> None:
         try:
             self._journal.put(record)
         except Unavailable as error:

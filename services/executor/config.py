@@ -57,6 +57,21 @@ class ExecutorConfig(BaseModel):
     attaches: int = Field(32, ge=1, le=256, description="network attachments at a time")
     pulls: int = Field(3, ge=1, le=16, description="image pulls at a time")
 
+    init: Path = Field(
+        Path("/opt/gantry/bin/gantry-init"), description="first process of containers for runs"
+    )
+    pool_tasks: int = Field(16, ge=1, le=128, description="runs in a shared container at a time")
+    pool_uses: int = Field(1000, ge=1, description="runs after which a container is replaced…")
+    pool_age_s: Seconds = Field(21_600.0, description="…or its age")
+    pool_idle_s: Seconds = Field(300.0, description="a container without runs goes after so long,")
+    pool_warm_s: Seconds = Field(
+        3600.0, description="but waits for runs that come at least so often"
+    )
+    pool_closes: int = Field(4, ge=1, le=64, description="shared containers removed at a time")
+    pool_output_kib: int = Field(
+        1024, ge=16, le=1_048_576, description="of a run's output are kept while it runs"
+    )
+
     starting_after_s: Seconds = 10.0
     first_probe_s: Seconds = 0.02
     report_after_s: Seconds = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from libs.common.delivery import Delivery, is_text
 from libs.common.spec import InstanceSpec
@@ -18,6 +19,7 @@ from services.executor.model import (
     LABEL_GENERATION,
     LABEL_INSTANCE,
     LABEL_PAYLOAD,
+    LABEL_POOL,
     LABEL_RUN,
     LABEL_SPEC,
     Attempt,
@@ -27,6 +29,7 @@ from services.executor.model import (
     SecretFile,
     View,
 )
+from services.executor.runs.wire import CAPABILITIES, PROGRAM
 
 MIB = 1024 * 1024
 NOTHING_DELIVERED = Delivery()
@@ -114,6 +117,48 @@ def container_spec(
         log_max_mib=config.log_max_mib,
         log_files=config.log_files,
     )
+
+
+# What the init of a shared container needs: to make cells, to become users, to clear away what they left.
+INIT_CAPABILITIES = (
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_ADMIN",
+    "SYS_CHROOT",
+)
+_UNLIMITED = Limits(cpu_shares=0, nano_cpus=0, mem_bytes=0, pids=0)
+
+
+def pool_spec(
+    attempt: Attempt, key: str, identity: Identity, config: ExecutorConfig
+) -> ContainerSpec:
+    """A shared container. It is held to nothing itself: each task in it is."""
+    spec = container_spec(attempt, identity, config)
+    capabilities = sum(1 << CAPABILITIES.index(_plain(each)) for each in config.cap_add)
+    return replace(
+        spec,
+        limits=_UNLIMITED,
+        labels={**spec.labels, LABEL_POOL: key},
+        command=(
+            PROGRAM,
+            f"--capabilities={capabilities:x}",
+            f"--output={config.pool_output_kib * 1024}",
+        ),
+        user="0:0",
+        cap_add=tuple(dict.fromkeys((*INIT_CAPABILITIES, *config.cap_add))),
+        init=config.init,
+    )
+
+
+def _plain(capability: str) -> str:
+    return capability.upper().removeprefix("CAP_")
 
 
 def not_as_asked(spec: InstanceSpec, delivery: Delivery) -> str:

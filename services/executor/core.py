@@ -13,6 +13,7 @@ from libs.common.task import TaskPayload, container_name
 from services.executor import ending, launching, running
 from services.executor import moves as m
 from services.executor.model import (
+    LABEL_POOL,
     Attempt,
     AttemptId,
     Begun,
@@ -23,11 +24,15 @@ from services.executor.model import (
     Op,
     Outcome,
     Phase,
+    Pool,
     State,
     Summary,
     TaskState,
 )
 from services.executor.reporting import World, changed, outcome_of
+from services.executor.runs import core as runs
+from services.executor.runs import shared
+from services.executor.runs.pool import is_shared
 
 _HANDLERS: dict[type, Callable[[Attempt, Any, World], m.Step]] = {
     m.Fetched: launching.fetched,
@@ -55,16 +60,23 @@ _HANDLERS: dict[type, Callable[[Attempt, Any, World], m.Step]] = {
     m.Revoked: ending.revoked,
     m.Removed: ending.removed,
     m.Detached: ending.detached,
+    m.OutputRead: ending.output_read,
+    m.TaskJoined: shared.joined,
+    m.TaskLeft: shared.left,
 }
 
 
 def advance(attempt: Attempt, move: m.Input, world: World) -> m.Step:
     """What the input makes of the attempt. One that comes too late changes nothing."""
+    if attempt.shared:
+        return runs.advance(attempt, move, world)
     return _HANDLERS[type(move)](attempt, move, world)
 
 
 def launch(task_id: str, payload: TaskPayload, world: World) -> m.Step:
     """A LAUNCH came."""
+    if is_shared(payload):
+        return runs.launch(task_id, payload, world)
     attempt = Attempt(
         id=AttemptId(task_id),
         payload=payload,
@@ -83,6 +95,8 @@ def _unchecked(payload: TaskPayload) -> tuple[CheckState, ...]:
 
 def recover(attempt: Attempt, seen: Summary | None, world: World) -> m.Step:
     """Take up an attempt that an earlier worker left; `seen` is its container in the engine's list."""
+    if attempt.shared:
+        return runs.recover(attempt, world)
     a = changed(attempt, busy=frozenset())
     match a.state:
         case State.PREPARING:
@@ -90,7 +104,7 @@ def recover(attempt: Attempt, seen: Summary | None, world: World) -> m.Step:
         case State.STARTING | State.RUNNING | State.STOPPING:
             return _recover_container(a, seen, world)
         case State.REVOKING:
-            return m.Step(a, (m.Revoke(),))
+            return ending.over(a, a.outcome) if a.outcome else m.Step(a, (m.Revoke(),))
         case State.REMOVING:
             return m.Step(a, (m.Remove(),))
         case State.DETACHING:
@@ -121,6 +135,19 @@ def _recover_container(a: Attempt, seen: Summary | None, world: World) -> m.Step
     return m.Step(a, (m.Inspect(), m.Wake(world.config.launch_timeout_s)))
 
 
+def open_pool(pool: Pool, payload: TaskPayload, world: World) -> m.Step:
+    """Make a shared container; `payload` is what a task of its own would have."""
+    attempt = Attempt(
+        id=AttemptId(payload.attempt),
+        payload=payload,
+        container=ContainerName(container_name(payload.cluster, payload.attempt)),
+        launched_at=world.now,
+        generation=payload.generation,
+        pool=pool,
+    )
+    return launching.prepare(attempt, world)
+
+
 def rebuild(payload: TaskPayload, seen: Summary) -> m.Step:
     """The journal is lost, but a container of this run of ours tells by its labels what it is: take it over."""
     attempt = Attempt(
@@ -132,6 +159,14 @@ def rebuild(payload: TaskPayload, seen: Summary) -> m.Step:
         generation=payload.generation,
         adopting=True,
         checks=_unchecked(payload),
+        pool=_pool_of(seen),
         busy=frozenset({Op.ATTACH}),
     )
     return m.Step(attempt, (m.Attach(),))
+
+
+def _pool_of(seen: Summary) -> Pool | None:
+    key = seen.labels.get(LABEL_POOL, "")
+    if not key:
+        return None
+    return Pool(key=key, sponsor=AttemptId(""), idle_since=seen.created_at)

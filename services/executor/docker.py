@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,41 @@ import orjson
 from aiodocker.exceptions import DockerError
 
 from libs.common.errors import InvalidInput, NotFound, Refused, TimedOut, Unavailable
+from libs.common.jobs import OUTPUT_TAIL
+from services.executor.dockerapi import (
+    as_shared,
+    bind_of,
+    create_body,
+    event_of,
+    image_config_of,
+    image_of,
+    summary_of,
+    view_of,
+)
 from services.executor.errors import ImageMissing, NameTaken, StartRefused
 from services.executor.etc import EtcFiles
 from services.executor.model import (
     LABEL_AGENT,
     LABEL_CLUSTER,
-    Begun,
     ContainerName,
     ContainerSpec,
-    Destroyed,
-    Died,
     EngineEvent,
     Identity,
     Image,
     Login,
-    Phase,
     Ref,
     Summary,
     View,
 )
+from services.executor.runs.inits import make_place, remove_place
+from services.executor.runs.model import ImageConfig
 from services.executor.secret_files import SecretFiles, uid_in
 from services.executor.wording import says_no_entry, says_too_late, says_unknown, with_host
 
 API_VERSION = "v1.40"  # of engine 19.03: it has all that is used here, and newer engines speak it
 CONCURRENCY = 8  # an engine gains nothing from more
 _UNREACHABLE = 900  # aiodocker's status for "can't connect"
-_PHASES = {"created": Phase.CREATED, "running": Phase.RUNNING, "paused": Phase.RUNNING}
-_NEVER = "0001-"
+_TAIL_LINES = 200
 
 
 class DockerEngine:
@@ -60,6 +67,7 @@ class DockerEngine:
         self._identity = identity
         self._etc = EtcFiles(data_dir / identity.cluster)
         self._secrets = SecretFiles(secrets_dir)
+        self._runs = data_dir / identity.cluster / "runs"
         self._creating: dict[ContainerName, None] = {}  # may have secret files and no container
         self._call_timeout_s = call_timeout_s
         self._pull_timeout_s = pull_timeout_s
@@ -89,6 +97,9 @@ class DockerEngine:
         """See Engine."""
         resolver = self._etc.resolv_conf(spec.resolv_conf)
         body = create_body(spec, self._etc.hosts(spec.name), resolver)
+        if spec.init is not None:
+            place = await asyncio.to_thread(make_place, self._runs, spec.name)
+            as_shared(body, spec.init, place)
         if not spec.secret_files:
             return await self._create(spec, body)
         self._creating[spec.name] = None
@@ -190,6 +201,13 @@ class DockerEngine:
         except DockerError as error:
             raise _other(error) from None
 
+    async def pid(self, container: Ref) -> int:
+        """Its first process. Raises NotFound, also when it does not run."""
+        view = await self.inspect(container)
+        if view.pid <= 0:
+            raise NotFound(f"{container.name} does not run")
+        return view.pid
+
     async def signal(self, container: Ref, name: str) -> None:
         """See Engine."""
         try:
@@ -208,6 +226,7 @@ class DockerEngine:
             if error.status != 404:  # 409: a removal is under way; asked again until it is gone
                 raise Unavailable(error.message) from None
         await asyncio.to_thread(self._etc.remove_hosts, container.name)
+        await asyncio.to_thread(remove_place, self._runs, container.name)
         self._forget_secrets(container.name)
 
     async def containers(self) -> tuple[Summary, ...]:
@@ -235,6 +254,27 @@ class DockerEngine:
             raise _other(error) from None
         used = {each._container["ImageID"] for each in containers}
         return tuple(image_of(each, used) for each in listed)
+
+    async def image_config(self, image: str) -> ImageConfig:
+        """See Engine."""
+        try:
+            async with self._call():
+                return image_config_of((await self.docker.images.inspect(image))["Config"] or {})
+        except DockerError as error:
+            if error.status == 404:
+                raise ImageMissing(error.message) from None
+            raise _other(error) from None
+
+    async def output(self, container: Ref) -> str:
+        """See Engine."""
+        try:
+            async with self._call():
+                lines = await self.docker.containers.container(container.key).log(
+                    stdout=True, stderr=True, tail=_TAIL_LINES
+                )
+        except DockerError as error:
+            raise _other(error) from None
+        return "".join(lines).encode()[-OUTPUT_TAIL:].decode("utf-8", "replace")
 
     async def remove_image(self, name: str) -> bool:
         """See Images."""
@@ -307,111 +347,3 @@ def _http(url: str) -> str:
 
 def _other(error: DockerError) -> NotFound | Unavailable:
     return NotFound(error.message) if error.status == 404 else Unavailable(error.message)
-
-
-def bind_of(source: Path, target: str) -> dict[str, Any]:
-    """A file of the host in the container, for reading. Unlike `Binds`, it fails when there is no such file."""
-    return {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": True}
-
-
-def create_body(spec: ContainerSpec, hosts: Path, resolver: Path) -> dict[str, Any]:
-    """The body of Docker's container create."""
-    body: dict[str, Any] = {
-        "Image": spec.image,
-        "Hostname": spec.hostname,
-        "Env": [f"{name}={value}" for name, value in sorted(spec.env.items())],
-        "Labels": spec.labels,
-        "HostConfig": {
-            "NetworkMode": "host",
-            "Runtime": spec.runtime,
-            "RestartPolicy": {"Name": "no"},
-            "CapDrop": ["ALL"],
-            "CapAdd": list(spec.cap_add),
-            "SecurityOpt": ["no-new-privileges"],
-            "CpuShares": spec.limits.cpu_shares,
-            "NanoCpus": spec.limits.nano_cpus,
-            "Memory": spec.limits.mem_bytes,
-            "MemorySwap": spec.limits.mem_bytes,
-            "PidsLimit": spec.limits.pids,
-            "Binds": [f"{hosts}:/etc/hosts:ro", f"{resolver}:/etc/resolv.conf:ro"],
-            "LogConfig": {
-                "Type": spec.log_driver,
-                "Config": {"max-size": f"{spec.log_max_mib}m", "max-file": str(spec.log_files)},
-            },
-        },
-    }
-    if spec.command is not None:
-        body["Entrypoint"] = list(spec.command)  # the image's own arguments go with its entry point
-    if spec.user is not None:
-        body["User"] = spec.user
-    return body
-
-
-def view_of(content: Mapping[str, Any]) -> View:
-    """A View of Docker's inspect."""
-    state, settings = content["State"], content["Config"]
-    phase = _PHASES.get(state["Status"], Phase.EXITED)
-    return View(
-        id=content["Id"],
-        name=ContainerName(content["Name"].removeprefix("/")),
-        phase=phase,
-        runtime=content["HostConfig"]["Runtime"],
-        labels=dict(settings["Labels"] or {}),
-        exit_code=state["ExitCode"],
-        oom_killed=state["OOMKilled"],
-        error=state.get("Error", ""),
-        stop_signal=settings.get("StopSignal") or "SIGTERM",
-        started_at=_timestamp(state["StartedAt"]),
-        netns_inode=_netns_inode(state["Pid"]) if phase is Phase.RUNNING else None,
-    )
-
-
-def _timestamp(text: str) -> float:
-    return 0.0 if text.startswith(_NEVER) else datetime.fromisoformat(text).timestamp()
-
-
-def _netns_inode(pid: int) -> int | None:
-    try:
-        return Path(f"/proc/{pid}/ns/net").stat().st_ino if pid else None
-    except OSError:
-        return None
-
-
-def summary_of(content: Mapping[str, Any]) -> Summary:
-    """A Summary of an entry of Docker's list."""
-    return Summary(
-        id=content["Id"],
-        name=ContainerName(content["Names"][0].removeprefix("/")),
-        phase=_PHASES.get(content["State"], Phase.EXITED),
-        created_at=float(content["Created"]),
-        labels=dict(content["Labels"] or {}),
-    )
-
-
-def image_of(content: Mapping[str, Any], used: Collection[str]) -> Image:
-    """An Image of an entry of Docker's list; a name that was taken away is shown as <none>."""
-    tags, digests = (
-        tuple(each for each in content[kind] or () if "<none>" not in each)
-        for kind in ("RepoTags", "RepoDigests")
-    )
-    return Image(content["Id"], tags, digests, content["Id"] in used)
-
-
-def event_of(content: Mapping[str, Any], out_of_memory: dict[str, None]) -> EngineEvent | None:
-    """The event of Docker's JSON; `oom` comes on its own and is remembered until the `die` after it."""
-    actor = content["Actor"]
-    container, attributes = actor["ID"], actor["Attributes"]
-    name, at = ContainerName(attributes.get("name", "")), content["timeNano"] / 1e9
-    match content["Action"]:
-        case "oom":
-            out_of_memory[container] = None
-        case "die":
-            oom = container in out_of_memory
-            out_of_memory.pop(container, None)
-            return Died(container, name, int(attributes.get("exitCode", -1)), oom, at)
-        case "destroy":
-            out_of_memory.pop(container, None)
-            return Destroyed(container, name, at)
-        case "start":
-            return Begun(container, name, at)
-    return None

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from services.executor import moves as m
-from services.executor.model import CLEANING, Attempt, Outcome, State, Stop, StopReason, TaskState
+from services.executor.model import (
+    CLEANING,
+    ENDED,
+    Attempt,
+    Op,
+    Outcome,
+    State,
+    Stop,
+    StopReason,
+    TaskState,
+)
 from services.executor.reporting import (
     KILLED_DURING_LAUNCH,
     LAUNCH_FAILED,
@@ -40,9 +50,26 @@ def end(a: Attempt, outcome: Outcome) -> m.Step:
     if a.keep:
         a, told = tell(to(a, State.DONE), outcome.state, outcome.message, outcome.reason)
         return m.Step(a, told)
-    a, told = to(a, State.REVOKING), ()
+    return over(to(a, State.REVOKING), outcome)
+
+
+def over(a: Attempt, outcome: Outcome) -> m.Step:
+    """Tell it, if it is known, and revoke. What a run wrote last is read before, as it is told with the end."""
+    if outcome.dead and a.payload.run is not None and a.container_id and a.reported not in ENDED:
+        return m.Step(changed(a, busy=frozenset({Op.OUTPUT})), (m.ReadOutput(),))
+    told: tuple[m.Action, ...] = ()
     if outcome.dead:
         a, told = tell(a, outcome.state, outcome.message, outcome.reason)
+    return m.Step(a, (*told, m.Revoke()))
+
+
+def output_read(a: Attempt, move: m.OutputRead, _world: World) -> m.Step:
+    """The last that the run wrote is here."""
+    if a.state is not State.REVOKING or Op.OUTPUT not in a.busy or a.outcome is None:
+        return m.Step(a)
+    outcome = a.outcome
+    a = changed(a, output=move.text, busy=frozenset())
+    a, told = tell(a, outcome.state, outcome.message, outcome.reason)
     return m.Step(a, (*told, m.Revoke()))
 
 

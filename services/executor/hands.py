@@ -37,7 +37,8 @@ from services.executor.model import (
     State,
     View,
 )
-from services.executor.ports import Deliveries, Engine, Network, Prober
+from services.executor.ports import Deliveries, Engine, Inits, Network, Prober
+from services.executor.runs.hands import RunHands
 
 T = TypeVar("T")
 _BACKOFF = Backoff(0.1, 5.0)
@@ -58,7 +59,9 @@ class Hands:
         network: Network,
         deliveries: Deliveries,
         prober: Prober,
+        inits: Inits,
         *,
+        lives: Callable[[ContainerName], bool],
         clock: Clock,
         rng: random.Random,
         telemetry: Telemetry,
@@ -85,6 +88,9 @@ class Hands:
         self._slots = asyncio.Semaphore(config.launches)
         self._holding: dict[AttemptId, None] = {}  # attempts that have a launch slot
         self._took: dict[AttemptId, dict[str, float]] = {}
+        self._runs = RunHands(
+            engine, inits, self._secrets_of, lives, know, clock=clock, rng=rng, config=config
+        )
 
     async def do(self, attempt: AttemptId, action: m.Action) -> m.Input | None:
         """Carry out one action (not a Report); None when nothing waits for it."""
@@ -107,6 +113,8 @@ class Hands:
         match action:
             case m.Wake():
                 return m.Due()
+            case m.BeginTask() | m.KillTask() | m.ForgetTask() | m.ReadOutput():
+                return await self._runs.do(a, action)
             case m.Probe(index):
                 return await self._probe(a, index) if a.state is State.RUNNING else None
             case m.Signal(name):
@@ -151,7 +159,7 @@ class Hands:
 
     def moved(self, a: Attempt) -> None:
         """To be told of each change: gives back the slot of one that does not launch (for now), forgets secrets."""
-        if a.state is not State.PREPARING:
+        if a.state is not State.PREPARING and not (a.shared and a.state is State.STARTING):
             self._delivered.pop(a.id, None)
         launching = a.state in LAUNCHING and Op.PULL not in a.busy
         if not launching and a.id in self._holding:
@@ -198,9 +206,15 @@ class Hands:
             self._delivered[a.id] = delivery
         return m.Fetched()
 
+    async def _secrets_of(self, a: Attempt) -> Delivery:
+        """A run's, that starts in a shared container: fetched again when a worker before us had them."""
+        if a.id not in self._delivered:
+            self._delivered[a.id] = await self._deliver(a, lambda: True)
+        return self._delivered[a.id]
+
     async def _deliver(self, a: Attempt, wanted: Wanted) -> Delivery:
         return await self._persist(
-            lambda: self._deliveries.of_attempt(a.id),
+            lambda: self._deliveries.of_attempt(a.pool.sponsor if a.pool else a.id),
             deadline_s=self._config.secrets_deadline_s,
             wanted=wanted,
         )
@@ -210,7 +224,10 @@ class Hands:
         if not wanted():
             return m.CreateFailed("not wanted any more")
         delivery = self._delivered.get(a.id, containers.NOTHING_DELIVERED)
-        spec = containers.container_spec(a, self._identity, self._config, delivery)
+        if a.pool is not None:
+            spec = containers.pool_spec(a, a.pool.key, self._identity, self._config)
+        else:
+            spec = containers.container_spec(a, self._identity, self._config, delivery)
         try:
             return m.Created(
                 await self._persist(

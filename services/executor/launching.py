@@ -214,6 +214,8 @@ def start_failed(a: Attempt, move: m.StartFailed, _world: World) -> m.Step:
 
 def begun(a: Attempt, move: Begun, _world: World) -> m.Step:
     """Somebody else started a container that we have only created: it goes."""
+    if a.state is State.STARTING and a.container_id == move.container_id and not a.started_at:
+        return m.Step(changed(a, started_at=move.at))
     if a.state is not State.PREPARING or a.adopting or a.container_id != move.container_id:
         return m.Step(a)
     message = "the container was started by somebody else"

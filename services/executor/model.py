@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, NewType
 
 from pydantic import BaseModel, ConfigDict
@@ -26,6 +27,7 @@ LABEL_GENERATION = "gantry.generation"
 LABEL_SPEC = "gantry.spec"  # hash of the InstanceSpec
 LABEL_APP = "gantry.app"
 LABEL_RUN = "gantry.run"  # the executor's run that made the container
+LABEL_POOL = "gantry.pool"  # the reuse key of a shared container
 LABEL_PAYLOAD = "gantry.payload"  # TaskPayload as JSON, without the environment
 
 
@@ -53,6 +55,15 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.DETACHING: frozenset({State.DONE}),
     State.DONE: frozenset(),
 }
+# A run in a shared container has nothing of its own to revoke or detach.
+RUN_TRANSITIONS: dict[State, frozenset[State]] = {
+    State.PREPARING: frozenset({State.STARTING, State.DONE}),
+    State.STARTING: frozenset({State.RUNNING, State.REMOVING}),
+    State.RUNNING: frozenset({State.STOPPING, State.REMOVING}),
+    State.STOPPING: frozenset({State.REMOVING}),
+    State.REMOVING: frozenset({State.DONE}),
+    State.DONE: frozenset(),
+}
 LAUNCHING = frozenset({State.PREPARING, State.STARTING})
 CLEANING = frozenset({State.REVOKING, State.REMOVING, State.DETACHING, State.DONE})
 
@@ -69,11 +80,15 @@ class TaskState(StrEnum):
     LOST = "TASK_LOST"
 
 
+ENDED = frozenset(TaskState) - {TaskState.STARTING, TaskState.RUNNING}
+
+
 class StopReason(StrEnum):
     """Why an attempt is being stopped."""
 
     ASKED = "asked"  # KILL or SHUTDOWN
     UNHEALTHY = "unhealthy"
+    TIMED_OUT = "timed out"  # a run took longer than it may
     FAULT = "fault"  # something went wrong that forbids it to run
 
 
@@ -86,6 +101,8 @@ class Op(StrEnum):
     ATTACH = "attach"
     START = "start"
     INSPECT = "inspect"
+    JOIN = "container"  # a run waits for one that it may share
+    OUTPUT = "output"
 
 
 class _Value(BaseModel):
@@ -119,6 +136,7 @@ class Outcome(_Value):
     reason: str = ""  # Mesos' TaskStatus.Reason
     exit_code: int | None = None
     oom_killed: bool = False
+    timed_out: bool = False
     dead: bool = True  # False: nobody knows yet; it is told after the removal only
 
 
@@ -129,6 +147,19 @@ class CheckState(_Value):
     passed: bool = False  # the last probe
     ever: bool = False  # any probe
     message: str = ""
+
+
+class Pool(_Value):
+    """What makes a container a shared one: which runs may join it (`key`), and how it has been used so far.
+
+    `sponsor` is the attempt it was made for: what a pull needs is told for that. `recycle` says why nobody may join.
+    """
+
+    key: str
+    sponsor: AttemptId
+    uses: int = 0
+    idle_since: float = 0.0
+    recycle: str = ""
 
 
 class Attempt(_Value):
@@ -153,6 +184,11 @@ class Attempt(_Value):
     reported: TaskState | None = None
     reported_healthy: bool | None = None
     keep: bool = False  # the container is not ours to end: nothing is cleaned up
+    pool: Pool | None = None  # it is no task, but a container for runs
+    shared: bool = False  # it is a run in such a container
+    task: str = ""  # its name there, when that is not `id`: an earlier attempt began it
+    ended_at: float = 0.0
+    output: str = ""  # of a run, its last
     exit_code: int | None = None  # told by an event whose cause is still being looked into
     outcome: Outcome | None = None
 
@@ -162,7 +198,10 @@ class Attempt(_Value):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a container is held to. `cpu_shares` counts under contention, `nano_cpus` (1e-9 cores) always."""
+    """What a container or task is held to, 0: to nothing.
+
+    `cpu_shares` counts under contention, `nano_cpus` (1e-9 cores) always.
+    """
 
     cpu_shares: int
     nano_cpus: int
@@ -201,6 +240,9 @@ class ContainerSpec:
     command: tuple[str, ...] | None = None
     user: str | None = None
     cap_add: tuple[str, ...] = ()
+    init: Path | None = (
+        None  # it is a shared one, with this program of the host as its first process
+    )
     resolv_conf: str = ""
     log_driver: str = "json-file"
     log_max_mib: int = 10
@@ -253,7 +295,9 @@ class View:
     error: str = ""
     stop_signal: str = "SIGTERM"
     started_at: float = 0.0
+    ended_at: float = 0.0
     netns_inode: int | None = None
+    pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from services.executor.model import (
     TaskState,
     View,
 )
+from services.executor.runs.model import TaskView
 
 # -- inputs --------------------------------------------------------------------------------------
 
@@ -163,6 +164,63 @@ class Detached:
     """Its network is gone, the address given back."""
 
 
+@dataclass(frozen=True, slots=True)
+class OutputRead:
+    """The last that a run's own container has written."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A shared container has a place for the run; `task`: it is in there already, by that name."""
+
+    container: ContainerName
+    network: Attachment
+    task: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NoContainer:
+    """There is no shared container to be had, or none any more in which it is said to have `started`."""
+
+    message: str
+    started: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSeen:
+    """The run's task, as the init of its container tells it."""
+
+    view: TaskView
+
+
+@dataclass(frozen=True, slots=True)
+class TaskUnknown:
+    """The init of its container knows no such task."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLost:
+    """It did not start, or nobody can tell any more how it ended; `started`: it may have run."""
+
+    message: str
+    started: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TaskJoined:
+    """To a shared container: a run is in it now."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLeft:
+    """To a shared container: none is in it any more, since now (`idle`), and how the last one left it."""
+
+    idle: bool
+    recycle: str = ""
+
+
 Input = (
     Fetched
     | FetchFailed
@@ -189,6 +247,14 @@ Input = (
     | Revoked
     | Removed
     | Detached
+    | OutputRead
+    | Joined
+    | NoContainer
+    | TaskSeen
+    | TaskUnknown
+    | TaskLost
+    | TaskJoined
+    | TaskLeft
 )
 
 # -- actions -------------------------------------------------------------------------------------
@@ -287,6 +353,29 @@ class Discard:
     container_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class ReadOutput:
+    """Read what a run's own container has written -> OutputRead."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeginTask:
+    """Have the run started in its shared container -> TaskLost; what else becomes of it is told as TaskSeen."""
+
+
+@dataclass(frozen=True, slots=True)
+class KillTask:
+    """Send a signal (""; its image's own) to the run's processes, and KILL after the grace."""
+
+    name: str
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetTask:
+    """Clear away what a run left in its shared container -> Removed."""
+
+
 Action = (
     Fetch
     | Create
@@ -303,6 +392,10 @@ Action = (
     | Remove
     | Detach
     | Discard
+    | ReadOutput
+    | BeginTask
+    | KillTask
+    | ForgetTask
 )
 
 

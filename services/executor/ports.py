@@ -31,6 +31,7 @@ from services.executor.model import (
     Summary,
     View,
 )
+from services.executor.runs.model import ImageConfig, TaskStart, Told
 
 
 class Engine(Protocol):
@@ -66,6 +67,37 @@ class Engine(Protocol):
 
     def events(self, since: float) -> AsyncIterator[EngineEvent]:
         """What happens to our containers from `since` (clock) on; may tell something twice. Ends or raises when cut."""
+        ...
+
+    async def image_config(self, image: str) -> ImageConfig:
+        """What an image on this host says of its containers. Raises ImageMissing."""
+        ...
+
+    async def output(self, container: Ref) -> str:
+        """The last that its process wrote, at most OUTPUT_TAIL bytes. Raises NotFound."""
+        ...
+
+
+class Inits(Protocol):
+    """The first processes of shared containers: they start tasks, and tell of them until they are forgotten."""
+
+    def follow(self, container: Ref) -> AsyncIterator[Told]:
+        """All tasks there are, Listed, then what becomes of them. Raises Unavailable when cut, NotFound.
+
+        The other methods work while somebody follows, and raise Unavailable else.
+        """
+        ...
+
+    async def start(self, container: ContainerName, task: TaskStart) -> None:
+        """Have it started; one that is known already is not. What comes of it is told. Raises InvalidInput."""
+        ...
+
+    async def kill(self, container: ContainerName, task: str, name: str, grace_s: float) -> None:
+        """Send a signal such as SIGTERM to its processes, KILL after the grace; no error when it has ended."""
+        ...
+
+    async def forget(self, container: ContainerName, task: str) -> None:
+        """Clear away what is left of a task that has ended."""
         ...
 
 

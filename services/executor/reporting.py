@@ -11,6 +11,7 @@ from services.executor import checks
 from services.executor import moves as m
 from services.executor.config import ExecutorConfig
 from services.executor.model import (
+    RUN_TRANSITIONS,
     TRANSITIONS,
     Attempt,
     Identity,
@@ -44,7 +45,8 @@ def changed(a: Attempt, **changes: Any) -> Attempt:
 
 def to(a: Attempt, state: State) -> Attempt:
     """The attempt in another state. Raises ValueError when the table forbids it."""
-    if state not in TRANSITIONS[a.state]:
+    table = RUN_TRANSITIONS if a.shared else TRANSITIONS
+    if state not in table.get(a.state, ()):
         raise ValueError(f"{a.id}: {a.state} -> {state}")
     return a.model_copy(update={"state": state})
 
@@ -75,6 +77,10 @@ def report_of(a: Attempt) -> TaskReport:
         oom_killed=outcome.oom_killed if outcome else False,
         healthy=a.healthy,
         detail=outcome.message if outcome else checks.why(a.payload.spec.health, a.checks),
+        started_at=a.started_at if a.payload.run else 0.0,
+        ended_at=a.ended_at if a.payload.run else 0.0,
+        timed_out=outcome.timed_out if outcome else False,
+        output=a.output,
         refused="disk" if outcome and not a.started_at and NO_ROOM in outcome.message else "",
     )
 
@@ -102,7 +108,12 @@ def outcome_of(a: Attempt, exit_code: int | None, oom_killed: bool) -> Outcome:
     else:
         state, message, reason = TaskState.FAILED, how, ""
     return Outcome(
-        state=state, message=message, reason=reason, exit_code=exit_code, oom_killed=oom_killed
+        state=state,
+        message=message,
+        reason=reason,
+        exit_code=exit_code,
+        oom_killed=oom_killed,
+        timed_out=stop is not None and stop.reason is StopReason.TIMED_OUT,
     )
 
 

@@ -45,6 +45,7 @@ def inspected(a: Attempt, move: m.Inspected, world: World) -> m.Step:
     if view is None:
         return _vanished(a)
     if view.phase is Phase.EXITED:
+        a = changed(a, started_at=view.started_at, ended_at=view.ended_at)
         return end(a, outcome_of(a, view.exit_code, view.oom_killed))
     if view.phase is Phase.CREATED:
         return end(a, Outcome(state=TaskState.FAILED, message="it never started"))
@@ -81,14 +82,28 @@ def _run(a: Attempt, view: View, world: World) -> m.Step:
         return begin_stop(a, a.stop, world)
     if not a.checks:
         a, told = tell(changed(a, healthy=True), TaskState.RUNNING, "running")
-        return m.Step(a, told)
+        return m.Step(a, (*told, *_alarm(a, world)))
     return m.Step(a, watch(a, world))
 
 
 def watch(a: Attempt, world: World) -> tuple[m.Action, ...]:
     """Probe from now on. A success that comes soon goes into the same report as RUNNING."""
     probes = tuple(m.Probe(index, 0.0) for index in range(len(a.checks)))
-    return (*probes, m.Wake(world.config.report_after_s))
+    return (*probes, m.Wake(world.config.report_after_s), *_alarm(a, world))
+
+
+def _alarm(a: Attempt, world: World) -> tuple[m.Action, ...]:
+    """A run that has a container to itself is timed here."""
+    left_s = _left_s(a, world)
+    return () if left_s is None else (m.Wake(max(0.0, left_s)),)
+
+
+def _left_s(a: Attempt, world: World) -> float | None:
+    """How long it may run still; None: as long as it likes."""
+    run = a.payload.run
+    if run is None or run.timeout_s <= 0:
+        return None
+    return a.started_at + run.timeout_s - world.now
 
 
 def probed(a: Attempt, move: m.Probed, world: World) -> m.Step:
@@ -132,6 +147,7 @@ def died(a: Attempt, move: Died, _world: World) -> m.Step:
     """Its first process has ended."""
     if a.state in CLEANING or a.state is State.PREPARING or a.container_id != move.container_id:
         return m.Step(a)
+    a = changed(a, ended_at=move.at)
     if move.exit_code == BY_SIGNAL + signal.SIGKILL and not move.oom_killed and a.stop is None:
         # Killed, and not by us: only a look at it tells whether memory ran out.
         a = changed(a, exit_code=move.exit_code, busy=a.busy | {Op.INSPECT})
@@ -179,6 +195,12 @@ def due(a: Attempt, _move: m.Due, world: World) -> m.Step:
     if a.state in (State.PREPARING, State.STARTING):
         return launch_due(a, world)
     if a.state is State.RUNNING:
+        left_s = _left_s(a, world)
+        if left_s is not None and left_s <= 0 and a.payload.run is not None:
+            message = f"it took longer than {a.payload.run.timeout_s:g} s"
+            grace_s = a.payload.spec.stop_grace_s
+            late = Stop(reason=StopReason.TIMED_OUT, grace_s=grace_s, message=message)
+            return begin_stop(a, late, world)
         a, told = tell(a, TaskState.RUNNING, "running")
         return m.Step(a, told)
     stop = a.stop

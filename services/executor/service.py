@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -27,7 +27,9 @@ from services.executor.hands import Hands
 from services.executor.janitor import Janitor
 from services.executor.mesos import asked_anew, grace_of, payload_of, status_fields
 from services.executor.model import (
+    CLEANING,
     LABEL_PAYLOAD,
+    LABEL_POOL,
     LABEL_RUN,
     Attempt,
     AttemptId,
@@ -40,8 +42,18 @@ from services.executor.model import (
     Summary,
     TaskState,
 )
-from services.executor.ports import Deliveries, Engine, ExecutorDriver, Journal, Network, Prober
+from services.executor.ports import (
+    Deliveries,
+    Engine,
+    ExecutorDriver,
+    Inits,
+    Journal,
+    Network,
+    Prober,
+)
 from services.executor.reporting import World, put_off
+from services.executor.runs.keeper import Keeper
+from services.executor.runs.pool import is_shared
 from services.executor.updates import Updates
 
 _BACKOFF = Backoff(0.1, 5.0)
@@ -64,6 +76,7 @@ class ExecutorService:
         network: Network,
         deliveries: Deliveries,
         prober: Prober,
+        inits: Inits,
         journal: Journal,
         janitor: Janitor,
         clock: Clock,
@@ -87,6 +100,8 @@ class ExecutorService:
             network,
             deliveries,
             prober,
+            inits,
+            lives=self._lives,
             clock=clock,
             rng=rng,
             telemetry=telemetry,
@@ -94,6 +109,7 @@ class ExecutorService:
             identity=identity,
             janitor=janitor,
         )
+        self._keeper = Keeper(self, self._book, inits, clock=clock, rng=rng, log=log, config=config)
         self._group: asyncio.TaskGroup
         self._tasks: dict[AttemptId, dict[asyncio.Task[None], None]] = {}
         self._updates = Updates(driver, self._book, log, self._tidy)
@@ -113,6 +129,7 @@ class ExecutorService:
             async with asyncio.TaskGroup() as self._group:
                 self._group.create_task(self._watch(), name="engine-events")
                 self._group.create_task(self._recover_and_sweep(), name="sweep")
+                self._group.create_task(self._keeper.run(), name="keeper")
                 self._group.create_task(self._janitor.run(self._book.wanted_images), name="janitor")
                 await self._serve()
         except* _Done:
@@ -188,7 +205,8 @@ class ExecutorService:
         """Raises InvalidInput for a task that must not be begun here."""
         if payload.cluster != self._identity.cluster:
             raise InvalidInput.of("data.cluster", "is not this executor's cluster")
-        holder = self._book.of_container(ContainerName(payload.adopt)) if payload.adopt else None
+        adopt = "" if is_shared(payload) else payload.adopt
+        holder = self._book.of_container(ContainerName(adopt)) if adopt else None
         if holder is not None:
             raise InvalidInput.of("data.adopt", f"is the container of task {holder}")
 
@@ -228,7 +246,10 @@ class ExecutorService:
         """Stop everything within the agent's patience; when that is done and told, end the worker."""
         self._log.info("shutting down", attempts=len(self.attempts))
         patience_s = max(0.0, self._driver.shutdown_grace_s - self._config.shutdown_margin_s)
+        self._keeper.draining = True
         for attempt in self.attempts.values():
+            if attempt.pool is not None:
+                continue  # it goes when it is empty
             grace_s = min(attempt.payload.spec.stop_grace_s, patience_s)
             self._feed(attempt.id, m.StopAsked(grace_s, "the executor was shut down"))
         deadline = self._clock.monotonic() + patience_s + self._config.engine_deadline_s
@@ -309,9 +330,13 @@ class ExecutorService:
                 self._apply(core.recover(current, by_name.get(current.container), self._world()))
         self._left.clear()
         for each in listed:
-            ours = each.labels.get(LABEL_RUN) == self._identity.run != ""
+            # A shared container is nobody's task: it is taken up whoever made it.
+            ours = (
+                LABEL_POOL in each.labels or each.labels.get(LABEL_RUN) == self._identity.run != ""
+            )
             if ours and each.name not in known and each.phase is Phase.RUNNING:
                 self._rebuild(each)
+        self._keeper.recovered()
 
     def _rebuild(self, seen: Summary) -> None:
         try:
@@ -332,6 +357,30 @@ class ExecutorService:
     def _world(self) -> World:
         return World(self._config, self._identity, self._clock.now())
 
+    # What the keeper of shared containers needs.
+
+    def world(self) -> World:
+        """See Machine."""
+        return self._world()
+
+    def feed(self, attempt: AttemptId, move: m.Input) -> None:
+        """See Machine."""
+        self._feed(attempt, move)
+
+    def enter(self, step: m.Step) -> None:
+        """See Machine."""
+        self._book.open(step.attempt, None)
+        self._apply(step)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> Callable[[], object]:
+        """See Machine."""
+        return self._group.create_task(work, name=name).cancel
+
+    def _lives(self, container: ContainerName) -> bool:
+        owner = self._book.of_container(container)
+        found = self._book.get(owner) if owner is not None else None
+        return found is not None and found.state not in CLEANING
+
     def _feed(self, attempt: AttemptId, move: m.Input) -> None:
         current = self._book.get(attempt)
         if current is not None:
@@ -341,10 +390,10 @@ class ExecutorService:
         """Save first, then act."""
         attempt = step.attempt
         before = self._book.get(attempt.id)
-        statuses = [
+        statuses = [  # to Mesos a shared container is nothing
             self._driver.make_status(attempt.id, action.state.value, status_fields(action))
             for action in step.actions
-            if isinstance(action, m.Report)
+            if isinstance(action, m.Report) and attempt.pool is None
         ]
         self._book.save(attempt, statuses)
         if before is not None and before.state is not attempt.state:
@@ -358,16 +407,19 @@ class ExecutorService:
                 self._discard(action)
             elif not isinstance(action, m.Report):
                 self._spawn(attempt.id, self._perform(attempt.id, action))
+        if attempt.shared or attempt.pool is not None:
+            self._keeper.moved(before, attempt)
         self._tidy(attempt.id)
 
     def _note(self, attempt: Attempt) -> None:
+        over = State.REMOVING if attempt.shared else State.REVOKING
         if attempt.state is State.RUNNING:
             total_s = round(self._clock.now() - attempt.launched_at, 4)
             times = self._hands.times(attempt.id)
             self._log.info("running", **_facts(attempt), **times, total_s=total_s)
-        elif attempt.state in (State.REVOKING, State.DONE) and attempt.outcome is not None:
+        elif attempt.state in (over, State.DONE) and attempt.outcome is not None:
             self._log.info(
-                "ended" if attempt.state is State.REVOKING else "cleared away",
+                "ended" if attempt.state is over else "cleared away",
                 **_facts(attempt),
                 outcome=attempt.outcome.state.value,
                 message=attempt.outcome.message,

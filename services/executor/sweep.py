@@ -29,7 +29,7 @@ class Findings:
 
 def watched(attempts: Iterable[Attempt]) -> frozenset[AttemptId]:
     """Attempts whose container must run. To be asked before the engine is."""
-    return frozenset(a.id for a in attempts if a.state in _WATCHED)
+    return frozenset(a.id for a in attempts if a.state in _WATCHED and not a.shared)
 
 
 def compare(

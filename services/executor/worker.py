@@ -38,10 +38,12 @@ from services.executor.journal import FileJournal
 from services.executor.ledger import FileLedger
 from services.executor.mesos import MesosDriver
 from services.executor.model import Identity
+from services.executor.runs.inits import SocketInits
 from services.executor.service import ExecutorService
 from services.executor.supervisor import EXIT_CONFIG
 
 _PR_SET_PDEATHSIG = 1
+_CLONE_NEWCGROUP = 0x02000000
 
 
 def run_id(environment: ExecutorEnvironment) -> str:
@@ -77,6 +79,7 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
         hostd = HostdClient(peers)
         prober = NamespaceProber(DockerCommands(engine.docker))
         stack.callback(prober.close)
+        inits = SocketInits(config.data_dir / config.cluster / "runs", engine.pid, log)
         ledger = FileLedger(config.data_dir / config.cluster / "images.json")
         service = ExecutorService(
             driver=MesosDriver(
@@ -86,6 +89,7 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
             network=hostd,
             deliveries=hostd,
             prober=prober,
+            inits=inits,
             journal=FileJournal(Path(environment.sandbox) / "gantry-executor.journal"),
             janitor=Janitor(
                 engine,
@@ -125,6 +129,15 @@ def _die_with(parent: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _see_all_cgroups() -> None:
+    """An agent in a container has a cgroup namespace of its own, where other containers' groups have other names."""
+    try:
+        with open("/proc/1/ns/cgroup", "rb") as host:
+            ctypes.CDLL(None, use_errno=True).setns(host.fileno(), _CLONE_NEWCGROUP)
+    except OSError:  # no leave, or no such namespaces: then there is nothing to see either
+        return
+
+
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="services.executor", description=__doc__)
@@ -132,6 +145,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     _die_with(options.parent)
+    _see_all_cgroups()
     try:
         config = load(options.config)
         environment = ExecutorEnvironment.parse(os.environ)

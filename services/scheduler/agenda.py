@@ -50,6 +50,21 @@ class Agenda(Generic[Name]):
         while self._heap and self._times.get(self._heap[0][1]) != self._heap[0][0]:
             heappop(self._heap)
 
+    def earliest(self, time: float, limit: int) -> list[Name]:
+        """At most `limit` of those whose time is no later, the earliest first."""
+        found: dict[Name, None] = {}
+        places = [(self._heap[0], 0)] if self._heap else []
+        while places and len(found) < limit:
+            (at, name), place = heappop(places)
+            if at > time:
+                break
+            if self._times.get(name) == at:
+                found[name] = None
+            for child in (2 * place + 1, 2 * place + 2):  # none of them is earlier
+                if child < len(self._heap):
+                    heappush(places, (self._heap[child], child))
+        return list(found)
+
     def until(self, time: float) -> list[Name]:
         """Those whose time is no later, the earliest first."""
         found: list[tuple[float, Name]] = []

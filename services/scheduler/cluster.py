@@ -142,6 +142,7 @@ class Cluster:
         self.jobs = jobs or JobBook()
         self.ending: dict[InstanceId, None] = {}
         self.on_agent: dict[AgentId, dict[InstanceId, None]] = {}
+        self.ours: dict[AgentId, Ours] = {}  # as drafts have found it, while it is so
         self.cleanups: dict[InstanceId, str] = {}  # with their hosts' names
         self.leaving: dict[InstanceId, None] = {}  # those that are asked to move
         self.ledger = Ledger()
@@ -170,9 +171,11 @@ class Cluster:
     def _put(self, new: Instance) -> None:
         old = self.instances.get(new.id)
         self.leaving.pop(new.id, None)
-        if old is not None:
-            self.ledger.remove(old)
-            if takes(old) != takes(new):
+        self.ledger.change(old, new)
+        if old is None or takes(old) != takes(new):
+            self.ours.pop(new.agent, None)
+            if old is not None:
+                self.ours.pop(old.agent, None)
                 self.on_agent.get(old.agent, {}).pop(new.id, None)
         if old is not None and old.state is not new.state and old.state in self.agendas:
             self.agendas[old.state].remove(new.id)
@@ -188,7 +191,6 @@ class Cluster:
         self.instances[new.id] = new
         if new.leaving:
             self.leaving[new.id] = None
-        self.ledger.add(new)
         self.homes.note(new)
         if new.cleanup:
             self.cleanups[new.id] = new.hostname
@@ -289,13 +291,13 @@ class Draft:
 
     def ours_on(self, agent: AgentId) -> Ours:
         """What they take there, and what must be left alone besides."""
-        there = self.on_agent(agent)
-        live = [each for each in there if each.live]
-        used = Amounts.sum_of([each.spec for each in live])
-        reserved = Amounts.sum_of([each.spec for each in there if not each.live])
-        if live:
-            return Ours(used + EXECUTOR_AMOUNTS, reserved)
-        return Ours(used, reserved + EXECUTOR_AMOUNTS)
+        if agent in self._moved:
+            return _ours(self.on_agent(agent))
+        known = self.cluster.ours.get(agent)
+        if known is None:
+            # Worked out once for all drafts: full agents offer the rest that nothing fits in again and again.
+            known = self.cluster.ours[agent] = _ours(self.on_agent(agent))
+        return known
 
     def changes(self) -> Iterator[tuple[Instance | None, Instance]]:
         """What this draft changes, each as (before, after)."""
@@ -315,3 +317,12 @@ class Draft:
                     place = (each.agent, each.hostname)
                     of_app[place] = of_app.get(place, 0) + sign
         return found
+
+
+def _ours(there: Sequence[Instance]) -> Ours:
+    live = [each for each in there if each.live]
+    used = Amounts.sum_of([each.spec for each in live])
+    reserved = Amounts.sum_of([each.spec for each in there if not each.live])
+    if live:
+        return Ours(used + EXECUTOR_AMOUNTS, reserved)
+    return Ours(used, reserved + EXECUTOR_AMOUNTS)

@@ -50,7 +50,7 @@ def on_its_way(instance: Instance) -> bool:
 
 
 class Ledger:
-    """Sums over instances; `add` and `remove` keep them right."""
+    """Sums over instances; `change` keeps them right."""
 
     def __init__(self) -> None:
         self.waiting: dict[Shape, dict[InstanceId, None]] = {}
@@ -64,6 +64,23 @@ class Ledger:
             InstanceId, int
         ] = {}  # settled ones that may have to make room: priorities
 
+    def change(self, old: Instance | None, new: Instance) -> None:
+        """It was so, if it was there; now it is so, unless it has ended."""
+        if old is not None and _stays(old, new):
+            for each, count in ((old, -1), (new, 1)):
+                if on_its_way(each):
+                    self._launch(each.agent, count)
+            return
+        if old is not None:
+            self.remove(old)
+        if new.state is not State.ENDED:
+            self.add(new)
+
+    def _launch(self, agent: AgentId, count: int) -> None:
+        left = self.launching.pop(agent, 0) + count
+        if left:
+            self.launching[agent] = left
+
     def add(self, instance: Instance) -> None:
         """It is so now."""
         if waits(instance):
@@ -73,7 +90,7 @@ class Ledger:
         if not instance.stop and not instance.cleanup:
             self.apps.setdefault(instance.app, {})[instance.id] = None
         if on_its_way(instance):
-            self.launching[instance.agent] = self.launching.get(instance.agent, 0) + 1
+            self._launch(instance.agent, 1)
         if settled(instance):
             if instance.spec.disruption_budget > 0:
                 self.yielding[instance.id] = instance.spec.priority
@@ -102,7 +119,7 @@ class Ledger:
             self.apps.pop(instance.app, None)
         self.yielding.pop(instance.id, None)
         if on_its_way(instance):
-            _take(self.launching, instance.agent)
+            self._launch(instance.agent, -1)
         if settled(instance):
             places = self.places[instance.app]
             _take(places, (instance.agent, instance.hostname))
@@ -118,6 +135,12 @@ class Ledger:
 def uses(instance: Instance) -> bool:
     """Does it have resources."""
     return (instance.live or instance.state is State.ORPHANED) and not instance.cleanup
+
+
+def _stays(old: Instance, new: Instance) -> bool:
+    """Is it settled where it was: nothing has changed but how far it has come."""
+    there = (old.agent, old.hostname) == (new.agent, new.hostname)
+    return there and old.spec is new.spec and settled(old) and settled(new)
 
 
 def bu_of(instance: Instance) -> str:

@@ -32,6 +32,7 @@ from services.scheduler.model import (
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.tasks import EXECUTOR_ID
 
+ACKNOWLEDGED_TOGETHER = 64
 LAUNCH_REFUSE_S = 0.0
 """What a LAUNCH leaves of its offer is offered again at once: there may be more to place."""
 
@@ -51,6 +52,23 @@ class MesosDriver(Protocol):
 OpenDriver = Callable[
     [Runtime, SchedulerConfig, FrameworkInfo], AbstractAsyncContextManager[MesosDriver]
 ]
+
+
+def together(actions: Sequence[Action]) -> list[Action]:
+    """The actions, with up to ACKNOWLEDGED_TOGETHER acknowledgements made one, and all questions by name made one."""
+    saved = [each for one in actions if isinstance(one, Acknowledge) for each in one.statuses]
+    lots = [
+        Acknowledge(tuple(saved[at : at + ACKNOWLEDGED_TOGETHER]))
+        for at in range(0, len(saved), ACKNOWLEDGED_TOGETHER)
+    ]
+    named = tuple(task for each in actions if isinstance(each, Reconcile) for task in each.tasks)
+    questions = [Reconcile(named)] if named else []
+    rest = [
+        each
+        for each in actions
+        if not isinstance(each, Acknowledge) and not (isinstance(each, Reconcile) and each.tasks)
+    ]
+    return [*lots, *questions, *rest]
 
 
 class ClientDriver:

@@ -74,6 +74,14 @@ def give_up(draft: Draft, instance: Instance, now: float, reason: str) -> None:
         _failed(draft, replace(instance, run=run), RunState.LOST, reason, 0.0, now)
 
 
+def end_unseen(draft: Draft, instance: Instance, now: float, reason: str) -> None:
+    """It is not wanted any more, and nobody will see it end: it waits for a place, or its host can't be reached."""
+    if instance.state is State.UNREACHABLE:
+        give_up(draft, instance, now, reason)
+    else:
+        finish(draft, instance, RunState.KILLED, reason, now)
+
+
 def stop(draft: Draft, instance: Instance, reason: str, now: float) -> None:
     """It is not wanted any more: it ends at once if it waits, or when its task does."""
     if instance.state is State.PENDING:

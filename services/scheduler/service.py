@@ -11,7 +11,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from libs.common.backoff import Backoff
 from libs.common.consume import Handlers
@@ -21,10 +21,8 @@ from libs.common.events import Envelope
 from libs.common.events import model as ev
 from libs.common.http import call_json
 from libs.common.leader import Leadership, leadership
-from libs.common.producers import ProducerKeys
 from libs.common.runtime import Runtime
 from libs.common.spec import InstanceSpec
-from libs.common.trust import Writers
 from libs.common.waiting import lasting
 from libs.mesos import events as mesos
 from services.scheduler import api
@@ -35,7 +33,7 @@ from services.scheduler.jobs.intake import JobIntake
 from services.scheduler.jobs.upkeep import Upkeep
 from services.scheduler.maintenance import Maintenance
 from services.scheduler.membership import Membership
-from services.scheduler.mesos import OpenDriver, open_driver
+from services.scheduler.mesos import OpenDriver, open_driver, together
 from services.scheduler.model import (
     Acknowledge,
     Action,
@@ -44,7 +42,6 @@ from services.scheduler.model import (
     InstanceId,
     Launch,
     OfferId,
-    Pools,
     Recall,
     Reregister,
     Retell,
@@ -53,6 +50,7 @@ from services.scheduler.model import (
     Want,
     split_attempt,
 )
+from services.scheduler.networks import pools_of
 from services.scheduler.planning import Placed, plan
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.store import Framework, Saved, SchedulerStore
@@ -62,8 +60,9 @@ BATCH = 2000
 OFFERS = 1000
 """A decision takes so many inputs, or so many offers: a tenth of a second at most goes by before the next one."""
 INBOX = 20_000
+UNSENT = 8
+"""So many decisions wait for calls to Mesos at most: a busy master is given no more tasks than it can take."""
 CONCURRENT_CALLS = 256
-ACKNOWLEDGED_TOGETHER = 64
 FORGET_EVERY_S = 600.0
 NETWORKS_WAIT_S = 5.0
 
@@ -96,15 +95,14 @@ class Scheduler:
         self.maintenance = Maintenance(
             store.nodes, cluster, self.submit, self._relay.kick, rt.clock, rt.telemetry.log
         )
-        self._upkeep = Upkeep(rt, config.jobs, cluster, store, self.submit)
+        self._upkeep = Upkeep(rt, config, cluster, store, self.submit)
         self.subscription = rt.subscription(self.handlers())
         # Requests of jobs have a group of their own: one may wait for the gateway, or for an image's digest.
-        self.asks = rt.subscription(
-            {ev.JobRequested: self._job_intake().on_job_requested}, "scheduler-asks"
-        )
+        intake = JobIntake.of(rt, config.jobs, store.jobs, self.submit)
+        self.asks = rt.subscription({ev.JobRequested: intake.on_job_requested}, "scheduler-asks")
         self._tasks = self._task_factory()
         self._inbox: asyncio.Queue[tuple[Input, asyncio.Future[None] | None]] = asyncio.Queue(INBOX)
-        self._outgoing: asyncio.Queue[Sequence[Action]] = asyncio.Queue(INBOX)
+        self._outgoing: asyncio.Queue[Sequence[Action]] = asyncio.Queue(UNSENT)
         self._strangers: set[InstanceId] = set()  # looked up, and not stored
         self._unanswered: list[OfferId] = []  # offers that Mesos may think we still have
         self._decide_s = rt.telemetry.histogram("scheduler_decide_seconds", "One batch's decision")
@@ -144,19 +142,6 @@ class Scheduler:
             ev.InstanceRequested: self._on_requested,
             ev.InstanceStopRequested: self._on_stop_requested,
         }
-
-    def _job_intake(self) -> JobIntake:
-        rt, config = self._rt, self.config.jobs
-        producers = ProducerKeys(rt.peers, rt.clock)
-        return JobIntake(
-            self._store.jobs,
-            Writers(rt.secret, config.trusted_sources, producers),
-            rt.peers,
-            rt.clock,
-            self.submit,
-            rt.bus.publish,
-            config.resolve_s,
-        )
 
     async def submit(self, given: Input) -> None:
         """Hand an input to the loop; returns when what it leads to is saved."""
@@ -318,18 +303,25 @@ class Scheduler:
     # -- acting
 
     async def _send(self) -> None:
-        """Launches in order, then the rest side by side. What fails is asked for again by time or reconciliation."""
+        """Launches in order, and acknowledgements beside them; then the rest side by side.
+
+        What fails is asked for again by time or reconciliation.
+        """
         while True:
-            actions = await self._outgoing.get()
-            for action in actions:
-                if isinstance(action, Launch):
-                    await self._do(action)
-                    self._launched.inc(len(action.tasks))
-            rest = together([each for each in actions if not isinstance(each, Launch)])
-            left = iter(rest)
+            actions = together(await self._outgoing.get())
+            launches = [each for each in actions if isinstance(each, Launch)]
+            saved = [each for each in actions if isinstance(each, Acknowledge)]
+            rest = [each for each in actions if not isinstance(each, Launch | Acknowledge)]
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(CONCURRENT_CALLS, len(rest))):
-                    group.create_task(self._do_all(left))
+                group.create_task(self._do_all(iter(launches)))
+                self._spread(group, saved)
+            async with asyncio.TaskGroup() as group:
+                self._spread(group, rest)
+
+    def _spread(self, group: asyncio.TaskGroup, actions: Sequence[Action]) -> None:
+        left = iter(actions)
+        for _ in range(min(CONCURRENT_CALLS, len(actions))):
+            group.create_task(self._do_all(left))
 
     async def _do_all(self, actions: Iterator[Action]) -> None:
         for action in actions:
@@ -339,6 +331,8 @@ class Scheduler:
         if not self._led.certain():
             # No epoch fences Mesos: who was paused must not act on what it knew before.
             raise Fenced("this scheduler may lead no more")
+        if isinstance(action, Launch):
+            self._launched.inc(len(action.tasks))
         try:
             await self.membership.do(action)
         except GantryError as error:
@@ -366,33 +360,8 @@ def in_pieces(event: mesos.Offers) -> Iterator[mesos.Offers]:
         yield mesos.Offers(event.offers[at : at + OFFERS])
 
 
-def together(actions: Sequence[Action]) -> list[Action]:
-    """The actions, with up to ACKNOWLEDGED_TOGETHER acknowledgements made one."""
-    saved = [each for one in actions if isinstance(one, Acknowledge) for each in one.statuses]
-    lots = [
-        Acknowledge(tuple(saved[at : at + ACKNOWLEDGED_TOGETHER]))
-        for at in range(0, len(saved), ACKNOWLEDGED_TOGETHER)
-    ]
-    return [*lots, *(each for each in actions if not isinstance(each, Acknowledge))]
-
-
 def _weight(given: Input) -> int:
     return len(given.offers) * BATCH // OFFERS if isinstance(given, mesos.Offers) else 1
-
-
-def pools_of(answer: Any) -> Pools:
-    """What ipam answered, as the core takes it. Raises LookupError, TypeError, ValueError."""
-    networks = answer["networks"]
-    return Pools({str(n["network"]): (_free(n), str(n.get("zone", ""))) for n in networks})
-
-
-def _free(network: Any) -> int:
-    """For how many instances there are addresses: each takes one of every family that the network has."""
-    by_family: dict[int, int] = {}
-    for pool in network["pools"]:
-        family = int(pool["family"])
-        by_family[family] = by_family.get(family, 0) + int(pool["free"])
-    return min(by_family.values(), default=0)
 
 
 async def run(rt: Runtime, open_driver: OpenDriver = open_driver) -> None:

@@ -33,12 +33,12 @@ class JobsConfig(BaseModel):
     looks: int = 500  # jobs looked at in one decision; the next one goes on
     keep_runs: int = 100  # records of each job…
     keep_runs_s: float = 90 * 86_400.0  # …and no longer than this
-    keep_instances_s: float = 600.0  # documents of runs' instances, after their end
+    keep_instances_s: float = 120.0  # documents of runs' instances, after their end
     keep_requests_s: float = 86_400.0  # outcomes of what was asked
     keep_deleted_s: float = (
         30 * 86_400.0
     )  # a deleted job's document: versions go on if it is put again
-    clean_every_s: float = 30.0
+    clean_every_s: float = 15.0
     resolve_s: float = 20.0  # so long, the deployer may take to pin an image
     trusted_sources: tuple[str, ...] = ("/gantry/gateway",)
 

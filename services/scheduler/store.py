@@ -22,17 +22,19 @@ from libs.common.store.base import (
     Store,
     Write,
     eq,
+    is_in,
 )
 from libs.common.store.paging import documents
 from libs.common.store.shapes import fields
 from services.scheduler.cluster import Draft
+from services.scheduler.documents import LOST, SEEN, from_body, to_body
 from services.scheduler.jobs.book import JobBook
 from services.scheduler.jobs.loading import book_of
 from services.scheduler.jobs.store import JOBS as JOBS
 from services.scheduler.jobs.store import REQUESTS as REQUESTS
 from services.scheduler.jobs.store import RUNS as RUNS
 from services.scheduler.jobs.store import JobStore
-from services.scheduler.model import Instance, InstanceId, from_body, to_body
+from services.scheduler.model import Instance, InstanceId
 from services.scheduler.node_store import NodeStore
 from services.scheduler.nodes import node_body, node_of
 from services.scheduler.writing import delete_all, is_same, replace_all
@@ -115,9 +117,11 @@ class SchedulerStore:
         return {InstanceId(doc.id): doc.version for doc in reversed(page.docs)}
 
     async def ended_among(self, instances: Sequence[InstanceId]) -> dict[InstanceId, int]:
-        """Those of the instances that are stored as ended, with their versions."""
+        """Those of the instances that are stored as ended, with their versions; of runs, a record will do."""
         found = await self.instances.get_many(instances)
-        return {InstanceId(doc.id): doc.version for doc in found.values() if doc.body["ended"]}
+        ended = {InstanceId(doc.id): doc.version for doc in found.values() if doc.body["ended"]}
+        records = await self.jobs.records([each for each in instances if each not in found])
+        return {**ended, **dict.fromkeys(map(InstanceId, records), 0)}
 
     async def get(self, instance: str) -> Instance | None:
         """One instance, ended or not."""
@@ -143,9 +147,9 @@ class SchedulerStore:
         jobs = await self.jobs.load()
         over = [
             from_body(doc.id, doc.version, doc.body)
-            async for doc in documents(self.instances, (eq("over", True),), _PAGE)
+            async for doc in documents(self.instances, (is_in("over", (SEEN, LOST)),), _PAGE)
         ]
-        records = await self.jobs.records([*(each.id for each in over)])
+        records = await self.jobs.records([each.id for each in over])
         newest = await self.jobs.newest()
         return book_of(jobs, live, over, {**newest, **records})
 
@@ -170,8 +174,8 @@ class SchedulerStore:
         return Framework(framework.id, framework.executor_command, framework.version + 1)
 
     async def forget_runs(self, before: float, limit: int = 500) -> int:
-        """Delete instances of runs that ended before that time: their records stay. Returns how many."""
-        query = Query((eq("over", True),), order="since", limit=limit)
+        """Delete instances of runs that were seen to end before that time; how many. Their records stay."""
+        query = Query((eq("over", SEEN),), order="since", limit=limit)
         page = await self.instances.find(query)
         old = [doc for doc in page.docs if doc.body["since"] < before]
         return await delete_all(self.instances, old, self._fence)

@@ -17,7 +17,6 @@ from libs.common.task import TaskReport
 from libs.mesos.messages import TERMINAL_STATES, TaskStatus
 from services.scheduler import backing_off, cleaning, returning, runs
 from services.scheduler.cluster import Draft, Full
-from services.scheduler.jobs.run import RunState
 from services.scheduler.model import (
     Acknowledge,
     AgentId,
@@ -356,7 +355,7 @@ def _container_may_run(instance: Instance, status: TaskStatus) -> bool:
 def end(draft: Draft, instance: Instance, now: float, reason: str) -> None:
     """An instance without a task is no longer wanted."""
     if instance.run is not None:
-        runs.finish(draft, instance, RunState.KILLED, reason, now)
+        runs.end_unseen(draft, instance, now, reason)
         return
     exited = ev.ContainerExited(
         **place_of(instance), state="TASK_KILLED", reason=reason, wanted=True, final=True

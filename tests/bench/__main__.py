@@ -16,6 +16,7 @@ from tests.bench import (
     path,
     placement,
     services,
+    tasks,
 )
 from tests.bench.report import Report
 
@@ -30,6 +31,7 @@ PARTS = [
     "services",
     "drivers",
     "cron",
+    "tasks",
 ]
 
 
@@ -57,6 +59,8 @@ async def main(parts: list[str], count: int) -> None:
             await drivers.measure(report)
         if "cron" in parts:
             await cron.measure(report)
+        if "tasks" in parts:
+            await tasks.measure(report)
     finally:
         report.print()
 

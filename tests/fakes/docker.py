@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from libs.common.clock import Clock
@@ -30,9 +30,13 @@ from services.executor.model import (
     Summary,
     View,
 )
+from services.executor.runs.model import ImageConfig, TaskView
 
 Claim = Callable[[str], Awaitable[int]]
 """The OCI runtime: gives the inode of the namespace registered for a container id. Raises StartRefused."""
+
+Watch = Callable[["FakeContainer", TaskView | None], None]
+"""Called when a container, or the task of a shared one, has begun or ended."""
 
 Fault = Callable[[str, str], Awaitable[None]]
 """Called as (`before:create` or `after:create`, name) around each call; may raise Unavailable or wait."""
@@ -48,6 +52,7 @@ class FakeImage:
     ends_on_term_s: float | None = 0.0
     healthy_after_s: float | None = 0.0
     stop_signal: str = "SIGTERM"
+    output: str = ""
     lives: Callable[[], tuple[float, int]] | None = None  # drawn at each start, instead of the two
 
     def end(self) -> tuple[float, int, bool] | None:
@@ -72,12 +77,16 @@ class FakeContainer:
     exit_code: int = 0
     oom_killed: bool = False
     started_at: float = 0.0
+    ended_at: float = 0.0
     pid: int = 0
     netns_inode: int = 0
     hosts: str = ""
     starts: int = 0
     healthy: bool | None = None  # set by a test: overrules the image
     signals: list[str] = field(default_factory=list)
+    # Of a shared one: its tasks, and who follows them.
+    tasks: dict[str, TaskView] = field(default_factory=dict)
+    listeners: list[asyncio.Queue[TaskView | None]] = field(default_factory=list)
 
     @property
     def name(self) -> ContainerName:
@@ -111,7 +120,7 @@ class FakeDocker:
         self.logins: dict[str, Login] = {}  # image -> whom the registry gives it to
         self.log: list[tuple[str, str]] = []  # (operation, name) of what was done
         self.fault: Fault | None = None
-        self.watch: Callable[[FakeContainer], None] | None = None  # told of each begin and end
+        self.watch: Watch | None = None
         self.latency_s: dict[str, float] = {}
         self.down = False
         self.root = Path("/engine")
@@ -233,8 +242,8 @@ class FakeDocker:
         container.starts += 1
         self._tell(container, Begun(container.id, container.name, self.clock.now()))
         if self.watch is not None:
-            self.watch(container)
-        if (end := container.image.end()) is not None:
+            self.watch(container, None)
+        if container.spec.init is None and (end := container.image.end()) is not None:
             self._later(container, end[0], end[1], oom=end[2])
 
     def _later(
@@ -250,9 +259,16 @@ class FakeDocker:
 
     def _exit(self, container: FakeContainer, code: int, *, oom: bool = False) -> None:
         container.phase, container.exit_code, container.oom_killed = Phase.EXITED, code, oom
+        container.ended_at = self.clock.now()
         container.pid = container.netns_inode = 0
         if self.watch is not None:
-            self.watch(container)
+            self.watch(container, None)
+            for each in container.tasks.values():
+                if each.running:
+                    self.watch(container, replace(each, ended_at=container.ended_at, exit_code=137))
+        container.tasks.clear()
+        for each in container.listeners:
+            each.put_nowait(None)
         self._tell(container, Died(container.id, container.name, code, oom, at=self.clock.now()))
 
     def _tell(self, container: FakeContainer, event: EngineEvent) -> None:
@@ -371,6 +387,28 @@ class FakeEngine:
         await self.docker.call("images", "", deed)
         return tuple(found)
 
+    async def image_config(self, image: str) -> ImageConfig:
+        """See Engine."""
+        found: list[ImageConfig] = []
+
+        async def deed() -> str:
+            known = self.docker.images.get(image, self.docker.default_image)
+            if known is None:
+                raise ImageMissing(f"No such image: {image}")
+            found.append(ImageConfig(("/app",), ("PATH=/bin",), "", "/", known.stop_signal))
+            return ""
+
+        await self.docker.call("image_config", image, deed)
+        return found[0]
+
+    async def output(self, container: Ref) -> str:
+        """See Engine."""
+
+        async def deed() -> str:
+            return self.docker.find(container).image.output
+
+        return await self.docker.call("output", container.name, deed)
+
     async def remove_image(self, name: str) -> bool:
         """See Images."""
 
@@ -409,5 +447,7 @@ def _view(container: FakeContainer) -> View:
         oom_killed=container.oom_killed,
         stop_signal=container.image.stop_signal,
         started_at=container.started_at,
+        ended_at=container.ended_at,
+        pid=container.pid,
         netns_inode=container.netns_inode or None,
     )

@@ -19,7 +19,7 @@ import aiohttp
 
 from libs.common.clock import RngIds, SystemClock
 from libs.common.spec import InstanceSpec, Resources
-from libs.common.task import TaskPayload, TaskReport, container_name
+from libs.common.task import RunPayload, TaskPayload, TaskReport, container_name
 from libs.mesos import calls, events
 from libs.mesos.http import AiohttpTransport
 from libs.mesos.messages import ExecutorInfo, FrameworkInfo, Offer, TaskInfo, TaskStatus
@@ -99,16 +99,20 @@ class Cloud:
             "resources": [calls.scalar("cpus", 0.1), calls.scalar("mem", 64)],
         }
 
-    async def launch(self, *attempts: str, adopt: str = "", **spec: Any) -> None:
+    async def launch(
+        self, *attempts: str, adopt: str = "", run: RunPayload | None = None, **spec: Any
+    ) -> None:
         """Launch attempts such as `web.1` in one ACCEPT."""
         if not self.offers:
             await self.client.revive()
         await self.until(lambda: bool(self.offers), "no offer came")
         offer_id, offer = self.offers.popitem()
-        tasks = [self._task(each, offer, adopt, spec) for each in attempts]
+        tasks = [self._task(each, offer, adopt, run, spec) for each in attempts]
         await self.client.accept([offer_id], [calls.launch(tasks)], calls.filters(0.0))
 
-    def _task(self, attempt: str, offer: Offer, adopt: str, spec: dict[str, Any]) -> TaskInfo:
+    def _task(
+        self, attempt: str, offer: Offer, adopt: str, run: RunPayload | None, spec: dict[str, Any]
+    ) -> TaskInfo:
         instance, _, generation = attempt.rpartition(".")
         fields = {"image": IMAGE, "network": "red", "stop_grace_s": 2.0, **spec}
         payload = TaskPayload(
@@ -119,6 +123,7 @@ class Cloud:
             generation=int(generation),
             release=1,
             adopt=adopt,
+            run=run,
             spec=InstanceSpec.model_validate({"resources": Resources(), **fields}),
         )
         return {
@@ -246,6 +251,7 @@ async def open_cloud(host: Host, ports: tuple[int, int], **settings: Any) -> Asy
         "docker": host.engine.url,
         "hostd": f"unix:{host.run_dir}/hostd.sock",
         "data_dir": str(host.home / "executor"),
+        "init": str(ROOT / "build/native/gantry-init"),
         **settings,
     }
     config.write_text(json.dumps(content))

@@ -191,7 +191,7 @@ _BUS_POINTS: Mapping[BusPoint, Point] = {
     BusPoint.COMMIT_LOST: Point.BUS_COMMIT_LOST,
 }
 _BUS_CALLS = frozenset({BusPoint.PUBLISH_FAILS, BusPoint.FETCH_FAILS, BusPoint.COMMIT_FAILS})
-_KEPT_TOPICS = frozenset({"deploy.requested", "audit.recorded"})
+_KEPT_TOPICS = frozenset({"deploy.requested", "job.requested", "audit.recorded"})
 """Nothing can bring these back, so their retention must outlive every outage; it does here."""
 
 

@@ -29,6 +29,7 @@ from services.hostd.service import HostdService
 from services.hostd.settings import HostdConfig
 from tests.fakes.disk import FakeDisk, MemoryLedger
 from tests.fakes.docker import FakeDocker, FakeEngine, FakeImage
+from tests.fakes.inits import FakeInits
 from tests.fakes.journal import MemoryJournal
 from tests.fakes.network import FakeHost, FakeNetns, FakeRegistry, FakeState
 from tests.fakes.prober import FakeProber
@@ -48,6 +49,7 @@ from tests.simulation.process import (
     rng_of,
 )
 
+POOL_IDLE_S = 20.0
 RESTART_S = (0.3, 3.0)  # of hostd and of the executor's worker
 
 
@@ -241,7 +243,13 @@ class Supervisor:
         environment = ExecutorEnvironment.parse(self.environment)
         cluster = world.common.cluster
         hostd = HostdClient(_ClientOfHostd(client_of(world, life, Kind.HOST, host.name), host.name))
-        config = ExecutorConfig(cluster=cluster, agent=host.name, orphan_grace_s=120.0)
+        config = ExecutorConfig(
+            cluster=cluster,
+            agent=host.name,
+            orphan_grace_s=120.0,
+            pool_idle_s=POOL_IDLE_S,
+            pool_warm_s=60.0,
+        )
         engine = FakeEngine(host.docker, cluster=cluster, agent=host.name)
         telemetry = make_telemetry(world, "executor", life.name)
         service = ExecutorService(
@@ -265,6 +273,7 @@ class Supervisor:
             network=world.wrap_network(hostd, host),
             deliveries=hostd,
             prober=FakeProber(host.docker),
+            inits=FakeInits(host.docker),
             journal=self.journal,
             clock=clock,
             rng=rng,

@@ -27,16 +27,22 @@ _EXIT = re.compile(r"(?:^|[\s;,])exit[ =](\d+)")
 def begin(core: Core, executor: Executor, task: Task) -> None:
     """STARTING, RUNNING, and a timer for the end."""
     framework = core.frameworks[executor.framework_id]
-    script = _script(orjson.loads(task.info))
+    info = orjson.loads(task.info)
+    script = _script(info)
     said = _SAYS.search(script)
     _say(core, framework, executor, task, "TASK_STARTING", "")
     _say(core, framework, executor, task, "TASK_RUNNING", "", said.group(1) if said else "")
-    schedule(core, executor, task, core.now)
+    _schedule(core, executor, task, core.now, _duration(info, script))
 
 
 def schedule(core: Core, executor: Executor, task: Task, started_at: float) -> None:
-    """Set the time of the task's end, if it has one (also after a restart)."""
-    duration_s = duration(orjson.loads(task.info))
+    """Set the time of the task's end, if it has one, after a restart."""
+    _schedule(core, executor, task, started_at, duration(orjson.loads(task.info)))
+
+
+def _schedule(
+    core: Core, executor: Executor, task: Task, started_at: float, duration_s: float | None
+) -> None:
     if duration_s is not None:
         key = ("virtual", executor.framework_id, executor.executor_id, task.task_id)
         core.timers.set(key, started_at + duration_s)
@@ -44,7 +50,11 @@ def schedule(core: Core, executor: Executor, task: Task, started_at: float) -> N
 
 def duration(info: Json) -> float | None:
     """Seconds a task runs; None: until killed."""
-    match = _SLEEP.search(_script(info))
+    return _duration(info, _script(info))
+
+
+def _duration(info: Json, script: str) -> float | None:
+    match = _SLEEP.search(script) if "sleep" in script else None
     if match is not None:
         return float(match.group(1))
     return 0.0 if info.get("command", {}).get("value") in ("true", "false") else None

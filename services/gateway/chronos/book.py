@@ -19,12 +19,13 @@ from services.gateway.chronos import schedules
 from services.gateway.chronos.model import ChronosJob, Version
 from services.gateway.chronos.names import candidates, check_name, chronos_name, our_name
 from services.gateway.chronos.specs import command_of, to_spec
-from services.gateway.chronos.telling import Entry, listing
+from services.gateway.chronos.telling import Entry, names_of
 from services.gateway.jobs import Jobs, Outcome, State
 from services.gateway.model import ChronosConfig
 from services.gateway.parts import actor_of
 
 AT_ONCE = 16  # so many questions to the scheduler for one of ours
+AT_A_TIME = 100  # so many jobs are read in one go, some ten milliseconds
 HISTORY = 50  # runs of a job that are told of
 
 
@@ -43,7 +44,12 @@ class Book:
         answer = await self.jobs.jobs(actor, bu)
         if answer.incomplete:
             raise Unavailable(f"{', '.join(answer.incomplete)}: no answer; try again")
-        return listing(answer.jobs)
+        names, entries = names_of(answer.jobs), []
+        for number, view in enumerate(answer.jobs, 1):
+            entries.append(Entry.of(view, names))
+            if number % AT_A_TIME == 0:
+                await asyncio.sleep(0)  # others are waiting, too
+        return sorted(entries, key=lambda each: each.job.name)
 
     async def one(self, actor: Actor, bu: str, name: str) -> Entry:
         """A job. Raises NotFound."""
@@ -51,9 +57,7 @@ class Book:
         parents = JobSpec.model_validate(view.spec).parents
         # Only a name that was made for a job tells nothing of the job's own.
         made = [each for each in parents if our_name(each) != each]
-        views = [await self.jobs.job(actor, bu, each) for each in made]
-        names = {each.name: chronos_name(each.name, each.spec.get("labels", {})) for each in views}
-        return Entry.of(view, names)
+        return Entry.of(view, names_of([await self.jobs.job(actor, bu, each) for each in made]))
 
     async def view(self, actor: Actor, bu: str, name: str) -> JobView:
         """Our view of a job by its Chronos name. Raises NotFound."""

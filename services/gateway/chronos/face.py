@@ -45,6 +45,9 @@ class ChronosFace:
         if path == METRICS and basic and self.versions:
             path = f"{PREFIX[max(self.versions)]}{METRICS}"
         version = self._version(path)
+        if method == "HEAD" and self.versions and (version is not None or path == "/ping"):
+            # As each GET of a Java server is; load balancers look after /ping so.
+            return replace(await self.dispatch("GET", target, headers), body=b"")
         if version is None:
             response = await self.inner.dispatch(method, target, headers, body)
             if path == METRICS and response.status == 401 and self.versions:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import orjson
 
@@ -53,13 +53,17 @@ def chronos_routes(gateway: Gateway) -> tuple[Route, ...]:
         return ()
 
     async def ping(_request: Request) -> Response:
-        return Response(200, b"pong\n", content_type="text/plain; charset=utf-8")
+        return Response(200, b"pong\n", content_type=_PLAIN)
+
+    async def leader(request: Request) -> Response:
+        # Whoever was asked answers for all: any gateway can.
+        return reply({"leader": request.headers.get("host", "")})
 
     book = Book(Jobs(gateway), gateway.config.chronos, gateway.clock)
-    leader = _Routes(gateway, book, versions[-1]).leader
+    places = ("/leader", *(f"{PREFIX[version]}/leader" for version in versions))
     return (
         Route("GET", "/ping", ping, Access.PUBLIC, "Chronos: is anybody there"),
-        leader("/leader"),
+        *(Route("GET", place, leader, Access.KEY, "Chronos: who leads") for place in places),
         *(each for version in versions for each in _Routes(gateway, book, version).all()),
     )
 
@@ -74,20 +78,12 @@ class _Routes:
 
     def all(self) -> tuple[Route, ...]:
         return (
-            self.leader(f"{PREFIX[self.version]}/leader"),
             *self._jobs(),
             *self._graphs(),
             *self._statistics(),
             *self._puts(),
             *self._changes(),
         )
-
-    def leader(self, path: str) -> Route:
-        async def tell(asked: Asked) -> Response:
-            # Whoever was asked answers for all: any gateway can.
-            return reply({"leader": asked.request.headers.get("host", "")})
-
-        return replace(self._route("GET", "", tell), path=path)
 
     # -- reads -----------------------------------------------------------------------------------
 

@@ -50,6 +50,9 @@ _TOLD = {"IS": "EQUALS", "CLUSTER": "EQUALS", "LIKE": "LIKE", "UNLIKE": "UNLIKE"
 _OWN = ("CHRONOS_JOB_NAME", "CHRONOS_JOB_OWNER", "CHRONOS_RESOURCE_CPU", "CHRONOS_RESOURCE_MEM",
         "CHRONOS_RESOURCE_DISK")  # fmt: skip
 
+_USUAL = ChronosJob(name="").wire()
+_CONTAINER = Container(image="", network="USER").wire()
+
 Names = Mapping[str, str]
 
 
@@ -308,8 +311,9 @@ def _digest(value: Any) -> str:
 
 
 def _told(spec: JobSpec, name: str, parents: Names) -> dict[str, Any]:
-    """The job as the spec alone tells it, as JSON."""
+    """The job as the spec alone tells it, as `ChronosJob.wire` does."""
     fields: dict[str, Any] = {
+        **_USUAL,
         "name": name,
         **_told_command(spec.command),
         "epsilon": NO_EPSILON
@@ -329,9 +333,9 @@ def _told(spec: JobSpec, name: str, parents: Names) -> dict[str, Any]:
         "highPriority": spec.priority > 0,
         "runAsUser": spec.user or DEFAULT_USER,
         "concurrent": spec.concurrency == "allow",
-        "container": {"image": spec.image, "network": "USER", "networkName": spec.network},
+        "container": {**_CONTAINER, "image": spec.image, "networkName": spec.network},
         "constraints": [
-            (each.attribute, _TOLD[each.operator], each.value)
+            [each.attribute, _TOLD[each.operator], each.value]
             for each in spec.constraints
             if each.operator in _TOLD and each.value is not None
         ],
@@ -341,7 +345,7 @@ def _told(spec: JobSpec, name: str, parents: Names) -> dict[str, Any]:
     else:
         fields["schedule"] = spec.schedule or schedules.NEVER
         fields["scheduleTimeZone"] = "" if spec.time_zone == "UTC" else spec.time_zone
-    return ChronosJob.model_validate(fields).wire()
+    return fields
 
 
 def _told_command(command: tuple[str, ...] | None) -> dict[str, Any]:

@@ -66,11 +66,9 @@ class Entry:
         return "queued" if waits or view.queued else "idle"
 
 
-def listing(views: Iterable[JobView]) -> list[Entry]:
-    """All jobs of a business unit, by Chronos' name."""
-    views = tuple(views)
-    names = {each.name: chronos_name(each.name, each.spec.get("labels", {})) for each in views}
-    return sorted((Entry.of(each, names) for each in views), key=lambda each: each.job.name)
+def names_of(views: Iterable[JobView]) -> Names:
+    """The Chronos names of jobs, by ours."""
+    return {each.name: chronos_name(each.name, each.spec.get("labels", {})) for each in views}
 
 
 def told(entry: Entry, version: Version, *, mirrored: bool = False) -> dict[str, Any]:

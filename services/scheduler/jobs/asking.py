@@ -61,7 +61,7 @@ def _do(draft: Draft, asked: JobAsked, now: float, config: SchedulerConfig) -> O
         case "pause":
             job = replace(job, paused=True, changed=now, changed_by=asked.actor)
         case "resume":
-            job = replace(_resumed(job, now), changed=now, changed_by=asked.actor)
+            job = replace(_resumed(draft.jobs, job, now), changed=now, changed_by=asked.actor)
         case "succeed":
             job = counting.succeeded(job, now)
         case _:
@@ -99,6 +99,8 @@ def _put(
             handled=job.handled,
             created=now,
         )
+    if job.off and spec.enabled:  # what passed meanwhile is not caught up with
+        job = replace(job, cursor=now, consumed={})
     job = _timed(job, spec, now, fresh)
     return replace(
         job,
@@ -117,11 +119,10 @@ def _timed(job: Job, spec: JobSpec, now: float, fresh: bool) -> Job:
     """With its schedule; the same one goes on where it was, another begins now."""
     text = spec.schedule or ""
     same = (text, spec.time_zone) == (job.spec.schedule or "", job.spec.time_zone)
-    went_off = job.off and spec.enabled  # what passed meanwhile is not caught up with
-    if fresh or not same:
-        anchored = parse(text, spec.time_zone, salt=job.id).anchored(now) if text else ""
-        return replace(job, text=anchored, cursor=now)
-    return replace(job, cursor=now) if went_off else job
+    if same and not fresh:
+        return job
+    anchored = parse(text, spec.time_zone, salt=job.id).anchored(now) if text else ""
+    return replace(job, text=anchored, cursor=now)
 
 
 def _consumed(jobs: JobDraft, job: Job) -> dict[str, float]:
@@ -170,7 +171,8 @@ def _delete(draft: Draft, job: Job, now: float) -> Job:
     if children := sorted(each.name for each in draft.jobs.children(job.id)):
         raise Conflict(f"{', '.join(children)} run after it; delete those first, or change them")
     _stop_all(draft, job, f"job {job.id} was deleted", now)
-    return replace(job, deleted=now, queue=(), look=None)
+    job = starting.drop_queue(draft, job, "the job was deleted", now)
+    return replace(job, deleted=now, look=None)
 
 
 # -- the rest ------------------------------------------------------------------------------------------
@@ -195,17 +197,15 @@ def _run_now(draft: Draft, job: Job, due: Due, now: float, config: SchedulerConf
 def _kill(draft: Draft, job: Job, run: str, reason: str, now: float) -> Job:
     if not run:
         _stop_all(draft, job, reason, now)
-        waiting, job = job.queue, replace(job, queue=())
-    else:
-        waiting = tuple(each for each in job.queue if each.run == run)
-        if run not in job.running and not waiting:
-            raise NotFound(f"no run {run} of {job.id} is under way")
-        job = replace(job, queue=tuple(each for each in job.queue if each.run != run))
-        instance = draft.get(InstanceId(run))
-        if run in job.running and instance is not None:
-            runs.stop(draft, instance, reason, now)
-    for each in waiting:
-        job = starting.miss(draft, job, each, reason, now)
+        return starting.drop_queue(draft, job, reason, now)
+    waiting = next((each for each in job.queue if each.run == run), None)
+    if waiting is not None:
+        job = replace(job, queue=tuple(each for each in job.queue if each != waiting))
+        return starting.miss(draft, job, waiting, reason, now)
+    instance = draft.get(InstanceId(run))
+    if run not in job.running or instance is None:
+        raise NotFound(f"no run {run} of {job.id} is under way")
+    runs.stop(draft, instance, reason, now)
     return job
 
 
@@ -216,10 +216,11 @@ def _stop_all(draft: Draft, job: Job, reason: str, now: float) -> None:
             runs.stop(draft, instance, reason, now)
 
 
-def _resumed(job: Job, now: float) -> Job:
+def _resumed(jobs: JobDraft, job: Job, now: float) -> Job:
     """What passed while it was paused is caught up with as its policy says; not what passed while it was disabled."""
     if not job.spec.enabled:
         raise Conflict(f"{job.id} is disabled by its spec: put it with `enabled: true`")
     if job.disabled:
         job = replace(job, disabled="", failures_in_a_row=0, cursor=now)
+        job = replace(job, consumed=_consumed(jobs, replace(job, consumed={})))
     return replace(job, paused=False)

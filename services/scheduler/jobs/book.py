@@ -45,8 +45,9 @@ class JobBook:
         """Take over what was saved."""
         for job in draft.changed.values():
             self._put(replace(job, version=job.version + 1))
-        for name in draft.looked_at - draft.changed.keys():
-            self._schedule(self.jobs[name])
+        for name in draft.looked_at:
+            if name not in draft.changed and name in self.jobs:
+                self._schedule(self.jobs[name])
         if draft.left_taken:
             self.left = []
         self.answered.update(dict.fromkeys(draft.outcomes))
@@ -102,7 +103,7 @@ class JobDraft:
         self.events: dict[JobId, list[Event]] = {}
         self.records: dict[str, Record] = {}
         self.outcomes: dict[str, tuple[JobId, str, str, Outcome]] = {}  # job, action, actor
-        self.looked_at: set[JobId] = set()
+        self.looked_at: dict[JobId, None] = {}
         self._rewired: dict[JobId, None] = {}  # they may have other parents than before
         self.left_taken = False
 
@@ -130,9 +131,9 @@ class JobDraft:
         found = map(self.get, known)
         return [each for each in found if each and not each.deleted and name in each.parents]
 
-    def due(self, now: float) -> list[JobId]:
-        """Those to be looked at now."""
-        return self.book.agenda.until(now)
+    def due(self, now: float, limit: int) -> list[JobId]:
+        """Those to be looked at now, the earliest first, no more than `limit`."""
+        return self.book.agenda.earliest(now, limit)
 
 
 def named(jobs: Mapping[JobId, Job], bu: str) -> list[Job]:

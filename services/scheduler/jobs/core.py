@@ -24,7 +24,7 @@ from services.scheduler.settings import SchedulerConfig
 def turn(draft: Draft, now: float, config: SchedulerConfig) -> None:
     """Take in what has become of runs, then start what is due."""
     settle(draft, now, config)
-    for name in draft.jobs.due(now)[: config.jobs.looks]:
+    for name in draft.jobs.due(now, config.jobs.looks):
         look(draft, name, now, config)
 
 
@@ -77,8 +77,7 @@ def _news(instance: Instance, run: Run, told: Told) -> list[ev.JobRunStarted | e
     about = {"job": run.job, "run": instance.id, "target": run.target}
     if run.begun > told.begun:
         place = {"hostname": instance.hostname, "instance": instance.id}
-        attempt = instance.attempt
-        news.append(ev.JobRunStarted(**about, **place, attempt=attempt, tries=run.begun))
+        news.append(ev.JobRunStarted(**about, **place, attempt=instance.attempt, tries=run.begun))
     if run.lost > told.lost and instance.state is not State.ENDED:
         host, why = instance.hostname, run.reason
         news.append(ev.JobRunFailed(**about, reason=why, hostname=host, host_lost=True, again=True))
@@ -94,9 +93,11 @@ def look(draft: Draft, name: JobId, now: float, config: SchedulerConfig) -> None
     if not job.off and not job.paused:
         job = _targets(draft, job, now, config)
         job = _after_parents(draft, job, now, config)
-    if not job.off:
+    if job.off:
+        job = starting.drop_queue(draft, job, "the job was disabled", now)
+    else:
         job = starting.begin_queued(draft, job, now, config)
-    draft.jobs.looked_at.add(name)
+    draft.jobs.looked_at[name] = None
     draft.jobs.put(replace(job, look=_next_look(draft, job)))
 
 

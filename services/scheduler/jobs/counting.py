@@ -7,7 +7,7 @@ from dataclasses import replace
 from libs.common.events import Event
 from libs.common.events import model as ev
 from services.scheduler.cluster import Draft
-from services.scheduler.jobs.model import Job, Record
+from services.scheduler.jobs.model import Job, Record, Told
 from services.scheduler.jobs.run import RunState
 
 
@@ -21,6 +21,16 @@ def count(draft: Draft, record: Record, now: float) -> bool:
     if not record.version:
         number, version = job.recorded + 1, job.version + 1
         record = replace(record, number=number, job_version=version, at=now)
+    if record.begun > job.running.get(record.run, Told(record.begun)).begun:
+        begun = ev.JobRunStarted(
+            job=job.id,
+            run=record.run,
+            target=record.target,
+            hostname=record.hostname,
+            instance=record.run,
+            tries=record.begun,
+        )
+        draft.jobs.put(job, begun)  # its begin was to be told with its end
     recorded = max(job.recorded, record.number)
     job = replace(job.without(record.run), recorded=recorded, last_run=record.run)
     draft.jobs.records[record.run] = record
@@ -45,7 +55,7 @@ def _counted(job: Job, record: Record, now: float) -> Job:
             job = replace(job, failed=job.failed + 1, last_error=ended, failures_in_a_row=row)
             if 0 < job.spec.disable_after <= row and not job.disabled:
                 why = f"{row} runs in a row have failed, the last one: {record.reason}"
-                return replace(job, disabled=why, queue=())
+                return replace(job, disabled=why)
             return job
         case _:
             return job

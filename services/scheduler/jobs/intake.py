@@ -16,11 +16,14 @@ from libs.common.events import model as ev
 from libs.common.http import Role, ServiceClient, call_json
 from libs.common.jobs import JobSpec
 from libs.common.problems import invalid
+from libs.common.producers import ProducerKeys
+from libs.common.runtime import Runtime
 from libs.common.spec import NAME_PATTERN
 from libs.common.trust import Writers, named_by
 from services.scheduler.jobs.model import JobAsked
 from services.scheduler.jobs.run import JobId
 from services.scheduler.jobs.store import JobStore
+from services.scheduler.settings import JobsConfig
 
 NAME_CHARS = 200  # of a stranger's words, so much is passed on
 _JOB = re.compile(rf"{NAME_PATTERN[:-1]}/{NAME_PATTERN[1:]}")
@@ -46,6 +49,20 @@ class JobIntake:
     submit: Callable[[JobAsked], Awaitable[None]]
     publish: Callable[[Sequence[Record]], Awaitable[None]]
     resolve_s: float
+
+    @classmethod
+    def of(
+        cls,
+        rt: Runtime,
+        config: JobsConfig,
+        store: JobStore,
+        submit: Callable[[JobAsked], Awaitable[None]],
+    ) -> JobIntake:
+        """The intake of a leader."""
+        producers = ProducerKeys(rt.peers, rt.clock)
+        writers = Writers(rt.secret, config.trusted_sources, producers)
+        resolve_s = config.resolve_s
+        return cls(store, writers, rt.peers, rt.clock, submit, rt.bus.publish, resolve_s)
 
     async def on_job_requested(self, event: ev.JobRequested, envelope: Envelope) -> None:
         """Take or refuse; either is an outcome that can be read under the request's name.

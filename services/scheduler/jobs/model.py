@@ -134,6 +134,7 @@ class Record:
     reason: str = ""
     output: str = ""
     soft: bool = False
+    begun: int = 0
     lost: int = 0
     number: int = 0  # of the job's records, rising
     job_version: int = 0  # the job's document that counts it
@@ -166,6 +167,7 @@ class Record:
             reason=run.reason,
             output=run.output,
             soft=run.soft,
+            begun=run.begun,
             lost=run.lost,
         )
 

@@ -105,6 +105,14 @@ def drop_overdue(draft: Draft, job: Job, now: float) -> Job:
     return job
 
 
+def drop_queue(draft: Draft, job: Job, reason: str, now: float) -> Job:
+    """Nothing that waits will run."""
+    waiting, job = job.queue, replace(job, queue=())
+    for due in waiting:
+        job = miss(draft, job, due, reason, now)
+    return job
+
+
 def waits_for_its_start(instance: Instance) -> bool:
     """Is it to be missed if it is not placed in time."""
     run = instance.run
@@ -138,9 +146,8 @@ def miss(draft: Draft, job: Job, due: Due, reason: str, now: float) -> Job:
 
 def _replace(draft: Draft, job: Job, due: Due, now: float) -> Job:
     """Those under way end; it waits for that, so that two never overlap."""
-    waiting, job = job.queue, replace(job, queue=(due,))
-    for each in waiting:
-        job = miss(draft, job, each, f"run {due.run} came before it could start", now)
+    job = drop_queue(draft, job, f"run {due.run} came before it could start", now)
+    job = replace(job, queue=(due,))
     for name in job.running:
         instance = draft.get(InstanceId(name))
         if instance is not None:

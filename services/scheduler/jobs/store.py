@@ -123,14 +123,20 @@ class JobStore:
         """Delete records older than that; returns how many."""
         return await self._forget_older(self.runs, "at", before, limit)
 
-    async def forget_surplus(self, job: JobId, keep: int, before: float, limit: int = 500) -> int:
-        """Delete a job's oldest records but `keep`, unless they are newer than that; returns how many."""
+    async def forget_surplus(
+        self, job: JobId, keep: int, before: float, lost_before: float, limit: int = 500
+    ) -> int:
+        """Delete a job's oldest records but `keep`, unless they are newer than that; returns how many.
+
+        As long as a run's instance is stored its record must be, and that of one which was lost stays for longer.
+        """
         surplus = await self.runs.count((eq("job", job),)) - keep
         if surplus <= 0:
             return 0
         query = Query((eq("job", job),), order="number", limit=min(surplus, limit))
-        docs = [d for d in (await self.runs.find(query)).docs if d.body["at"] < before]
-        return await delete_all(self.runs, docs, self._fence)
+        found = (await self.runs.find(query)).docs
+        old = [d for d in found if d.body["at"] < (lost_before if d.body["lost"] else before)]
+        return await delete_all(self.runs, old, self._fence)
 
     async def forget_deleted(self, before: float, limit: int = 500) -> list[JobId]:
         """Delete documents of jobs that were deleted before that; which."""

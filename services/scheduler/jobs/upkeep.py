@@ -14,7 +14,7 @@ from libs.common.waiting import set_or_due
 from services.scheduler.cluster import Cluster, Draft
 from services.scheduler.jobs.run import JobId
 from services.scheduler.model import InstanceId, Tick
-from services.scheduler.settings import JobsConfig
+from services.scheduler.settings import SchedulerConfig
 from services.scheduler.store import SchedulerStore
 
 LONGEST_S = 60.0
@@ -29,14 +29,15 @@ class Upkeep:
     def __init__(
         self,
         rt: Runtime,
-        config: JobsConfig,
+        config: SchedulerConfig,
         cluster: Cluster,
         store: SchedulerStore,
         submit: Callable[[Tick], Awaitable[None]],
     ) -> None:
         self._clock = rt.clock
         self._log = rt.telemetry.log
-        self._config = config
+        self._config = config.jobs
+        self._keep_ended_s = config.keep_ended_s
         self._cluster = cluster
         self._store = store
         self._submit = submit
@@ -45,6 +46,7 @@ class Upkeep:
         self._fresh: Counter[JobId] = Counter()  # records since their job's were counted
         metrics = rt.telemetry
         self._defined = metrics.gauge("scheduler_jobs", "Jobs that there are")
+        self._defined.set(len(cluster.jobs.jobs))
         self._runs = metrics.counter(
             "scheduler_job_runs_total", "Runs, by what became of them", "state"
         )
@@ -111,11 +113,12 @@ class Upkeep:
             pass
         # As long as an instance is there, its record says that it was counted.
         settled = now - 2 * config.keep_instances_s - config.clean_every_s
+        lost = now - 2 * max(config.keep_instances_s, self._keep_ended_s)
         for name in [name for name, count in self._fresh.items() if count >= SURPLUS]:
-            while await jobs.forget_surplus(name, config.keep_runs, settled):
+            while await jobs.forget_surplus(name, config.keep_runs, settled, lost):
                 pass
             del self._fresh[name]
-        while await jobs.forget_records(min(settled, now - config.keep_runs_s)):
+        while await jobs.forget_records(min(settled, lost, now - config.keep_runs_s)):
             pass
         while await jobs.forget_requests(now - config.keep_requests_s):
             pass

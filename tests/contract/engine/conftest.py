@@ -20,6 +20,7 @@ import pytest
 from infra.images.build import SAMPLES, build_images
 from infra.provision import Server
 from libs.common.clock import SystemClock
+from libs.common.telemetry import make_log
 from services.executor.docker import DockerEngine
 from services.executor.errors import StartRefused
 from services.executor.model import (
@@ -32,11 +33,13 @@ from services.executor.model import (
     Limits,
     Ref,
 )
-from services.executor.ports import Engine, Images
+from services.executor.ports import Engine, Images, Inits
+from services.executor.runs.inits import SocketInits
 from services.executor.secret_files import file_system_of
 from services.hostd.model import Namespace
 from services.hostd.registry import FileRegistry
 from tests.fakes.docker import FakeDocker, FakeEngine, FakeImage
+from tests.fakes.inits import FakeInits
 
 ROOT = Path(__file__).resolve().parents[3]
 CLUSTER = f"ce{os.getpid()}"
@@ -100,6 +103,7 @@ class EngineWorld:
     images_store: Images
     other: Engine
     around: Around
+    inits: Inits
     images: dict[str, str]  # behaviour -> image
     pullable: str
     real: bool
@@ -262,6 +266,7 @@ async def _fake() -> AsyncIterator[EngineWorld]:
         engine,
         FakeEngine(around.docker, cluster=CLUSTER, agent=OTHER_AGENT),
         around,
+        FakeInits(around.docker),
         {name: name for name in BEHAVIOURS},
         "registry/web@sha256:1",
         real=False,
@@ -281,7 +286,11 @@ async def _real(url: str, pullable: str, tmp_path: Path) -> AsyncIterator[Engine
             stack.push_async_callback(engine.close)
             engines.append(engine)
         images = dict.fromkeys(BEHAVIOURS, "sample-web:v1")
-        yield EngineWorld(engines[0], engines[0], engines[1], around, images, pullable, real=True)
+        log = make_log("executor", level="critical")
+        inits = SocketInits(tmp_path / CLUSTER / "runs", engines[0].pid, log)
+        yield EngineWorld(
+            engines[0], engines[0], engines[1], around, inits, images, pullable, real=True
+        )
 
 
 @pytest.fixture(params=["fake", "docker"])

@@ -130,6 +130,7 @@ def _spec(rng: random.Random, concurrency: str, **more: Any) -> dict[str, Any]:
         "retry": {"limit": TRIES, "delay_s": float(rng.randint(2, 5))},
         "catch_up": rng.choice([{"policy": "none"}, {"policy": "latest"}]),
         "stop_grace_s": 2.0,
+        "reuse": rng.choice(["shared", "shared", "never"]),
         **more,
     }
     if rng.random() < 0.3:

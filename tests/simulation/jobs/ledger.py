@@ -8,7 +8,8 @@ from typing import Any
 
 from libs.common.store.base import Write
 from services.executor.model import LABEL_APP, LABEL_ATTEMPT, LABEL_INSTANCE
-from tests.fakes.docker import FakeContainer
+from services.executor.runs.model import TaskView
+from tests.fakes.docker import FakeContainer, Watch
 from tests.simulation.cloud import SKEW_S, Cloud
 from tests.simulation.host import Host
 from tests.simulation.loop import EPOCH_S
@@ -75,41 +76,45 @@ class Ledger:
 
     # -- the engines
 
-    def _watcher(self, host: Host) -> Callable[[FakeContainer], None]:
-        def watch(container: FakeContainer) -> None:
-            bu, _, name = container.spec.labels[LABEL_APP].partition("/job.")
-            if not name:
-                return
-            if container.running:
-                labels = container.spec.labels
-                one = Try(
-                    f"{bu}/{name}",
-                    labels[LABEL_INSTANCE],
-                    labels[LABEL_ATTEMPT],
-                    host.name,
-                    self.now(),
-                )
-                self.began(container.id, one)
+    def _watcher(self, host: Host) -> Watch:
+        def watch(container: FakeContainer, task: TaskView | None) -> None:
+            labels, key = container.spec.labels, container.id
+            if task is not None:
+                run, attempt = task.task.rpartition(".")[0], task.task
+                key = f"{key}/{attempt}"
+                told = any(each.endswith(f" {attempt}") for each in container.signals)
+                runs, code = task.running, task.exit_code
+            elif "/job." in labels[LABEL_APP]:
+                run, attempt = labels[LABEL_INSTANCE], labels[LABEL_ATTEMPT]
+                told = bool(container.signals)
+                runs, code = container.running, container.exit_code
             else:
-                self.ended(container.id, container.exit_code, bool(container.signals))
+                return
+            if runs:
+                self.began(key, run, attempt, host.name)
+            else:
+                self.ended(key, code, told)
 
         return watch
 
-    def began(self, key: str, one: Try) -> None:
+    def began(self, key: str, run: str, attempt: str, host: str) -> None:
         """A process of a run has started."""
-        before = self._started.get(one.attempt)
+        saved = self.instances.get(run)
+        job = str(saved["run"]["job"]) if saved is not None else ""
+        one = Try(job, run, attempt, host, self.now())
+        before = self._started.get(attempt)
         if before is not None:
-            self.fail(f"{one.attempt} is started twice: {before} and {one}")
-        if one.run not in self.instances:
+            self.fail(f"{attempt} is started twice: {before} and {one}")
+        if saved is None:
             self.fail(f"{one} is started, and was never saved")
-        elif one.start < self.target(one.run) - SKEW_S:
-            self.fail(f"{one} is started before its time, which is {self.target(one.run):.3f}")
-        if not self.may_overlap.get(one.job, False):
+        elif one.start < self.target(run) - SKEW_S:
+            self.fail(f"{one} is started before its time, which is {self.target(run):.3f}")
+        if not self.may_overlap.get(job, False):
             for other in self._open.values():
-                if other.job == one.job and other.attempt not in self.given_up:
+                if other.job == job and other.attempt not in self.given_up:
                     self.fail(f"{one} is started while {other} runs")
         self.tries.append(one)
-        self._started[one.attempt] = self._open[key] = one
+        self._started[attempt] = self._open[key] = one
 
     def ended(self, key: str, code: int, told_to_end: bool) -> None:
         """It is over."""

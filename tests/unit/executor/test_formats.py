@@ -23,7 +23,7 @@ from libs.mesos.ports import Request, Response
 from services.executor import checks, core, worker
 from services.executor.config import ExecutorConfig, load
 from services.executor.containers import container_spec, hostname, hosts_file, resolv_conf
-from services.executor.docker import create_body, event_of, summary_of, view_of
+from services.executor.dockerapi import create_body, event_of, summary_of, view_of
 from services.executor.etc import EtcFiles
 from services.executor.health import judge_status_line
 from services.executor.journal import FileJournal
@@ -122,6 +122,7 @@ def test_docker_is_read() -> None:
                 "OOMKilled": True,
                 "Pid": 0,
                 "StartedAt": "2026-01-02T03:04:05.123456789Z",
+                "FinishedAt": "2026-01-02T03:04:06.5Z",
             },
             "Config": {"Labels": labels, "StopSignal": "SIGQUIT"},
             "HostConfig": {"Runtime": "gantry"},

@@ -23,6 +23,7 @@ from services.executor.model import Attachment, AttachmentSpec, AttemptId, Conta
 from services.executor.service import ExecutorService
 from tests.fakes.disk import FakeDisk, MemoryLedger
 from tests.fakes.docker import FakeContainer, FakeDocker, FakeEngine, FakeImage
+from tests.fakes.inits import FakeInits
 from tests.fakes.journal import MemoryJournal
 from tests.fakes.prober import FakeProber
 from tests.simulation.loop import World
@@ -184,6 +185,7 @@ class ExecutorWorld:
         self.disk = FakeDisk(self.docker.images)
         self.ledger = MemoryLedger()
         self.prober = FakeProber(self.docker)
+        self.inits = FakeInits(self.docker)
         self.journal = MemoryJournal()
         self.agent = FakeAgent(world)
         self.config = ExecutorConfig.model_validate({"cluster": CLUSTER, **settings})
@@ -210,6 +212,7 @@ class ExecutorWorld:
             network=self.network,
             deliveries=self.deliveries,
             prober=self.prober,
+            inits=self.inits,
             journal=self.journal,
             clock=self.world.clock,
             rng=self.world.rng,

@@ -478,8 +478,16 @@ async def test_without_a_key_it_asks_for_basic(chronos: Chronos, at: str) -> Non
 async def test_ping_leader_and_metrics(chronos: Chronos) -> None:
     ping = await chronos.world.app.dispatch("GET", "/ping", {})
     assert (ping.status, ping.body) == (200, b"pong\n")
+    head = await chronos.world.app.dispatch("HEAD", "/ping", {})
+    assert (head.status, head.body) == (200, b"")
+    assert (await chronos("HEAD", f"{V3}/jobs")).status == 200
+    assert (await chronos("HEAD", f"{V2}/job/nobody")).status == 400
+    assert (await chronos("HEAD", "/v1/apps")).status == 405
     for path in ("/leader", f"{V2}/leader", f"{V3}/leader"):
         assert await chronos.get(path) == {"leader": "c:4400"}
+        chronos.user = ""
+        assert await chronos.get(path) == {"leader": "c:4400"}
+    chronos.user = "acme"
     await chronos.put_all(V3, "etl")
     jobs = chronos.world.jobs
     jobs.end(jobs.begin("acme/etl"))

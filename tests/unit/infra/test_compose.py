@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from services.executor.config import ExecutorConfig
 from services.hostd.settings import HostdConfig
 from services.scheduler.settings import SchedulerConfig
 from tests.unit.infra import compose
@@ -108,6 +109,7 @@ def test_the_executor_starts_from_where_it_is_installed() -> None:
     words = section.executor_command.split()
     assert words[:6] == ["exec", "nsenter", "--target", "1", "--mount", "--"]
     assert words[6:9] == ["/opt/gantry/bin/python", "-m", "services.executor"]
+    assert ExecutorConfig().init == Path("/opt/gantry/bin/gantry-init")
     assert words[9] == "--config" and words[10] in script
     daemon = json.loads((compose.REPOSITORY / "infra/compose/daemon.json").read_text())
     assert daemon["live-restore"] is True

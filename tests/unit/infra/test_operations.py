@@ -298,6 +298,13 @@ def test_numbers_are_the_defaults() -> None:
         ("min_free_mib", "`executor.min_free_mib` ({:g})"),
         ("min_free_inodes_pct", "`executor.min_free_inodes_pct` ({:g})"),
         ("orphan_grace_s", "`executor.orphan_grace_s` ({:g} s)"),
+        ("pool_output_kib", "`executor.pool_output_kib` ({:g} KiB)"),
+        ("pool_tasks", "`executor.pool_tasks` ({:g})"),
+        ("pool_uses", "`executor.pool_uses` ({:g})"),
+        ("pool_age_s", "`executor.pool_age_s` ({:g} s)"),
+        ("pool_idle_s", "`executor.pool_idle_s` ({:g} s)"),
+        ("pool_warm_s", "`executor.pool_warm_s` ({:g} s)"),
+        ("pool_closes", "`executor.pool_closes` ({:g})"),
     ):
         assert text.format(ExecutorConfig.model_fields[field].default) in GUIDE.replace("\n", " ")
     deadline_s = ExecutorConfig.model_fields["network_deadline_s"].default

@@ -6,7 +6,8 @@ from base64 import b64decode
 
 from libs.common.task import TaskPayload
 from services.scheduler.cleaning import GIVE_UP_S
-from services.scheduler.model import InstanceId, Launch, State, from_body, to_body
+from services.scheduler.documents import from_body, to_body
+from services.scheduler.model import InstanceId, Launch, State
 from tests.unit.scheduler.world import Desk, launches, unwant
 
 DIED = "REASON_EXECUTOR_TERMINATED"

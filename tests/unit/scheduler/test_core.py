@@ -10,6 +10,7 @@ import pytest
 from libs.common.events import model as ev
 from libs.common.task import TaskPayload
 from libs.mesos import events as mesos
+from services.scheduler.documents import from_body, to_body
 from services.scheduler.model import (
     Acknowledge,
     Decline,
@@ -20,8 +21,6 @@ from services.scheduler.model import (
     Revive,
     State,
     Suppress,
-    from_body,
-    to_body,
 )
 from services.scheduler.refusing import OFFERS_COME_S
 from services.scheduler.settings import SchedulerConfig

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from libs.common.spec import Constraint, ConstraintOperator
 from libs.common.wishes import Unreachable
 from libs.mesos import events as mesos
-from services.scheduler.cluster import Draft, waits_since
+from services.scheduler.cluster import Cluster, Draft, waits_since
 from services.scheduler.core import IMPLICIT_AFTER_S
 from services.scheduler.ledger import Ledger
 from services.scheduler.model import (
@@ -177,6 +177,8 @@ class Storm(RuleBasedStateMachine):
             held = instance.live or instance.state is State.ORPHANED
             assert (name in cluster.on_agent.get(instance.agent, {})) == held
             assert (name in cluster.ending) == (instance.stop or bool(instance.yields_to))
+        anew = Draft(Cluster(cluster.instances.values()))
+        assert cluster.ours == {agent: anew.ours_on(agent) for agent in cluster.ours}
         for state, agenda in cluster.agendas.items():
             there = {n: waits_since(i) for n, i in cluster.instances.items() if i.state is state}
             assert set(agenda) == set(there)
@@ -190,7 +192,7 @@ class Storm(RuleBasedStateMachine):
         cluster, fresh = self.desk.cluster, Ledger()
         for instance in cluster.instances.values():
             fresh.add(instance)
-        for name in ("waiting", "shapes", "places", "apart", "apps", "yielding"):
+        for name in ("waiting", "shapes", "places", "apart", "apps", "yielding", "launching"):
             assert getattr(cluster.ledger, name) == getattr(fresh, name), name
         for bu, used in cluster.ledger.usage.items():
             assert used.cpus == pytest.approx(fresh.usage.get(bu, Amounts()).cpus, abs=1e-6)

@@ -9,17 +9,8 @@ from hypothesis import strategies as st
 
 from libs.common.events import model as ev
 from services.scheduler.api import instance_view
-from services.scheduler.model import (
-    Door,
-    InstanceId,
-    Launch,
-    Node,
-    NodeSet,
-    Retell,
-    State,
-    from_body,
-    to_body,
-)
+from services.scheduler.documents import from_body, to_body
+from services.scheduler.model import Door, InstanceId, Launch, Node, NodeSet, Retell, State
 from services.scheduler.nodes import left_on, node_body, node_of
 from tests.unit.scheduler.world import Desk, kills, launches, unwant, want
 

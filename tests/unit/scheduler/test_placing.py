@@ -16,17 +16,8 @@ from libs.mesos import events as mesos
 from services.scheduler.api import instance_view, why_of
 from services.scheduler.cluster import Cluster
 from services.scheduler.core import Input, decide
-from services.scheduler.model import (
-    Decline,
-    InstanceId,
-    Launch,
-    Pools,
-    State,
-    Tick,
-    Unwant,
-    from_body,
-    to_body,
-)
+from services.scheduler.documents import from_body, to_body
+from services.scheduler.model import Decline, InstanceId, Launch, Pools, State, Tick, Unwant
 from services.scheduler.offering import MORE_COMES_S
 from services.scheduler.planning import plan
 from services.scheduler.refusing import OFFERS_COME_S

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from libs.common.events import model as ev
 from libs.common.spec import AppSpec, InstanceSpec
 from libs.common.wishes import Unreachable
-from services.scheduler.model import Action, Instance, State, from_body, to_body
+from services.scheduler.documents import from_body, to_body
+from services.scheduler.model import Action, Instance, State
 from services.scheduler.settings import SchedulerConfig
 from tests.unit.scheduler.world import Desk, kills, launches, spec
 

@@ -41,6 +41,7 @@ class Host:
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, float]] = []  # attempts, and when
+        self.killed: list[str] = []
         self.exits: dict[str, list[int]] = {}  # by job: exit codes of its next tries
         self._updates: dict[str, dict[str, Any]] = {}  # the newest of each task
         self._ended: dict[str, None] = {}
@@ -77,14 +78,15 @@ class Host:
                 for info in tasks:
                     self._spawn(self._run(info["task_id"]["value"], info["data"]))
             case Kill(task):
+                self.killed.append(task)
                 self._tell(task, "TASK_KILLED", TaskReport())
             case Acknowledge(statuses):
                 for status in statuses:
                     self._ended.pop(status["task_id"]["value"], None)
             case Reconcile(named):
-                asked = [str(each) for each, _ in named]
-                for name in asked or list(self._updates):
-                    self._reconcile(name)
+                names: list[str] = [task for task, _ in named]
+                for each in names or list(self._updates):
+                    self._reconcile(each)
             case _:
                 pass
 
@@ -115,6 +117,12 @@ class Host:
         if self._over(task):
             self._ended[task] = None
         self._told.put_nowait(mesos.Update(status))  # type: ignore[arg-type]
+
+    def bring_back(self, task: str) -> None:
+        """A host that was away for long comes back with a task that still runs."""
+        self._ended.pop(task, None)
+        self._updates.pop(task, None)
+        self._tell(task, "TASK_RUNNING", TaskReport(container="c", address="a"))
 
     def _reconcile(self, task: str) -> None:
         """What is not acknowledged is told as it was; the rest as a master does, without what executors say."""

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from services.scheduler.cluster import Cluster
 from services.scheduler.core import Input, decide
+from services.scheduler.documents import from_body, to_body
 from services.scheduler.jobs.loading import book_of
 from services.scheduler.jobs.model import (
     Action,
@@ -24,7 +25,7 @@ from services.scheduler.jobs.model import (
     record_of,
 )
 from services.scheduler.jobs.run import JobId
-from services.scheduler.model import Instance, InstanceId, Launch, State, from_body, to_body
+from services.scheduler.model import Instance, InstanceId, Launch, State
 from tests.unit.scheduler.jobs.world import JobDesk, job_spec
 from tests.unit.scheduler.world import FACTORY, IMAGE
 

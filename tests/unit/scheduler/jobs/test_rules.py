@@ -245,7 +245,7 @@ def test_a_deleted_job_ends_its_runs_and_begins_none() -> None:
     assert desk.ask("delete").state == "done"
     assert kills(desk.actions) == [f"{run}.1"]
     desk.end(run, "TASK_KILLED")
-    assert desk.at(120.0) == [] and desk.states() == ["killed"]
+    assert desk.at(120.0) == [] and desk.states() == ["missed", "killed"]
     assert desk.ask("run").state == desk.ask("delete").state == "refused"
 
 
@@ -358,6 +358,24 @@ def test_successes_from_before_the_wish_do_not_count() -> None:
     assert desk.names("acme/c") == []
 
 
+def test_what_passed_while_a_child_was_disabled_is_not_caught_up_with_and_while_paused_it_is() -> (
+    None
+):
+    desk = JobDesk()
+    desk.took("acme/a")
+    child: dict[str, Any] = {"schedule": None, "parents": ["a"]}
+    desk.took("acme/c", **child, enabled=False)
+    _pass(desk, "acme/a")
+    desk.took("acme/c", **child)
+    assert desk.names("acme/c") == []
+    desk.ask("pause", "acme/c")
+    desk.now += 1
+    _pass(desk, "acme/a")
+    assert desk.names("acme/c") == []
+    desk.ask("resume", "acme/c")
+    assert len(desk.names("acme/c")) == 1
+
+
 @pytest.mark.parametrize(
     ("job", "fields", "problem"),
     [
@@ -391,6 +409,26 @@ def test_idle_jobs_cost_nothing() -> None:
         desk.took(f"acme/job-{n}", schedule=MINUTELY if n == 7 else "R/2027-06-01T00:00:00Z/P1D")
     assert desk.cluster.jobs.agenda.until(START) == ["acme/job-7"]
     assert desk.at(0.0) and desk.job("acme/job-7").running and JOB not in desk.cluster.jobs.jobs
+
+
+def test_a_few_jobs_are_looked_at_in_one_decision_and_all_in_order() -> None:
+    desk = JobDesk()
+    desk.config = desk.config.model_copy(
+        update={"jobs": desk.config.jobs.model_copy(update={"looks": 3})}
+    )
+    for n in range(8):
+        desk.took(f"acme/job-{n}")
+    assert [len(desk.at(0.0)) for _ in range(4)] == [3, 3, 2, 0]
+
+
+def test_what_waits_of_a_job_that_is_disabled_is_missed() -> None:
+    desk = JobDesk()
+    desk.took(concurrency="queue", disable_after=1)
+    desk.at(0.0)
+    desk.begin()
+    desk.at(60.0)
+    desk.end(state="TASK_FAILED")
+    assert (desk.states(), desk.missed(), desk.job().queue) == (["failed", "missed"], [60], ())
 
 
 # -- asked for otherwise -------------------------------------------------------------------------------

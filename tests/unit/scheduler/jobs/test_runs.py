@@ -9,7 +9,8 @@ import pytest
 
 from libs.common.events import model as ev
 from libs.common.task import TaskPayload
-from services.scheduler.model import Door, Launch, Node, NodeSet, Revive, State, from_body, to_body
+from services.scheduler.documents import from_body, to_body
+from services.scheduler.model import Door, Launch, Node, NodeSet, Revive, State
 from services.scheduler.offering import AHEAD_S
 from tests.unit.scheduler.jobs.world import JOB, START, JobDesk
 from tests.unit.scheduler.world import kills, launches, want

@@ -171,3 +171,12 @@ async def test_old_runs_are_forgotten_and_counts_stay(world: World) -> None:
         assert leaders.bodies("scheduler_job_requests") == {}
         job = leaders.bodies("scheduler_jobs")[JOB]
         assert job["succeeded"] == 74 and job["recorded"] == 74
+        old = min(records.values(), key=lambda each: each["number"])
+        (run,) = [name for name, each in records.items() if each is old]
+        assert run not in leaders.bodies("scheduler_instances")
+        leaders.die_at = leaders.writes + 1
+        await asyncio.sleep(20.0)
+        assert leaders.deaths == 1
+        leaders.host.bring_back(f"{run}.1")
+        await asyncio.sleep(5.0)
+        assert leaders.host.killed == [f"{run}.1"], "it is no stranger, which a person would see to"

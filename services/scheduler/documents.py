@@ -1,0 +1,75 @@
+"""Instances as documents. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Any
+
+from libs.common.spec import InstanceSpec
+from services.scheduler.jobs.run import run_body, run_of
+from services.scheduler.model import AgentId, AttemptId, Instance, InstanceId, State
+
+SEEN, LOST = "seen", "lost"
+"""How a run's instance ended: its end was seen, or its host was given up."""
+_PLAIN = (
+    *("app", "release", "deployment", "stop", "generation", "agent", "hostname", "address"),
+    *("container", "healthy", "failures", "not_before", "since", "adopt", "message", "delayed"),
+    *("orphaned_at", "delayed_at", "traceparent", "correlation", "asked", "direct_until"),
+)
+_plain_values = attrgetter(*_PLAIN)
+_RARE = (
+    "yields_to",
+    "returned",
+    "may_return",
+    "return_host",
+    "leaving",
+)  # left out when there is nothing to say
+
+
+def to_body(instance: Instance) -> dict[str, Any]:
+    """The instance as a document's body."""
+    body: dict[str, Any] = dict(zip(_PLAIN, _plain_values(instance), strict=True))
+    body["state"] = instance.state.value
+    body["ended"] = instance.state is State.ENDED
+    body["spec"] = _spec_body(instance.spec)
+    body["strays"] = [list(each) for each in instance.strays]
+    if instance.cleanup:
+        body["cleanup"] = True
+    if instance.run is not None:
+        body["run"] = run_body(instance.run)
+        if instance.state is State.ENDED:
+            # What a host may bring back some day is known for as long as with services.
+            body["over"] = LOST if instance.run.lost else SEEN
+    body.update({name: value for name in _RARE if (value := getattr(instance, name))})
+    return body
+
+
+_SPECS_KEPT = 4096
+_spec_bodies: dict[int, tuple[InstanceSpec, dict[str, Any]]] = {}
+
+
+def _spec_body(spec: InstanceSpec) -> dict[str, Any]:
+    """The spec as JSON, not to be changed: most instances share theirs, so it is worked out once."""
+    known = _spec_bodies.get(id(spec))
+    if known is None or known[0] is not spec:
+        if len(_spec_bodies) >= _SPECS_KEPT:
+            _spec_bodies.clear()
+        known = _spec_bodies[id(spec)] = (spec, spec.model_dump(mode="json"))
+    return known[1]
+
+
+def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:
+    """The instance of a document."""
+    return Instance(
+        id=InstanceId(doc_id),
+        version=version,
+        spec=InstanceSpec.model_validate(body["spec"], extra="ignore"),
+        state=State(body["state"]),
+        strays=tuple((AttemptId(task), AgentId(agent)) for task, agent in body["strays"]),
+        cleanup=body.get("cleanup", False),
+        run=run_of(body["run"]) if "run" in body else None,
+        **{
+            name: body[name] for name in (*_PLAIN, *_RARE) if name in body
+        },  # an older one has fewer
+    )

@@ -1,0 +1,131 @@
+"""Runs of jobs at work: several in one container of a real engine, each in a cell of its own.
+
+What a task can't do or see is tried in `tests/unit/native/test_init.py`; here the engine, hostd and an agent are real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from libs.common.spec import Resources
+from libs.common.task import RunPayload
+from services.executor.model import LABEL_POOL
+from tests.integration.executor_host import SUPERVISOR, WORKER, Cloud
+from tests.integration.test_executor import restart
+
+ALIVE = ("TASK_STARTING", "TASK_RUNNING")
+FOR_EVER = "while :; do sleep 0.1; done"
+
+
+async def start(cloud: Cloud, name: str, script: str, **spec: Any) -> None:
+    """Launch a run whose command is this text for the shell."""
+    fields = {key: spec.pop(key) for key in ("timeout_s", "reuse") if key in spec}
+    run = RunPayload.model_validate(
+        {"job": "bu/job", "run": name.rpartition(".")[0], "target": 0.0, **fields}
+    )
+    await cloud.launch(name, run=run, command=("/bin/sh", "-c", script), **spec)
+
+
+async def output(cloud: Cloud, name: str, script: str, **spec: Any) -> str:
+    """What a run writes; it must end well."""
+    await start(cloud, name, script, **spec)
+    await cloud.reaches(name, "TASK_FINISHED")
+    return cloud.report(name).output
+
+
+async def pools(cloud: Cloud) -> list[str]:
+    """Ids of the shared containers that there are."""
+    filters = {"label": [f"gantry.cluster={cloud.host.cluster}", LABEL_POOL]}
+    found = await cloud.host.docker.containers.list(all=True, filters=filters)
+    return [each._container["Id"] for each in found]
+
+
+async def test_runs_share_a_container_and_nothing_else(cloud: Cloud) -> None:
+    await start(cloud, "a.1", "echo hello from $WHO; echo again >&2; exit 3", env={"WHO": "a"})
+    await cloud.reaches("a.1", "TASK_FAILED")
+    first = cloud.report("a.1")
+    assert (first.exit_code, first.output) == (3, "hello from a\nagain\n")
+    assert 0 < first.ended_at - first.started_at < 5
+    attachments = await cloud.host.attachments()
+    assert attachments[first.container]["ip"] == first.address
+
+    # Each is held to its own limits, and the others go on.
+    await start(cloud, "long.1", FOR_EVER)
+    await cloud.reaches("long.1", "TASK_RUNNING")
+    assert cloud.report("long.1").container == first.container
+    eats, small = "x=aaaaaaaa; while :; do x=$x$x; done", Resources(mem_mib=16)
+    await start(cloud, "eats.1", eats, resources=small)
+    await start(cloud, "late.1", FOR_EVER, timeout_s=0.5)
+    many = "i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done"
+    await start(cloud, "forks.1", many, resources=Resources(pids=16))
+    status = await cloud.reaches("eats.1", "TASK_FAILED")
+    assert cloud.report("eats.1").oom_killed
+    assert "more than 16 MiB" in status["message"]
+    await cloud.reaches("late.1", "TASK_FAILED")
+    assert cloud.report("late.1").timed_out
+    await cloud.reaches("forks.1", "TASK_FAILED")
+    assert cloud.states("long.1") == ["TASK_RUNNING"]
+
+    # The address is one container's: what listened in it is gone with its task, and that makes another container.
+    await output(cloud, "b.1", "nc -l -p 7777 & exit 0", user="root")
+    looks = "nc -w 1 127.0.0.1 7777 </dev/null || echo nobody; ls -a /.gantry/run; cat /proc/mounts"
+    seen = await output(cloud, "c.1", f"({looks}) 2>&1", user="root")
+    assert "nobody\n.\n..\n" in seen
+    assert "/.gantry/run " not in seen
+    assert cloud.report("c.1").container != cloud.report("b.1").container
+
+    # One that never shares has a container of its own.
+    await start(cloud, "alone.1", "echo one; echo two >&2; exit 5", reuse="never")
+    await start(cloud, "alone-late.1", FOR_EVER, reuse="never", timeout_s=0.5)
+    await cloud.reaches("alone.1", "TASK_FAILED")
+    alone = cloud.report("alone.1")
+    assert (alone.exit_code, sorted(alone.output.split())) == (5, ["one", "two"])
+    assert 0 < alone.ended_at - alone.started_at < 5
+    await cloud.reaches("alone-late.1", "TASK_FAILED")
+    assert cloud.report("alone-late.1").timed_out
+    await cloud.gone("alone.1")
+    await cloud.kill("long.1")
+    await cloud.reaches("long.1", "TASK_KILLED")
+
+
+async def test_runs_outlive_worker_engine_agent_and_supervisor(cloud: Cloud) -> None:
+    names = ("worker", "engine", "agent")
+    brief = "until [ -e /dev/shm/x ]; do sleep 0.1; i=$((i+1)); [ $i -lt 20 ] || exit 4; done"
+    for name in (*names, "stays"):
+        await start(cloud, f"{name}.1", FOR_EVER)
+        await cloud.reaches(f"{name}.1", "TASK_RUNNING")
+    (before,) = await pools(cloud)
+
+    await start(cloud, "ends.1", brief)
+    await cloud.reaches("ends.1", "TASK_RUNNING")
+    await cloud.kill9(WORKER)
+    await cloud.reaches("ends.1", "TASK_FAILED")
+    assert cloud.report("ends.1").exit_code == 4
+    await asyncio.to_thread(restart, cloud.host.engine)
+    assert await output(cloud, "after-engine.1", "echo fine") == "fine\n"
+
+    await start(cloud, "meanwhile.1", brief)
+    await cloud.reaches("meanwhile.1", "TASK_RUNNING")
+    await cloud.stop_mesos()
+    await cloud.until(
+        lambda: any(each.get("attempt") == "meanwhile.1" for each in cloud.lines("ended")),
+        "it was not seen to end",
+    )
+    await cloud.start_mesos()
+    await cloud.reaches("meanwhile.1", "TASK_FAILED")
+    for name in names:
+        await cloud.kill(f"{name}.1")
+        await cloud.reaches(f"{name}.1", "TASK_KILLED")
+
+    container = cloud.report("stays.1").container
+    await cloud.kill9(SUPERVISOR)
+    await cloud.reaches("stays.1", "TASK_FAILED")
+    await start(cloud, "stays.2", "echo anew", adopt=container)
+    await cloud.reaches("stays.2", "TASK_RUNNING")
+    await cloud.kill("stays.2")
+    await cloud.reaches("stays.2", "TASK_KILLED")
+    assert cloud.report("stays.2").output == ""
+    assert await pools(cloud) == [before]
+    for status in ("ends.1", "meanwhile.1", "stays.1", "stays.2", *(f"{n}.1" for n in names)):
+        assert sum(each not in ALIVE for each in cloud.states(status)) == 1, status
