@@ -209,17 +209,21 @@ class Judge:
         before = kept.words[0].asked - SKEW_S
         for at in created:
             for parent, passed in passes.items():
-                if not any(before <= each <= at for each in passed):
+                if not any(before - 2 * SKEW_S <= each <= at + 2 * SKEW_S for each in passed):
                     self.fail(f"{plan.job} ran at {at}, and {parent} did not since {before}")
             before = at
-        if all(any(each > before for each in passed) for passed in passes.values()):
+        if all(any(each > before + 2 * SKEW_S for each in passed) for passed in passes.values()):
             self.fail(f"{plan.job} did not run after all its parents had since {before}: {passes}")
 
     def _passes(self, job: str) -> list[float]:
-        """When it was known of a job's runs that children may go on."""
+        """When it was known of a job's runs that children may go on.
+
+        A record may be made anew by who leads next: the instance that has ended is saved before it.
+        """
+        instances = self.ledger.instances
         return [
-            float(body["at"])
-            for body in self.ledger.records.values()
+            min(float(body["at"]), float(instances[run]["since"]))
+            for run, body in self.ledger.records.items()
             if body["job"] == job
             and (body["state"] == "succeeded" or (body["state"] in PASSED and body["soft"]))
         ]
