@@ -263,9 +263,9 @@ class FakeDocker:
         container.pid = container.netns_inode = 0
         if self.watch is not None:
             self.watch(container, None)
-            for each in container.tasks.values():
-                if each.running:
-                    self.watch(container, replace(each, ended_at=container.ended_at, exit_code=137))
+            for task in container.tasks.values():
+                if task.running:
+                    self.watch(container, replace(task, ended_at=container.ended_at, exit_code=137))
         container.tasks.clear()
         for each in container.listeners:
             each.put_nowait(None)

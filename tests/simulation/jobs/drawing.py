@@ -38,11 +38,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class Image:
-    """Containers of a job's image end by themselves: after so long, and so often with exit code 1."""
+    """Containers of a job's image end by themselves: after so long, so often with exit code 1; and so often never."""
 
     least_s: float
     most_s: float
     failing: float = 0.0
+    hanging: float = 0.0
 
 
 @dataclass
@@ -93,7 +94,8 @@ class Plan:
     def longest_run_s(self) -> float:
         """How long a run takes that is tried as often as it may be."""
         delay_s = float(self.spec["retry"]["delay_s"])
-        return (TRIES + 1) * (self.image.most_s + delay_s + 4.0)
+        longest_s = max(self.image.most_s, float(self.spec.get("timeout_s", 0.0)) + 6.0)
+        return (TRIES + 1) * (longest_s + delay_s + 4.0)
 
     @property
     def epsilon_s(self) -> float:
@@ -235,6 +237,9 @@ def _scheduled(rng: random.Random) -> list[Plan]:
     for name in rng.sample(sorted(others), rng.randint(1, 3)):
         image = Image(0.5, rng.choice([5.0, 25.0, 70.0]), rng.choice([0.0, 0.2]))
         spec = _spec(rng, rng.choice(POLICIES))
+        if rng.random() < 0.4:
+            image = Image(0.5, 5.0, hanging=0.2)
+            spec["timeout_s"] = float(rng.randint(8, 20))
         if rng.random() < 0.2:
             spec["start_deadline_s"] = 60.0
         timing = others[name](rng)

@@ -15,9 +15,8 @@ from tests.simulation.jobs.drawing import TRIES, Plan, Timing
 from tests.simulation.jobs.ledger import Ledger, Try
 from tests.simulation.jobs.users import JobUser, Kept, Word
 
-LATE_S = 5.0  # what is asked of a job and done at the same time: either may be the first
+LATE_S = 5.0  # so much longer than it may, a try may take to end
 PASSED = ("succeeded", "failed", "lost")
-_NOT_LEFT_OUT = re.compile(r"start deadline|not started in time|its time had passed")
 _WAITED_FOR = re.compile(r"^run (\S+) (?:is still under way|came before)|^replaced by run (\S+)")
 _OF_ITSELF = re.compile(r"runs wait already|took too long|^killed by|was deleted|^replaced by run")
 
@@ -179,6 +178,10 @@ class Judge:
 
     def _tries(self, plan: Plan, run: str, tries: list[Try]) -> None:
         record = self.ledger.records.get(run)
+        limit_s = plan.spec.get("timeout_s", math.inf) + plan.spec["stop_grace_s"] + LATE_S
+        for each in tries:
+            if each.start > self.faults.end and each.end and each.end - each.start > limit_s:
+                self.fail(f"{plan.job}: {each} took longer than {limit_s:g} s: {record}")
         if len(tries) > TRIES + 1:
             self.fail(f"{plan.job}: run {run} was tried too often: {tries}")
         if record is None:

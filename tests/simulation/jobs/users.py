@@ -11,11 +11,13 @@ from typing import Any
 
 from tests.fakes.docker import FakeImage
 from tests.simulation.cloud import Cloud, SimulationFailed
-from tests.simulation.jobs.drawing import BU, Image, Plan, Timing, plans
+from tests.simulation.faults import Point
+from tests.simulation.jobs.drawing import BU, Plan, Timing, plans
 from tests.simulation.loop import EPOCH_S
 from tests.simulation.workload import Acked, User
 
 LOOK_S = 2.0
+HANGS_S = 100_000.0
 PATIENCE_S = 900.0
 """A request that is accepted is handled when the bus and the scheduler are well again, which takes no longer."""
 
@@ -56,12 +58,17 @@ def stock(cloud: Cloud, made: list[Plan]) -> None:
         ends_on_term_s = rng.choice([0.0, 0.5, None])
         name = plan.image_tag.rpartition(":")[0]
         cloud.images[f"{name}@{digest}"] = FakeImage(
-            ends_on_term_s=ends_on_term_s, lives=_lives(rng, plan.image)
+            ends_on_term_s=ends_on_term_s, lives=_lives(cloud, rng, plan)
         )
 
 
-def _lives(rng: random.Random, image: Image) -> Callable[[], tuple[float, int]]:
+def _lives(cloud: Cloud, rng: random.Random, plan: Plan) -> Callable[[], tuple[float, int]]:
+    image = plan.image
+
     def drawn() -> tuple[float, int]:
+        if image.hanging and rng.random() < image.hanging:
+            cloud.faults.hit(Point.RUN_HANGS, plan.job)
+            return HANGS_S, 0
         return rng.uniform(image.least_s, image.most_s), int(rng.random() < image.failing)
 
     return drawn
