@@ -18,6 +18,7 @@ from services.executor.model import (
     LABEL_CLUSTER,
     LABEL_GENERATION,
     LABEL_INSTANCE,
+    LABEL_JOB,
     LABEL_PAYLOAD,
     LABEL_POOL,
     LABEL_RUN,
@@ -85,6 +86,7 @@ def labels(payload: TaskPayload, identity: Identity) -> dict[str, str]:
         LABEL_APP: payload.app,
         LABEL_RUN: identity.run,
         LABEL_PAYLOAD: memory.model_dump_json(),
+        **({LABEL_JOB: payload.run.job} if payload.run is not None else {}),
     }
 
 

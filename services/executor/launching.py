@@ -142,6 +142,9 @@ def found(a: Attempt, move: m.Found, world: World) -> m.Step:
     if a.state is not State.PREPARING:
         return m.Step(a)
     a, view = changed(a, busy=a.busy - {Op.CREATE, Op.INSPECT}), move.view
+    over = view is None or view.phase is Phase.EXITED
+    if a.adopting and over and a.payload.run is not None:
+        return _adopt_ended(a, view, world)
     if view is None or (a.adopting and view.phase is not Phase.RUNNING):
         return _start_anew(a, view, world)
     strange = containers.foreign(view, a.payload, world.identity, adopt=a.adopting)
@@ -168,6 +171,23 @@ def found(a: Attempt, move: m.Found, world: World) -> m.Step:
 def _generation(view: View, a: Attempt) -> int:
     label = view.labels.get(LABEL_GENERATION, "")
     return int(label) if label.isdigit() else a.generation
+
+
+def _adopt_ended(a: Attempt, view: View | None, world: World) -> m.Step:
+    """A job's run that ended while nobody looked: that was its try, and whether there is another one is not our say."""
+    if view is None or containers.foreign(view, a.payload, world.identity, adopt=True):
+        message = f"nobody can tell how it ended: {a.container} is gone"
+        state = TaskState.KILLED if a.stop is not None else TaskState.FAILED
+        return end(changed(a, keep=view is not None), Outcome(state=state, message=message))
+    a = changed(
+        a,
+        container_id=view.id,
+        generation=_generation(view, a),
+        started_at=view.started_at,
+        ended_at=view.ended_at,
+        adopting=False,
+    )
+    return end(a, outcome_of(a, view.exit_code, view.oom_killed))
 
 
 def _start_anew(a: Attempt, view: View | None, world: World) -> m.Step:

@@ -28,6 +28,7 @@ LABEL_SPEC = "gantry.spec"  # hash of the InstanceSpec
 LABEL_APP = "gantry.app"
 LABEL_RUN = "gantry.run"  # the executor's run that made the container
 LABEL_POOL = "gantry.pool"  # the reuse key of a shared container
+LABEL_JOB = "gantry.job"  # of a run's container: it ends, which somebody has yet to be told
 LABEL_PAYLOAD = "gantry.payload"  # TaskPayload as JSON, without the environment
 
 

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from services.executor import moves as m
-from services.executor.model import Attempt, AttemptId, ContainerName, Phase, State, Summary
+from services.executor.model import (
+    LABEL_JOB,
+    Attempt,
+    AttemptId,
+    ContainerName,
+    Phase,
+    State,
+    Summary,
+)
 from services.executor.reporting import World
 
 _WATCHED = frozenset({State.RUNNING, State.STOPPING})
@@ -17,7 +25,8 @@ _WATCHED = frozenset({State.RUNNING, State.STOPPING})
 class Findings:
     """Attempts to look at; containers to clear away; ones that may be, if they still are so at the next sweep.
 
-    `orphans` run without an attempt: they wait to be adopted, for `orphan_grace_s`. `waiting` says since when, by id.
+    `orphans` have no attempt, and run or are jobs' runs that have ended: they wait to be adopted, for `orphan_grace_s`.
+    `waiting` says since when, by id.
     """
 
     suspects: tuple[AttemptId, ...] = ()
@@ -53,13 +62,12 @@ def compare(
     unknown = sorted(
         (each for name, each in by_name.items() if name not in known), key=lambda each: each.id
     )
+    orphans = tuple(each for each in unknown if _may_be_adopted(each))
     dead = [
         each
         for each in unknown
-        if each.phase is not Phase.RUNNING
-        and world.now - each.created_at > world.config.stray_grace_s
+        if not _may_be_adopted(each) and world.now - each.created_at > world.config.stray_grace_s
     ]
-    orphans = tuple(each for each in unknown if each.phase is Phase.RUNNING)
     since = {each.id: waiting.get(each.id, world.now) for each in orphans}
     grace_s = world.config.orphan_grace_s
     unwanted = [each for each in orphans if world.now - since[each.id] >= grace_s]
@@ -75,3 +83,8 @@ def compare(
 
 def _runs(seen: Summary | None) -> bool:
     return seen is not None and seen.phase is Phase.RUNNING
+
+
+def _may_be_adopted(seen: Summary) -> bool:
+    """It runs, or it is known from it alone how a run ended."""
+    return seen.phase is Phase.RUNNING or (seen.phase is Phase.EXITED and LABEL_JOB in seen.labels)

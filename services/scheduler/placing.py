@@ -192,7 +192,7 @@ def _staged(instance: Instance, offer: Offer, now: float, cluster: str) -> Insta
             "since": now,
             "healthy": None,
             "delayed": "",
-            "message": "",
+            "message": instance.message if instance.stop else "",
             "yields_to": "",
             "returned": 0,
             "leaving": instance.leaving if offer.hostname == instance.hostname else "",

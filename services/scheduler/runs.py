@@ -55,12 +55,20 @@ def ended(
     elif status["state"] in NEVER_BEGUN and run.begun == run.failed:
         again = replace(_waiting(instance, now, message), not_before=max(now + AGAIN_S, settled_at))
         draft.put(again)
+    elif _unseen(instance, status, report):
+        give_up(draft, replace(instance, run=run), now, reason_of(report, status, run))
     elif lost:
         give_up(draft, replace(instance, run=run), now, f"its host {instance.hostname} was lost")
     else:
         drained = f"it was ended, as {instance.hostname} is drained by force"
         why = drained if instance.leaving == "forced" else reason_of(report, status, run)
         _failed(draft, replace(instance, run=run), RunState.FAILED, why, settled_at, now)
+
+
+def _unseen(instance: Instance, status: TaskStatus, report: TaskReport) -> bool:
+    """It was to be taken over from an executor that died, and was not there any more."""
+    failed = status["state"] == "TASK_FAILED"
+    return bool(instance.adopt) and failed and report.exit_code is None and not report.timed_out
 
 
 def give_up(draft: Draft, instance: Instance, now: float, reason: str) -> None:

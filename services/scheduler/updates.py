@@ -246,7 +246,7 @@ def _ended(
                 now + config.restart_backoff_s if instance.adopt else now,
                 _settled_at(draft, reason),
             ),
-            message=message,
+            message=instance.message if instance.stop else message,
         )
         draft.put(orphan)
         return

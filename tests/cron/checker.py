@@ -231,9 +231,11 @@ def _match(runs: list[Run], windows: list[Window]) -> Matching:
     rest = [at for at, run in enumerate(runs) if run.end is None and not run.bad]
     matching.greedy(good, [at for at, window in enumerate(windows) if window.wanted])
     for some in (good, bad):
+        # A target that is excused must not take a run away from one that is not.
+        matching.augment(some, wanted=True)
         unmatched = [at for at in some if at not in matching.of_start]
         matching.greedy(unmatched, matching.free())
-        matching.augment([at for at in unmatched if at not in matching.of_start])
+        matching.augment(unmatched)
     # A run that has not ended meets no target, so it must not take one from a run that has.
     matching.greedy(rest, matching.free())
     return matching

@@ -33,7 +33,7 @@ class Matching:
     starts: Sequence[float]
     of_start: dict[int, int] = field(default_factory=dict)
     of_window: dict[int, int] = field(default_factory=dict)
-    _dead: set[int] = field(default_factory=set)
+    _dead: tuple[set[int], set[int]] = field(default_factory=lambda: (set(), set()))
 
     def __post_init__(self) -> None:
         self._opens = [each.opens for each in self.windows]
@@ -53,25 +53,33 @@ class Matching:
             if waiting:
                 self._join(start, heappop(waiting)[1])
 
-    def augment(self, starts: Sequence[int]) -> None:
-        """Finds a window for as many of these free starts as can be; nobody who has a partner ends without."""
+    def augment(self, starts: Sequence[int], *, wanted: bool = False) -> None:
+        """Finds a window for as many of these free starts as can be; nobody who has a partner ends without.
+
+        `wanted`: only such a window that is wanted counts as found.
+        """
+        dead = self._dead[wanted]
         for start in starts:
+            if start in self.of_start:
+                continue
             reached: dict[int, int] = {}  # window → the start that wants it
             todo = deque([start])
             free = None
             while todo and free is None:
                 asking = todo.popleft()
                 for window in self.around(self.starts[asking]):
-                    if window in reached or window in self._dead:
+                    if window in reached or window in dead:
                         continue
-                    reached[window] = asking
                     if window not in self.of_window:
-                        free = window
+                        if wanted and not self.windows[window].wanted:
+                            continue
+                        reached[window], free = asking, window
                         break
+                    reached[window] = asking
                     todo.append(self.of_window[window])
             if free is None:
                 # No free window can be reached from any of these, ever after.
-                self._dead.update(reached)
+                dead.update(reached)
             while free is not None:
                 asking = reached[free]
                 before = self.of_start.get(asking)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from libs.common.clock import Clock
@@ -35,6 +35,9 @@ from services.executor.runs.model import ImageConfig, TaskView
 Claim = Callable[[str], Awaitable[int]]
 """The OCI runtime: gives the inode of the namespace registered for a container id. Raises StartRefused."""
 
+Watch = Callable[["FakeContainer", TaskView | None], None]
+"""Called when a container, or the task of a shared one, has begun or ended."""
+
 Fault = Callable[[str, str], Awaitable[None]]
 """Called as (`before:create` or `after:create`, name) around each call; may raise Unavailable or wait."""
 
@@ -50,6 +53,15 @@ class FakeImage:
     healthy_after_s: float | None = 0.0
     stop_signal: str = "SIGTERM"
     output: str = ""
+    lives: Callable[[], tuple[float, int]] | None = None  # drawn at each start, instead of the two
+
+    def end(self) -> tuple[float, int, bool] | None:
+        """How a process of it ends by itself: after how long, exit code, out of memory; None: never."""
+        if self.lives is not None:
+            return (*self.lives(), False)
+        if self.exits_after_s is None:
+            return None
+        return self.exits_after_s, 137 if self.out_of_memory else self.exit_code, self.out_of_memory
 
 
 @dataclass
@@ -108,6 +120,7 @@ class FakeDocker:
         self.logins: dict[str, Login] = {}  # image -> whom the registry gives it to
         self.log: list[tuple[str, str]] = []  # (operation, name) of what was done
         self.fault: Fault | None = None
+        self.watch: Watch | None = None
         self.latency_s: dict[str, float] = {}
         self.down = False
         self.root = Path("/engine")
@@ -228,10 +241,10 @@ class FakeDocker:
         container.netns_inode, container.started_at = inode, self.clock.now()
         container.starts += 1
         self._tell(container, Begun(container.id, container.name, self.clock.now()))
-        image = container.image
-        if image.exits_after_s is not None and container.spec.init is None:
-            code = 137 if image.out_of_memory else image.exit_code
-            self._later(container, image.exits_after_s, code, oom=image.out_of_memory)
+        if self.watch is not None:
+            self.watch(container, None)
+        if container.spec.init is None and (end := container.image.end()) is not None:
+            self._later(container, end[0], end[1], oom=end[2])
 
     def _later(
         self, container: FakeContainer, after_s: float, code: int, *, oom: bool = False
@@ -248,6 +261,11 @@ class FakeDocker:
         container.phase, container.exit_code, container.oom_killed = Phase.EXITED, code, oom
         container.ended_at = self.clock.now()
         container.pid = container.netns_inode = 0
+        if self.watch is not None:
+            self.watch(container, None)
+            for task in container.tasks.values():
+                if task.running:
+                    self.watch(container, replace(task, ended_at=container.ended_at, exit_code=137))
         container.tasks.clear()
         for each in container.listeners:
             each.put_nowait(None)

@@ -51,10 +51,8 @@ class FakeInits:
         self.started.append(task.task)
         self.given[task.task] = task
         self._tell(found, TaskView(task.task, f"c{len(self.started)}", now))
-        image = found.image
-        if image.exits_after_s is not None:
-            code = BY_SIGNAL + 9 if image.out_of_memory else image.exit_code
-            self._later(found, task.task, image.exits_after_s, code, oom_killed=image.out_of_memory)
+        if (end := found.image.end()) is not None:
+            self._later(found, task.task, end[0], end[1], oom_killed=end[2])
         if task.timeout_s > 0:
             loop = asyncio.get_running_loop()
             loop.call_later(task.timeout_s, self._time_out, found, task)
@@ -72,6 +70,7 @@ class FakeInits:
         self._signal(await self._reach("kill", container), task, name, grace_s)
 
     def _signal(self, found: FakeContainer, task: str, name: str, grace_s: float) -> None:
+        found.signals.append(f"{name} {task}")
         if grace_s <= 0:
             self.end(found, task, BY_SIGNAL + 9)
         elif found.image.ends_on_term_s is not None and found.image.ends_on_term_s <= grace_s:
@@ -124,6 +123,8 @@ class FakeInits:
 
     def _tell(self, found: FakeContainer, view: TaskView) -> None:
         found.tasks[view.task] = view
+        if self.docker.watch is not None:
+            self.docker.watch(found, view)
         for each in found.listeners:
             each.put_nowait(view)
 

@@ -92,6 +92,8 @@ def _report(results: Sequence[Result], took_s: float, quiet: bool) -> list[str]:
         print(f"  {hits[point]:8d}  {point}")
     print("deployments:", ", ".join(f"{n} {state}" for state, n in outcomes.most_common()))
     steps, checks = sum(each.steps for each in results), sum(each.checks for each in results)
+    targets, tries = sum(each.targets for each in results), sum(each.tries for each in results)
+    print(f"jobs: {targets} targets that had to have their run; {tries} tries of runs began")
     passed = sum(not each.error for each in results)
     print(
         f"{passed} of {len(results)} seeds passed; {steps} steps, invariants looked at after each,"

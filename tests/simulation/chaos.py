@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from libs.common.errors import Unavailable
 from libs.common.http import Kind
+from tests.fakes.inits import FakeInits
 from tests.simulation.cloud import Cloud
 from tests.simulation.faults import Point
 from tests.simulation.host import Host
@@ -34,6 +35,8 @@ class Chaos:
             Point.DOCKER_AWAY: (2, self._docker_away),
             Point.SWITCH_RESTART: (2, self._restart_switch),
             Point.CONTAINER_DIES: (5, self._container_dies),
+            Point.RUN_DIES: (4, self._run_dies),
+            Point.INIT_CUT: (2, self._cut_inits),
             Point.MANUAL_START: (3, self._start_by_hand),
             Point.STALE_RELEASE: (3, self._release_again),
             Point.MASTER_CRASH: (2, self._crash_master),
@@ -149,6 +152,26 @@ class Chaos:
             name = self.rng.choice(names)
             self._hit(Point.CONTAINER_DIES, name)
             host.docker.kill(name, self.rng.choice([0, 1, 137]))
+
+    async def _run_dies(self) -> None:
+        found = [
+            (host, container, task)
+            for host in self.cloud.hosts
+            for container in host.docker.containers.values()
+            for task, view in container.tasks.items()
+            if view.running
+        ]
+        if found:
+            host, container, task = self.rng.choice(found)
+            self._hit(Point.RUN_DIES, task)
+            FakeInits(host.docker).end(container, task, self.rng.choice([0, 1, 137]))
+
+    async def _cut_inits(self) -> None:
+        host = self._host()
+        for container in host.docker.containers.values():
+            for each in container.listeners:
+                self._hit(Point.INIT_CUT, container.name)
+                each.put_nowait(None)
 
     async def _start_by_hand(self) -> None:
         """`docker start` of whatever does not run, on and on for a while: the shim must refuse each."""

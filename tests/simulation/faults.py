@@ -71,6 +71,9 @@ class Point(StrEnum):
     DOCKER_AWAY = "docker: away for a while"
     DOCKER_FAILS = "docker: a call fails, before or after the deed"
     CONTAINER_DIES = "a container dies by itself"
+    RUN_DIES = "a job's run dies by itself in a shared container"
+    RUN_HANGS = "a job's run does not end by itself"
+    INIT_CUT = "executor: the connections to inits of shared containers are cut"
     MANUAL_START = "somebody starts a stopped container by hand"
     STALE_RELEASE = "a release of an older generation arrives late"
     REGISTRY_FAILS = "the image registry fails"
@@ -191,7 +194,7 @@ _BUS_POINTS: Mapping[BusPoint, Point] = {
     BusPoint.COMMIT_LOST: Point.BUS_COMMIT_LOST,
 }
 _BUS_CALLS = frozenset({BusPoint.PUBLISH_FAILS, BusPoint.FETCH_FAILS, BusPoint.COMMIT_FAILS})
-_KEPT_TOPICS = frozenset({"deploy.requested", "audit.recorded"})
+_KEPT_TOPICS = frozenset({"deploy.requested", "job.requested", "audit.recorded"})
 """Nothing can bring these back, so their retention must outlive every outage; it does here."""
 
 

@@ -49,6 +49,7 @@ from tests.simulation.process import (
     rng_of,
 )
 
+POOL_IDLE_S = 20.0
 RESTART_S = (0.3, 3.0)  # of hostd and of the executor's worker
 
 
@@ -242,7 +243,13 @@ class Supervisor:
         environment = ExecutorEnvironment.parse(self.environment)
         cluster = world.common.cluster
         hostd = HostdClient(_ClientOfHostd(client_of(world, life, Kind.HOST, host.name), host.name))
-        config = ExecutorConfig(cluster=cluster, agent=host.name, orphan_grace_s=120.0)
+        config = ExecutorConfig(
+            cluster=cluster,
+            agent=host.name,
+            orphan_grace_s=120.0,
+            pool_idle_s=POOL_IDLE_S,
+            pool_warm_s=60.0,
+        )
         engine = FakeEngine(host.docker, cluster=cluster, agent=host.name)
         telemetry = make_telemetry(world, "executor", life.name)
         service = ExecutorService(

@@ -75,6 +75,7 @@ class Invariants:
         self.recovering = False  # the store has gone back, and knows less than hosts do
         self._generations: dict[str, int] = {}
         self._ended: set[str] = set()
+        self._lost: dict[str, int] = {}  # tries of runs that were given up
         self._born: set[str] = set()  # instances whose birth was decided
         self._doomed: set[str] = set()  # and those whose end was
         self.closed: set[str] = set()  # hosts on which nothing new may be placed
@@ -205,6 +206,10 @@ class Invariants:
             if body["hostname"] in self.closed and not body.get("cleanup"):
                 self.fail(f"{instance} is placed on {body['hostname']}, which is closed")
             self._placed(instance, body)
+        lost = int((body.get("run") or {}).get("lost", 0))
+        if lost > self._lost.get(instance, 0):  # a job's run, of which nobody knows how far it came
+            self._lost[instance] = lost
+            self.given_up.update(f"{instance}.{n}" for n in range(1, int(body["generation"]) + 1))
         if body.get("returned"):  # its replacement is killed, but may not know it yet
             self.given_up.update(f"{instance}.{n}" for n in range(1, int(body["generation"]) + 1))
         for event in write.events:

@@ -10,12 +10,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.cron.checker import Outage
 from tests.simulation import loop
 from tests.simulation.chaos import Chaos
 from tests.simulation.cloud import Cloud, SimulationFailed
 from tests.simulation.faults import Point
 from tests.simulation.final import check_end
 from tests.simulation.invariants import Invariants
+from tests.simulation.jobs.judge import Judge
+from tests.simulation.jobs.ledger import Ledger
+from tests.simulation.jobs.users import JobUser
+from tests.simulation.loop import EPOCH_S
 from tests.simulation.operator import Operator
 from tests.simulation.workload import APPS, Acked, User, begin
 
@@ -32,6 +37,7 @@ class Plan:
     settled_s: float = 1560.0
     end_s: float = 1800.0
     faults: bool = True
+    jobs: bool = True
 
 
 @dataclass
@@ -44,6 +50,8 @@ class Result:
     steps: int = 0
     checks: int = 0
     placements: int = 0  # with constraints, looked at
+    targets: int = 0  # of jobs, each of which had to have its run
+    tries: int = 0  # of runs of jobs, that began
     error: str = ""
     tail: list[str] = field(default_factory=list)
     hits: Counter[Point] = field(default_factory=Counter)
@@ -81,6 +89,9 @@ async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
     invariants, acked = Invariants(cloud), Acked()
     await begin(cloud, invariants.after_step)
     users = [User(cloud, app, acked) for app in APPS]
+    jobs = JobUser(cloud)
+    ledger = Ledger(cloud, invariants.given_up, invariants.fail, jobs.may_overlap)
+    asking = cloud.loop.create_task(jobs.all(), name="jobs") if plan.jobs else None
     async with asyncio.TaskGroup() as group:
         for user in users:
             group.create_task(user.first())
@@ -92,6 +103,7 @@ async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
             cloud.faults.on = True
             group.create_task(Operator(cloud, invariants).work(plan.faults_until_s))
             group.create_task(Chaos(cloud).run(plan.faults_until_s))
+    well_again = ledger.now()
     await _until(cloud, plan.faults_until_s + 120.0)
     for user in users:
         await user.resume_paused()
@@ -100,6 +112,12 @@ async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
     await _until(cloud, plan.end_s)
     result.checks = invariants.checks
     result.placements = invariants.placements
+    if asking is not None:
+        await asking
+        faults = Outage(EPOCH_S + plan.faults_from_s, well_again)
+        judge = Judge(jobs, ledger, invariants.fail, faults)
+        await judge.judge()
+        result.targets, result.tries = judge.wanted, len(ledger.tries)
     await check_end(cloud, users, acked, invariants, result.outcomes, last)
     cloud.loop.after_step = None
     cloud.check()

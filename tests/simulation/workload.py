@@ -109,6 +109,7 @@ class User:
         self.version = 1
         self.good = "1"
         self.refused: list[str] = []
+        self.key = ""  # its own API key; "": the first admin's
         self._client = NetClient(
             cloud.net, Life(cloud.loop, f"user:{app}"), lambda: self._credentials
         )
@@ -116,14 +117,16 @@ class User:
 
     # -- talking
 
-    async def call(self, method: str, path: str, content: Any = None, tries: int = 200) -> Response:
-        """The gateway's answer, other than that it or a peer is away."""
+    async def call(
+        self, method: str, path: str, content: Any = None, tries: int = 200, key: str = ""
+    ) -> Response:
+        """The gateway's answer, other than that it or a peer is away. `key`: makes repetitions one."""
         headers = {"content-type": "application/json"}
-        if method == "POST":
-            headers["idempotency-key"] = self.ids.uuid()
+        if method == "POST" or key:
+            headers["idempotency-key"] = key or self.ids.uuid()
         body = orjson.dumps(content) if content is not None else b""
         for _ in range(tries):
-            self._credentials = {"authorization": f"Bearer {self.cloud.keys.key}"}
+            self._credentials = {"authorization": f"Bearer {self.key or self.cloud.keys.key}"}
             try:
                 response = await self._client.call(
                     "gateway", method, path, body=body, headers=headers, timeout_s=8.0

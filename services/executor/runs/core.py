@@ -174,6 +174,9 @@ def _stop_asked(a: Attempt, move: m.StopAsked, world: World) -> m.Step:
     grace_s = a.payload.spec.stop_grace_s if move.grace_s is None else max(0.0, move.grace_s)
     stop = Stop(reason=StopReason.ASKED, grace_s=grace_s, message=move.message)
     match a.state:
+        case State.PREPARING if a.payload.adopt:
+            # An earlier attempt's task runs on: it is looked for first, and ended then.
+            return m.Step(changed(a, stop=a.stop or stop))
         case State.PREPARING:
             return end_unstarted(changed(a, keep=True), stop)
         case State.STARTING:

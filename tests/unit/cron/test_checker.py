@@ -246,3 +246,18 @@ def test_a_catalogue_of_tens_of_thousands() -> None:
     found = check(jobs, runs, 1e9)
     assert not found.missing and found.met == found.wanted == 58_000
     assert len(found.extra) == 2_000
+
+
+def test_an_excused_target_takes_no_run_from_one_that_needs_it() -> None:
+    # All windows stay open until the outage is recovered from, so each run could be for any target before it.
+    job = Job("a", [100.0, 200.0, 300.0], epsilon_s=10)
+    runs = [
+        Run("a", 101, 102, target=100.0, failed=True),
+        Run("a", 110, 111, target=100.0),
+        Run("a", 301, 302, target=300.0),
+    ]
+    outages, missed = [Outage(50, 400)], {"a": [200.0]}
+    verdict = check([job], runs, 2000, outages=outages, missed=missed)
+    assert verdict.valid, str(verdict)
+    assert (verdict.wanted, verdict.met) == (2, 2)
+    assert not check([job], runs[:2], 2000, outages=outages, missed=missed).valid

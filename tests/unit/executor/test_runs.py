@@ -360,3 +360,58 @@ async def test_shutdown_ends_runs_then_their_containers(world: World) -> None:
         assert it.ends("job.1") == ["TASK_KILLED"]
         assert it.docker.containers == {}
         assert it.ended
+
+
+@virtual
+async def test_a_run_of_its_own_that_ended_unseen_is_told_of_and_not_begun_again(
+    world: World,
+) -> None:
+    it = RunWorld(world, sweep_s=5, stray_grace_s=1, orphan_grace_s=100)
+    it.docker.images["slow"] = FakeImage(exits_after_s=5, exit_code=3)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        for each in ("ends.1", "removed.1", "unwanted.1"):
+            it.run(each, "slow", reuse="never")
+        await it.settle()
+        ends, removed = (it.container(each) for each in ("ends.1", "removed.1"))
+        await it.crash()
+        it.journal.files.clear()
+        it.run_id = "run-2"
+        await it.settle(10)
+        it.docker.destroy(removed.name)
+        it.start(group)
+        await it.settle(60)  # what became of them is kept until somebody is told
+        it.run("ends.2", "slow", reuse="never", adopt=ends.name)
+        it.run("removed.2", "slow", reuse="never", adopt=removed.name)
+        await it.settle()
+        report = it.agent.report("ends.2")
+        assert (it.ends("ends.2"), report.exit_code) == (["TASK_FAILED"], 3)
+        assert abs(report.ended_at - report.started_at - 5) < 0.01
+        assert it.ends("removed.2") == ["TASK_FAILED"]
+        assert "nobody can tell" in it.agent.last("removed.2")["message"]
+        assert it.agent.report("removed.2").exit_code is None
+        await it.settle(120)
+        assert it.docker.containers == {}
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
+async def test_a_stop_that_comes_before_the_adoption_ends_the_task(world: World) -> None:
+    it = RunWorld(world)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.run("job.1", ENDLESS)
+        await it.settle()
+        container = it.agent.report("job.1").container
+        await it.crash()
+        it.journal.files.clear()
+        it.run_id = "run-2"
+        it.start(group)
+        it.run("job.2", ENDLESS, adopt=container)
+        it.kill("job.2")
+        await it.settle(5)
+        assert it.ends("job.2") == ["TASK_KILLED"]
+        (pool,) = it.pools
+        assert pool.tasks == {}, "it is told to be over, and runs on"
+        await it.crash()

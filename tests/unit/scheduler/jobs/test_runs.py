@@ -208,3 +208,38 @@ def test_offers_are_at_hand_when_a_run_is_about_to_be_due_and_go_back_after() ->
     desk.runs(run)
     desk.at(2.0)
     assert not desk.cluster.volatile.offers and desk.cluster.volatile.suppressed
+
+
+def test_a_try_that_is_not_there_to_be_adopted_any_more_is_lost() -> None:
+    desk = JobDesk()
+    desk.took(retry={"limit": 1, "delay_s": 5})
+    (run,) = desk.at(0.0)
+    desk.begin()
+    desk.report(f"{run}.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    desk.offer()
+    desk.end(run, "TASK_FAILED", exit_code=None, detail="nobody can tell how it ended")
+    (told,) = desk.told(ev.JobRunFailed)
+    assert (told.host_lost, told.again) == (True, True)
+    assert desk[run].not_before == desk.now + 5
+    desk.now += 5
+    desk.offer()
+    desk.runs(run)
+    desk.end(run)
+    record = desk.records[run]
+    assert (record.state, record.tries, record.lost) == ("succeeded", 2, 1)
+
+
+def test_why_a_run_was_ended_is_not_forgotten_while_nobody_sees_it() -> None:
+    desk = JobDesk()
+    desk.took(concurrency="replace")
+    (run,) = desk.at(0.0)
+    desk.begin()
+    desk.at(60.0)
+    (other,) = desk.job().queue
+    for _ in range(2):
+        desk.report(desk[run].attempt, "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+        desk.now += 1
+        desk.offer()
+    desk.end(run, "TASK_KILLED", exit_code=None)
+    record = desk.records[run]
+    assert (record.state, record.reason) == ("killed", f"replaced by run {other.run}")

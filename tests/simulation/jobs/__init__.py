@@ -1,0 +1,1 @@
+"""Jobs in the simulation: which ones a seed has, who asks for them, what really ran, and whether that was right."""
