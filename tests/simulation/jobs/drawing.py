@@ -145,7 +145,7 @@ def _spec(rng: random.Random, concurrency: str, **more: Any) -> dict[str, Any]:
 # -- schedules -----------------------------------------------------------------------------------------
 
 
-def _interval(rng: random.Random, least_s: int = 0) -> tuple[Timing, int]:
+def _interval(rng: random.Random, least_s: int = 0) -> tuple[Timing, float]:
     """As the generator of the analysis draws one; and how long its runs take."""
     drawn = draw(rng, "", EPOCH_S + rng.randint(10, 60))
     more = max(0, least_s - drawn.interval_s)
