@@ -1,12 +1,13 @@
 """What is asked of jobs: handed to the scheduler by event, and waited for; and what the scheduler tells of them.
 
-A change is checked at the scheduler first, as a courtesy; then its record and its `job.requested` are one write. The
-scheduler decides, once for each request, and keeps what came of it: that is waited for, for a while.
+A change is checked at the scheduler first, as a courtesy, if one leads; then its record and its `job.requested` are one
+write. The scheduler decides, once for each request, and keeps what came of it: that is waited for, for a while.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -71,7 +72,7 @@ class Jobs:
 
     Changes take the caller's request: its principal must be a deployer of the business unit (NotFound for another
     unit's, Forbidden), and its Idempotency-Key, if there is one, makes repetitions one. They raise what the scheduler's
-    check does, and return an Outcome, REFUSED too; Unavailable when the scheduler or our store is away.
+    check does, and Unavailable when our store is away; they return an Outcome, REFUSED too, ACCEPTED while none leads.
     """
 
     def __init__(self, gateway: Gateway) -> None:
@@ -207,8 +208,13 @@ class Jobs:
     ) -> Outcome:
         actor = actor_of(request)
         actor.require(bu_of_target(job), Role.DEPLOYER)
+
+        async def courtesy() -> None:
+            with suppress(Unavailable):  # the next leader decides, and says why not
+                await check()
+
         asked, repeated = await self._gateway.operations.ask_of_job(
-            request, job, action, check, request_of, **fields
+            request, job, action, courtesy, request_of, **fields
         )
         return await self._wait(actor, asked, repeated)
 

@@ -249,12 +249,17 @@ async def test_a_key_that_comes_again_after_its_answer_is_forgotten_asks_anew(wo
     assert len(world.jobs.runs) == 2
 
 
-async def test_while_the_scheduler_is_away_nothing_is_changed(world: World) -> None:
+async def test_while_no_scheduler_leads_changes_are_written_down(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.jobs.WAIT_S", 0.1)
     await put(world)
     world.jobs.away = True
-    for method, path in (("PUT", JOB), ("POST", f"{JOB}/run"), ("GET", JOB)):
-        body = SPEC if method == "PUT" else None
-        assert (await world.call(method, path, body)).status == 503, path
+    assert (await world.call("GET", JOB)).status == 503
+    for method, path in (("PUT", JOB), ("POST", f"{JOB}/run")):
+        answer = await world.call(method, path, SPEC if method == "PUT" else None)
+        assert (answer.status, answer.json()["state"]) == (202, "accepted"), path
+        assert answer.headers["location"] == answer.json()["url"]
     listed = (await world.call("GET", "/v1/jobs")).json()
     assert listed == {"incomplete": ["scheduler"], "jobs": []}
-    assert len(world.jobs.heard) == 1
+    assert [each.action for each in world.jobs.heard] == ["put", "put", "run"]
