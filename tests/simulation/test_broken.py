@@ -12,6 +12,7 @@ import pytest
 from services.deployer import observations
 from services.deployer.model import Instance as DeployedInstance
 from services.deployer.observe import ObservedEvent, observe
+from services.executor import launching
 from services.executor.model import Attachment, AttachmentSpec, ContainerName
 from services.executor.ports import Network
 from services.ipam import core as ipam_core
@@ -111,3 +112,11 @@ class CarelessCloud(Cloud):
 @pytest.mark.timeout(200)
 def test_registration_not_revoked_before_del_in_the_executor() -> None:
     caught("before its leave to start is revoked", CarelessCloud)
+
+
+@pytest.mark.timeout(200)
+def test_runs_that_ended_unseen_are_begun_again_by_the_executor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launching, "_adopt_ended", launching._start_anew)
+    caught("doubles: 1")
