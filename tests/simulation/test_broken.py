@@ -5,6 +5,7 @@ Nothing is edited: the world is built with the crippled part in the place of the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -28,14 +29,14 @@ from tests.simulation.run import MakeCloud, Plan, simulate, told
 SEEDS = range(1, 9)
 
 
-def caught(said: str, make: MakeCloud = Cloud) -> str:
+def caught(said: str, make: MakeCloud = Cloud, seeds: Iterable[int] = SEEDS) -> str:
     """The violation that the first of a few seeds shows."""
-    for seed in SEEDS:
+    for seed in seeds:
         result = simulate(seed, Plan(), make)
         if result.error:
             assert said in result.error, told(result, 30)
             return result.error
-    raise AssertionError(f"{len(SEEDS)} seeds passed as if nothing were broken")
+    raise AssertionError("all seeds passed as if nothing were broken")
 
 
 @pytest.mark.timeout(200)
@@ -119,4 +120,4 @@ def test_runs_that_ended_unseen_are_begun_again_by_the_executor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(launching, "_adopt_ended", launching._start_anew)
-    caught("doubles: 1")
+    caught("doubles: 1", seeds=(4, 5, *SEEDS))

@@ -46,7 +46,6 @@ class Ledger:
     instances: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # run → newest document
     records: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     texts: dict[str, list[str]] = field(default_factory=dict)  # job → its schedules, in their order
-    jobs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     staged: dict[str, float] = field(default_factory=dict)  # attempt → when it was given a place
     _open: dict[str, Try] = field(default_factory=dict)  # by container
     _started: dict[str, Try] = field(default_factory=dict)  # by attempt
@@ -68,11 +67,6 @@ class Ledger:
         """What a run was for, as it is saved."""
         body = self.records.get(run)
         return float(body["target"] if body else self.instances[run]["run"]["target"])
-
-    def cause(self, run: str) -> str:
-        """Why a run was made, as it is saved."""
-        body = self.records.get(run)
-        return str(body["cause"] if body else self.instances[run]["run"]["cause"])
 
     # -- the engines
 
@@ -135,7 +129,6 @@ class Ledger:
                 self.fail(f"run {write.id} ends twice: {self.records[write.id]} and {body}")
             self.records[write.id] = body
         elif collection == "scheduler_jobs":
-            self.jobs[write.id] = body
             texts = self.texts.setdefault(write.id, [])
             if body["text"] and body["text"] not in texts[-1:]:
                 texts.append(body["text"])
