@@ -84,6 +84,9 @@ class Ledger:
                 runs, code = container.running, container.exit_code
             else:
                 return
+            if runs and host.by_hand == container.id:
+                # A start whose answer was lost is registered anew, which leaves somebody a moment to use that.
+                return
             if runs:
                 self.began(key, run, attempt, host.name)
             else:
@@ -112,7 +115,9 @@ class Ledger:
 
     def ended(self, key: str, code: int, told_to_end: bool) -> None:
         """It is over."""
-        one = self._open.pop(key)
+        one = self._open.pop(key, None)
+        if one is None:
+            return  # it was begun by hand
         one.end, one.code, one.told_to_end = self.now(), code, told_to_end
 
     # -- the store
