@@ -81,6 +81,7 @@ class Host:
         self.ledger = MemoryLedger()
         self.hostd: Life | None = None
         self.supervisors: dict[int, Supervisor] = {}
+        self.by_hand = ""  # the container that somebody is about to start
         self.barren = False  # does every executor end at once?
 
     # -- hostd
@@ -171,10 +172,13 @@ class Host:
 
     async def start_by_hand(self, container_id: str) -> None:
         """Somebody types `docker start`."""
+        self.by_hand = container_id
         try:
             await self.docker.launch(Ref(ContainerName(container_id), container_id), "")
         except GantryError as error:
             self.world.trace.add(self.name, f"docker start by hand: {error}")
+        finally:
+            self.by_hand = ""
 
     # -- the executor
 

@@ -5,6 +5,7 @@ Nothing is edited: the world is built with the crippled part in the place of the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from services.deployer import observations
 from services.deployer.model import Instance as DeployedInstance
 from services.deployer.observe import ObservedEvent, observe
+from services.executor import launching
 from services.executor.model import Attachment, AttachmentSpec, ContainerName
 from services.executor.ports import Network
 from services.ipam import core as ipam_core
@@ -27,14 +29,14 @@ from tests.simulation.run import MakeCloud, Plan, simulate, told
 SEEDS = range(1, 9)
 
 
-def caught(said: str, make: MakeCloud = Cloud) -> str:
+def caught(said: str, make: MakeCloud = Cloud, seeds: Iterable[int] = SEEDS) -> str:
     """The violation that the first of a few seeds shows."""
-    for seed in SEEDS:
+    for seed in seeds:
         result = simulate(seed, Plan(), make)
         if result.error:
             assert said in result.error, told(result, 30)
             return result.error
-    raise AssertionError(f"{len(SEEDS)} seeds passed as if nothing were broken")
+    raise AssertionError("all seeds passed as if nothing were broken")
 
 
 @pytest.mark.timeout(200)
@@ -111,3 +113,11 @@ class CarelessCloud(Cloud):
 @pytest.mark.timeout(200)
 def test_registration_not_revoked_before_del_in_the_executor() -> None:
     caught("before its leave to start is revoked", CarelessCloud)
+
+
+@pytest.mark.timeout(200)
+def test_runs_that_ended_unseen_are_begun_again_by_the_executor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launching, "_adopt_ended", launching._start_anew)
+    caught("doubles: 1", seeds=(4, 5, *SEEDS))

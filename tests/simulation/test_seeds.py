@@ -56,11 +56,13 @@ def test_without_faults_all_goes_as_asked() -> None:
     assert not result.error, told(result, 60)
     assert result.outcomes["succeeded"] >= 10
     assert result.checks > 1000 and result.placements > 5
+    assert result.targets > 50 and result.tries > 50
 
 
 @pytest.mark.timeout(120)
 def test_a_failed_seed_tells_how_to_repeat_it() -> None:
-    result = simulate(1, Plan(end_s=70.0, settled_s=60.0, faults_until_s=50, work_until_s=50))
+    brief = Plan(end_s=70.0, settled_s=60.0, faults_until_s=50, work_until_s=50, jobs=False)
+    result = simulate(1, brief)
     # Ten seconds after a release of all apps not everything can have come to rest.
     assert result.error
     text = told(result, 5)

@@ -46,7 +46,6 @@ class Ledger:
     instances: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # run → newest document
     records: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     texts: dict[str, list[str]] = field(default_factory=dict)  # job → its schedules, in their order
-    jobs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     staged: dict[str, float] = field(default_factory=dict)  # attempt → when it was given a place
     _open: dict[str, Try] = field(default_factory=dict)  # by container
     _started: dict[str, Try] = field(default_factory=dict)  # by attempt
@@ -69,11 +68,6 @@ class Ledger:
         body = self.records.get(run)
         return float(body["target"] if body else self.instances[run]["run"]["target"])
 
-    def cause(self, run: str) -> str:
-        """Why a run was made, as it is saved."""
-        body = self.records.get(run)
-        return str(body["cause"] if body else self.instances[run]["run"]["cause"])
-
     # -- the engines
 
     def _watcher(self, host: Host) -> Watch:
@@ -89,6 +83,9 @@ class Ledger:
                 told = bool(container.signals)
                 runs, code = container.running, container.exit_code
             else:
+                return
+            if runs and host.by_hand == container.id:
+                # A start whose answer was lost is registered anew, which leaves somebody a moment to use that.
                 return
             if runs:
                 self.began(key, run, attempt, host.name)
@@ -118,7 +115,9 @@ class Ledger:
 
     def ended(self, key: str, code: int, told_to_end: bool) -> None:
         """It is over."""
-        one = self._open.pop(key)
+        one = self._open.pop(key, None)
+        if one is None:
+            return  # it was begun by hand
         one.end, one.code, one.told_to_end = self.now(), code, told_to_end
 
     # -- the store
@@ -135,7 +134,6 @@ class Ledger:
                 self.fail(f"run {write.id} ends twice: {self.records[write.id]} and {body}")
             self.records[write.id] = body
         elif collection == "scheduler_jobs":
-            self.jobs[write.id] = body
             texts = self.texts.setdefault(write.id, [])
             if body["text"] and body["text"] not in texts[-1:]:
                 texts.append(body["text"])
