@@ -118,13 +118,18 @@ class Judge:
             )
             for each in tries
         ]
+        # A target may be that of the schedule before, too, and its run was counted there.
+        elsewhere = {each.run for each in ledger.of(job)} - ran
+        counted = {ledger.target(run) for run in elsewhere}
         targets, missed = [], []
         records = {
             body["target"]: (run, body)
             for run, body in ledger.records.items()
-            if body["job"] == job and run not in ran
+            if body["job"] == job and run not in ran | elsewhere
         }
         for target in period.targets:
+            if target in counted:
+                continue
             run, body = records.get(target, ("", {}))
             if run and self._left_out(plan, run, body):
                 continue

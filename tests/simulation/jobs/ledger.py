@@ -84,7 +84,7 @@ class Ledger:
                 runs, code = container.running, container.exit_code
             else:
                 return
-            if runs and host.by_hand == container.id:
+            if runs and host.by_hand == container.id and attempt in self._started:
                 # A start whose answer was lost is registered anew, which leaves somebody a moment to use that.
                 return
             if runs:
