@@ -10,16 +10,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from libs.common.spec import (
-    ENV_NAME,
-    IMAGE,
-    Constraint,
-    InstanceClass,
-    InstanceSpec,
-    Resources,
-    SecretRefs,
-)
-from libs.common.wishes import PLAIN, ApartFrom, Name, Options, Priority, Spread, Strict
+from libs.common.spec import InstanceSpec
+from libs.common.wishes import Name, Strict
+from libs.common.workload import Workload
 
 Seconds = Annotated[float, Field(gt=0, le=366 * 86_400.0)]
 OUTPUT_TAIL = 8192
@@ -50,7 +43,7 @@ class CatchUp(Strict):
     )
 
 
-class JobSpec(Strict):
+class JobSpec(Workload):
     """All a user says about a job. `PUT` replaces it whole; running runs go on as they began."""
 
     schedule: str | None = Field(
@@ -68,22 +61,6 @@ class JobSpec(Strict):
     description: str = Field("", max_length=1000)
     owner: str = Field("", max_length=200, description="whom to ask about it")
     enabled: bool = Field(True, description="false: nothing starts, not even by its parents")
-
-    image: str = Field(description="name:tag or name@sha256:…; a tag is resolved at each put")
-    network: Name = Field(description="the network (VLAN) whose addresses its runs get")
-    network_options: Options = PLAIN
-    resources: Resources = Resources()
-    instance_class: InstanceClass = Field(InstanceClass.THIN, alias="class")
-    command: tuple[str, ...] | None = Field(None, description="instead of the image's own command")
-    user: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?$")
-    env: dict[str, str] = {}
-    secrets: SecretRefs = ()
-    labels: dict[str, str] = {}
-    constraints: tuple[Constraint, ...] = ()
-    spread: Spread = ()
-    apart_from: ApartFrom = ()
-    priority: Priority = 0
-    stop_grace_s: float = Field(10.0, ge=0, le=3600, description="between TERM and KILL")
 
     concurrency: Literal["allow", "forbid", "replace", "queue"] = Field(
         "forbid",
@@ -114,27 +91,6 @@ class JobSpec(Strict):
         description="shared: its runs may use containers again; never: a fresh one for each try",
     )
 
-    model_config = {"frozen": True, "extra": "forbid", "populate_by_name": True}
-
-    @field_validator("image")
-    @classmethod
-    def _image(cls, value: str) -> str:
-        if not IMAGE.fullmatch(value):
-            raise ValueError(
-                "not an image reference; expected e.g. registry.example:5000/team/web:1.2"
-            )
-        return value
-
-    @field_validator("env")
-    @classmethod
-    def _env(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
-            if not ENV_NAME.fullmatch(name):
-                raise ValueError(
-                    f"{name!r} is not an environment variable name (letters, digits, _)"
-                )
-        return value
-
     @field_validator("success_codes")
     @classmethod
     def _codes(cls, value: tuple[int, ...]) -> tuple[int, ...]:
@@ -152,21 +108,4 @@ class JobSpec(Strict):
 
     def instance(self, image: str, *, registry_login: bool = False) -> InstanceSpec:
         """What a run of it is on a host, with its image pinned to `image`."""
-        return InstanceSpec(
-            image=image,
-            network=self.network,
-            network_options=self.network_options,
-            resources=self.resources,
-            instance_class=self.instance_class,
-            command=self.command,
-            user=self.user,
-            env=self.env,
-            secrets=self.secrets,
-            labels=self.labels,
-            constraints=self.constraints,
-            spread=self.spread,
-            apart_from=self.apart_from,
-            priority=self.priority,
-            stop_grace_s=self.stop_grace_s,
-            registry_login=registry_login,
-        )
+        return InstanceSpec(image=image, registry_login=registry_login, **self.carried())
