@@ -89,7 +89,9 @@ async def test_logout(opened: tuple[World, str, Page, list[str]]) -> None:
     await page.click("text=Log out")
     await expect(page.locator("#key")).to_be_visible()
     await page.goto(f"{url}/")
-    assert page.url == f"{url}/login" and complaints == []
+    assert page.url == f"{url}/login"
+    # What the page was just asking for when its session ended is answered so.
+    assert [each for each in complaints if "status of 401" not in each] == []
 
 
 FIELD = '[id="m-10.1.0.{}"]'
