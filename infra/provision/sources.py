@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from infra.kafka.provisioner import KafkaProvisioner
@@ -31,12 +31,24 @@ async def _kafka(directory: Path) -> Server:
     return await KafkaProvisioner(directory).server()
 
 
+async def _secure_kafka(directory: Path) -> Server:
+    return await KafkaProvisioner(directory, secure=True).server()
+
+
 async def _mongo(directory: Path) -> Server:
     return await MongoProvisioner(directory).server()
 
 
+async def _secure_mongo(directory: Path) -> Server:
+    return await MongoProvisioner(directory, secure=True).server()
+
+
 async def _zookeeper(directory: Path) -> Server:
     return await ZooKeeperProvisioner(directory).server()
+
+
+async def _secure_zookeeper(directory: Path) -> Server:
+    return await ZooKeeperProvisioner(directory, secure=True).server()
 
 
 async def _registry(directory: Path) -> Server:
@@ -138,55 +150,31 @@ async def provided(
             yield server
 
 
-@asynccontextmanager
-async def kafka(
+def kafka(
     directory: Path, *, keep: bool = False, secure: bool = False, own: bool = False
-) -> AsyncIterator[Server]:
+) -> AbstractAsyncContextManager[Server]:
     """A Kafka broker; topics must be created before use. One with SASL and TLS is always a process of this host."""
-
-    async def make(directory: Path) -> Server:
-        return await KafkaProvisioner(directory, secure=True).server()
-
     if secure:
-        async with local("kafka", _absolute(directory), make, keep) as server:
-            yield server
-        return
-    async with provided("kafka", directory, keep=keep, own=own) as server:
-        yield server
+        return local("kafka", _absolute(directory), _secure_kafka, keep)
+    return provided("kafka", directory, keep=keep, own=own)
 
 
-@asynccontextmanager
-async def mongo(
+def mongo(
     directory: Path, *, keep: bool = False, own: bool = False, secure: bool = False
-) -> AsyncIterator[Server]:
+) -> AbstractAsyncContextManager[Server]:
     """A MongoDB-wire server. One with TLS is always a process of this host."""
-
-    async def make(directory: Path) -> Server:
-        return await MongoProvisioner(directory, secure=True).server()
-
     if secure:
-        async with local("mongo", _absolute(directory), make, keep) as server:
-            yield server
-        return
-    async with provided("mongo", directory, keep=keep, own=own) as server:
-        yield server
+        return local("mongo", _absolute(directory), _secure_mongo, keep)
+    return provided("mongo", directory, keep=keep, own=own)
 
 
-@asynccontextmanager
-async def zookeeper(
+def zookeeper(
     directory: Path, *, keep: bool = False, secure: bool = False
-) -> AsyncIterator[Server]:
+) -> AbstractAsyncContextManager[Server]:
     """A standalone ZooKeeper. One with TLS is always a process of this host."""
-
-    async def make(directory: Path) -> Server:
-        return await ZooKeeperProvisioner(directory, secure=True).server()
-
     if secure:
-        async with local("zookeeper", _absolute(directory), make, keep) as server:
-            yield server
-        return
-    async with provided("zookeeper", directory, keep=keep) as server:
-        yield server
+        return local("zookeeper", _absolute(directory), _secure_zookeeper, keep)
+    return provided("zookeeper", directory, keep=keep)
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from dataclasses import replace
 import aiohttp
 
 from libs.mesos.errors import CallTimeout, MesosError, TransportError
-from libs.mesos.ports import ByteStream, Credentials, Request, Response
+from libs.mesos.ports import ByteStream, Credentials, Request, Response, Transport
 
 
 def basic_auth(credentials: Credentials | None) -> dict[str, str]:
@@ -80,14 +80,7 @@ class AiohttpTransport:
         self, request: Request, bodies: Sequence[bytes], *, timeout_s: float
     ) -> list[Response | MesosError]:
         """See `Pipeline.request_all`: side by side, each on a connection of its own."""
-
-        async def one(body: bytes) -> Response | MesosError:
-            try:
-                return await self.request(replace(request, body=body), timeout_s=timeout_s)
-            except MesosError as error:
-                return error
-
-        return await asyncio.gather(*map(one, bodies))
+        return await each_alone(self, request, bodies, timeout_s)
 
     @asynccontextmanager
     async def stream(self, request: Request, *, timeout_s: float) -> AsyncIterator[ByteStream]:
@@ -111,3 +104,17 @@ class AiohttpTransport:
             yield stream
         finally:
             stream.close()
+
+
+async def each_alone(
+    transport: Transport, request: Request, bodies: Sequence[bytes], timeout_s: float
+) -> list[Response | MesosError]:
+    """A request with each of the bodies, side by side: what became of each, in their order."""
+
+    async def one(body: bytes) -> Response | MesosError:
+        try:
+            return await transport.request(replace(request, body=body), timeout_s=timeout_s)
+        except MesosError as error:
+            return error
+
+    return await asyncio.gather(*map(one, bodies))

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import orjson
@@ -14,6 +14,7 @@ import orjson
 from libs.common.waiting import set_or_due
 from libs.mesos import recordio
 from libs.mesos.errors import CallTimeout, MesosError, TransportError
+from libs.mesos.http import each_alone
 from libs.mesos.ports import ByteStream, Request, Response
 from libs.minimesos.local import LocalCluster
 from libs.minimesos.local import Response as Answer
@@ -258,14 +259,7 @@ class MesosTransport:
         self, request: Request, bodies: Sequence[bytes], *, timeout_s: float
     ) -> list[Response | MesosError]:
         """See Pipeline: each on its own, so that each may be lost."""
-
-        async def one(body: bytes) -> Response | MesosError:
-            try:
-                return await self.request(replace(request, body=body), timeout_s=timeout_s)
-            except MesosError as error:
-                return error
-
-        return await asyncio.gather(*map(one, bodies))
+        return await each_alone(self, request, bodies, timeout_s)
 
     @asynccontextmanager
     async def stream(self, request: Request, *, timeout_s: float) -> AsyncIterator[ByteStream]:
