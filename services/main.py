@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from libs.common import config
 from libs.common.errors import GantryError, InvalidInput
 from libs.common.runtime import CommonConfig, ServiceMain, Shared, open_shared, run_services
+from libs.common.waiting import TaskGroup
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -101,7 +102,7 @@ async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
     Then the process has STOP_S to end. One that hangs all the same says where, and ends as if it had been killed.
     """
     loop = asyncio.get_running_loop()
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         task = group.create_task(work)
 
         def stop() -> None:

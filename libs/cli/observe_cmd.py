@@ -14,6 +14,7 @@ from libs.cli.output import time_of
 from libs.client import GantryClient
 from libs.client.model import EventView, InstanceView
 from libs.common.errors import InvalidInput, NotFound
+from libs.common.waiting import TaskGroup
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
 MAX_FOLLOWED = 50
@@ -92,7 +93,7 @@ def logs(
 
     async def run(client: GantryClient) -> None:
         found = await _instances(context, client, what)
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for n, each in enumerate(found):
                 prefix = each.instance if len(found) > 1 else ""
                 group.create_task(

@@ -18,6 +18,7 @@ from libs.client import GantryClient
 from libs.client.api import ENDED
 from libs.client.model import DeploymentView
 from libs.common.errors import TimedOut
+from libs.common.waiting import TaskGroup
 
 POLL_S = 1.0
 LAST_WORDS_S = 2.0
@@ -45,7 +46,7 @@ async def watch(
     try:
         async with asyncio.timeout(timeout_s):
             with Shown(printer, progress, LATE_S if place is not None else 0.0) as shown:
-                async with asyncio.TaskGroup() as group:
+                async with TaskGroup() as group:
                     follower = group.create_task(
                         _follow(client, app, place, progress, shown, woken)
                     )

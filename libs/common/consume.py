@@ -20,7 +20,7 @@ from libs.common.deadletters import bury, dead_topic
 from libs.common.errors import Fenced, Poison, Unavailable
 from libs.common.events import EVENT_TYPES, Envelope, Event
 from libs.common.telemetry import Telemetry
-from libs.common.waiting import is_being_cancelled, lasting
+from libs.common.waiting import TaskGroup, is_being_cancelled, lasting
 
 # The table below is keyed by class, so a handler's parameter is the very class it is registered for.
 EventHandler = Callable[[Any, Envelope], Awaitable[None]]
@@ -47,7 +47,7 @@ class Subscription:
 
     async def run(self) -> None:
         """Consume until cancelled; comes back from every loss of the bus."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(lasting(self._watch_lag()))
             await self._consume()
 
@@ -189,7 +189,7 @@ async def side_by_side(
             # Leaked out of a client: unhandled, so that it is handled again.
             failures.append(Unavailable("a call was given up"))
 
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         for lane in lanes:
             group.create_task(in_order(lane))
     return failures

@@ -21,7 +21,7 @@ from libs.common.events.base import to_record
 from libs.common.leader import drop_lease
 from libs.common.store.base import Collection, OutboxEvent, Store
 from libs.common.telemetry import Log
-from libs.common.waiting import lasting, set_or_due
+from libs.common.waiting import TaskGroup, lasting, set_or_due
 
 BATCH = 500
 LEASE_TTL_S = 4.0  # two at work for a moment do no harm, a dead one at work for long does
@@ -73,7 +73,7 @@ class Relay:
     async def run(self) -> None:
         """Publish until cancelled; then another replica may go on at once."""
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 if self._courier is not None:
                     group.create_task(lasting(self._courier.run()))
                 await self._publish_for_ever()

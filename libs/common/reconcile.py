@@ -17,7 +17,7 @@ from libs.common.backoff import Backoff
 from libs.common.clock import Clock
 from libs.common.errors import GantryError
 from libs.common.telemetry import Log
-from libs.common.waiting import set_or_due
+from libs.common.waiting import TaskGroup, set_or_due
 
 Reconcile = Callable[[str], Awaitable[float | None]]
 """Handles a key; returns the seconds after which to look at it again without being woken, or None."""
@@ -78,7 +78,7 @@ class ReconcileQueue:
 
     async def run(self, list_keys: ListKeys | None = None, sweep_s: float = 30.0) -> None:
         """Work until cancelled; sweep at the start and every `sweep_s` when `list_keys` is given."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             if list_keys is not None:
                 group.create_task(self._sweep(list_keys, sweep_s), name=f"{self.name}-sweep")
             while True:

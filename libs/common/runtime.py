@@ -52,6 +52,7 @@ from libs.common.store.schemas import SchemaStore
 from libs.common.store.upkeep import is_outdated, keep_documents
 from libs.common.telemetry import SpanSink, Telemetry, make_log
 from libs.common.tokens import TokenSigner, TokenVerifier, party_keys
+from libs.common.waiting import TaskGroup
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -413,7 +414,7 @@ async def supervise(shared: Shared, service: str, main: ServiceMain) -> None:
 
 async def run_services(shared: Shared, mains: Mapping[str, ServiceMain]) -> None:
     """Run several services in this process until cancelled; secret files and documents are looked after meanwhile."""
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         running = [
             group.create_task(supervise(shared, service, main), name=service)
             for service, main in mains.items()

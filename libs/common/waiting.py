@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from types import TracebackType
 
 
 async def set_or_due(event: asyncio.Event, timeout_s: float | None) -> None:
@@ -26,6 +27,30 @@ def is_being_cancelled() -> bool:
     """Does somebody cancel the current task? If not, a CancelledError has leaked out of a library's own business."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+class TaskGroup(asyncio.TaskGroup):
+    """asyncio's, but a cancellation from outside that meets a child's error is not lost with it.
+
+    Python 3.11's raises the errors alone then: whoever handles them and goes on would never hear that it is to end.
+    As in Python 3.13, the errors come out and the next `await` raises CancelledError.
+    """
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """See above."""
+        try:
+            await super().__aexit__(kind, error, traceback)
+        except BaseExceptionGroup:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                task.uncancel()  # the count stays as it is
+                task.cancel()
+            raise
 
 
 async def lasting(work: Awaitable[None]) -> None:

@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp import WSMsgType, web
 
 from libs.common.clock import Clock
+from libs.common.waiting import TaskGroup
 from libs.minimesos.effects import LinkMessage, Message
 from libs.minimesos.nodes import AgentNode, MasterNode
 from libs.minimesos.wire import PATH, decode, encode
@@ -64,7 +65,7 @@ def agent_routes(master: MasterNode) -> list[web.RouteDef]:
         outbox = _Outbox()
         master.attach(link, send=outbox.put, close=outbox.close)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 writer = tasks.create_task(outbox.drain(socket))
                 async for frame in socket:
                     if frame.type is WSMsgType.BINARY:
@@ -110,7 +111,7 @@ async def _carry(agent: AgentNode, socket: aiohttp.ClientWebSocketResponse, link
     outbox = _Outbox()
     agent.attach(link, send=outbox.put, close=outbox.close)
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             writer = tasks.create_task(outbox.drain(socket))
             async for frame in socket:
                 if frame.type is WSMsgType.BINARY:

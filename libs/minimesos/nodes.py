@@ -14,6 +14,7 @@ from aiohttp import web
 
 from libs.common.clock import Clock, Ids
 from libs.common.errors import Unavailable
+from libs.common.waiting import TaskGroup
 from libs.minimesos import gc, processes
 from libs.minimesos.agent.agent import Agent
 from libs.minimesos.config import AgentConfig, MasterConfig
@@ -53,10 +54,10 @@ def open_journal(directory: Path | None) -> Journal | NoJournal:
 
 
 @asynccontextmanager
-async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+async def task_group() -> AsyncIterator[TaskGroup]:
     """A TaskGroup whose only error comes out as it is: callers catch errors, not groups."""
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             yield tasks
     except BaseExceptionGroup as group:
         if len(group.exceptions) == 1:
@@ -65,7 +66,7 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
 
 
 @contextmanager
-def _running(node: Node, tasks: asyncio.TaskGroup, name: str) -> Iterator[None]:
+def _running(node: Node, tasks: TaskGroup, name: str) -> Iterator[None]:
     task = tasks.create_task(node.run(), name=name)
     try:
         yield
@@ -94,7 +95,7 @@ class MasterNode:
         directory: Path | None,
         clock: Clock,
         ids: Ids,
-        tasks: asyncio.TaskGroup,
+        tasks: TaskGroup,
         routes: Callable[[MasterNode], list[web.RouteDef]] = lambda master: [],
     ) -> AsyncIterator[MasterNode]:
         """Start; leaving stops it."""
@@ -166,7 +167,7 @@ class AgentNode:
         directory: Path | None,
         clock: Clock,
         ids: Ids,
-        tasks: asyncio.TaskGroup,
+        tasks: TaskGroup,
     ) -> AsyncIterator[AgentNode]:
         """Start; leaving stops it, its executors live on."""
         journal = open_journal(None if directory is None else directory / "meta")

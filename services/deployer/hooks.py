@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from libs.common.clock import Clock
 from libs.common.errors import GantryError, Unavailable
 from libs.common.telemetry import Log
+from libs.common.waiting import TaskGroup
 from services.deployer import hook
 from services.deployer.carry import Carrier, Fleet
 from services.deployer.hook import Ask, Step, Verb
@@ -98,7 +99,7 @@ class Hooks:
                 for each in step.asks:
                     outcomes[name] = await self._ask(each)
 
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for name, step in steps.items():
                 if step.asks:
                     group.create_task(ask(name, step))

@@ -6,7 +6,6 @@ app's document begins again; what a crash leaves undone, the next round finds in
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
@@ -21,7 +20,7 @@ from libs.common.runtime import Runtime
 from libs.common.sealing import Sealer
 from libs.common.tokens import TokenVerifier
 from libs.common.trust import Writers
-from libs.common.waiting import lasting
+from libs.common.waiting import TaskGroup, lasting
 from services.deployer import api, api_images, api_vault, asks
 from services.deployer.carry import Carrier, Fleet
 from services.deployer.core import Decision, Snapshot, decide
@@ -121,7 +120,7 @@ class Deployer:
     async def run(self) -> None:
         """Work until cancelled."""
         list_keys, sweep_s = self._repo.app_ids, self._sweep_s
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(lasting(self.relay.run()))
             group.create_task(lasting(self._observations.run()))
             for subscription in self.subscriptions:
@@ -247,6 +246,6 @@ async def run(
         )
         verify = TokenVerifier(rt.secret, rt.clock, hosts.generations)
         asking = rt.queue("hosts", hosts.ask, workers=1)
-        async with rt.serve(rt.http_app(routes, authenticate=verify)), asyncio.TaskGroup() as group:
+        async with rt.serve(rt.http_app(routes, authenticate=verify)), TaskGroup() as group:
             group.create_task(deployer.run())
             group.create_task(asking.run(all_hosts, ASK_EVERY_S))

@@ -17,6 +17,7 @@ from libs.common.clock import Clock
 from libs.common.errors import GantryError, InvalidInput, Unavailable
 from libs.common.task import TaskPayload
 from libs.common.telemetry import Telemetry
+from libs.common.waiting import TaskGroup
 from libs.mesos import events as mesos_events
 from libs.mesos.messages import TaskInfo, TaskStatus
 from services.executor import core, sweep
@@ -110,7 +111,7 @@ class ExecutorService:
             janitor=janitor,
         )
         self._keeper = Keeper(self, self._book, inits, clock=clock, rng=rng, log=log, config=config)
-        self._group: asyncio.TaskGroup
+        self._group: TaskGroup
         self._tasks: dict[AttemptId, dict[asyncio.Task[None], None]] = {}
         self._updates = Updates(driver, self._book, log, self._tidy)
         self._left: dict[AttemptId, None] = dict.fromkeys(self._book.attempts)  # to be recovered
@@ -126,7 +127,7 @@ class ExecutorService:
     async def run(self) -> None:
         """Work until SHUTDOWN. Raises BadCall or AccessDenied when the agent will not have us."""
         try:
-            async with asyncio.TaskGroup() as self._group:
+            async with TaskGroup() as self._group:
                 self._group.create_task(self._watch(), name="engine-events")
                 self._group.create_task(self._recover_and_sweep(), name="sweep")
                 self._group.create_task(self._keeper.run(), name="keeper")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 
 from libs.common.telemetry import Log
+from libs.common.waiting import TaskGroup
 from libs.mesos.errors import BadCall
 from libs.mesos.messages import TaskStatus
 from services.executor.book import Book
@@ -34,7 +34,7 @@ class Updates:
         """Attempts with updates on their way."""
         return len(self._waiting)
 
-    def send(self, attempt: AttemptId, status: TaskStatus, group: asyncio.TaskGroup) -> None:
+    def send(self, attempt: AttemptId, status: TaskStatus, group: TaskGroup) -> None:
         """Put it in line; a task of `group` sends it."""
         waiting = self._waiting.get(attempt)
         if waiting is not None:

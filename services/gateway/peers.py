@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from libs.common.errors import NotFound, Unauthenticated, Unavailable
 from libs.common.http import Kind, Response, ServiceClient, StreamClient, call_json, raise_problem
 from libs.common.keys import Secret
 from libs.common.tokens import TokenSigner, party_keys
+from libs.common.waiting import TaskGroup
 from services.gateway.core import Part
 
 S = TypeVar("S")
@@ -145,7 +145,7 @@ async def whole(response: Response) -> Response:
 async def pair(one: Coroutine[Any, Any, S], other: Coroutine[Any, Any, T]) -> tuple[S, T]:
     """The results of both, run at the same time. Raises the first one's own error, not a group of them."""
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             first, second = group.create_task(one), group.create_task(other)
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None

@@ -10,7 +10,7 @@ from libs.common.errors import GantryError, Unavailable
 from libs.common.events import TOPICS, Envelope
 from libs.common.events import model as ev
 from libs.common.runtime import Ready, Runtime
-from libs.common.waiting import lasting
+from libs.common.waiting import TaskGroup, lasting
 from services.gateway.api import routes
 from services.gateway.auth import Gate, Sessions
 from services.gateway.chronos.face import ChronosFace
@@ -44,7 +44,7 @@ async def run_with(rt: Runtime, key_file: KeyFile) -> None:
     repository = await Repository.open(rt.store)
     relay = rt.relay(repository.outboxes)
     operations = Operations(repository, relay, rt.courier(), rt.clock, rt.ids)
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
 
         def spawn(coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
             return group.create_task(coroutine)

@@ -14,6 +14,7 @@ from pathlib import Path
 from libs.common.clock import Clock
 from libs.common.errors import Unavailable
 from libs.common.telemetry import Log
+from libs.common.waiting import TaskGroup
 from services.hostd import flows
 from services.hostd.model import PortView, Probe, SwitchPort, SwitchReport
 from services.hostd.ofclient import OpenFlowClient
@@ -60,7 +61,7 @@ class OvsSwitch:
 
     async def run(self) -> None:
         """Keep both connections until cancelled."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(self._keep_ovsdb())
             group.create_task(self._keep_openflow())
 
@@ -68,7 +69,7 @@ class OvsSwitch:
         while True:
             try:
                 self._db = client = await OvsdbClient.connect(str(self._db_socket))
-                async with asyncio.TaskGroup() as group:
+                async with TaskGroup() as group:
                     group.create_task(client.read_forever())
                     group.create_task(self._set_up_bridge(client))
             except* Unavailable as errors:
@@ -227,7 +228,7 @@ class OvsSwitch:
         failure: Unavailable | None = None
         # On a connection of its own: on the other one all that rules tell would come, always.
         client = await OpenFlowClient.connect(str(self._management))
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(client.read_forever())
             try:
                 client.listen(told)

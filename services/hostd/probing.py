@@ -12,6 +12,7 @@ from typing import Literal
 
 from libs.common.errors import Unavailable
 from libs.common.telemetry import Telemetry
+from libs.common.waiting import TaskGroup
 from services.hostd import core
 from services.hostd.model import Attachment, AttachmentId, Probe
 from services.hostd.ports import SwitchDriver
@@ -33,7 +34,7 @@ class ConflictProbes:
 
     async def run(self) -> None:
         """Ask what is to be asked, until cancelled."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             while True:
                 group.create_task(self._ask(*await self._wanted.get()))
 

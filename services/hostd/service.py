@@ -20,6 +20,7 @@ from libs.common.backoff import Backoff
 from libs.common.clock import Clock, Ids
 from libs.common.errors import Conflict, InvalidInput, NotFound, Refused, Stale, Unavailable
 from libs.common.telemetry import Telemetry
+from libs.common.waiting import TaskGroup
 from services.hostd import core
 from services.hostd.answers import AttachmentView, view_of
 from services.hostd.disks import Disks
@@ -93,7 +94,7 @@ class HostdService:
                 self.table.given_leave.add(AttachmentId(namespace))
         self.host_inode = await self.ports.network.host_inode()
         sweeper = Sweeper(self)
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             jobs = (
                 self.ports.switch.run(),
                 self.table.run(),

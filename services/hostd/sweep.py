@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from libs.common.backoff import Backoff
 from libs.common.errors import GantryError, Refused, Unavailable
+from libs.common.waiting import TaskGroup
 from services.hostd import core
 from services.hostd.model import (
     Actual,
@@ -160,7 +161,7 @@ class Sweeper:
                 except Unavailable as error:
                     failures.append(error)
 
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for name in names:
                 group.create_task(one(name))
         if failures:

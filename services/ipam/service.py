@@ -11,7 +11,7 @@ from libs.common.runtime import Runtime
 from libs.common.store.restores import restored_at
 from libs.common.telemetry import current_traceparent
 from libs.common.tokens import TokenVerifier
-from libs.common.waiting import lasting
+from libs.common.waiting import TaskGroup, lasting
 from services.ipam import api
 from services.ipam.allocation import Allocator
 from services.ipam.batch import Batcher
@@ -103,7 +103,7 @@ class Ipam:
     async def run(self) -> None:
         """Publish events and tidy up until cancelled; then leave to others what was set aside."""
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 group.create_task(lasting(self._relay.run()))
                 group.create_task(lasting(self._forget()))
                 group.create_task(lasting(self._look()))
@@ -223,6 +223,6 @@ async def run(rt: Runtime) -> None:
     verify = TokenVerifier(rt.secret, rt.clock, hosts.generations)
     asking = rt.queue("hosts", hosts.ask, workers=1)
     app = rt.http_app(api.routes(ipam, rt.clock), authenticate=verify)
-    async with rt.serve(app), asyncio.TaskGroup() as group:
+    async with rt.serve(app), TaskGroup() as group:
         group.create_task(ipam.run())
         group.create_task(asking.run(all_hosts, ASK_EVERY_S))

@@ -17,6 +17,7 @@ from libs.common.errors import GantryError
 from libs.common.events import model as ev
 from libs.common.http import Response, ServiceClient
 from libs.common.runtime import Runtime
+from libs.common.waiting import TaskGroup
 from services.monitor.mesos import Operator
 from services.monitor.model import MonitorConfig, Node
 from services.monitor.store import MonitorStore
@@ -101,7 +102,7 @@ async def lags(client: ServiceClient, peers: Mapping[str, str], timeout_s: float
             found[service] = max(found.get(service, 0), lag)
 
     places = {name: [url.strip() for url in urls.split(",")] for name, urls in peers.items()}
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         for service, urls in (places or {name: [name] for name in CONSUMERS}).items():
             for url in urls:
                 group.create_task(of(service, url))
@@ -133,7 +134,7 @@ async def low_disks(
         if isinstance(low, str):
             found[hostname] = low
 
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         for node in nodes:
             if url := node.attributes.get("hostd", ""):
                 group.create_task(of(node.hostname, url))

@@ -17,7 +17,7 @@ from libs.common.events import model as ev
 from libs.common.http import call_json
 from libs.common.leader import Leadership, LeaseLost, leadership
 from libs.common.runtime import Runtime
-from libs.common.waiting import lasting, set_or_due
+from libs.common.waiting import TaskGroup, lasting, set_or_due
 from services.monitor import api, core, jobs, pools
 from services.monitor.components import (
     Watch,
@@ -71,7 +71,7 @@ class Monitor:
 
     async def run(self) -> None:
         """Lead until cancelled."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(lasting(self._relay.run()))
             group.create_task(lasting(self._rt.subscription(self._handlers()).run()))
             group.create_task(lasting(self._queue.run(self._unsettled, self.config.sweep_s)))
@@ -392,7 +392,7 @@ async def _watch(
     async with open_operator(rt, config) as operator:
         monitor = Monitor(rt, config, store, operator, told, measure)
         app = rt.http_app(api.routes(monitor))
-        async with rt.serve(app), asyncio.TaskGroup() as group:
+        async with rt.serve(app), TaskGroup() as group:
             group.create_task(_lead(rt, led, told))
             group.create_task(lasting(monitor.run()))
 

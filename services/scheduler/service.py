@@ -23,7 +23,7 @@ from libs.common.http import call_json
 from libs.common.leader import Leadership, leadership
 from libs.common.runtime import Runtime
 from libs.common.spec import InstanceSpec
-from libs.common.waiting import lasting
+from libs.common.waiting import TaskGroup, lasting
 from libs.mesos import events as mesos
 from services.scheduler import api
 from services.scheduler.cluster import ENDED_REMEMBERED, Cluster, Draft
@@ -111,7 +111,7 @@ class Scheduler:
 
     async def run(self) -> None:
         """Lead until cancelled. Raises Fenced when a newer leader has taken over."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for work in (
                 self._relay.run(),
                 self.subscription.run(),
@@ -312,13 +312,13 @@ class Scheduler:
             launches = [each for each in actions if isinstance(each, Launch)]
             saved = [each for each in actions if isinstance(each, Acknowledge)]
             rest = [each for each in actions if not isinstance(each, Launch | Acknowledge)]
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 group.create_task(self._do_all(iter(launches)))
                 self._spread(group, saved)
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 self._spread(group, rest)
 
-    def _spread(self, group: asyncio.TaskGroup, actions: Sequence[Action]) -> None:
+    def _spread(self, group: TaskGroup, actions: Sequence[Action]) -> None:
         left = iter(actions)
         for _ in range(min(CONCURRENT_CALLS, len(actions))):
             group.create_task(self._do_all(left))
@@ -391,7 +391,7 @@ async def _lead(
     jobs = job_routes(cluster, store.jobs, rt.clock.now, config.jobs.keep_runs)
     routes = (*api.routes(scheduler), *jobs, inbox(rt.service, [scheduler.subscription]))
     app = rt.http_app(routes, ready=scheduler.why_not_ready)
-    async with rt.serve(app), asyncio.TaskGroup() as group:
+    async with rt.serve(app), TaskGroup() as group:
         group.create_task(led.hold())
         group.create_task(lasting(scheduler.run()))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from libs.common.errors import GantryError
 from libs.common.http import Access, Request, Response, Route
+from libs.common.waiting import TaskGroup
 from services.hostd.cni.plugin import CniPlugin
 from services.hostd.cni.ports import DelQueue
 from services.hostd.service import HostdService
@@ -30,7 +30,7 @@ async def replaying(
     service: HostdService, plugin: CniPlugin, queue: DelQueue
 ) -> AsyncIterator[None]:
     """Do the DELs that were kept, now and from time to time, until left."""
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         task = group.create_task(_replay(service, plugin, queue))
         try:
             yield

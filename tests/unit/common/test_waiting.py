@@ -8,7 +8,7 @@ import pytest
 
 from libs.common.bus.kafka_errors import guarded
 from libs.common.errors import TimedOut, Unavailable
-from libs.common.waiting import lasting, set_or_due
+from libs.common.waiting import TaskGroup, lasting, set_or_due
 from tests.simulation.loop import World, virtual
 
 
@@ -83,3 +83,38 @@ async def test_what_a_client_cancels_for_itself_is_an_error_of_the_bus_and_a_tim
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def keep_connected(group_of: type[asyncio.TaskGroup], fails: asyncio.Event) -> None:
+    """A loop that connects again when its connection breaks, until it is cancelled."""
+
+    async def connection() -> None:
+        await fails.wait()
+        raise Unavailable("it broke")
+
+    async def reader() -> None:
+        await asyncio.Event().wait()
+
+    while True:
+        try:
+            async with group_of() as group:
+                group.create_task(connection())
+                group.create_task(reader())
+        except* Unavailable:
+            fails.clear()
+        await asyncio.sleep(1.0)
+
+
+@virtual
+async def test_a_cancellation_that_meets_an_error_is_not_lost(world: World) -> None:
+    for steps in range(8):
+        fails = asyncio.Event()
+        task = asyncio.create_task(keep_connected(TaskGroup, fails))
+        await world.clock.sleep(1.0)
+        fails.set()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=10.0)
+        assert done, f"it goes on, {steps} steps after the error"
+        assert task.cancelled()
