@@ -52,7 +52,7 @@ from libs.common.store.schemas import SchemaStore
 from libs.common.store.upkeep import is_outdated, keep_documents
 from libs.common.telemetry import SpanSink, Telemetry, make_log
 from libs.common.tokens import TokenSigner, TokenVerifier, party_keys
-from libs.common.waiting import TaskGroup
+from libs.common.waiting import TaskGroup, is_being_cancelled
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -403,7 +403,9 @@ async def supervise(shared: Shared, service: str, main: ServiceMain) -> None:
             async with open_runtime(shared, service) as rt:
                 await main(rt)
                 return
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if is_being_cancelled():
+                raise
             now = shared.clock.monotonic()
             failed_at = [t for t in failed_at if now - t < RESTART_WINDOW_S] + [now]
             log.error("service failed", failures=len(failed_at), exc_info=error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from types import TracebackType
+from typing import Self
 
 
 async def set_or_due(event: asyncio.Event, timeout_s: float | None) -> None:
@@ -25,16 +26,23 @@ async def set_or_due(event: asyncio.Event, timeout_s: float | None) -> None:
 
 def is_being_cancelled() -> bool:
     """Does somebody cancel the current task? If not, a CancelledError has leaked out of a library's own business."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return _cancellations(asyncio.current_task()) > 0
 
 
 class TaskGroup(asyncio.TaskGroup):
-    """asyncio's, but a cancellation from outside that meets a child's error is not lost with it.
+    """asyncio's, without what Python 3.11's does wrong when a child fails.
 
-    Python 3.11's raises the errors alone then: whoever handles them and goes on would never hear that it is to end.
-    As in Python 3.13, the errors come out and the next `await` raises CancelledError.
+    - A cancellation from outside that meets a child's error is lost there: who handles the error and goes on would
+      never hear that it is to end. Here CancelledError comes out, with the errors as its cause.
+    - A child that fails while the group waits for the others leaves its task marked as being cancelled for good.
     """
+
+    _parent_cancel_requested: bool  # asyncio's: the group has cancelled its own task
+
+    async def __aenter__(self) -> Self:
+        """See above."""
+        self._cancelled_before = _cancellations(asyncio.current_task())
+        return await super().__aenter__()
 
     async def __aexit__(
         self,
@@ -43,14 +51,22 @@ class TaskGroup(asyncio.TaskGroup):
         traceback: TracebackType | None,
     ) -> None:
         """See above."""
+        is_settled = (
+            self._parent_cancel_requested
+        )  # asyncio takes it back first of all, and only then
         try:
             await super().__aexit__(kind, error, traceback)
-        except BaseExceptionGroup:
+        except BaseExceptionGroup as errors:
             task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                task.uncancel()  # the count stays as it is
-                task.cancel()
+            if task is not None and self._parent_cancel_requested and not is_settled:
+                task.uncancel()
+            if _cancellations(task) > self._cancelled_before:
+                raise asyncio.CancelledError from errors
             raise
+
+
+def _cancellations(task: asyncio.Task[object] | None) -> int:
+    return 0 if task is None else task.cancelling()
 
 
 async def lasting(work: Awaitable[None]) -> None:

@@ -46,7 +46,7 @@ def inspected(a: Attempt, move: m.Inspected, world: World) -> m.Step:
         return _vanished(a)
     if view.phase is Phase.EXITED:
         a = changed(a, started_at=view.started_at, ended_at=view.ended_at)
-        return end(a, outcome_of(a, view.exit_code, view.oom_killed))
+        return _ended(a, view.exit_code, view.oom_killed)
     if view.phase is Phase.CREATED:
         return end(a, Outcome(state=TaskState.FAILED, message="it never started"))
     a = changed(a, stop_signal=view.stop_signal, exit_code=None)
@@ -152,7 +152,15 @@ def died(a: Attempt, move: Died, _world: World) -> m.Step:
         # Killed, and not by us: only a look at it tells whether memory ran out.
         a = changed(a, exit_code=move.exit_code, busy=a.busy | {Op.INSPECT})
         return m.Step(a, (m.Inspect(),))
-    return end(a, outcome_of(a, move.exit_code, move.oom_killed))
+    return _ended(a, move.exit_code, move.oom_killed)
+
+
+def _ended(a: Attempt, exit_code: int | None, oom_killed: bool) -> m.Step:
+    is_late = a.stop is not None and a.stop.reason is StopReason.TIMED_OUT
+    if is_late and a.payload.run and a.ended_at < a.started_at + a.payload.run.timeout_s:
+        # It ended in time, while the engine was away: the stop that it was given came too late for it.
+        a = changed(a, stop=None)
+    return end(a, outcome_of(a, exit_code, oom_killed))
 
 
 def destroyed(a: Attempt, move: Destroyed, world: World) -> m.Step:

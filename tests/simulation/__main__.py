@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     given = _arguments(argv)
     seeds = range(given.first, given.first + given.seeds)
     started = time.monotonic()
-    results = list(_watched(_run(seeds, given.processes), len(seeds), given.quiet))
+    results = list(_watched(_run(seeds, given), len(seeds), given.quiet))
     took_s = time.monotonic() - started
     failed = [each for each in results if each.error]
     for each in failed[:FAILURES_TOLD]:
@@ -59,13 +59,15 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _run(seeds: Sequence[int], processes: int) -> Iterable[Result]:
-    if processes < 2 or len(seeds) < 2:
-        settle()
+def _run(seeds: Sequence[int], given: argparse.Namespace) -> Iterable[Result]:
+    if given.processes < 2 or len(seeds) < 2:
+        settle(given.lines)
         yield from map(simulate, seeds)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, settle, maxtasksperchild=SEEDS_A_PROCESS) as pool:
+    with context.Pool(
+        given.processes, settle, (given.lines,), maxtasksperchild=SEEDS_A_PROCESS
+    ) as pool:
         yield from pool.imap(simulate, seeds)
 
 

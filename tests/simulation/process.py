@@ -146,18 +146,18 @@ class Process:
         rt = make_runtime(self.world, life, self.service)
         try:
             await self._main(rt, life)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if not life.dead:
                 self._failed(life, error)
         finally:
             await rt.bus.close()
 
-    def _failed(self, life: Life, error: Exception) -> None:
-        """It ended by itself: what a bug is told, everything else is what supervision is for."""
+    def _failed(self, life: Life, error: BaseException) -> None:
+        """It ended by itself: a bug is told, everything else is what supervision is for."""
         self._failures += 1
         self.world.trace.add(self.name, f"fails: {error!r:.300}")
         for each in leaves(error):
-            if not isinstance(each, GantryError | MesosError | asyncio.CancelledError):
+            if not isinstance(each, GantryError | MesosError):
                 self.world.bug(f"{self.name} died of {described(each)}")
         life.dead = True
         pause_s = self._backoff.delay_s(self._failures, self.world.faults.rng)

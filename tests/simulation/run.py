@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.cron.checker import Outage
-from tests.simulation import loop
+from tests.simulation import loop, trace
 from tests.simulation.chaos import Chaos
 from tests.simulation.cloud import Cloud, SimulationFailed
 from tests.simulation.faults import Point
@@ -77,9 +77,9 @@ def simulate(seed: int, plan: Plan | None = None, make: MakeCloud = Cloud) -> Re
     except Exception as error:
         result.error = f"{type(error).__name__}: {error!r:.2000}"
     if clouds:
-        trace = clouds[0].trace
-        result.digest, result.lines = trace.digest, trace.lines
-        result.tail = list(trace.last)
+        kept = clouds[0].trace
+        result.digest, result.lines = kept.digest, kept.lines
+        result.tail = list(kept.last)
         result.hits = clouds[0].faults.hits
         result.steps = clouds[0].loop.steps
     return result
@@ -127,8 +127,9 @@ async def _until(cloud: Cloud, at_s: float) -> None:
     await asyncio.sleep(max(0.0, at_s - cloud.loop.time()))
 
 
-def settle() -> None:
-    """What is imported stays: the collector need not look at it again and again."""
+def settle(lines: int = trace.KEPT_LINES) -> None:
+    """So many lines of a trace are kept. What is imported stays: the collector need not look at it again and again."""
+    trace.KEPT_LINES = max(lines, trace.KEPT_LINES)
     gc.collect()
     gc.freeze()
 

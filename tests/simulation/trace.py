@@ -13,10 +13,10 @@ KEPT_LINES = 400
 class Trace:
     """Lines of `time who what`. Two runs of one seed have the same `digest`."""
 
-    def __init__(self, now: Callable[[], float], kept: int = KEPT_LINES) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._hash = hashlib.blake2b(digest_size=16)
-        self.last: deque[str] = deque(maxlen=kept)
+        self.last: deque[str] = deque(maxlen=KEPT_LINES)
         self.lines = 0
 
     def add(self, who: str, what: str) -> None:

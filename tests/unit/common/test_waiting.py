@@ -8,7 +8,7 @@ import pytest
 
 from libs.common.bus.kafka_errors import guarded
 from libs.common.errors import TimedOut, Unavailable
-from libs.common.waiting import TaskGroup, lasting, set_or_due
+from libs.common.waiting import TaskGroup, is_being_cancelled, lasting, set_or_due
 from tests.simulation.loop import World, virtual
 
 
@@ -118,3 +118,39 @@ async def test_a_cancellation_that_meets_an_error_is_not_lost(world: World) -> N
         done, _ = await asyncio.wait([task], timeout=10.0)
         assert done, f"it goes on, {steps} steps after the error"
         assert task.cancelled()
+
+
+async def test_a_group_that_failed_leaves_no_cancellation_behind() -> None:
+    async def fails(steps: int) -> None:
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        raise Unavailable("it broke")
+
+    for steps in range(4):
+        with pytest.raises(ExceptionGroup):
+            async with TaskGroup() as group:
+                group.create_task(fails(steps))
+                group.create_task(fails(steps + 1))
+                await asyncio.sleep(0)
+        assert not is_being_cancelled(), steps
+
+
+async def test_groups_within_groups_end_with_the_outer_ones_error() -> None:
+    async def fails(steps: int) -> None:
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        raise Unavailable(f"after {steps}")
+
+    for outer in range(5):
+        for inner in range(5):
+            with pytest.raises(ExceptionGroup):
+                async with TaskGroup() as around:
+                    around.create_task(fails(outer))
+                    try:
+                        async with TaskGroup() as group:
+                            group.create_task(fails(inner))
+                            await asyncio.Event().wait()
+                    except* Unavailable:
+                        await asyncio.Event().wait()
+            assert not is_being_cancelled(), (outer, inner)
+            await asyncio.sleep(0)

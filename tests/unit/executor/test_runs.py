@@ -212,6 +212,27 @@ async def test_a_run_that_never_shares_ends_by_itself(world: World) -> None:
 
 
 @virtual
+async def test_a_run_that_ends_in_time_while_the_engine_is_away_has_not_timed_out(
+    world: World,
+) -> None:
+    it = RunWorld(world)
+    it.docker.images["brief"] = FakeImage(exits_after_s=2.0)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.run("alone.1", "brief", reuse="never", timeout_s=3)
+        await it.settle(1)
+        it.docker.down = True
+        await it.settle(5)
+        assert it.ends("alone.1") == []
+        it.docker.down = False
+        await it.settle(15)
+        report = it.agent.report("alone.1")
+        assert (it.ends("alone.1"), report.timed_out) == (["TASK_FINISHED"], False)
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
 async def test_a_worker_may_die_at_any_moment_of_a_run(world: World) -> None:
     for moment in range(1, 50):
         it = RunWorld(world)
