@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from infra.provision.process import free_ports
+
 PORTS = ("gateway", "ipam", "hostd", "mesos_master", "mesos_agent", "registry", "deployer")
 GATEWAY_PORT = 8080  # tried first, so that the console is where people expect it
 
@@ -139,18 +141,6 @@ def choose_ports(root: Path, names: Sequence[str] = PORTS) -> dict[str, int]:
     ports = dict(zip(names, [*first, *free_ports(len(names))], strict=False))
     file.write_text(json.dumps(ports, indent=2) + "\n")
     return ports
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at this moment, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def machine_mem_mib() -> int:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from infra.provision.errors import CommandError, MissingToolError, NotReadyError, NotStoppedError
@@ -176,12 +177,34 @@ async def wait_until(probe: Callable[[], Awaitable[bool]], *, timeout_s: float, 
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports of loopback that nobody listens on now; all held at once, so they differ."""
+    """TCP ports of loopback that nobody has now, all different, for servers that may stop and start again there.
+
+    None is of those that the kernel gives to connections: while the server is away, one of them could take it.
+    """
+    first, last = map(int, _EPHEMERAL.read_text().split())
+    candidates = [port for port in range(10_000, 65_536) if not first <= port <= last]
+    random.shuffle(candidates)  # others choose at the same time
+    rest = iter(candidates)
     with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+        return [_hold(held, rest) for _ in range(count)]
+
+
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def _hold(held: contextlib.ExitStack, candidates: Iterator[int]) -> int:
+    """The first of them that can be had. Raises NotReadyError when none can."""
+    for port in candidates:
+        taken = held.enter_context(socket.socket())
+        taken.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # what was closed just now may linger
+        try:
+            taken.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return port
+    raise NotReadyError("no free port on 127.0.0.1")
 
 
 @contextlib.asynccontextmanager

@@ -16,9 +16,10 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from infra.demo.crashes import Crashes
-from infra.local.layout import DEFAULT_VLANS, Layout, Vlan, free_ports
+from infra.local.layout import DEFAULT_VLANS, Layout, Vlan
 from infra.local.stack import Stack
 from infra.provision import OvsServer
+from infra.provision.process import free_ports
 from libs.client.api import GantryClient
 
 TINY = Vlan("tiny", 130, IPv4Network("10.130.0.0/29"))  # five addresses beside the gateway's

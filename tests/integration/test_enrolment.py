@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from infra.provision.process import free_ports
 from libs.client import GantryClient
 from libs.client.enrolment import Outcome, enrol, renew
 from libs.client.hostfiles import HostFiles
@@ -33,7 +34,7 @@ from services.gateway.service import run as run_gateway
 from services.ipam.model import IpamConfig
 from services.ipam.service import run as run_ipam
 from services.ipam.store import HOSTS
-from tests.integration.test_key_rotation import NETWORK, Hasty, free_port
+from tests.integration.test_key_rotation import NETWORK, Hasty
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -77,7 +78,7 @@ class Cluster:
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     """All of it."""
     names = (*GATEWAYS, "ipam")
-    urls = {name: f"http://127.0.0.1:{free_port()}" for name in names}
+    urls = {name: f"http://127.0.0.1:{free_ports(1)[0]}" for name in names}
     peers = {"ipam": urls["ipam"], "gateway": ",".join(urls[name] for name in GATEWAYS)}
     prepend_secret(tmp_path / "cluster.secret")
     secret, clock = SecretFile(tmp_path / "cluster.secret"), Hasty()

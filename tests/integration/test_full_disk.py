@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 import yaml
 
-from infra.local.layout import free_ports
+from infra.provision.process import free_ports
 from tests.disks import SmallDisk, small_disk
 from tests.fakes.gateway import SPEC
 

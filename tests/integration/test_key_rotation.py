@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from infra.provision.process import free_ports
 from libs.common.actor import Actor
 from libs.common.bus.memory import MemoryBus
 from libs.common.clock import RngIds, SystemClock
@@ -85,12 +85,6 @@ class Cluster:
                 await asyncio.sleep(0.005)
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 def machine(directory: Path, urls: dict[str, str], service: str) -> tuple[Party, Shared]:
     """A process's shared parts, its secret in a file of its own."""
     clock, rng = Hasty(), random.Random(7)
@@ -129,7 +123,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     write_secrets(tmp_path / "ipam" / "cluster.secret", first)
     key_file = tmp_path / "host.key"
     write_secrets(key_file, [derive_key(each, Kind.HOST, HOST) for each in first])
-    urls = {name: f"http://127.0.0.1:{free_port()}" for name in ("gateway", "ipam")}
+    urls = {name: f"http://127.0.0.1:{free_ports(1)[0]}" for name in ("gateway", "ipam")}
     one, at_gateway = machine(tmp_path / "gateway", urls, "gateway")
     other, at_ipam = machine(tmp_path / "ipam", urls, "ipam")
     host = Party(key_file, SecretFile(key_file))

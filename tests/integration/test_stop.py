@@ -17,8 +17,8 @@ import aiohttp
 import pytest
 import yaml
 
-from infra.local.layout import free_ports
 from infra.provision import Server
+from infra.provision.process import free_ports
 from tests.servers import MARK, REPOSITORY
 
 SERVICES = ("gateway", "deployer", "scheduler", "ipam", "monitor")

@@ -13,9 +13,9 @@ from functools import partial
 from typing import TypeVar
 
 from infra.local.distributed import DistributedStack
-from infra.local.layout import free_ports
 from infra.local.processes import Daemon
 from infra.local.stack import answers
+from infra.provision.process import free_ports
 from libs.client.api import GantryClient
 from libs.client.jobs import JobRequestView, JobView, RunView
 from libs.common.errors import Conflict, GantryError, InvalidInput, NotFound
