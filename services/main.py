@@ -18,7 +18,8 @@ from pydantic import BaseModel
 
 from libs.common import config
 from libs.common.errors import GantryError, InvalidInput
-from libs.common.runtime import CommonConfig, ServiceMain, Shared, open_shared, run_services
+from libs.common.runtime import CommonConfig, ServiceMain, Shared, open_shared
+from libs.common.supervision import run_services
 from libs.common.waiting import TaskGroup
 
 EXIT_FAILED = 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from libs.common.backoff import Backoff
 from libs.common.bus.base import Bus
 from libs.common.bus.retention import Retention
 from libs.common.clock import Clock, Ids, RngIds, SystemClock, system_rng
@@ -38,7 +37,7 @@ from libs.common.http import (
     ServiceClient,
     reply,
 )
-from libs.common.keys import Secret, SecretFile, open_secret
+from libs.common.keys import Secret, open_secret
 from libs.common.leader import Election, StoreElection
 from libs.common.outbox import Relay
 from libs.common.peers import LocalServices, PeerClient
@@ -49,10 +48,8 @@ from libs.common.spans import open_sinks
 from libs.common.spec import Name
 from libs.common.store.base import Collection, Store
 from libs.common.store.schemas import SchemaStore
-from libs.common.store.upkeep import is_outdated, keep_documents
 from libs.common.telemetry import SpanSink, Telemetry, make_log
 from libs.common.tokens import TokenSigner, TokenVerifier, party_keys
-from libs.common.waiting import TaskGroup, is_being_cancelled
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -383,50 +380,3 @@ def _server(local: LocalServices, front: Front) -> Server:
                 del local.apps[service]
 
     return server
-
-
-RESTARTS = 10
-RESTART_WINDOW_S = 300.0
-
-
-async def supervise(shared: Shared, service: str, main: ServiceMain) -> None:
-    """Run a service and restart it when it fails, alone, with a back-off.
-
-    More than RESTARTS failures within RESTART_WINDOW_S end the process, and so does one that another release alone can
-    mend: something outside must look at it.
-    """
-    backoff = Backoff(0.2, 10.0)
-    failed_at: list[float] = []
-    log = make_log(service, level=shared.common.log_level)
-    while True:
-        try:
-            async with open_runtime(shared, service) as rt:
-                await main(rt)
-                return
-        except (Exception, asyncio.CancelledError) as error:
-            if is_being_cancelled():
-                raise
-            now = shared.clock.monotonic()
-            failed_at = [t for t in failed_at if now - t < RESTART_WINDOW_S] + [now]
-            log.error("service failed", failures=len(failed_at), exc_info=error)
-            if len(failed_at) > RESTARTS or is_outdated(error):
-                raise
-        await shared.clock.sleep(backoff.delay_s(len(failed_at), shared.rng))
-
-
-async def run_services(shared: Shared, mains: Mapping[str, ServiceMain]) -> None:
-    """Run several services in this process until cancelled; secret files and documents are looked after meanwhile."""
-    async with TaskGroup() as group:
-        running = [
-            group.create_task(supervise(shared, service, main), name=service)
-            for service, main in mains.items()
-        ]
-        log = make_log("process", level=shared.common.log_level)
-        beside = [
-            group.create_task(keep_documents(shared.store, shared.ids.short(), shared.clock, log))
-        ]
-        if isinstance(shared.secret, SecretFile):
-            beside.append(group.create_task(shared.secret.watch(shared.clock, log)))
-        await asyncio.wait(running)
-        for each in beside:
-            each.cancel()

@@ -26,7 +26,8 @@ from libs.common.errors import Unauthenticated
 from libs.common.http import Kind, raise_problem
 from libs.common.keys import SecretFile, prepend_secret, read_secrets, retire_secret
 from libs.common.peers import PeerClient
-from libs.common.runtime import CommonConfig, Shared, open_bus, open_store, run_services
+from libs.common.runtime import CommonConfig, Shared, open_bus, open_store
+from libs.common.supervision import run_services
 from libs.common.tokens import TokenSigner, derive_key
 from services.gateway.model import GatewayConfig
 from services.gateway.service import KEY_FILE

@@ -22,10 +22,11 @@ from libs.common.clock import RngIds, SystemClock
 from libs.common.http import HttpApp, Kind, Request, Response, Role, Route, reply
 from libs.common.keys import SecretFile, prepend_secret, read_secrets, retire_secret, write_secrets
 from libs.common.peers import PeerClient
-from libs.common.runtime import CommonConfig, Shared, run_services
+from libs.common.runtime import CommonConfig, Shared
 from libs.common.serve import serve
 from libs.common.store.memory import MemoryStore
 from libs.common.store.schemas import SchemaStore
+from libs.common.supervision import run_services
 from libs.common.telemetry import make_log
 from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
 from services.gateway.model import GatewayConfig

@@ -25,8 +25,9 @@ from libs.common.clock import SystemClock
 from libs.common.disk import MIB
 from libs.common.events import TOPICS, model
 from libs.common.generations import ASK_EVERY_S
-from libs.common.runtime import RESTART_WINDOW_S, RESTARTS, CommonConfig
+from libs.common.runtime import CommonConfig
 from libs.common.store.base import CollectionSpec
+from libs.common.supervision import RESTART_WINDOW_S, RESTARTS
 from services.executor.config import ExecutorConfig
 from services.monitor import core
 from tests.unit.infra import compose
