@@ -107,12 +107,12 @@ def matches(body: Body, where: Sequence[Where]) -> bool:
 
 
 def _meets(value: Any, where: Where) -> bool:
+    if where.op is Op.EQ:
+        return same(value, where.value)
     if where.op is Op.EXISTS:
         return (value is not MISSING) == bool(where.value)
     if where.op is Op.IN:
         return isinstance(where.value, tuple) and any(same(value, each) for each in where.value)
-    if where.op is Op.EQ:
-        return same(value, where.value)
     return (
         _rank(value) == _rank(where.value)
         and value is not None

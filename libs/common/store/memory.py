@@ -132,19 +132,22 @@ class Table:
         return [i for i in ids if matches(self.docs[i].body, rest)] if rest else list(ids)
 
     def _candidates(self, where: Sequence[Where]) -> tuple[Iterable[str], Sequence[Where]]:
-        """Ids that an index leaves, and the conditions that it does not answer; all when none helps."""
+        """Ids that the best index leaves, and the conditions that it does not answer; all when none helps."""
+        best: tuple[Mapping[str, object], Sequence[Where]] = self.docs, where
         for at, each in enumerate(where):
             if each.field in self.groups and each.value is not None:
                 ids = self.groups[each.field]
                 if each.op is Op.EQ:
                     found = ids.get(_hashable(each.value), {})
-                    # By its hash true is 1, and a list may look like a string.
-                    exact = isinstance(each.value, str) and each.value[:1] not in "[{"
-                    return found, (*where[:at], *where[at + 1 :]) if exact else where
-                if each.op is Op.IN and isinstance(each.value, tuple) and None not in each.value:
+                    if len(found) < len(best[0]):
+                        # By its hash true is 1, and a list may look like a string.
+                        exact = isinstance(each.value, str) and each.value[:1] not in "[{"
+                        best = found, (*where[:at], *where[at + 1 :]) if exact else where
+                elif each.op is Op.IN and isinstance(each.value, tuple) and None not in each.value:
                     found = {i: None for value in each.value for i in ids.get(_hashable(value), ())}
-                    return found, where
-        return self.docs, where
+                    if len(found) < len(best[0]):
+                        best = found, where
+        return best
 
 
 def _hashable(value: Any) -> Any:
