@@ -15,6 +15,7 @@ from libs.common.spec import InstanceSpec
 from services.scheduler.agenda import Agenda
 from services.scheduler.homes import Homes
 from services.scheduler.jobs.book import JobBook, JobDraft
+from services.scheduler.latest import latest
 from services.scheduler.ledger import Ledger, Place, settled
 from services.scheduler.model import (
     EXECUTOR_AMOUNTS,
@@ -255,7 +256,7 @@ class Draft:
             # What becomes of a run is its job's to tell; a host's or an agent's doings are audited all the same.
             events = tuple(each for each in events if isinstance(each, AuditRecorded))
         if events and not instance.cleanup:
-            self.events.setdefault(instance.id, []).extend(events)
+            self.events[instance.id] = latest(self.events.get(instance.id, ()), events)
 
     @property
     def to_save(self) -> bool:

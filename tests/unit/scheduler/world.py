@@ -70,6 +70,34 @@ def offer(
     }
 
 
+def update(
+    task: str,
+    state: str,
+    *,
+    agent: str = "a1",
+    reason: str = "",
+    healthy: bool | None = None,
+    container: str = "",
+    refused: str = "",
+) -> mesos.Update:
+    """A status update as Mesos sends it."""
+    address = "10.0.0.1" if container else ""
+    report = TaskReport(container=container, address=address, refused=refused)
+    status: dict[str, Any] = {
+        "task_id": {"value": task},
+        "agent_id": {"value": agent},
+        "state": state,
+        "source": "SOURCE_AGENT" if reason else "SOURCE_EXECUTOR",
+        "uuid": "AAAA",
+        "data": b64encode(report.model_dump_json().encode()).decode(),
+    }
+    if reason:
+        status["reason"] = reason
+    if healthy is not None:
+        status["healthy"] = healthy
+    return mesos.Update(TaskStatus(**status))  # type: ignore[typeddict-item]
+
+
 @dataclass
 class Desk:
     """One leader, deciding."""
@@ -103,33 +131,9 @@ class Desk:
             made.append(offer(self.offers, agent, cpus, 1024.0, **attributes))
         return self.give(mesos.Offers(tuple(made)))  # type: ignore[arg-type]
 
-    def tell(
-        self,
-        task: str,
-        state: str,
-        *,
-        agent: str = "a1",
-        reason: str = "",
-        healthy: bool | None = None,
-        container: str = "",
-        refused: str = "",
-    ) -> list[Action]:
-        """A status update comes in."""
-        address = "10.0.0.1" if container else ""
-        report = TaskReport(container=container, address=address, refused=refused)
-        status: dict[str, Any] = {
-            "task_id": {"value": task},
-            "agent_id": {"value": agent},
-            "state": state,
-            "source": "SOURCE_AGENT" if reason else "SOURCE_EXECUTOR",
-            "uuid": "AAAA",
-            "data": b64encode(report.model_dump_json().encode()).decode(),
-        }
-        if reason:
-            status["reason"] = reason
-        if healthy is not None:
-            status["healthy"] = healthy
-        return self.give(mesos.Update(TaskStatus(**status)))  # type: ignore[typeddict-item]
+    def tell(self, task: str, state: str, **said: Any) -> list[Action]:
+        """A status update comes in; `said` as `update` takes it."""
+        return self.give(update(task, state, **said))
 
     def running(self, name: str = "i1", of: InstanceSpec | None = None) -> Instance:
         """An instance that runs in container `c-<name>`."""
