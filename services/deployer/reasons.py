@@ -44,6 +44,8 @@ def waits_for(instance: Instance) -> str:
         return f"not placed: {instance.waiting}"
     if instance.state is State.HEALTHY and instance.hook.message:
         return f"not in the load balancer: {instance.hook.message}"
+    if instance.state is State.HEALTHY and not instance.address:
+        return "healthy, but nobody has told its address"
     if instance.last_exit:
         return f"{instance.state.value}: {instance.last_exit}"
     return instance.state.value

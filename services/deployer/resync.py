@@ -43,12 +43,22 @@ def caught_up(instance: Instance, row: Row, now: float) -> Instance:
         return instance
     event = _event_of(row) if row.version > instance.seen else None
     known = instance if event is None else observe(instance, event, row.version, now)
+    known = _located(known, row)
     newest = max(instance.seen, instance.leave_seen)
     if known.leaving == row.leaving or row.version < newest or known.state is State.GONE:
         return known
     why = f"{row.hostname} is drained" if row.leaving else ""
     asked = {"leaving": row.leaving, "leave_reason": why, "leave_host": row.hostname}
     return known.model_copy(update={**asked, "leave_seen": row.version})
+
+
+def _located(instance: Instance, row: Row) -> Instance:
+    """With where it runs, when no event has told: without an address nobody can send it anything."""
+    if row.attempt != instance.attempt or (row.version or 0) < instance.seen:
+        return instance
+    told = {"address": row.address, "container": row.container}
+    gaps = {name: value for name, value in told.items() if value and not getattr(instance, name)}
+    return instance.model_copy(update=gaps) if gaps else instance
 
 
 def _event_of(row: Row) -> ObservedEvent | None:

@@ -16,7 +16,7 @@ from services.deployer.carry import Carrier, Fleet
 from services.deployer.core import Decision
 from services.deployer.instances import NUDGE_AFTER_S, asked_to_stop, is_over, nudge_s, nudged
 from services.deployer.ledger import Ledger, cause_of
-from services.deployer.model import App, DeployerConfig, State, Wanted
+from services.deployer.model import App, DeployerConfig, Instance, State, Wanted
 from services.deployer.resync import Row
 from services.deployer.store import Kept, Repository
 
@@ -79,8 +79,7 @@ class Tending:
         """Ask the scheduler for what no event told: at times, and sooner while something hangs."""
         app, now = asking.id, self.clock.now()
         hangs = any(
-            now - each.value.changed_at > RESYNC_BUSY_S
-            and (each.value.wanted is Wanted.STOP or each.value.state is not State.HEALTHY)
+            now - each.value.changed_at > RESYNC_BUSY_S and not _is_well(each.value)
             for each in fleet.values()
             if each.value.state is not State.GONE
         )
@@ -159,3 +158,10 @@ class Tending:
                 return
         for each in over:
             await self.repo.instances.delete(each.value.id, each.version)
+
+
+def _is_well(instance: Instance) -> bool:
+    """Is it as it should be, and known where."""
+    return (
+        instance.wanted is Wanted.RUN and instance.state is State.HEALTHY and instance.address != ""
+    )

@@ -41,6 +41,16 @@ def test_a_row_that_is_not_newer_says_nothing() -> None:
     assert caught_up(known, row(state="running", healthy=False, version=None), 50.0) is known
 
 
+def test_a_row_that_is_not_newer_still_tells_where_it_runs() -> None:
+    known = make_instance("i", attempt="i.1", address="", container="", seen=9)
+    there = row(state="running", healthy=True, address="10.1.0.5", container="c1")
+    after = caught_up(known, there, 50.0)
+    assert (after.address, after.container, after.state) == ("10.1.0.5", "c1", known.state)
+    assert caught_up(after, there.model_copy(update={"address": "10.1.0.6"}), 50.0) is after
+    assert caught_up(known, there.model_copy(update={"attempt": "i.2"}), 50.0) is known
+    assert caught_up(known, there.model_copy(update={"version": 8}), 50.0) is known
+
+
 def test_a_row_that_waits_says_why() -> None:
     fresh = make_instance("i", state=State.REQUESTED, generation=0, attempt="")
     after = caught_up(fresh, row(state="pending", attempt="", waiting="no memory"), 50.0)
