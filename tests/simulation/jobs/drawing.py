@@ -102,18 +102,8 @@ class Plan:
     @property
     def epsilon_s(self) -> float:
         """How late a run may start when nothing is broken, without regard to clocks that differ."""
-        wait_s = 0.0
-        if self.spec["concurrency"] == "queue":
-            wait_s = (self.spec["queue_limit"] + 1) * self.longest_run_s
-        if self.spec["concurrency"] == "replace":
-            wait_s = 10.0  # the one before has to end
+        wait_s = 10.0 if self.spec["concurrency"] == "replace" else 0.0  # the one before has to end
         return self.timing.epsilon_s + wait_s
-
-    @property
-    def recovery_s(self) -> float:
-        """How long it takes to catch up."""
-        waiting = self.spec["catch_up"].get("limit", 1) + self.spec.get("queue_limit", 0)
-        return 60.0 + (0.0 if self.may_overlap else (waiting + 1) * self.longest_run_s)
 
 
 def plans(seed: int) -> list[Plan]:
