@@ -47,6 +47,13 @@ class Book:
         """Whose container has this name."""
         return self._by_container.get(name)
 
+    def end_of(self, instance: str) -> Attempt | None:
+        """The newest attempt at the instance, if it is over and Mesos may not know yet how it ended."""
+        every = (each.attempt for each in self._records.values())
+        mine = [a for a in every if a.payload.instance == instance]
+        newest = max(mine, key=lambda a: a.payload.generation, default=None)
+        return newest if newest is not None and newest.outcome is not None else None
+
     def runs_in(self, name: ContainerName) -> list[Attempt]:
         """Runs that are in this shared container, or about to be, and not told to have ended."""
         every = (each.attempt for each in self._records.values())

@@ -52,7 +52,7 @@ from services.executor.ports import (
     Network,
     Prober,
 )
-from services.executor.reporting import World, put_off
+from services.executor.reporting import World, end_of, put_off
 from services.executor.runs.keeper import Keeper
 from services.executor.runs.pool import is_shared
 from services.executor.updates import Updates
@@ -186,9 +186,13 @@ class ExecutorService:
             return
         try:
             payload = payload_of(task)
-            self._check(payload)
+            ended = self._book.end_of(payload.instance) if payload.run and payload.adopt else None
+            self._check(payload, ended)
         except InvalidInput as error:
             self._refuse(task_id, str(error))
+            return
+        if ended is not None:
+            self._tell_again(task_id, ended)
             return
         if payload.cleanup:
             self._clean_up(task_id)
@@ -202,11 +206,11 @@ class ExecutorService:
         self._log.info("launching", **_facts(step.attempt), adopt=payload.adopt)
         self._apply(step)
 
-    def _check(self, payload: TaskPayload) -> None:
+    def _check(self, payload: TaskPayload, ended: Attempt | None) -> None:
         """Raises InvalidInput for a task that must not be begun here."""
         if payload.cluster != self._identity.cluster:
             raise InvalidInput.of("data.cluster", "is not this executor's cluster")
-        adopt = "" if is_shared(payload) else payload.adopt
+        adopt = "" if ended is not None or is_shared(payload) else payload.adopt
         holder = self._book.of_container(ContainerName(adopt)) if adopt else None
         if holder is not None:
             raise InvalidInput.of("data.adopt", f"is the container of task {holder}")
@@ -223,13 +227,21 @@ class ExecutorService:
         status = self._driver.make_status(task_id, TaskState.FINISHED.value, fields)
         self._send(AttemptId(task_id), status)
 
+    def _tell_again(self, task_id: str, ended: Attempt) -> None:
+        """The run that it is to take over is over, and the scheduler has not heard how: it is not to run again."""
+        told = end_of(ended)
+        self._log.info("told again", attempt=task_id, ended=ended.id, outcome=told.state.value)
+        self._answer(task_id, told)
+
     def _put_off(self, payload: TaskPayload, why: str) -> None:
         """Nothing is wrong with the task; another host may have room for it."""
         self._log.warning("no room for a task", attempt=payload.attempt, reason=why)
-        attempt, told = AttemptId(payload.attempt), put_off(self._identity, why)
-        self._send(
-            attempt, self._driver.make_status(attempt, told.state.value, status_fields(told))
-        )
+        self._answer(payload.attempt, put_off(self._identity, why))
+
+    def _answer(self, task_id: str, told: m.Report) -> None:
+        """To a task of which nothing is begun."""
+        status = self._driver.make_status(task_id, told.state.value, status_fields(told))
+        self._send(AttemptId(task_id), status)
 
     def _kill(self, task_id: str, grace_s: float | None) -> None:
         attempt = AttemptId(task_id)

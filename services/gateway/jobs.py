@@ -148,9 +148,6 @@ class Jobs:
         part = await self._gateway.peers.part(actor, SCHEDULER, "/v1/jobs", {"bu": wanted})
         rows = [row for row in part.rows("jobs") if actor.sees(bu_of_target(str(row["job"])))]
         rows.sort(key=lambda row: str(row["job"]))
-        for row in rows:  # outputs of all of them would be megabytes
-            if row.get("last_run"):
-                row["last_run"] = {**row["last_run"], "output": ""}
         return told.Jobs.model_validate({"jobs": rows, "incomplete": incomplete(part)})
 
     async def job(self, actor: Actor, bu: str, name: str) -> told.JobView:

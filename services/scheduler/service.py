@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -33,9 +33,8 @@ from services.scheduler.jobs.intake import JobIntake
 from services.scheduler.jobs.upkeep import Upkeep
 from services.scheduler.maintenance import Maintenance
 from services.scheduler.membership import Membership
-from services.scheduler.mesos import OpenDriver, open_driver, together
+from services.scheduler.mesos import OpenDriver, open_driver
 from services.scheduler.model import (
-    Acknowledge,
     Action,
     Decline,
     Instance,
@@ -52,6 +51,7 @@ from services.scheduler.model import (
 )
 from services.scheduler.networks import pools_of
 from services.scheduler.planning import Placed, plan
+from services.scheduler.sending import Sender
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.store import Framework, Saved, SchedulerStore
 from services.scheduler.tasks import TaskFactory, executor_info
@@ -60,9 +60,6 @@ BATCH = 2000
 OFFERS = 1000
 """A decision takes so many inputs, or so many offers: a tenth of a second at most goes by before the next one."""
 INBOX = 20_000
-UNSENT = 8
-"""So many decisions wait for calls to Mesos at most: a busy master is given no more tasks than it can take."""
-CONCURRENT_CALLS = 256
 FORGET_EVERY_S = 600.0
 NETWORKS_WAIT_S = 5.0
 
@@ -102,7 +99,7 @@ class Scheduler:
         self.asks = rt.subscription({ev.JobRequested: intake.on_job_requested}, "scheduler-asks")
         self._tasks = self._task_factory()
         self._inbox: asyncio.Queue[tuple[Input, asyncio.Future[None] | None]] = asyncio.Queue(INBOX)
-        self._outgoing: asyncio.Queue[Sequence[Action]] = asyncio.Queue(UNSENT)
+        self._sender = Sender(self._do)
         self._strangers: set[InstanceId] = set()  # looked up, and not stored
         self._unanswered: list[OfferId] = []  # offers that Mesos may think we still have
         self._decide_s = rt.telemetry.histogram("scheduler_decide_seconds", "One batch's decision")
@@ -121,7 +118,7 @@ class Scheduler:
                 self.membership.run(),
                 self._tick(),
                 self._batches(),
-                self._send(),
+                self._sender.run(),
                 self._forget(),
                 self._look_at_networks(),
                 self.maintenance.run(),
@@ -190,7 +187,7 @@ class Scheduler:
             if self._unanswered:
                 # Nobody else would ever free their resources; declining a used offer does nothing.
                 offers, self._unanswered = tuple(self._unanswered), []
-                await self._outgoing.put([Decline(offers, self.config.decline_s)])
+                await self._sender.put([Decline(offers, self.config.decline_s)])
 
     async def _recall(self) -> None:
         """Look up whose the unknown tasks are: of ended instances only the last are in memory."""
@@ -277,7 +274,7 @@ class Scheduler:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(None)
             if draft.actions:
-                await self._outgoing.put(draft.actions)
+                await self._sender.put(draft.actions)
             if draft.volatile.more and self._inbox.empty():
                 self._inbox.put_nowait(
                     (Tick(), None)
@@ -301,31 +298,6 @@ class Scheduler:
                 await self._rt.clock.sleep(backoff.delay_s(failures, self._rt.rng))
 
     # -- acting
-
-    async def _send(self) -> None:
-        """Launches in order, and acknowledgements beside them; then the rest side by side.
-
-        What fails is asked for again by time or reconciliation.
-        """
-        while True:
-            actions = together(await self._outgoing.get())
-            launches = [each for each in actions if isinstance(each, Launch)]
-            saved = [each for each in actions if isinstance(each, Acknowledge)]
-            rest = [each for each in actions if not isinstance(each, Launch | Acknowledge)]
-            async with TaskGroup() as group:
-                group.create_task(self._do_all(iter(launches)))
-                self._spread(group, saved)
-            async with TaskGroup() as group:
-                self._spread(group, rest)
-
-    def _spread(self, group: TaskGroup, actions: Sequence[Action]) -> None:
-        left = iter(actions)
-        for _ in range(min(CONCURRENT_CALLS, len(actions))):
-            group.create_task(self._do_all(left))
-
-    async def _do_all(self, actions: Iterator[Action]) -> None:
-        for action in actions:
-            await self._do(action)
 
     async def _do(self, action: Action) -> None:
         if not self._led.certain():

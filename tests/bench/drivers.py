@@ -22,7 +22,7 @@ from aiohttp import web
 from libs.mesos import calls, events
 from libs.mesos.framework import FrameworkClient
 from libs.mesos.messages import FrameworkInfo, Offer, TaskInfo
-from services.scheduler.service import CONCURRENT_CALLS
+from services.scheduler.sending import CONCURRENT_CALLS
 from tests.bench.report import Report
 from tests.frameworks import KINDS, make_client
 from tests.unit.mesos import server

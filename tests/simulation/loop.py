@@ -26,7 +26,12 @@ from libs.common.clock import RngIds
 
 T = TypeVar("T")
 
-EPOCH_S = 1_750_000_000.0  # what a VirtualClock shows when the loop starts
+EPOCH_S = 1_541_303_220.0
+"""What a VirtualClock shows when the loop starts: 2018-11-04 03:47 UTC.
+
+Thirteen minutes later, at `CHANGE_S`, clocks are changed in both directions: in Cuiabá from 00:00 to 01:00, in
+Saint-Pierre-et-Miquelon from 02:00 back to 01:00. No later moment does both (of tzdata 2025)."""
+CHANGE_S = EPOCH_S + 780.0
 _COLLECT_EVERY = 50_000  # steps between runs of the garbage collector
 _SCATTER = (
     2_654_435_761  # Knuth's multiplicative hash: timers of one moment fire in scattered order

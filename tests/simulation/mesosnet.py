@@ -49,6 +49,7 @@ class MesosNet:
     agents_down: set[int] = field(default_factory=set)
     agents_cut: set[int] = field(default_factory=set)
     on_acknowledge: Callable[[str, str], None] | None = None
+    lost_launches: set[str] = field(default_factory=set)  # tasks of which the master was not told
     _updates: dict[str, tuple[str, str]] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -116,6 +117,14 @@ class MesosNet:
         """A process that an agent started has ended."""
         self.cluster.exited(index, pid, status, self.now())
         self.poke()
+
+    def lost(self, request: Request) -> None:
+        """A call did not arrive."""
+        body = request.body or b""
+        if b'"type":"ACCEPT"' in body:
+            for operation in orjson.loads(body)["accept"]["operations"]:
+                tasks = operation.get("launch", {}).get("task_infos", ())
+                self.lost_launches.update(each["task_id"]["value"] for each in tasks)
 
     def crash_master(self) -> None:
         """kill -9 of the master."""
@@ -246,7 +255,7 @@ class MesosTransport:
 
     async def request(self, request: Request, *, timeout_s: float) -> Response:
         """See Transport."""
-        await self._arrive(timeout_s)
+        await self._arrive(request, timeout_s)
         answer = self._net.call(request)
         self._net.trace.add(self._life.name, f"mesos {_kind(request)} → {answer.status}")
         await asyncio.sleep(LATENCY_S)
@@ -264,7 +273,7 @@ class MesosTransport:
     @asynccontextmanager
     async def stream(self, request: Request, *, timeout_s: float) -> AsyncIterator[ByteStream]:
         """See Transport."""
-        await self._arrive(timeout_s)
+        await self._arrive(request, timeout_s)
         sink = SinkStream(self._net, self._life)
         answer = self._net.call(request, sink)
         self._net.trace.add(self._life.name, f"mesos {_kind(request)} → {answer.status}")
@@ -278,12 +287,13 @@ class MesosTransport:
             if answer.stream is not None:
                 self._net.disconnect(answer.stream)
 
-    async def _arrive(self, timeout_s: float) -> None:
+    async def _arrive(self, request: Request, timeout_s: float) -> None:
         await asyncio.sleep(LATENCY_S)
         await self._life.go_on()
         if self._life.dead:
             raise TransportError("this process is dead")
         if self._net.faults.strike(Point.MESOS_REQUEST_LOST):
+            self._net.lost(request)
             await asyncio.sleep(timeout_s)
             raise CallTimeout(f"no answer within {timeout_s:g} s")
 

@@ -19,6 +19,7 @@ from tests.simulation.final import check_end
 from tests.simulation.invariants import Invariants
 from tests.simulation.jobs.judge import Judge
 from tests.simulation.jobs.ledger import Ledger
+from tests.simulation.jobs.outages import Observer
 from tests.simulation.jobs.users import JobUser
 from tests.simulation.loop import EPOCH_S
 from tests.simulation.operator import Operator
@@ -91,6 +92,9 @@ async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
     users = [User(cloud, app, acked) for app in APPS]
     jobs = JobUser(cloud)
     ledger = Ledger(cloud, invariants.given_up, invariants.fail, jobs.may_overlap)
+    observer = Observer(cloud)
+    if plan.jobs:
+        cloud.loop.create_task(observer.watch(), name="observer")
     asking = cloud.loop.create_task(jobs.all(), name="jobs") if plan.jobs else None
     async with asyncio.TaskGroup() as group:
         for user in users:
@@ -115,7 +119,7 @@ async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
     if asking is not None:
         await asking
         faults = Outage(EPOCH_S + plan.faults_from_s, well_again)
-        judge = Judge(jobs, ledger, invariants.fail, faults)
+        judge = Judge(jobs, ledger, invariants.fail, observer, faults)
         await judge.judge()
         result.targets, result.tries = judge.wanted, len(ledger.tries)
     await check_end(cloud, users, acked, invariants, result.outcomes, last)

@@ -47,6 +47,10 @@ class Net:
 
         return serve
 
+    def replicas(self, service: str) -> list[tuple[Dispatcher, Life]]:
+        """Those that listen."""
+        return [(each.app, each.life) for _, each in sorted(self._servers.get(service, {}).items())]
+
     def pick(self, service: str) -> _Server | None:
         """Any live replica."""
         replicas = [

@@ -47,15 +47,16 @@ class Reader:
             raise NotFound(f"there is no job {name!r}")
         return job
 
-    async def views(self, jobs: Sequence[Job]) -> list[Mapping[str, Any]]:
-        """Jobs with their last runs, which are read together."""
+    async def views(self, jobs: Sequence[Job], outputs: bool = True) -> list[Mapping[str, Any]]:
+        """Jobs with their last runs, which are read together; what they wrote would be megabytes for many jobs."""
         last = {job.id: self.under_way(job, job.last_run) for job in jobs if job.last_run}
         over = [job.last_run for job in jobs if job.last_run and not last[job.id]]
         found = await self._store.records(over) if over else {}
         views = []
         for job in jobs:
             record = found.get(job.last_run)
-            views.append(job_view(job, last.get(job.id) or (run_view(record) if record else None)))
+            view = last.get(job.id) or (run_view(record) if record else None)
+            views.append(job_view(job, view if outputs or not view else {**view, "output": ""}))
         return views
 
     def under_way(self, job: Job, run: str) -> Mapping[str, Any] | None:
@@ -112,7 +113,7 @@ def routes(
 
     async def jobs(request: Request) -> Response:
         found = named(cluster.jobs.jobs, request.query.get("bu", ""))
-        return reply({"jobs": await reader.views(found)})
+        return reply({"jobs": await reader.views(found, outputs=False)})
 
     async def trouble(_request: Request) -> Response:
         every = cluster.jobs.jobs.values()

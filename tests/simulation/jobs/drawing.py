@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import product
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from tests.cron.workload import draw
-from tests.simulation.loop import EPOCH_S
+from tests.simulation.loop import CHANGE_S, EPOCH_S
 
 BU = "acme"
 REGISTRY = "registry.sim"
 END_S = 1800.0
 TRIES = 2  # after the first
 ZONES = ("Asia/Kathmandu", "Australia/Lord_Howe", "America/St_Johns", "Europe/Berlin")
+FORWARD, BACK = "America/Cuiaba", "America/Miquelon"  # at CHANGE_S
 POLICIES = ("allow", "forbid", "replace", "queue")
 
 Times = Callable[[float, float], list[float]]
@@ -100,18 +102,8 @@ class Plan:
     @property
     def epsilon_s(self) -> float:
         """How late a run may start when nothing is broken, without regard to clocks that differ."""
-        wait_s = 0.0
-        if self.spec["concurrency"] == "queue":
-            wait_s = (self.spec["queue_limit"] + 1) * self.longest_run_s
-        if self.spec["concurrency"] == "replace":
-            wait_s = 10.0  # the one before has to end
+        wait_s = 10.0 if self.spec["concurrency"] == "replace" else 0.0  # the one before has to end
         return self.timing.epsilon_s + wait_s
-
-    @property
-    def recovery_s(self) -> float:
-        """How long it takes to catch up."""
-        waiting = self.spec["catch_up"].get("limit", 1) + self.spec.get("queue_limit", 0)
-        return 60.0 + (0.0 if self.may_overlap else (waiting + 1) * self.longest_run_s)
 
 
 def plans(seed: int) -> list[Plan]:
@@ -196,6 +188,57 @@ def _zoned(rng: random.Random) -> Timing:
     return Timing(f"{second} {','.join(map(str, minutes))} * * * *", zone, times)
 
 
+def changing(rng: random.Random) -> Timing:
+    """Times of a wall clock that is changed while things go wrong: named ones, each minute of some hours, or daily."""
+    zone, second = rng.choice([FORWARD, BACK]), rng.randrange(60)
+    match rng.choice(["fixed", "fixed", "every", "daily"]):
+        case "fixed":
+            minutes = sorted({rng.randrange(48, 60), *rng.sample(range(60), 14)})
+            # `*` would follow the time that passes.
+            hours = rng.choice(["23,0-2", "0,1,2,23"])
+            times = on_the_wall(zone, (0, 1, 2, 23), minutes, second)
+            return Timing(f"{second} {','.join(map(str, minutes))} {hours} * * *", zone, times)
+        case "every":
+            step = rng.randint(2, 4)
+            times = on_the_wall(zone, (1, 23), range(0, 60, step), second, every=True)
+            return Timing(f"{second} */{step} 1,23 * * *", zone, times)
+        case _:
+            hour = 0 if zone == FORWARD else 1
+            minute = rng.randrange(60) if zone == FORWARD else rng.randrange(51, 60)
+            times = on_the_wall(zone, (hour,), (minute,), second)
+            return Timing(f"R/2018-11-01T{hour:02}:{minute:02}:{second:02}/P1D", zone, times)
+
+
+def on_the_wall(
+    zone: str,
+    hours: Collection[int],
+    minutes: Collection[int],
+    second: int,
+    *,
+    every: bool = False,
+) -> Times:
+    """When a clock shows these times, around CHANGE_S. `every`: whenever it does; else each once, when it does first,
+    and those that it leaves out when it is changed: the rules of docs/cron.md, said by `datetime`."""
+    here = ZoneInfo(zone)
+
+    def is_left_out(hour: int, minute: int) -> bool:
+        wanted = datetime(2018, 11, 4, hour, minute, second, tzinfo=here)
+        shown = wanted.astimezone(UTC).astimezone(here)
+        return (shown.hour, shown.minute) != (hour, minute)
+
+    def times(after: float, until: float) -> list[float]:
+        found = set()
+        for at in range(int(after // 60) * 60 + second, int(until) + 1, 60):
+            shown = datetime.fromtimestamp(at, here)
+            if shown.hour in hours and shown.minute in minutes and (every or not shown.fold):
+                found.add(float(at))
+        if not every and any(is_left_out(*each) for each in product(hours, minutes)):
+            found.add(CHANGE_S)
+        return sorted(each for each in found if after <= each <= until)
+
+    return times
+
+
 # -- jobs ----------------------------------------------------------------------------------------------
 
 
@@ -226,15 +269,15 @@ def _by_hand(rng: random.Random) -> Plan:
 
 
 def _scheduled(rng: random.Random) -> list[Plan]:
-    """Two to four; to three of them something happens in between."""
+    """Three to five, of which one is by a clock that is changed; to three of them something happens in between."""
     timing, duration_s = _interval(rng)
     spec = _spec(rng, "forbid")
     if rng.random() < 0.5:
         spec["start_deadline_s"] = timing.epsilon_s
     image = Image(0.3, max(1.0, duration_s), rng.choice([0.0, 0.1]))
     made = [Plan("jepsen", timing, image, spec, rng.uniform(12, 40))]
-    others = {"every": _every, "cron": _cron, "zoned": _zoned}
-    for name in rng.sample(sorted(others), rng.randint(1, 3)):
+    others = {"every": _every, "cron": _cron, "zoned": _zoned, "changing": changing}
+    for name in ["changing", *rng.sample(["cron", "every", "zoned"], rng.randint(1, 3))]:
         image = Image(0.5, rng.choice([5.0, 25.0, 70.0]), rng.choice([0.0, 0.2]))
         spec = _spec(rng, rng.choice(POLICIES))
         if rng.random() < 0.4:

@@ -1,4 +1,15 @@
-"""Whether the jobs of a seed were run as acknowledged: by what engines ran, and what the scheduler says of it."""
+"""Whether the jobs of a seed were run as acknowledged: by what engines ran, and what the scheduler says of it.
+
+What excuses a late start, and nothing else does (faults that are over with a repetition are no excuse):
+- no scheduler could act (`outages.py`), and until RECOVERY_S after;
+- one of the job's tries was given a place on a host that was not well, or its launch never reached Mesos: until it
+  begins or is given up, which it must be HELD_UP_S after the host is well again;
+- runs must not overlap, and another one was under way; it was paused.
+A window that was open stays open until RECOVERY_S after that, and only then a target may be told as missed.
+
+Not covered: of a job whose runs may overlap, one run's trouble excuses the others of that time, too; and how long a
+child waits for its parents is not asked, but that it ran.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +20,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.common.schedule import parse
+from services.scheduler.core import IMPLICIT_AFTER_S
+from services.scheduler.settings import SchedulerConfig
+from services.scheduler.updates import SETTLE_S
 from tests.cron.checker import Job, Outage, Rules, Run, check
-from tests.simulation.cloud import SKEW_S
+from tests.simulation.cloud import SETTINGS, SKEW_S
 from tests.simulation.jobs.drawing import TRIES, Plan, Timing
 from tests.simulation.jobs.ledger import Ledger, Try
+from tests.simulation.jobs.outages import Observer, touching
 from tests.simulation.jobs.users import JobUser, Kept, Word
 
+_SCHEDULER = SchedulerConfig.model_validate(SETTINGS["scheduler"])
+RECOVERY_S = IMPLICIT_AFTER_S + SETTLE_S
+"""So long after an outage, a scheduler may yet wait for what it can't know before: what became of all its tasks."""
+HELD_UP_S = _SCHEDULER.staged_timeout_s + 15.0
+"""So long after its host is well again, a try may be held up: what nothing is heard of is asked for, and that call may
+get no answer for 10 s."""
 LATE_S = 5.0  # so much longer than it may, a try may take to end
 PASSED = ("succeeded", "failed", "lost")
 _WAITED_FOR = re.compile(r"^run (\S+) (?:is still under way|came before)|^replaced by run (\S+)")
@@ -38,6 +59,7 @@ class Judge:
     user: JobUser
     ledger: Ledger
     fail: Callable[[str], None]
+    observer: Observer
     faults: Outage
     wanted: int = 0
     met: int = 0
@@ -51,13 +73,38 @@ class Judge:
             await self._told(kept)
         self._ended()
 
+    # -- what excuses
+
+    def _outages(self, plan: Plan, now: float) -> list[Outage]:
+        """When nothing of the job could be started: while no scheduler could act, while trouble of its host held up a
+        try, and, where runs must not overlap, while another one was under way.
+        """
+        ledger, found = self.ledger, self.observer.unable.until(now)
+        for attempt, staged in ledger.staged.items():
+            instance = ledger.instances[attempt.rpartition(".")[0]]
+            if instance["run"]["job"] != plan.job:
+                continue
+            over = ledger.over.get(attempt, now)
+            until = min(over, ledger.began_at(attempt) or over)
+            troubles = self.observer.troubles(ledger.place[attempt], now)
+            if attempt in ledger.cloud.mesos.lost_launches:
+                troubles = [*troubles, Outage(staged, staged)]
+            for each in touching(troubles, staged, until):
+                found.append(Outage(max(staged, each.start), min(until, each.end + HELD_UP_S)))
+        if not plan.may_overlap:
+            first: dict[str, float] = {}
+            for one in ledger.of(plan.job):
+                first.setdefault(one.run, one.start)
+            found += [Outage(at, ledger.finished.get(run, now)) for run, at in first.items()]
+        return found
+
     # -- targets and what ran
 
     def _kept(self, kept: Kept, read_at: float) -> None:
         plan, job = kept.plan, kept.plan.job
         tries = self.ledger.of(job)
         periods = self._periods(kept, read_at)
-        outages = [self.faults, *_pauses(kept)]
+        outages = [*self._outages(plan, read_at), *_pauses(kept)]
         if not periods and tries:
             self.fail(f"{job} was never taken, and runs: {tries}")
         left = list(tries)
@@ -148,7 +195,7 @@ class Judge:
             delete_acknowledged=last.answered if last else math.inf,
         )
         deleted = last is not None and last.action == "delete"
-        rules = Rules(after_delete=deleted, recovery_s=plan.recovery_s)
+        rules = Rules(after_delete=deleted, recovery_s=RECOVERY_S)
         verdict = check([asked], runs, read_at, rules=rules, outages=outages, missed={job: missed})
         verdict.after_delete = [
             each for each in verdict.after_delete if not self._on_its_way(each, asked)
@@ -185,7 +232,10 @@ class Judge:
         record = self.ledger.records.get(run)
         limit_s = plan.spec.get("timeout_s", math.inf) + plan.spec["stop_grace_s"] + LATE_S
         for each in tries:
-            if each.start > self.faults.end and each.end and each.end - each.start > limit_s:
+            if each.end is None or each.end - each.start <= limit_s:
+                continue
+            troubles = self.observer.troubles(each.host, self.ledger.now())
+            if not touching(troubles, each.start, each.end):
                 self.fail(f"{plan.job}: {each} took longer than {limit_s:g} s: {record}")
         if len(tries) > TRIES + 1:
             self.fail(f"{plan.job}: run {run} was tried too often: {tries}")

@@ -46,7 +46,10 @@ class Ledger:
     instances: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # run → newest document
     records: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     texts: dict[str, list[str]] = field(default_factory=dict)  # job → its schedules, in their order
-    staged: dict[str, float] = field(default_factory=dict)  # attempt → when it was given a place
+    staged: dict[str, float] = field(default_factory=dict)  # attempt → when it was given a place…
+    place: dict[str, str] = field(default_factory=dict)  # …on which host…
+    over: dict[str, float] = field(default_factory=dict)  # …and when it was known to be over
+    finished: dict[str, float] = field(default_factory=dict)  # run → when its end was saved
     _open: dict[str, Try] = field(default_factory=dict)  # by container
     _started: dict[str, Try] = field(default_factory=dict)  # by attempt
 
@@ -62,6 +65,11 @@ class Ledger:
     def of(self, job: str) -> list[Try]:
         """All that ran of a job, by time."""
         return [each for each in self.tries if each.job == job]
+
+    def began_at(self, attempt: str) -> float | None:
+        """When its process began."""
+        one = self._started.get(attempt)
+        return one.start if one is not None else None
 
     def target(self, run: str) -> float:
         """What a run was for, as it is saved."""
@@ -129,6 +137,11 @@ class Ledger:
             attempt = f"{write.id}.{body['generation']}"
             if body["state"] == "staged":
                 self.staged.setdefault(attempt, self.now())
+                self.place.setdefault(attempt, str(body["hostname"]))
+            elif body["state"] in ("pending", "ended") and attempt in self.staged:
+                self.over.setdefault(attempt, self.now())
+            if body["state"] == "ended":
+                self.finished.setdefault(write.id, self.now())
         elif collection == "scheduler_runs":
             if write.id in self.records and self.records[write.id] != body:
                 self.fail(f"run {write.id} ends twice: {self.records[write.id]} and {body}")

@@ -436,3 +436,26 @@ async def test_a_stop_that_comes_before_the_adoption_ends_the_task(world: World)
         (pool,) = it.pools
         assert pool.tasks == {}, "it is told to be over, and runs on"
         await it.crash()
+
+
+@virtual
+async def test_who_is_to_take_over_a_run_that_is_over_is_told_its_end(world: World) -> None:
+    it = RunWorld(world)
+    it.agent.acknowledging = False  # as long as nobody has heard how it ended
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.run("alone.1", ALONE, reuse="never")
+        it.run("shared.1", ALONE)
+        await it.settle(0.05)
+        container = it.container("alone.1").name
+        (pool,) = it.pools
+        await it.settle()
+        assert it.ends("alone.1") == it.ends("shared.1") == ["TASK_FAILED"]
+        it.run("alone.2", ALONE, reuse="never", adopt=container)
+        it.run("shared.2", ALONE, adopt=pool.name)
+        await it.settle()
+        for name in ("alone", "shared"):
+            told, again = it.agent.report(f"{name}.1"), it.agent.report(f"{name}.2")
+            assert again == told and again.exit_code is not None and again.output
+            assert it.agent.states(f"{name}.2") == ["TASK_FAILED"]
+        await it.crash()

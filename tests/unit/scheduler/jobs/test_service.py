@@ -110,6 +110,9 @@ async def test_what_is_asked_over_http(world: World) -> None:
         view = await leaders.call(f"/v1/jobs/{JOB}")
         assert (view["state"], view["counts"]["succeeded"]) == ("active", 1)
         assert view["next"] == EPOCH_S + 35 and view["last_run"]["state"] == "succeeded"
+        (row,) = (await leaders.call("/v1/jobs?bu=acme"))["jobs"]
+        assert view["last_run"]["output"] == "out"
+        assert row == {**view, "last_run": {**view["last_run"], "output": ""}}
         await asyncio.sleep(27.0)
         runs = (await leaders.call(f"/v1/jobs/{JOB}/runs"))["runs"]
         assert [each["state"] for each in runs] == ["running", "succeeded"]
@@ -127,7 +130,6 @@ async def test_what_is_asked_over_http(world: World) -> None:
         wrong = {"job": JOB, "spec": spec(schedule=None, parents=["often"])}
         refused = await leaders.call("/v1/jobs/check", "POST", orjson.dumps(wrong))
         assert "often → often" in str(refused)
-        assert (await leaders.call("/v1/jobs?bu=acme"))["jobs"][0]["job"] == JOB
         assert (await leaders.call("/v1/jobs?bu=beta"))["jobs"] == []
         assert (await leaders.call("/v1/job-requests/q1"))["state"] == "done"
         assert (await leaders.call("/v1/job-requests/q9"))["status"] == 404

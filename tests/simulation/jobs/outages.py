@@ -1,0 +1,112 @@
+"""When no run could be started in the simulation, and why: seen from outside, twice a second.
+
+A scheduler is *able* while one of its replicas leads, is subscribed and not paused, Mesos' master is up, the store
+answers, and there is a host that is neither closed nor cut off. A host is *well* while its agent, executor, engine, switch and hostd are there, can be reached, and somebody
+gives it addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tests.cron.checker import Outage
+from tests.simulation.cloud import Cloud
+from tests.simulation.host import Host
+from tests.simulation.loop import EPOCH_S
+
+LOOK_S = 0.5
+
+
+@dataclass
+class Spans:
+    """Stretches of time in which something is the case."""
+
+    found: list[Outage] = field(default_factory=list)
+    _since: float | None = None
+
+    def note(self, before: float, now: float, is_so: bool) -> None:
+        """What a look shows; `before` was the last one, and nobody knows since when it is so."""
+        if is_so and self._since is None:
+            self._since = before
+        elif not is_so and self._since is not None:
+            self.found.append(Outage(self._since, now))
+            self._since = None
+
+    def until(self, now: float) -> list[Outage]:
+        """All of them, with the one that goes on."""
+        return self.found if self._since is None else [*self.found, Outage(self._since, now)]
+
+
+@dataclass
+class Observer:
+    """Watches a cloud. Times are true ones, Unix seconds."""
+
+    cloud: Cloud
+    unable: Spans = field(default_factory=Spans)
+    sick: dict[str, Spans] = field(default_factory=dict)
+    _parts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    async def watch(self) -> None:
+        """For ever."""
+        before = EPOCH_S + self.cloud.loop.time()
+        while True:
+            now = EPOCH_S + self.cloud.loop.time()
+            able = await self._able()
+            self.unable.note(before, now, not able)
+            addresses = await self._ready("ipam") == len(self.cloud.service("ipam"))
+            for host in self.cloud.hosts:
+                well = able and addresses and self._well(host)
+                self.sick.setdefault(host.name, Spans()).note(before, now, not well)
+            before = now
+            await asyncio.sleep(LOOK_S)
+
+    def troubles(self, host: str, now: float) -> list[Outage]:
+        """When a run could not be started on a host, whoever's fault that was."""
+        return self.sick[host].until(now) if host in self.sick else []
+
+    async def _able(self) -> bool:
+        cloud = self.cloud
+        if cloud.faults.away["store"] or not cloud.mesos.master_up:
+            return False
+        away = cloud.mesos.agents_down | cloud.mesos.agents_cut
+        doors = cloud.store.bodies("scheduler_nodes")
+        closed = {name for name, node in doors.items() if node["door"] != "open"}
+        if all(each.index in away or each.name in closed for each in cloud.hosts):
+            return False
+        return await self._ready("scheduler") > 0
+
+    async def _ready(self, service: str) -> int:
+        """How many replicas are, and answer."""
+        ready = 0
+        for app, life in self.cloud.net.replicas(service):
+            if life.dead or life.paused_s():
+                continue
+            if service == "ipam" and self.cloud.net.cut_off.get(life.name):
+                continue
+            ready += (await app.dispatch("GET", "/readyz", {}, b"")).status == 200
+        return ready
+
+    def _well(self, host: Host) -> bool:
+        """Now, and since the last look: who was killed may be back by now."""
+        mesos, hostd = self.cloud.mesos, host.hostd
+        parts = (id(hostd), *(id(s.worker) for _, s in sorted(host.supervisors.items())))
+        same = self._parts.get(host.name, parts) == parts
+        self._parts[host.name] = parts
+        return (
+            same
+            and host.index not in mesos.agents_down | mesos.agents_cut
+            and not host.barren
+            and not host.docker.down
+            and host.kernel.switch_up
+            and not self.cloud.net.cut_off.get(host.name)
+            and hostd is not None
+            and not hostd.dead
+            and len(host.workers()) == len(host.supervisors)
+        )
+
+
+def touching(spans: Iterable[Outage], start: float, end: float) -> list[Outage]:
+    """Those that share a moment with [start, end]."""
+    return [each for each in spans if each.start <= end and each.end >= start]
