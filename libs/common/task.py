@@ -77,6 +77,29 @@ class TellAnew(BaseModel):
     attempts: tuple[str, ...]
 
 
+class Ahead(BaseModel):
+    """What runs that are about to be due have in common with all that may share a container with them.
+
+    `spec` is an instance's, without what is a run's own: command, variables, secrets, resources.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    bu: str
+    spec: InstanceSpec
+
+
+class MakeReady(BaseModel):
+    """MESSAGE of the scheduler's to an executor: have a container at hand for each of these. May get lost.
+
+    Executors that do not know it take it for nothing, as it is no `TellAnew`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    ahead: tuple[Ahead, ...]
+
+
 def container_name(cluster: str, attempt: str) -> str:
     """The name of the attempt's container; two clusters on one engine never collide."""
     return f"gantry-{cluster}-{attempt}"

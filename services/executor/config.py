@@ -67,6 +67,12 @@ class ExecutorConfig(BaseModel):
     pool_warm_s: Seconds = Field(
         3600.0, description="but waits for runs that come at least so often"
     )
+    pool_ahead: int = Field(
+        8,
+        ge=0,
+        le=128,
+        description="shared containers that are made before their first run, at a time",
+    )
     pool_closes: int = Field(4, ge=1, le=64, description="shared containers removed at a time")
     pool_output_kib: int = Field(
         1024, ge=16, le=1_048_576, description="of a run's output are kept while it runs"

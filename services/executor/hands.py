@@ -285,6 +285,8 @@ class Hands:
         """The account to pull with; None: as anybody. Raises Refused, Unavailable."""
         if not a.payload.spec.registry_login:
             return None
+        if a.pool is not None and not a.pool.sponsor:
+            raise Refused("it is not made for a run that could be told it")
         delivery = self._delivered.get(a.id) or await self._deliver(a, self._wants(a.id, Op.PULL))
         login = delivery.login
         return Login(login.user, login.password) if login is not None else None

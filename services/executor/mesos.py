@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from libs.common.clock import Clock, Ids
 from libs.common.errors import InvalidInput
 from libs.common.problems import invalid
-from libs.common.task import TaskPayload, TellAnew
+from libs.common.task import Ahead, MakeReady, TaskPayload, TellAnew
 from libs.mesos.environment import ExecutorEnvironment
 from libs.mesos.events import Acknowledged, ExecutorEvent, ExecutorSubscribed
 from libs.mesos.executor import ExecutorClient
@@ -101,6 +101,14 @@ def asked_anew(data: bytes) -> tuple[AttemptId, ...]:
     """The attempts that a MESSAGE of the scheduler's asks for; none when it says something else."""
     try:
         return tuple(map(AttemptId, TellAnew.model_validate_json(data).attempts))
+    except ValidationError:
+        return ()
+
+
+def ahead_of(data: bytes) -> tuple[Ahead, ...]:
+    """What a MESSAGE of the scheduler's says that runs will want; none when it says something else."""
+    try:
+        return MakeReady.model_validate_json(data).ahead
     except ValidationError:
         return ()
 

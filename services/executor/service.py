@@ -26,7 +26,7 @@ from services.executor.book import Book
 from services.executor.config import ExecutorConfig
 from services.executor.hands import Hands
 from services.executor.janitor import Janitor
-from services.executor.mesos import asked_anew, grace_of, payload_of, status_fields
+from services.executor.mesos import ahead_of, asked_anew, grace_of, payload_of, status_fields
 from services.executor.model import (
     CLEANING,
     LABEL_PAYLOAD,
@@ -173,6 +173,9 @@ class ExecutorService:
                 for attempt in asked_anew(data):
                     if self._book.get(attempt) is not None:
                         self._feed(attempt, m.AskedAnew())
+                ahead = ahead_of(data)
+                if ahead and not self._janitor.no_room():
+                    self._keeper.make_ready(ahead, self._identity.cluster)
             case mesos_events.Error(message):
                 raise Unavailable(f"the agent ended the subscription: {message}")
             case mesos_events.ExecutorSubscribed():

@@ -25,15 +25,16 @@ class Agenda(Generic[Name]):
     def __contains__(self, name: object) -> bool:
         return name in self._times
 
-    def put(self, name: Name, time: float) -> None:
-        """It is there, with this time."""
+    def put(self, name: Name, time: float) -> bool:
+        """It is there, with this time. False when it was."""
         if self._times.get(name) == time:
-            return
+            return False
         self._times[name] = time
         heappush(self._heap, (time, name))
         if len(self._heap) > 2 * len(self._times) + SPARE:
             self._heap = [(at, each) for each, at in self._times.items()]
             heapify(self._heap)
+        return True
 
     def remove(self, name: Name) -> None:
         """It is there no longer, if it was."""

@@ -19,6 +19,7 @@ from services.scheduler.cluster import Cluster, Draft, Pool
 from services.scheduler.jobs import core as jobs
 from services.scheduler.jobs.asking import ask
 from services.scheduler.jobs.model import JobAsked
+from services.scheduler.jobs.warming import prepare
 from services.scheduler.ledger import bu_of
 from services.scheduler.model import (
     Agent,
@@ -83,6 +84,7 @@ def decide(
     jobs.turn(draft, now, config)
     _watch(draft, now, config)
     jobs.settle(draft, now, config)  # what time has ended
+    prepare(draft, now, config.jobs)
     _breaker(draft, now, config)
     if draft.volatile.subscribed:
         place_pending(draft, now, config, tasks)

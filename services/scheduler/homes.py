@@ -1,4 +1,5 @@
-"""Where instances that keep their address ran last: there their namespace, port and flows wait for them. Pure.
+"""Where instances ran last that had better run there again: those that keep their address, whose namespace, port and
+flows wait for them, and runs of jobs for which a container was made ready. Pure.
 
 A wish only: rules, room and the network's own word come first, and after a few failures in a row anywhere is better.
 """
@@ -7,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from typing import NamedTuple
 
+from services.scheduler.jobs.run import JobId, Run
 from services.scheduler.model import AgentId, Instance
 from services.scheduler.policy import Agents, Round, Shape
 from services.scheduler.policy.placer import Given
@@ -16,14 +19,29 @@ REMEMBERED = 100_000
 FAILURES = 3
 
 
+class Last(NamedTuple):
+    """Where the newest run of a job was, and when it was due."""
+
+    agent: AgentId
+    at: float
+
+
 class Homes:
-    """The agent on which each sticky key was last; what a new leader does not know, it learns as they run."""
+    """The agent on which each sticky key, and each job, was last.
+
+    What a new leader does not know, it learns as they run.
+    """
 
     def __init__(self) -> None:
         self._agents: dict[str, AgentId] = {}
+        self._jobs: dict[JobId, Last] = {}
+        self._ready: dict[JobId, tuple[float, AgentId]] = {}  # for which target, and where
 
     def note(self, instance: Instance) -> None:
         """It is on its agent."""
+        if instance.run is not None:
+            self._note_run(instance, instance.run)
+            return
         key = instance.spec.sticky_key
         if key and instance.agent and instance.live:
             self._agents.pop(key, None)
@@ -31,11 +49,33 @@ class Homes:
             if len(self._agents) > REMEMBERED:
                 del self._agents[next(iter(self._agents))]
 
+    def _note_run(self, instance: Instance, run: Run) -> None:
+        last = self._jobs.get(run.job)
+        if not instance.live or (last is not None and last.at > run.target):
+            return
+        self._ready.pop(run.job, None)
+        if last != (instance.agent, run.target):
+            self._jobs.pop(run.job, None)
+            self._jobs[run.job] = Last(instance.agent, run.target)
+            if len(self._jobs) > REMEMBERED:
+                del self._jobs[next(iter(self._jobs))]
+
+    def last_of(self, job: JobId) -> Last | None:
+        """Where the newest run of a job was."""
+        return self._jobs.get(job)
+
+    def expect(self, job: JobId, target: float) -> None:
+        """A container is made ready for the job's next run, where the one before was."""
+        self._ready[job] = (target, self._jobs[job].agent)
+        if len(self._ready) > REMEMBERED:
+            del self._ready[next(iter(self._ready))]
+
     def place(
         self, work: Round, agents: Agents, shape: Shape, instances: list[Instance], limit: int
     ) -> tuple[Given, list[Instance]]:
         """Place those that may go home; their rows, and all the instances with these first, in the rows' order."""
-        if not shape.sticky or shape.pinned:
+        ready = self._ready and instances and instances[0].run is not None
+        if shape.pinned or not (shape.sticky or ready):
             return [], instances
         found: Given = []
         home: list[Instance] = []
@@ -51,8 +91,15 @@ class Homes:
     ) -> Sequence[tuple[Instance, int]]:
         rows = []
         for each in instances:
-            agent = self._agents.get(each.spec.sticky_key)
+            agent = self._home_of(each)
             row = agents.rows.index.get(agent) if agent is not None else None
             if row is not None and each.failures < FAILURES:
                 rows.append((each, row))
         return rows
+
+    def _home_of(self, instance: Instance) -> AgentId | None:
+        run = instance.run
+        if run is None:
+            return self._agents.get(instance.spec.sticky_key)
+        target, agent = self._ready.get(run.job, (0.0, None))
+        return agent if target == run.target else None

@@ -10,7 +10,7 @@ import aiohttp
 
 from libs.common.errors import InvalidInput, TimedOut, Unavailable
 from libs.common.runtime import Runtime
-from libs.common.task import TellAnew
+from libs.common.task import MakeReady, TellAnew
 from libs.mesos import calls, errors
 from libs.mesos.credentials import read_credentials
 from libs.mesos.events import SchedulerEvent
@@ -25,6 +25,7 @@ from services.scheduler.model import (
     Decline,
     Kill,
     Launch,
+    Prepare,
     Reconcile,
     Revive,
     Suppress,
@@ -105,6 +106,9 @@ class ClientDriver:
             case AskAnew(attempts, agent):
                 asked = TellAnew(attempts=attempts).model_dump_json().encode()
                 await client.message(agent, EXECUTOR_ID, asked)
+            case Prepare(ahead, agent):
+                wanted = MakeReady(ahead=ahead).model_dump_json().encode()
+                await client.message(agent, EXECUTOR_ID, wanted)
             case Reconcile(tasks):
                 await client.reconcile(_named(tasks))
             case Revive():

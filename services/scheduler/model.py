@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import NewType
 
 from libs.common.spec import InstanceSpec
+from libs.common.task import Ahead
 from libs.mesos.messages import Resource, TaskInfo, TaskStatus
 from services.scheduler.jobs.run import Run
 
@@ -292,6 +293,14 @@ class AskAnew:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepare:
+    """MESSAGE to the agent's executor: runs that could share such containers are about to be due."""
+
+    ahead: tuple[Ahead, ...]
+    agent: AgentId
+
+
+@dataclass(frozen=True, slots=True)
 class Reconcile:
     """Ask for the state of these tasks; of all when empty."""
 
@@ -308,7 +317,7 @@ class Suppress:
     """No offers are wanted."""
 
 
-Action = Launch | Decline | Kill | Acknowledge | AskAnew | Reconcile | Revive | Suppress
+Action = Launch | Decline | Kill | Acknowledge | AskAnew | Prepare | Reconcile | Revive | Suppress
 
 
 # -- inputs that don't come from Mesos -----------------------------------------------------------------

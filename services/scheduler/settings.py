@@ -39,6 +39,8 @@ class JobsConfig(BaseModel):
         30 * 86_400.0
     )  # a deleted job's document: versions go on if it is put again
     clean_every_s: float = 15.0
+    warm_s: float = 20.0  # so long before a run its last host is told of it; 0: it is not…
+    warm_after_s: float = 240.0  # …nor when one began so lately that its container is still there
     resolve_s: float = 20.0  # so long, the deployer may take to pin an image
     trusted_sources: tuple[str, ...] = ("/gantry/gateway",)
 

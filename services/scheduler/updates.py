@@ -67,8 +67,17 @@ def update(draft: Draft, status: TaskStatus, now: float, config: SchedulerConfig
     elif name[1] > instance.generation:
         # A host's word is not enough to give up an attempt on another: the master says whether there is such a task.
         draft.act(Reconcile(((task, agent),)))
-    elif instance.live:
+    elif instance.live or _ended_after_all(instance, status):
         _current(draft, instance, status, now, config)
+
+
+def _ended_after_all(instance: Instance, status: TaskStatus) -> bool:
+    """It waits to be taken over, and its executor has seen the end: another attempt would only find nothing.
+
+    So it is when reconciliation, which knows no exit code, is faster than an update that is told again.
+    """
+    seen = status.get("source") == "SOURCE_EXECUTOR" and status["state"] in ENDED_STATES
+    return instance.state is State.ORPHANED and instance.run is not None and seen
 
 
 def _foreign(

@@ -1,4 +1,4 @@
-"""task_start_ms, task_start_p99_ms, task_start_cpu_ratio, storm_*: runs of jobs in a container that is there already.
+"""task_start_ms, task_start_p99_ms, task_start_cpu_ratio, storm_*, first_start_ms: runs in a container that is there.
 
 The executor's own service, on a real engine, gets a LAUNCH and tells TASK_RUNNING: `task_start_ms` lies between.
 The peers are `docker run` (create and start answered) and `docker exec` of the same command on the same engine. CPU is
@@ -29,7 +29,7 @@ from libs.common.clock import RngIds, SystemClock, system_rng
 from libs.common.delivery import Delivery
 from libs.common.disk import measure as measure_disk
 from libs.common.spec import HealthCheck, InstanceSpec, Resources
-from libs.common.task import RunPayload, TaskPayload
+from libs.common.task import Ahead, MakeReady, RunPayload, TaskPayload
 from libs.common.telemetry import Telemetry, make_log
 from libs.mesos import events as mesos
 from libs.mesos.messages import TaskInfo, TaskStatus, UpdateCall
@@ -56,7 +56,7 @@ from tests.bench.report import Report
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "sample-web:v1"
 TRUE = ("/bin/true",)
-RUNS, PEERS = 300, 40
+RUNS, PEERS, FIRSTS = 300, 40, 10
 STORM, STORM_S = 2000, 60.0
 _HOST_INODE = os.stat("/proc/self/ns/net").st_ino
 
@@ -154,8 +154,14 @@ class Agent:
         self.news.set()
         self._events.put_nowait(mesos.Acknowledged(task, status["uuid"]))
 
-    def launch(self, cluster: str, name: str) -> None:
-        """A LAUNCH of a run of `true`."""
+    def foretell(self, user: str) -> None:
+        """A MESSAGE: a run of that user's is about to be due."""
+        spec = InstanceSpec(image=IMAGE, network="bench", resources=Resources(), user=user)
+        told = MakeReady(ahead=(Ahead(bu="bench", spec=spec),))
+        self._events.put_nowait(mesos.Message(told.model_dump_json().encode()))
+
+    def launch(self, cluster: str, name: str, user: str | None = None) -> None:
+        """A LAUNCH of a run of `true`; of users' runs each has a container of its own."""
         payload = TaskPayload(
             cluster=cluster,
             app="bench/true",
@@ -163,7 +169,9 @@ class Agent:
             attempt=f"{name}.1",
             generation=1,
             release=0,
-            spec=InstanceSpec(image=IMAGE, network="bench", command=TRUE, resources=Resources()),
+            spec=InstanceSpec(
+                image=IMAGE, network="bench", command=TRUE, resources=Resources(), user=user
+            ),
             run=RunPayload(job="bench/true", run=name, target=0.0),
         )
         self.asked[payload.attempt] = time.perf_counter()
@@ -271,6 +279,7 @@ async def measure(report: Report) -> None:
             bench = TaskBench(report, cluster, docker, agent, meter)
             await bench.one_by_one()
             await bench.storm()
+            await bench.first_starts()
             await bench.clear(service)
             running.cancel()
 
@@ -347,6 +356,23 @@ class TaskBench:
             await self._agent.until_ended(self._launched)
             await asyncio.sleep(pause_s)
         return names
+
+    async def first_starts(self) -> None:
+        """Runs of which none came for long: with nothing there, and with a container that was made ready."""
+        tasks: dict[bool, list[str]] = {False: [], True: []}
+        for n in range(2 * FIRSTS):
+            foretold, user = n % 2 == 1, str(1000 + n)
+            if foretold:
+                self._agent.foretell(user)
+                await asyncio.sleep(3.0)  # in earnest, `scheduler.jobs.warm_s`
+            self._launched += 1
+            self._agent.launch(self._cluster, f"bench-true-{self._launched}", user)
+            tasks[foretold].append(f"bench-true-{self._launched}.1")
+            await self._agent.until_ended(self._launched)
+        cold, warm = (self._agent.start_ms(tasks[foretold]) for foretold in (False, True))
+        note = f"most {warm[-1]:.1f}; peer: nobody was told of it, most {cold[-1]:.1f}"
+        median = percentile(cold, 0.5)
+        self._report.add("first_start_ms", percentile(warm, 0.5), "ms", median, note)
 
     async def _container(self) -> dict[str, Any]:
         """The shared container, as the engine shows it."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from libs.common.spec import Resources
-from libs.common.task import RunPayload
+from libs.common.spec import InstanceSpec, Resources
+from libs.common.task import Ahead, MakeReady, RunPayload
 from services.executor.model import LABEL_POOL
 from tests.integration.executor_host import SUPERVISOR, WORKER, Cloud
+from tests.integration.hostd_host import IMAGE
 from tests.integration.test_executor import restart
 
 ALIVE = ("TASK_STARTING", "TASK_RUNNING")
@@ -87,6 +88,24 @@ async def test_runs_share_a_container_and_nothing_else(cloud: Cloud) -> None:
     await cloud.gone("alone.1")
     await cloud.kill("long.1")
     await cloud.reaches("long.1", "TASK_KILLED")
+
+
+async def test_a_run_that_was_foretold_finds_its_container(cloud: Cloud) -> None:
+    assert await output(cloud, "first.1", "echo here") == "here\n"  # there is an executor now
+    agent, before = cloud.of("first.1")[-1]["agent_id"]["value"], await pools(cloud)
+    spec = InstanceSpec(image=IMAGE, network="red", resources=Resources(), user="1234")
+    told = MakeReady(ahead=(Ahead(bu="bu", spec=spec),))
+    await cloud.client.message(agent, "gantry-executor", told.model_dump_json().encode())
+
+    async def one_more() -> bool:
+        made = set(await pools(cloud)) - set(before)
+        return len(made) == 1 and len(cloud.lines("running")) == 3  # with the first run's, and it
+
+    await cloud.host.until(one_more, "no container was made")
+    assert await output(cloud, "soon.1", "id -u", user="1234") == "1234\n"
+    assert len(await pools(cloud)) == len(before) + 1
+    assert cloud.report("soon.1").container != cloud.report("first.1").container
+    assert len(cloud.states("soon.1")) == 2 and cloud.states("soon.1")[0] == "TASK_RUNNING"
 
 
 async def test_runs_outlive_worker_engine_agent_and_supervisor(cloud: Cloud) -> None:

@@ -25,7 +25,7 @@ from services.gateway.model import GatewayConfig
 from services.ipam.definition import NetworkConfig
 from services.ipam.model import IpamConfig
 from services.monitor.model import MonitorConfig
-from services.scheduler.settings import SchedulerConfig
+from services.scheduler.settings import JobsConfig, SchedulerConfig
 from tests.fakes.docker import FakeImage
 from tests.simulation import parts
 from tests.simulation.balancer import Balancer
@@ -53,6 +53,7 @@ SETTINGS: Settings = {
         restart_backoff_max_s=20.0,
         reconcile_interval_s=60.0,
         tick_s=1.0,
+        jobs=JobsConfig(warm_after_s=45.0),
     ),
     "ipam": IpamConfig(
         networks=(

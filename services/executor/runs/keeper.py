@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from libs.common.backoff import Backoff
 from libs.common.clock import Clock
 from libs.common.errors import NotFound, Unavailable
+from libs.common.task import Ahead, TaskPayload
 from libs.common.telemetry import Log
 from services.executor import core
 from services.executor import moves as m
@@ -145,7 +146,9 @@ class Keeper:
             self._failed(a, a.pool.key, message)
 
     def _failed(self, container: Attempt, key: str, message: str) -> None:
-        """It never ran: whoever waits for it is told, unless another one is coming."""
+        """It never ran: whoever waits for it is told, unless another one is coming, or it was made for nobody."""
+        if container.pool is not None and not container.pool.sponsor:
+            return  # they get one of their own, which they can tell a pull of
         if any(each.key == key for each in self._members() if each.id != container.id):
             return
         for run in self._waiting():
@@ -268,6 +271,7 @@ class Keeper:
                     made_at=a.launched_at,
                     idle_since=a.pool.idle_since or a.started_at or a.launched_at,
                     recycle=a.pool.recycle,
+                    ahead=not a.pool.sponsor,
                 )
             )
         return found
@@ -330,12 +334,26 @@ class Keeper:
             if task.rpartition(".")[0] == instance
         ]
 
+    def make_ready(self, ahead: Sequence[Ahead], cluster: str) -> None:
+        """Runs like these are about to be due: containers for them are made or kept. Nothing depends on it."""
+        if self.draining or not self._recovered or self._left:
+            return
+        now = self._clock.now()
+        for each in ahead:
+            run = shared.foretold(each, cluster)
+            key = pools.key_of(run)
+            self._habits[key] = pools.foretell(self._habits.get(key), now)
+            if pools.lacks(self._members(), key, now, self._config):
+                self._make(run, AttemptId(""))
+
     def _open(self, run: AttemptId) -> None:
         a = self._book.get(run)
-        if a is None:
-            return
-        bu = a.payload.app.partition("/")[0]
-        payload = shared.payload_for(a.payload, f"{bu}-runs-{self._rng.getrandbits(40):010x}")
-        pool = Pool(key=pools.key_of(a.payload), sponsor=run, idle_since=self._clock.now())
-        self._log.info("making a shared container", container=payload.attempt, sponsor=run)
+        if a is not None:
+            self._make(a.payload, run)
+
+    def _make(self, run: TaskPayload, sponsor: AttemptId) -> None:
+        bu = run.app.partition("/")[0]
+        payload = shared.payload_for(run, f"{bu}-runs-{self._rng.getrandbits(40):010x}")
+        pool = Pool(key=pools.key_of(run), sponsor=sponsor, idle_since=self._clock.now())
+        self._log.info("making a shared container", container=payload.attempt, sponsor=sponsor)
         self._machine.enter(core.open_pool(pool, payload, self._machine.world()))

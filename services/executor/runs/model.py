@@ -91,6 +91,7 @@ class Member:
     made_at: float
     idle_since: float
     recycle: str = ""
+    ahead: bool = False  # made before a run wanted it
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,12 @@ _LATE = 1.5  # of a period: a job that is later than this has another one, or is
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """When runs of a key began: the last, and how far apart they are on the average."""
+    """When runs of a key began: the last, and how far apart they are on the average; and when one was `foretold`."""
 
     last: float
     period_s: float = 0.0
     starts: int = 1
+    foretold: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +65,32 @@ def key_of(payload: TaskPayload) -> str:
 
 def began(habit: Habit | None, now: float) -> Habit:
     """One more run of the key has begun. Runs of the same second count as one."""
-    if habit is None:
-        return Habit(now)
+    if habit is None or not habit.starts:
+        return Habit(now, foretold=habit.foretold if habit else 0.0)
     apart_s = now - habit.last
     if apart_s < 1.0:
         return habit
     period_s = apart_s if habit.starts == 1 else 0.7 * habit.period_s + 0.3 * apart_s
-    return Habit(now, period_s, habit.starts + 1)
+    return Habit(now, period_s, habit.starts + 1, habit.foretold)
+
+
+def foretell(habit: Habit | None, now: float) -> Habit:
+    """A run of the key is about to be due."""
+    return replace(habit or Habit(0.0, starts=0), foretold=now)
+
+
+def lacks(members: Iterable[Member], key: str, now: float, config: ExecutorConfig) -> bool:
+    """Is a container to be made ahead of a run: no other will have room for it, and few are made so as yet."""
+    known = list(members)
+    mine = [each for each in known if each.key == key and not worn(each, now, config)]
+    unused = sum(each.ahead and not each.uses for each in known)
+    return unused < config.pool_ahead and all(each.tasks >= config.pool_tasks for each in mine)
 
 
 def keep_until(member: Member, habit: Habit | None, config: ExecutorConfig) -> float:
     """How long an idle container is kept: until its runs, by their habit, should have come again."""
-    until = member.idle_since + config.pool_idle_s
+    foretold = habit.foretold if habit is not None else 0.0
+    until = max(member.idle_since, foretold) + config.pool_idle_s
     if habit is None or habit.starts < _SETTLED or habit.period_s > config.pool_warm_s:
         return until
     return max(until, habit.last + habit.period_s * _LATE)

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from libs.common.spec import InstanceSpec, Resources
-from libs.common.task import TaskPayload, container_name
+from libs.common.task import Ahead, TaskPayload, container_name
 from services.executor import moves as m
 from services.executor.containers import hostname
 from services.executor.model import Attempt, ContainerName
 from services.executor.reporting import World, changed
+
+
+def foretold(ahead: Ahead, cluster: str) -> TaskPayload:
+    """A run that may come, as far as its container is concerned."""
+    return TaskPayload(
+        cluster=cluster,
+        app=f"{ahead.bu}/runs",
+        instance="",
+        attempt="",
+        generation=1,
+        release=0,
+        spec=ahead.spec,
+    )
 
 
 def payload_for(run: TaskPayload, name: str) -> TaskPayload:

@@ -30,6 +30,7 @@ class JobBook:
     ) -> None:
         self.jobs: dict[JobId, Job] = {}
         self.agenda: Agenda[JobId] = Agenda()
+        self.ahead: Agenda[JobId] = Agenda()  # the same times, until they were foreseen
         self.children: dict[JobId, dict[JobId, None]] = {}
         self.left = list(left)
         self.known = frozenset(known)
@@ -43,6 +44,8 @@ class JobBook:
 
     def commit(self, draft: JobDraft) -> None:
         """Take over what was saved."""
+        for name in draft.foreseen:  # some have got another time by now
+            self.ahead.remove(name)
         for job in draft.changed.values():
             self._put(replace(job, version=job.version + 1))
         for name in draft.looked_at:
@@ -58,6 +61,7 @@ class JobBook:
         """Its document is gone."""
         self.jobs.pop(name, None)
         self.agenda.remove(name)
+        self.ahead.remove(name)
 
     def spec_of(self, job: Job) -> InstanceSpec:
         """What its runs are on hosts: the same object as long as the job is the same."""
@@ -90,8 +94,9 @@ class JobBook:
     def _schedule(self, job: Job) -> None:
         if job.look is None or job.deleted:
             self.agenda.remove(job.id)
-        else:
-            self.agenda.put(job.id, job.look)
+            self.ahead.remove(job.id)
+        elif self.agenda.put(job.id, job.look):
+            self.ahead.put(job.id, job.look)
 
 
 class JobDraft:
@@ -104,6 +109,10 @@ class JobDraft:
         self.records: dict[str, Record] = {}
         self.outcomes: dict[str, tuple[JobId, str, str, Outcome]] = {}  # job, action, actor
         self.looked_at: dict[JobId, None] = {}
+        self.foreseen: dict[JobId, None] = {}  # their next time is near, and was looked at for that
+        self.expected: dict[
+            JobId, float
+        ] = {}  # of them, those for whose target a host makes itself ready
         self._rewired: dict[JobId, None] = {}  # they may have other parents than before
         self.left_taken = False
 

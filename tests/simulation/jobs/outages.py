@@ -1,8 +1,8 @@
 """When no run could be started in the simulation, and why: seen from outside, twice a second.
 
 A scheduler is *able* while one of its replicas leads, is subscribed and not paused, Mesos' master is up, the store
-answers, and there is a host that is neither closed nor cut off. A host is *well* while its agent, executor, engine, switch and hostd are there, can be reached, and somebody
-gives it addresses.
+answers, and there is a host that is neither closed nor cut off. A host is *well* while its agent, executor, engine,
+switch and hostd are there, can be reached, and somebody gives it addresses.
 """
 
 from __future__ import annotations

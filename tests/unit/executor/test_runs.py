@@ -6,10 +6,11 @@ import asyncio
 from base64 import b64encode
 from typing import Any
 
-from libs.common.delivery import DeliveredSecret, Delivery
-from libs.common.task import RunPayload
+from libs.common.delivery import DeliveredLogin, DeliveredSecret, Delivery
+from libs.common.spec import InstanceSpec, Resources
+from libs.common.task import Ahead, MakeReady, RunPayload
 from libs.mesos import events as mesos
-from services.executor.model import LABEL_POOL
+from services.executor.model import LABEL_POOL, Login
 from tests.fakes.docker import FakeContainer, FakeImage
 from tests.simulation.loop import World, virtual
 from tests.unit.executor.world import ExecutorWorld, away
@@ -458,4 +459,78 @@ async def test_who_is_to_take_over_a_run_that_is_over_is_told_its_end(world: Wor
             told, again = it.agent.report(f"{name}.1"), it.agent.report(f"{name}.2")
             assert again == told and again.exit_code is not None and again.output
             assert it.agent.states(f"{name}.2") == ["TASK_FAILED"]
+        await it.crash()
+
+
+def soon(image: str = BRIEF, **fields: Any) -> mesos.Message:
+    """Runs of that image will be due."""
+    spec = InstanceSpec(image=image, network="red", resources=Resources(), **fields)
+    return mesos.Message(MakeReady(ahead=(Ahead(bu="bu", spec=spec),)).model_dump_json().encode())
+
+
+@virtual
+async def test_a_container_is_ready_for_a_run_that_was_foretold(world: World) -> None:
+    it = RunWorld(world, pool_idle_s=60)
+    it.docker.latency_s = {"create": 1, "start": 2}
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        await it.settle()
+        it.agent.say(soon())
+        it.agent.say(soon())
+        await it.settle(10)
+        (container,) = it.pools
+        assert container.running and it.agent.statuses == []
+        it.run("job.1", env={"A": "b"}, secrets=())
+        await it.settle(0.2)
+        assert it.agent.states("job.1") == ["TASK_RUNNING", "TASK_FINISHED"]
+        assert it.agent.report("job.1").container == container.name
+        await it.settle(50)
+        it.agent.say(soon())  # the next one comes before it would go, and finds it
+        await it.settle(50)
+        assert it.pools == [container]
+        await it.settle(30)
+        assert it.docker.containers == {}
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
+async def test_what_is_made_ahead_has_bounds_and_survives_its_worker(world: World) -> None:
+    it = RunWorld(world, pool_idle_s=60, pool_ahead=2)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        await it.settle()
+        for user in ("a", "b", "c"):
+            it.agent.say(soon(user=user))
+        await it.settle()
+        assert len(it.pools) == 2
+        await it.restart(group)
+        await it.settle()
+        it.run("job.1", user="a")
+        it.run("other.1", user="c")
+        await it.settle()
+        assert len(it.pools) == 3 and it.ends("job.1") == it.ends("other.1") == ["TASK_FINISHED"]
+        await it.settle(100)
+        assert it.docker.containers == {}
+        await it.crash()
+
+
+@virtual
+async def test_a_run_does_not_fail_for_what_was_made_for_nobody(world: World) -> None:
+    it = RunWorld(world)
+    private = "registry/private@sha256:9"
+    it.docker.registry[private] = FakeImage(exits_after_s=0.1)
+    it.docker.logins[private] = Login("ci", "pa55")
+    it.deliveries.known["job.1"] = Delivery(login=DeliveredLogin(user="ci", password="pa55"))
+    it.docker.latency_s = {"create": 1}
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        await it.settle()
+        # The login for its pull is told for attempts only; and a run comes while it is being made.
+        it.agent.say(soon(private, registry_login=True))
+        await it.settle(0.5)
+        it.run("job.1", private, registry_login=True)
+        await it.settle(10)
+        assert it.ends("job.1") == ["TASK_FINISHED"]
+        assert len(it.pools) == 1
         await it.crash()

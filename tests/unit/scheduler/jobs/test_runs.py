@@ -243,3 +243,23 @@ def test_why_a_run_was_ended_is_not_forgotten_while_nobody_sees_it() -> None:
     desk.end(run, "TASK_KILLED", exit_code=None)
     record = desk.records[run]
     assert (record.state, record.reason) == ("killed", f"replaced by run {other.run}")
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_an_end_that_is_reconciled_before_it_is_told_is_the_runs_end(code: int) -> None:
+    desk = JobDesk()
+    desk.subscribe()
+    desk.took()
+    desk.at(0.0)
+    run = desk.begin()
+    desk.now += 1
+    desk.subscribe()  # as who leads next does
+    state = "TASK_FAILED" if code else "TASK_FINISHED"
+    desk.report(run.attempt, state, reason="REASON_RECONCILIATION")
+    assert desk[run.id].state is State.ORPHANED, "nobody knows yet how it ended"
+    desk.now += 5
+    desk.end(run.id, state, exit_code=code)
+    (record,) = desk.records.values()
+    assert (record.exit_code, record.tries, record.lost) == (code, 1, 0)
+    assert desk.states() == ["failed" if code else "succeeded"]
+    assert launches(desk.offer()) == []
