@@ -21,6 +21,7 @@ from services.scheduler.jobs.asking import ask
 from services.scheduler.jobs.model import JobAsked
 from services.scheduler.ledger import bu_of
 from services.scheduler.model import (
+    Acknowledge,
     Agent,
     Instance,
     InstanceId,
@@ -86,6 +87,8 @@ def decide(
     _breaker(draft, now, config)
     if draft.volatile.subscribed:
         place_pending(draft, now, config, tasks)
+    if draft.heard:
+        draft.act(Acknowledge(tuple(draft.heard)))
     return draft
 
 

@@ -18,13 +18,9 @@ _PLAIN = (
     *("orphaned_at", "delayed_at", "traceparent", "correlation", "asked", "direct_until"),
 )
 _plain_values = attrgetter(*_PLAIN)
-_RARE = (
-    "yields_to",
-    "returned",
-    "may_return",
-    "return_host",
-    "leaving",
-)  # left out when there is nothing to say
+# Left out when there is nothing to say.
+_RARE = ("yields_to", "returned", "may_return", "return_host", "leaving")
+_rare_values = attrgetter(*_RARE)
 
 
 def to_body(instance: Instance) -> dict[str, Any]:
@@ -41,7 +37,9 @@ def to_body(instance: Instance) -> dict[str, Any]:
         if instance.state is State.ENDED:
             # What a host may bring back some day is known for as long as with services.
             body["over"] = LOST if instance.run.lost else SEEN
-    body.update({name: value for name in _RARE if (value := getattr(instance, name))})
+    rare = _rare_values(instance)
+    if any(rare):
+        body.update({name: value for name, value in zip(_RARE, rare, strict=True) if value})
     return body
 
 
