@@ -26,7 +26,8 @@ from libs.common.store.base import Collection, OutboxEvent, Store
 from libs.common.telemetry import Log
 from libs.common.waiting import TaskGroup, lasting, set_or_due
 
-BATCH = 500
+BATCH = 500  # documents whose events are read and published at once…
+HANDED_BATCH = 2000  # …or only published: a relay that falls behind has to read again
 LEASE_TTL_S = 4.0  # two at work for a moment do no harm, a dead one at work for long does
 POLL_S = 2.0
 HANDED = 20_000
@@ -71,7 +72,7 @@ class _Source:
         if not self._complete or (not self._handed and now - self._read_at >= POLL_S):
             return await self._read(now)
         found: dict[str, list[OutboxEvent]] = {}
-        while self._handed and len(found) < BATCH:
+        while self._handed and len(found) < HANDED_BATCH:
             doc_id, events = self._handed.popleft()
             found.setdefault(doc_id, []).extend(events)
         return found, bool(self._handed)

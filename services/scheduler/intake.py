@@ -34,25 +34,26 @@ class Intake:
         self.together: Together = {ev.InstanceRequested: self._on_all_requested}
 
     async def _on_requested(self, event: ev.InstanceRequested, envelope: Envelope) -> None:
-        await self._on_all_requested([(event, envelope)])
+        given = self._input(event, envelope, await self._store.get(event.instance))
+        if given is not None:
+            await self._submit(given)
 
     async def _on_all_requested(
         self, asked: Sequence[tuple[ev.InstanceRequested, Envelope]]
     ) -> None:
         """The store is asked once whom of them it knows, and what they lead to is saved as one."""
-        stored = await self._store.get_many([event.instance for event, _ in asked])
-        given: dict[str, Input | None] = {}
-        again: list[tuple[ev.InstanceRequested, Envelope]] = []
-        for event, envelope in asked:
-            if event.instance in given:
-                again.append((event, envelope))
-                continue
-            known = stored.get(event.instance)
-            wish = self._wish(event, envelope) if known is None else _told_anew(known, envelope)
-            given[event.instance] = wish
-        await self._submit(*[each for each in given.values() if each is not None])
-        if again:
-            await self._on_all_requested(again)
+        while asked:
+            wave: dict[str, tuple[ev.InstanceRequested, Envelope]] = {}
+            again = [each for each in asked if wave.setdefault(each[0].instance, each) is not each]
+            stored = await self._store.get_many(list(wave))
+            given = [self._input(*each, stored.get(name)) for name, each in wave.items()]
+            await self._submit(*[each for each in given if each is not None])
+            asked = again
+
+    def _input(
+        self, event: ev.InstanceRequested, envelope: Envelope, known: Instance | None
+    ) -> Input | None:
+        return self._wish(event, envelope) if known is None else _told_anew(known, envelope)
 
     def _wish(self, event: ev.InstanceRequested, envelope: Envelope) -> Want:
         cause = envelope.caused()
