@@ -25,7 +25,7 @@ from libs.common.waiting import TaskGroup
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 STOP_S = 9.5
-GC_AFTER = (50_000, 10, 10)
+GC_AFTER = (200_000, 10, 10)
 """A service's documents live long, and lie in no cycles: looking at all of them again and again is waste."""
 
 

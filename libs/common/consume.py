@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from libs.common.backoff import Backoff
@@ -25,17 +26,26 @@ from libs.common.waiting import TaskGroup, is_being_cancelled, lasting
 # The table below is keyed by class, so a handler's parameter is the very class it is registered for.
 EventHandler = Callable[[Any, Envelope], Awaitable[None]]
 Handlers = Mapping[type[Event], EventHandler]
+ManyHandler = Callable[[Sequence[tuple[Any, Envelope]]], Awaitable[None]]
+Together = Mapping[type[Event], ManyHandler]
+Position = tuple[TopicPartition, int]
+"""A partition and an offset in it."""
 T = TypeVar("T")
 
 MAX_TRIES = 5
-FETCH_RECORDS = 500
+FETCH_RECORDS = 1000
 FETCH_S = 1.0
+HANDLE_S = 60.0
 LAG_EVERY_S = 10.0
 
 
 @dataclass
 class Subscription:
-    """A consumer group and what it does with each event."""
+    """A consumer group and what it does with each event.
+
+    All events of a batch that `together` has a handler for go to it at once, in their order, and count as handled when
+    it returns. When it raises, each is handled alone.
+    """
 
     group: str
     handlers: Handlers
@@ -44,6 +54,7 @@ class Subscription:
     rng: random.Random
     telemetry: Telemetry
     max_tries: int = MAX_TRIES
+    together: Together = field(default_factory=dict)
 
     async def run(self) -> None:
         """Consume until cancelled; comes back from every loss of the bus."""
@@ -95,10 +106,11 @@ class Subscription:
         batch = await consumer.fetch(FETCH_RECORDS, FETCH_S)
         if not batch:
             return
+        handled = await self._handle_together(batch)
         by_key: dict[tuple[str, str], list[Delivered]] = {}
         for each in batch:
-            by_key.setdefault((each.record.topic, each.record.key), []).append(each)
-        handled: set[tuple[TopicPartition, int]] = set()
+            if (each.place, each.offset) not in handled:
+                by_key.setdefault((each.record.topic, each.record.key), []).append(each)
 
         async def handle(each: Delivered) -> None:
             await self._handle(each)
@@ -108,6 +120,27 @@ class Subscription:
         await self._commit(consumer, _finished(batch, handled))
         if failures:
             raise failures[0]
+
+    async def _handle_together(self, batch: Sequence[Delivered]) -> set[Position]:
+        """Handle what can be handled at once; which records that were."""
+        handled: set[Position] = set()
+        for kind, handler in self.together.items():
+            events, positions = _opened(batch, kind)
+            # A span is of one event: who wants to see them has each handled alone.
+            if len(events) < 2 or self.telemetry.traced:
+                continue
+            try:
+                async with asyncio.timeout(HANDLE_S):
+                    await handler(events)
+            except Exception as error:
+                self.telemetry.log.info("handled one by one", group=self.group, error=str(error))
+            except asyncio.CancelledError:
+                if is_being_cancelled():
+                    raise
+            else:
+                handled.update(positions)
+                self.telemetry.events_handled.labels(kind.TOPIC, "ok").inc(len(events))
+        return handled
 
     async def _commit(self, consumer: Consumer, done: Mapping[TopicPartition, int]) -> None:
         held = consumer.assignment()
@@ -153,7 +186,7 @@ class Subscription:
         if handler is None:
             return
         with self.telemetry.span(f"{self.group} {event.TOPIC}", envelope.cause.traceparent):
-            async with asyncio.timeout(60.0):
+            async with asyncio.timeout(HANDLE_S):
                 await handler(event, envelope)
         self.telemetry.events_handled.labels(event.TOPIC, "ok").inc()
 
@@ -195,9 +228,24 @@ async def side_by_side(
     return failures
 
 
-def _finished(
-    batch: Sequence[Delivered], handled: set[tuple[TopicPartition, int]]
-) -> dict[TopicPartition, int]:
+def _opened(
+    batch: Sequence[Delivered], kind: type[Event]
+) -> tuple[list[tuple[Event, Envelope]], list[Position]]:
+    """The events of one kind, and where they lie; what can't be read is left out."""
+    events: list[tuple[Event, Envelope]] = []
+    positions: list[Position] = []
+    for each in batch:
+        if each.record.topic != kind.TOPIC:
+            continue
+        with suppress(Poison):
+            event, envelope = EVENT_TYPES.open(each.record)
+            if type(event) is kind:
+                events.append((event, envelope))
+                positions.append((each.place, each.offset))
+    return events, positions
+
+
+def _finished(batch: Sequence[Delivered], handled: set[Position]) -> dict[TopicPartition, int]:
     """The next offset of each partition, up to its first record that is not handled yet."""
     done: dict[TopicPartition, int] = {}
     stuck: set[TopicPartition] = set()

@@ -21,7 +21,7 @@ from libs.common.bus.base import Bus
 from libs.common.bus.retention import Retention
 from libs.common.clock import Clock, Ids, RngIds, SystemClock, system_rng
 from libs.common.config import Settings
-from libs.common.consume import Handlers, Subscription
+from libs.common.consume import Handlers, Subscription, Together
 from libs.common.direct import Courier
 from libs.common.errors import InvalidInput
 from libs.common.http import (
@@ -193,8 +193,8 @@ class Runtime:
             workers=workers,
         )
 
-    def relay(self, collections: Sequence[Collection]) -> Relay:
-        """The outbox relay over the service's collections; run it in the service's task group."""
+    def relay(self, collections: Sequence[Collection], mine: Sequence[Collection] = ()) -> Relay:
+        """The outbox relay over the service's collections; run it in the service's task group. `mine`: see Relay."""
         return Relay(
             self.service,
             self.instance,
@@ -206,6 +206,7 @@ class Runtime:
             log=self.telemetry.log,
             sign=ServiceProofs(self.secret).sign,
             courier=self.courier(),
+            mine=mine,
         )
 
     def courier(self) -> Courier:
@@ -218,10 +219,18 @@ class Runtime:
             log=self.telemetry.log,
         )
 
-    def subscription(self, handlers: Handlers, group: str = "") -> Subscription:
+    def subscription(
+        self, handlers: Handlers, group: str = "", together: Together | None = None
+    ) -> Subscription:
         """The service's consumer group (or another `group`); run it in the service's task group."""
         return Subscription(
-            group or self.service, handlers, self.bus, self.clock, self.rng, self.telemetry
+            group or self.service,
+            handlers,
+            self.bus,
+            self.clock,
+            self.rng,
+            self.telemetry,
+            together=together or {},
         )
 
 

@@ -1,7 +1,7 @@
 """SQLite for asyncio: a thread with a connection, and one transaction for all calls that wait (group commit).
 
-While a commit is being synced to disk, new calls gather; they share the next transaction and its sync. Each call is
-a savepoint of its own, so one that raises undoes only itself. Several processes may open one file (WAL): a writer
+While a commit is being synced to disk, new calls gather; they share the next transaction and its sync. Each of them is
+a savepoint of its own then, so one that raises undoes only itself. Several processes may open one file (WAL): a writer
 waits for another one up to BUSY_S, then its calls raise Unavailable.
 """
 
@@ -94,7 +94,10 @@ class SqliteThread:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA cache_size=-16000")
+        connection.execute("PRAGMA temp_store=MEMORY")  # what savepoints remember
         connection.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
+        # A page that is written again and again goes to the file itself once in a while only.
+        connection.execute(f"PRAGMA wal_autocheckpoint={WAL_BYTES // 4096}")
         if not self._write:
             connection.execute("PRAGMA query_only=ON")
         return connection
@@ -154,9 +157,12 @@ class SqliteThread:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE" if self._write else "BEGIN")
+            # One alone is undone with its transaction: a savepoint copies each page before it is changed.
+            several = len(calls) > 1
             for call in calls:
-                self._run_one(call)
-            connection.execute("COMMIT")
+                self._run_one(call, guarded=self._write and several)
+            undone = not several and calls[0].error is not None
+            connection.execute("ROLLBACK" if undone else "COMMIT")
         except Exception as error:  # locked, disk full, broken file: none of the calls took effect
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
@@ -164,10 +170,10 @@ class SqliteThread:
             for call in calls:
                 call.error = Unavailable(f"{self._path}: {reason}")
 
-    def _run_one(self, call: _Call[Any]) -> None:
+    def _run_one(self, call: _Call[Any], guarded: bool) -> None:
         if call.future.cancelled():
             return
-        if self._write:
+        if guarded:
             self._connection.execute("SAVEPOINT one")
         try:
             call.result = call.job(self._connection)
@@ -175,9 +181,9 @@ class SqliteThread:
             raise
         except Exception as error:
             call.error = error
-            if self._write:
+            if guarded:
                 self._connection.execute("ROLLBACK TO one")
-        if self._write:
+        if guarded:
             self._connection.execute("RELEASE one")
 
     def _give_back(self) -> None:

@@ -120,7 +120,7 @@ class Telemetry:
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": f"gantry-{service}"}), shutdown_on_exit=False
         )
-        self._traced = bool(sinks)
+        self.traced = bool(sinks)  # does anybody take the spans
         for sink in sinks:
             self._provider.add_span_processor(SimpleSpanProcessor(_SinkExporter(sink)))
         self._tracer = self._provider.get_tracer("gantry")
@@ -153,7 +153,7 @@ class Telemetry:
     def span(self, name: str, traceparent: str = "", **attributes: Any) -> Iterator[trace.Span]:
         """A span under `traceparent`, or under the current one when that is empty."""
         parent = _PROPAGATOR.extract({"traceparent": traceparent}) if traceparent else None
-        if not self._traced:
+        if not self.traced:
             with self._unseen(parent) as unseen:
                 yield unseen
             return

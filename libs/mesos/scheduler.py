@@ -87,7 +87,8 @@ class SchedulerClient(FrameworkClient):
     async def acknowledge_all(self, statuses: Iterable[TaskStatus]) -> None:
         """See `FrameworkClient.acknowledge_all`."""
         found = [call for each in statuses if (call := calls.acknowledge(each)) is not None]
-        addressed = [self._addressed(call, self.link) for call in found]
+        known = self.link
+        addressed = [self._addressed(call, known) for call in found]
         if addressed:
             link, bodies = addressed[0][0], [body for _, body in addressed]
             timeout_s = self._options.call_timeout_s

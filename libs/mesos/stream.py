@@ -140,7 +140,8 @@ class EventStream:
         if not self._started:
             self._started = True
             await self._apply(self._machine.start(self._clock.monotonic()))
-        self._machine.resumed(self._clock.monotonic())
+        if not self._pending:
+            self._machine.resumed(self._clock.monotonic())
         while not self._pending:
             if self._error is not None:
                 raise self._error

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from libs.common.events.base import Event
 from libs.common.events.model import AuditRecorded
 from libs.common.spec import InstanceSpec
+from libs.mesos.messages import TaskStatus
 from services.scheduler.agenda import Agenda
 from services.scheduler.homes import Homes
 from services.scheduler.jobs.book import JobBook, JobDraft
@@ -231,6 +232,7 @@ class Draft:
         self.changed: dict[InstanceId, Instance] = {}
         self.events: dict[InstanceId, list[Event]] = {}
         self.actions: list[Action] = []
+        self.heard: list[TaskStatus] = []  # updates to acknowledge once this is saved
         self.cleaning: set[str] = set()  # hosts that get a clean-up by this draft
         self.jobs = JobDraft(cluster.jobs)
         self._moved: dict[AgentId, dict[InstanceId, None]] = {}

@@ -22,6 +22,7 @@ from services.scheduler.jobs.model import JobAsked
 from services.scheduler.jobs.warming import prepare
 from services.scheduler.ledger import bu_of
 from services.scheduler.model import (
+    Acknowledge,
     Agent,
     Instance,
     InstanceId,
@@ -88,6 +89,8 @@ def decide(
     _breaker(draft, now, config)
     if draft.volatile.subscribed:
         place_pending(draft, now, config, tasks)
+    if draft.heard:
+        draft.act(Acknowledge(tuple(draft.heard)))
     return draft
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from libs.common.spec import InstanceSpec
 from services.scheduler.jobs.run import run_body, run_of
 from services.scheduler.model import AgentId, AttemptId, Instance, InstanceId, State
+from services.scheduler.per_spec import PerSpec
 
 SEEN, LOST = "seen", "lost"
 """How a run's instance ended: its end was seen, or its host was given up."""
@@ -18,13 +19,12 @@ _PLAIN = (
     *("orphaned_at", "delayed_at", "traceparent", "correlation", "asked", "direct_until"),
 )
 _plain_values = attrgetter(*_PLAIN)
-_RARE = (
-    "yields_to",
-    "returned",
-    "may_return",
-    "return_host",
-    "leaving",
-)  # left out when there is nothing to say
+# Left out when there is nothing to say.
+_RARE = ("yields_to", "returned", "may_return", "return_host", "leaving")
+_rare_values = attrgetter(*_RARE)
+
+
+_spec_body = PerSpec(lambda spec: spec.model_dump(mode="json"))
 
 
 def to_body(instance: Instance) -> dict[str, Any]:
@@ -41,22 +41,10 @@ def to_body(instance: Instance) -> dict[str, Any]:
         if instance.state is State.ENDED:
             # What a host may bring back some day is known for as long as with services.
             body["over"] = LOST if instance.run.lost else SEEN
-    body.update({name: value for name in _RARE if (value := getattr(instance, name))})
+    rare = _rare_values(instance)
+    if any(rare):
+        body.update({name: value for name, value in zip(_RARE, rare, strict=True) if value})
     return body
-
-
-_SPECS_KEPT = 4096
-_spec_bodies: dict[int, tuple[InstanceSpec, dict[str, Any]]] = {}
-
-
-def _spec_body(spec: InstanceSpec) -> dict[str, Any]:
-    """The spec as JSON, not to be changed: most instances share theirs, so it is worked out once."""
-    known = _spec_bodies.get(id(spec))
-    if known is None or known[0] is not spec:
-        if len(_spec_bodies) >= _SPECS_KEPT:
-            _spec_bodies.clear()
-        known = _spec_bodies[id(spec)] = (spec, spec.model_dump(mode="json"))
-    return known[1]
 
 
 def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:

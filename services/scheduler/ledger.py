@@ -160,6 +160,8 @@ def changed_usage(
     """The sums with changes that are not in the ledger yet, each (before, after)."""
     after = dict(usage)
     for old, new in changes:
+        if old is not None and uses(old) and uses(new) and old.spec is new.spec:
+            continue  # it has what it had
         for each, sign in ((old, -1), (new, 1)):
             if each is not None and uses(each):
                 bu, amounts = bu_of(each), Amounts.of(each.spec)

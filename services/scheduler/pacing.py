@@ -6,6 +6,8 @@ follows a power cut. Neither bound is meant to be felt in daily work.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from services.scheduler.cluster import Draft
 from services.scheduler.ledger import on_its_way
 from services.scheduler.model import AgentId
@@ -43,18 +45,18 @@ def launching(draft: Draft) -> dict[AgentId, int]:
     return counts
 
 
-def busy(draft: Draft, config: SchedulerConfig) -> list[AgentId]:
-    """Agents that get nothing more before some of what was launched there runs."""
+def busy(counts: Mapping[AgentId, int], config: SchedulerConfig) -> list[AgentId]:
+    """Of agents with so many on their way, those that get nothing more before some of what was launched there runs."""
     most = config.launching_per_agent
-    return [agent for agent, count in launching(draft).items() if count >= most > 0]
+    return [agent for agent, count in counts.items() if count >= most > 0]
 
 
 class Slots:
-    """What may yet be launched on each agent in one decision."""
+    """What may yet be launched on each agent in one decision, with so many on their way before it."""
 
-    def __init__(self, draft: Draft, config: SchedulerConfig) -> None:
+    def __init__(self, counts: Mapping[AgentId, int], config: SchedulerConfig) -> None:
         self._most = config.launching_per_agent
-        self._count = launching(draft)
+        self._count = dict(counts)
 
     def take(self, agent: AgentId, wanted: int) -> int:
         """So many of `wanted` may be launched there."""

@@ -50,11 +50,12 @@ class Outcome:
 def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: TaskFactory) -> None:
     """Place what waits on the offers there are, and ask for more or for none."""
     waiting = Waiting(draft, now)
-    shut = (full_agents(draft, now), nodes.closed(draft), pacing.busy(draft, config))
+    launching = pacing.launching(draft)
+    shut = (full_agents(draft, now), nodes.closed(draft), pacing.busy(launching, config))
     agents = draft.volatile.roster.agents(draft.ours_on, *shut)
     outcome = Outcome(agents)
     if draft.volatile.offers and waiting.shapes():
-        _serve(draft, waiting, outcome, now, config)
+        _serve(draft, waiting, outcome, pacing.Slots(launching, config), now, config)
         _launch(draft, outcome, now, tasks)
     draft.volatile.more = outcome.more  # until the next decision
     refusing.tell(draft, waiting, outcome.refused, outcome.looked_at, now, config)
@@ -67,14 +68,19 @@ def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: Task
 
 
 def _serve(
-    draft: Draft, waiting: Waiting, outcome: Outcome, now: float, config: SchedulerConfig
+    draft: Draft,
+    waiting: Waiting,
+    outcome: Outcome,
+    slots: pacing.Slots,
+    now: float,
+    config: SchedulerConfig,
 ) -> None:
     """In turns, so that no business unit has all; no more than a slice, so that nobody else waits for long."""
     shapes = waiting.shapes()
     _give_back(waiting, outcome.agents)
     work = round_of(draft, outcome.agents, shapes, now, config)
     turns = Turns(shapes, draft.volatile.roster.total, usage_of(draft))
-    left, slots = pacing.refill(draft, now, config), pacing.Slots(draft, config)
+    left = pacing.refill(draft, now, config)
     # With tokens for less than a slice, the next one waits for the clock.
     paced = left < config.place_slice
     for shape, count in turns:

@@ -14,10 +14,8 @@ from functools import partial
 from typing import TypeVar
 
 from libs.common.backoff import Backoff
-from libs.common.consume import Handlers
 from libs.common.direct import inbox
 from libs.common.errors import Fenced, GantryError, Unavailable
-from libs.common.events import Envelope
 from libs.common.events import model as ev
 from libs.common.http import call_json
 from libs.common.leader import Leadership, leadership
@@ -28,6 +26,7 @@ from libs.mesos import events as mesos
 from services.scheduler import api
 from services.scheduler.cluster import ENDED_REMEMBERED, Cluster, Draft
 from services.scheduler.core import Input, decide
+from services.scheduler.intake import Intake
 from services.scheduler.jobs.api import routes as job_routes
 from services.scheduler.jobs.intake import JobIntake
 from services.scheduler.jobs.upkeep import Upkeep
@@ -37,16 +36,12 @@ from services.scheduler.mesos import OpenDriver, open_driver
 from services.scheduler.model import (
     Action,
     Decline,
-    Instance,
     InstanceId,
     Launch,
     OfferId,
     Recall,
     Reregister,
-    Retell,
     Tick,
-    Unwant,
-    Want,
     split_attempt,
 )
 from services.scheduler.networks import pools_of
@@ -88,12 +83,13 @@ class Scheduler:
         self._log = rt.telemetry.log
         self._store = store
         self._led = led
-        self._relay = rt.relay(store.outboxes)
+        self._relay = rt.relay(store.outboxes, mine=[store.instances])
         self.maintenance = Maintenance(
             store.nodes, cluster, self.submit, self._relay.kick, rt.clock, rt.telemetry.log
         )
         self._upkeep = Upkeep(rt, config, cluster, store, self.submit)
-        self.subscription = rt.subscription(self.handlers())
+        wishes = Intake(cluster, store, self.submit)
+        self.subscription = rt.subscription(wishes.handlers, together=wishes.together)
         # Requests of jobs have a group of their own: one may wait for the gateway, or for an image's digest.
         intake = JobIntake.of(rt, config.jobs, store.jobs, self.submit)
         self.asks = rt.subscription({ev.JobRequested: intake.on_job_requested}, "scheduler-asks")
@@ -133,51 +129,16 @@ class Scheduler:
 
     # -- inputs
 
-    def handlers(self) -> Handlers:
-        """What the scheduler consumes."""
-        return {
-            ev.InstanceRequested: self._on_requested,
-            ev.InstanceStopRequested: self._on_stop_requested,
-        }
-
-    async def submit(self, given: Input) -> None:
-        """Hand an input to the loop; returns when what it leads to is saved."""
+    async def submit(self, *given: Input) -> None:
+        """Hand inputs to the loop; returns when what they lead to is saved."""
+        if not given:
+            return
+        *before, last = given
+        for each in before:
+            await self._inbox.put((each, None))
         saved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self._inbox.put((given, saved))
+        await self._inbox.put((last, saved))  # decisions are saved in the order of their inputs
         await saved
-
-    async def _on_requested(self, event: ev.InstanceRequested, envelope: Envelope) -> None:
-        instance_id, cause = InstanceId(event.instance), envelope.caused()
-        if await self._known(instance_id, envelope):
-            return
-        await self.submit(
-            Want(
-                Instance(
-                    id=instance_id,
-                    app=event.app,
-                    release=event.release,
-                    deployment=event.deployment,
-                    spec=self.cluster.shared(event.app, event.spec),
-                    traceparent=cause.traceparent,
-                    correlation=cause.correlation_id,
-                    asked=envelope.sequence,
-                    direct_until=cause.direct_until,
-                )
-            )
-        )
-
-    async def _on_stop_requested(self, event: ev.InstanceStopRequested, envelope: Envelope) -> None:
-        instance_id, until = InstanceId(event.instance), envelope.cause.direct_until
-        if instance_id not in self.cluster.instances and await self._known(instance_id, envelope):
-            return
-        await self.submit(Unwant(instance_id, event.app, event.reason, envelope.sequence, until))
-
-    async def _known(self, instance_id: InstanceId, envelope: Envelope) -> bool:
-        """Is there such an instance, ended or not. Whoever asks for it again, and anew, is told how it is."""
-        stored = await self._store.get(instance_id)
-        if stored is not None and envelope.sequence > stored.asked:
-            await self.submit(Retell(stored, envelope.sequence, envelope.cause.direct_until))
-        return stored is not None
 
     async def _tick(self) -> None:
         while True:
@@ -264,11 +225,13 @@ class Scheduler:
             now = self._rt.clock.now()
             draft = decide(self.cluster, [each for each, _ in batch], now, self.config, self._tasks)
             self._decide_s.observe(self._rt.clock.monotonic() - started)
-            saved = await self._save(draft, now) if draft.to_save else Saved({})
+            saved = await self._save(draft, now) if draft.to_save else Saved({}, {})
             self.cluster.commit(draft, saved.versions)
             self._upkeep.committed(draft)
-            if saved.events:
-                self._relay.kick(saved.events)
+            if saved.outboxes:
+                self._relay.hand(self._store.instances, saved.outboxes)
+            if saved.of_jobs:
+                self._relay.kick(saved.of_jobs)
             self._instances.set(len(self.cluster.instances))
             for _, waiting in batch:
                 if waiting is not None and not waiting.done():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -65,10 +65,11 @@ class Framework:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The new versions of documents, and the events that went with them."""
+    """The new versions of instances and the events in their outboxes, and the events of jobs."""
 
     versions: dict[InstanceId, int]
-    events: Sequence[OutboxEvent] = ()
+    outboxes: Mapping[str, Sequence[OutboxEvent]]
+    of_jobs: Sequence[OutboxEvent] = ()
 
 
 class SchedulerStore:
@@ -128,6 +129,11 @@ class SchedulerStore:
         doc = await self._reading.get(instance)
         return from_body(doc.id, doc.version, doc.body) if doc else None
 
+    async def get_many(self, instances: Sequence[str]) -> dict[str, Instance]:
+        """Those of the instances that are stored, ended or not."""
+        found = await self.instances.get_many(instances)
+        return {doc.id: from_body(doc.id, doc.version, doc.body) for doc in found.values()}
+
     async def save(self, draft: Draft, now: float) -> Saved:
         """Save all changes of a draft with their events: instances first, then what jobs make of them.
 
@@ -139,7 +145,8 @@ class SchedulerStore:
         told = await self.jobs.save(draft.jobs, now)
         return Saved(
             {InstanceId(write.id): write.version + 1 for write in writes},
-            [*(event for write in writes for event in write.events), *told],
+            {write.id: write.events for write in writes if write.events},
+            told,
         )
 
     async def book(self, live: Sequence[Instance]) -> JobBook:

@@ -13,6 +13,7 @@ from libs.mesos import calls
 from libs.mesos.messages import Attribute, ExecutorInfo, FrameworkInfo, Resource, TaskInfo
 from libs.mesos.messages import Offer as MesosOffer
 from services.scheduler.model import EXECUTOR_AMOUNTS, AgentId, Amounts, Instance, Offer, OfferId
+from services.scheduler.per_spec import PerSpec
 from services.scheduler.settings import SchedulerConfig
 
 EXECUTOR_ID = "gantry-executor"
@@ -77,7 +78,7 @@ class TaskFactory:
             "agent_id": {"value": instance.agent},
             "resources": purse.take(Amounts.of(instance.spec)),
             "executor": self.executor,
-            "data": b64encode(payload.model_dump_json().encode()).decode(),
+            "data": b64encode(_written(payload)).decode(),
             "kill_policy": calls.kill_policy(instance.spec.stop_grace_s),
         }
 
@@ -91,11 +92,21 @@ _PLACEMENT = {
 }
 
 
+@PerSpec
 def _for_host(spec: InstanceSpec) -> InstanceSpec:
     """Without what only the scheduler looks at: an older executor would refuse it, and not know its container."""
-    if all(getattr(spec, name) == nothing for name, nothing in _PLACEMENT.items()):
-        return spec
     return spec.model_copy(update=_PLACEMENT)
+
+
+@PerSpec
+def _spec_json(spec: InstanceSpec) -> str:
+    return spec.model_dump_json()
+
+
+def _written(payload: TaskPayload) -> bytes:
+    """The payload as JSON, its spec at the end."""
+    rest = payload.model_dump_json(exclude={"spec"})
+    return f'{rest[:-1]},"spec":{_spec_json(payload.spec)}}}'.encode()
 
 
 class Purse:

@@ -18,7 +18,6 @@ from libs.mesos.messages import TERMINAL_STATES, TaskStatus
 from services.scheduler import backing_off, cleaning, returning, runs
 from services.scheduler.cluster import Draft, Full
 from services.scheduler.model import (
-    Acknowledge,
     AgentId,
     AskAnew,
     AttemptId,
@@ -51,7 +50,7 @@ def update(draft: Draft, status: TaskStatus, now: float, config: SchedulerConfig
     task = AttemptId(status["task_id"]["value"])
     agent = AgentId(status["agent_id"]["value"]) if "agent_id" in status else None
     if status.get("uuid"):
-        draft.act(Acknowledge((status,)))
+        draft.heard.append(status)
     name = split_attempt(task)
     instance = draft.get(name[0]) if name else None
     if name is None or instance is None or instance.state is State.ENDED:

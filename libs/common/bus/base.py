@@ -139,9 +139,8 @@ class Bus(Protocol):
 def check_records(records: Sequence[Record]) -> None:
     """Raise InvalidInput for a record over MAX_RECORD_BYTES (key, value and headers together)."""
     for record in records:
-        size = len(record.key) + len(record.value)
-        for name, value in record.headers:
-            size += len(name) + len(value)
+        headers = sum([len(name) + len(value) for name, value in record.headers])
+        size = len(record.key) + len(record.value) + headers
         if size > MAX_RECORD_BYTES:
             raise InvalidInput.of(
                 f"{record.topic}[{record.key}]",

@@ -1,14 +1,15 @@
 """The document store in an SQLite file: one row a document, durable at each commit, group commit for speed.
 
-A collection is a table (id, version, epoch, body, outbox); the body is JSON text with indexes on its fields, the
-outbox one JSON line an event, so that a write appends to it without reading. Many processes may open one file.
+A collection is a table (id, version, epoch, body); the body is JSON text with indexes on its fields. What is in its
+outboxes has a table of its own (sqlite_outbox.py), so that no document is written anew when its events have been sent.
+Many processes may open one file.
 """
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from libs.common.store.base import (
     CollectionSpec,
     Doc,
     Fence,
-    Index,
     Lease,
     OutboxEvent,
     Outcome,
     Page,
     Query,
+    Scalar,
     Where,
     Write,
     WriteResult,
@@ -37,8 +38,8 @@ from libs.common.store.bodies import (
     decode_body,
     encode_body,
 )
+from libs.common.store.sqlite_outbox import Outboxes, SqliteOutbox, stored_collections, table_of
 from libs.common.store.sqlite_query import condition, expression, select_page
-from libs.common.store.wire import pack_events, unpack_events, without_events
 
 _OK = WriteResult(Outcome.OK)
 _CONFLICT = WriteResult(Outcome.CONFLICT)
@@ -47,7 +48,6 @@ _NEWER = WriteResult(Outcome.NEWER)
 _NO_FENCE = 2**62
 _ANY_SCHEMA = 2**62
 _SCHEMA_SQL = f"coalesce(json_extract(body, '$.{SCHEMA}.version'), 1)"
-_COLUMNS = "id, version, epoch, body, outbox"
 _ID_CHUNK = 5000
 
 _SCHEMA = (
@@ -79,12 +79,12 @@ class SqliteStore:
 
     async def collection(self, spec: CollectionSpec) -> SqliteCollection:
         """See Store. Raises Conflict when a new unique index doesn't fit what is stored."""
-        table = _table_name(spec.name)
+        _check_name(spec.name)
         try:
-            await self._writer.run(lambda connection: _make_table(connection, table, spec.indexes))
+            await self._writer.run(lambda connection: _make_tables(connection, spec))
         except _NotUnique as error:
             raise Conflict(f"collection {spec.name}: {error}") from error
-        return SqliteCollection(self._writer, self._reader, table)
+        return SqliteCollection(self._writer, self._reader, spec.name)
 
     async def raise_epoch(self, name: str) -> int:
         """See Store."""
@@ -128,10 +128,12 @@ class SqliteStore:
 class SqliteCollection:
     """A `Collection` of an SqliteStore."""
 
-    def __init__(self, writer: SqliteThread, reader: SqliteThread, table: str) -> None:
+    def __init__(self, writer: SqliteThread, reader: SqliteThread, name: str) -> None:
         self._writer = writer
         self._reader = reader
-        self._table = table
+        self._table = table_of(name)
+        self._outbox = SqliteOutbox(name)
+        self._select = f"SELECT id, version, epoch, body FROM {self._table}"
 
     async def get(self, doc_id: str) -> Doc | None:
         """See Collection."""
@@ -140,23 +142,28 @@ class SqliteCollection:
     async def get_many(self, doc_ids: Sequence[str]) -> dict[str, Doc]:
         """See Collection."""
         chunks = [doc_ids[at : at + _ID_CHUNK] for at in range(0, len(doc_ids), _ID_CHUNK)]
-
-        def job(connection: sqlite3.Connection) -> list[Any]:
-            rows: list[Any] = []
-            for chunk in chunks:
-                marks = ",".join("?" * len(chunk))
-                sql = f"SELECT {_COLUMNS} FROM {self._table} WHERE id IN ({marks})"
-                rows += connection.execute(sql, chunk).fetchall()
-            return rows
-
-        return {row[0]: _doc(row) for row in await self._reader.run(job)}
+        queries = [
+            (f"{self._select} WHERE id IN ({','.join('?' * len(chunk))})", chunk)
+            for chunk in chunks
+        ]
+        return {doc.id: doc for doc in await self._read(queries)}
 
     async def find(self, query: Query) -> Page:
         """See Collection."""
         check_query(query)
-        sql, values = select_page(f"SELECT {_COLUMNS} FROM {self._table}", query)
-        rows = await self._reader.run(lambda connection: connection.execute(sql, values).fetchall())
-        return Page(tuple(map(_doc, rows[: query.limit])), more=len(rows) > query.limit)
+        docs = await self._read([select_page(self._select, query)])
+        return Page(tuple(docs[: query.limit]), more=len(docs) > query.limit)
+
+    async def _read(self, queries: Sequence[tuple[str, Sequence[Scalar]]]) -> list[Doc]:
+        def job(connection: sqlite3.Connection) -> tuple[list[Any], Outboxes]:
+            rows = [row for query in queries for row in connection.execute(*query)]
+            return rows, self._outbox.of(connection, [row[0] for row in rows])
+
+        rows, outboxes = await self._reader.run(job)
+        return [
+            Doc(name, version, decode_body(body), epoch, outboxes.get(name, ()))
+            for name, version, epoch, body in rows
+        ]
 
     async def count(self, where: Sequence[Where] = ()) -> int:
         """See Collection."""
@@ -172,43 +179,34 @@ class SqliteCollection:
         check_writes(writes)
         if not writes:
             return []
-        rows = [
-            (write, encode_body(write.id, write.body).decode(), pack_events(write.events))
-            for write in writes
-        ]
+        rows = [(write, encode_body(write.id, write.body).decode()) for write in writes]
 
         def job(connection: sqlite3.Connection) -> list[WriteResult]:
             if _outdated(connection, fence):
                 return [_FENCED] * len(rows)
-            return [self._write(connection, *row, fence) for row in rows]
+            results = [self._write(connection, *row, fence) for row in rows]
+            done = zip(writes, results, strict=True)
+            self._outbox.append(connection, [write for write, result in done if result.ok])
+            return results
 
         return await self._writer.run(job)
 
     def _write(
-        self,
-        connection: sqlite3.Connection,
-        write: Write,
-        body: str,
-        events: str | None,
-        fence: Fence | None,
+        self, connection: sqlite3.Connection, write: Write, body: str, fence: Fence | None
     ) -> WriteResult:
         mine = fence.epoch if fence else None
         limit = _NO_FENCE if mine is None else mine
         try:
             if write.version == 0:
-                sql = (
-                    f"INSERT INTO {self._table} VALUES (?, 1, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
-                )
-                done = connection.execute(sql, (write.id, mine or 0, body, events)).rowcount
+                sql = f"INSERT INTO {self._table} VALUES (?, 1, ?, ?) ON CONFLICT (id) DO NOTHING"
+                done = connection.execute(sql, (write.id, mine or 0, body)).rowcount
             else:
                 sql = (
                     f"UPDATE {self._table} SET version = version + 1, epoch = coalesce(?, epoch),"
-                    " body = ?, outbox = CASE WHEN ?3 IS NULL THEN outbox"
-                    " ELSE coalesce(outbox || char(10), '') || ?3 END"
-                    f" WHERE id = ? AND version = ? AND epoch <= ? AND {_SCHEMA_SQL} <= ?"
+                    f" body = ? WHERE id = ? AND version = ? AND epoch <= ? AND {_SCHEMA_SQL} <= ?"
                 )
                 schema = write.schema or _ANY_SCHEMA
-                values = (mine, body, events, write.id, write.version, limit, schema)
+                values = (mine, body, write.id, write.version, limit, schema)
                 done = connection.execute(sql, values).rowcount
         except sqlite3.IntegrityError as error:
             return WriteResult(Outcome.DUPLICATE, _violated(error, self._table))
@@ -245,8 +243,8 @@ class SqliteCollection:
         """See Collection."""
         limit = fence.epoch if fence else _NO_FENCE
         sql = (
-            f"DELETE FROM {self._table}"
-            " WHERE id = ? AND version = ? AND outbox IS NULL AND epoch <= ?"
+            f"DELETE FROM {self._table} WHERE id = ? AND version = ? AND epoch <= ?"
+            f" AND {self._outbox.is_empty}"
         )
 
         def job(connection: sqlite3.Connection) -> WriteResult:
@@ -259,25 +257,11 @@ class SqliteCollection:
 
     async def unsent(self, limit: int) -> dict[str, tuple[OutboxEvent, ...]]:
         """See Collection."""
-        sql = f"SELECT id, outbox FROM {self._table} WHERE outbox IS NOT NULL LIMIT ?"
-        rows = await self._reader.run(
-            lambda connection: connection.execute(sql, (limit,)).fetchall()
-        )
-        return {doc_id: unpack_events(outbox) for doc_id, outbox in rows}
+        return await self._reader.run(lambda connection: self._outbox.unsent(connection, limit))
 
     async def mark_sent(self, sent: Mapping[str, Sequence[str]]) -> None:
         """See Collection."""
-        read = f"SELECT outbox FROM {self._table} WHERE id = ?"
-        write = f"UPDATE {self._table} SET outbox = ? WHERE id = ?"
-
-        def job(connection: sqlite3.Connection) -> None:
-            for doc_id, event_ids in sent.items():
-                row = connection.execute(read, (doc_id,)).fetchone()
-                if row is None or row[0] is None:
-                    continue
-                connection.execute(write, (without_events(row[0], event_ids), doc_id))
-
-        await self._writer.run(job)
+        await self._writer.run(lambda connection: self._outbox.remove(connection, sent))
 
 
 class _NotUnique(Exception):
@@ -287,22 +271,23 @@ class _NotUnique(Exception):
 def _make_schema(connection: sqlite3.Connection) -> None:
     for statement in _SCHEMA:
         connection.execute(statement)
+    for collection in stored_collections(connection):
+        SqliteOutbox(collection).take_over(connection)
 
 
-def _table_name(collection: str) -> str:
+def _check_name(collection: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,60}", collection):
         raise InvalidInput.of("collection", f"bad name {collection!r}", "[a-z][a-z0-9_]*")
-    return f"docs_{collection}"
 
 
-def _make_table(connection: sqlite3.Connection, table: str, indexes: Iterable[Index]) -> None:
+def _make_tables(connection: sqlite3.Connection, spec: CollectionSpec) -> None:
+    table = table_of(spec.name)
     connection.execute(
         f"CREATE TABLE IF NOT EXISTS {table} (id TEXT PRIMARY KEY, version INTEGER NOT NULL,"
-        " epoch INTEGER NOT NULL, body TEXT NOT NULL, outbox TEXT)"
+        " epoch INTEGER NOT NULL, body TEXT NOT NULL)"
     )
-    unsent = f"CREATE INDEX {table}__unsent ON {table} (id) WHERE outbox IS NOT NULL"
-    _make_index(connection, f"{table}__unsent", unsent)
-    for index in indexes:
+    SqliteOutbox(spec.name).make(connection)
+    for index in spec.indexes:
         name = f"{table}_{index.name}"
         own_id = ["id"] if index.by_id else []
         fields = ", ".join([expression(each) for each in index.fields] + own_id)
@@ -335,7 +320,3 @@ def _violated(error: sqlite3.IntegrityError, table: str) -> str:
     # "UNIQUE constraint failed: index 'docs_things_by_name'"
     found = re.search(r"index '([^']*)'", str(error))
     return found.group(1).removeprefix(f"{table}_") if found else ""
-
-
-def _doc(row: tuple[str, int, int, str, str | None]) -> Doc:
-    return Doc(row[0], row[1], decode_body(row[3]), row[2], unpack_events(row[4]))

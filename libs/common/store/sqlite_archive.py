@@ -14,9 +14,8 @@ from libs.common.errors import Unavailable
 from libs.common.sqlite import SqliteThread
 from libs.common.store.base import Doc
 from libs.common.store.bodies import decode_body, encode_body
-from libs.common.store.wire import pack_events, unpack_events
+from libs.common.store.sqlite_outbox import SqliteOutbox, stored_collections, table_of
 
-_PREFIX = "docs_"
 _JOB_S = 600.0
 T = TypeVar("T")
 
@@ -45,20 +44,24 @@ class SqliteArchive:
 
     async def collections(self) -> list[str]:
         """See Archive."""
-        sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'docs\\_%' ESCAPE '\\'"
-        rows = await self._run(lambda connection: connection.execute(sql).fetchall())
-        return sorted(row[0].removeprefix(_PREFIX) for row in rows)
+        return await self._run(stored_collections)
 
     async def page(self, collection: str, after: str, limit: int) -> list[Doc]:
         """See Archive."""
         sql = (
-            f"SELECT id, version, epoch, body, outbox FROM {_PREFIX}{collection}"
+            f"SELECT id, version, epoch, body FROM {table_of(collection)}"
             " WHERE id > ? ORDER BY id LIMIT ?"
         )
-        rows = await self._run(
-            lambda connection: connection.execute(sql, (after, limit)).fetchall()
-        )
-        return [Doc(r[0], r[1], decode_body(r[3]), r[2], unpack_events(r[4])) for r in rows]
+
+        def job(connection: sqlite3.Connection) -> list[Doc]:
+            rows = connection.execute(sql, (after, limit)).fetchall()
+            outboxes = SqliteOutbox(collection).of(connection, [row[0] for row in rows])
+            return [
+                Doc(name, version, decode_body(body), epoch, outboxes.get(name, ()))
+                for name, version, epoch, body in rows
+            ]
+
+        return await self._run(job)
 
     async def epochs(self) -> dict[str, int]:
         """See Archive."""
@@ -68,17 +71,16 @@ class SqliteArchive:
     async def put(self, collection: str, docs: Sequence[Doc]) -> None:
         """See Archive."""
         rows = [
-            (
-                each.id,
-                each.version,
-                each.epoch,
-                encode_body(each.id, each.body).decode(),
-                pack_events(each.outbox),
-            )
+            (each.id, each.version, each.epoch, encode_body(each.id, each.body).decode())
             for each in docs
         ]
-        sql = f"INSERT OR REPLACE INTO {_PREFIX}{collection} VALUES (?, ?, ?, ?, ?)"
-        await self._run(lambda connection: connection.executemany(sql, rows).rowcount)
+
+        def job(connection: sqlite3.Connection) -> None:
+            sql = f"INSERT OR REPLACE INTO {table_of(collection)} VALUES (?, ?, ?, ?)"
+            connection.executemany(sql, rows)
+            SqliteOutbox(collection).put(connection, docs)
+
+        await self._run(job)
 
     async def put_epochs(self, epochs: Mapping[str, int]) -> None:
         """See Archive."""
@@ -88,10 +90,12 @@ class SqliteArchive:
 
     async def clear(self) -> None:
         """See Archive."""
-        tables = [f"{_PREFIX}{each}" for each in await self.collections()]
 
         def job(connection: sqlite3.Connection) -> None:
-            for table in (*tables, "epochs", "leases"):
+            for collection in stored_collections(connection):
+                connection.execute(f"DELETE FROM {table_of(collection)}")
+                SqliteOutbox(collection).clear(connection)
+            for table in ("epochs", "leases"):
                 connection.execute(f"DELETE FROM {table}")
 
         await self._run(job)

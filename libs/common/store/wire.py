@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import orjson
 
@@ -11,10 +11,11 @@ from libs.common.store.base import OutboxEvent
 
 def pack_events(events: Sequence[OutboxEvent]) -> str | None:
     """One line an event; None for no events."""
-    return "\n".join(_pack(event) for event in events) or None
+    return "\n".join(map(pack_event, events)) or None
 
 
-def _pack(event: OutboxEvent) -> str:
+def pack_event(event: OutboxEvent) -> str:
+    """The event as a line."""
     headers = [(name, value.decode("latin-1")) for name, value in event.headers]
     value = event.value.decode("latin-1")
     return orjson.dumps((event.id, event.topic, event.key, value, headers)).decode()
@@ -22,16 +23,11 @@ def _pack(event: OutboxEvent) -> str:
 
 def unpack_events(lines: str | None) -> tuple[OutboxEvent, ...]:
     """The events of `pack_events`."""
-    return tuple(map(_unpack, lines.split("\n"))) if lines else ()
+    return tuple(map(unpack_event, lines.split("\n"))) if lines else ()
 
 
-def _unpack(line: str) -> OutboxEvent:
+def unpack_event(line: str) -> OutboxEvent:
+    """The event of a line."""
     event_id, topic, key, value, headers = orjson.loads(line)
     packed = tuple([(name, each.encode("latin-1")) for name, each in headers])
     return OutboxEvent(event_id, topic, key, value.encode("latin-1"), packed)
-
-
-def without_events(lines: str, event_ids: Iterable[str]) -> str | None:
-    """The lines of all events but those; each begins with its event's id."""
-    gone = tuple(f"[{orjson.dumps(each).decode()}," for each in event_ids)
-    return "\n".join(line for line in lines.split("\n") if not line.startswith(gone)) or None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
 from libs.common.bus.base import MAX_RECORD_BYTES, Record, TopicSpec
 from libs.common.bus.faults import BusFaults, BusPoint
 from libs.common.bus.memory import MemoryBus
-from libs.common.consume import Handlers, Subscription
+from libs.common.consume import FETCH_RECORDS, Handlers, Subscription, Together
 from libs.common.errors import Fenced, Poison, Unavailable
 from libs.common.events import Envelope, seal, to_record
 from libs.common.events import model as ev
@@ -29,17 +29,24 @@ def joined(agent: str, sequence: int) -> Record:
     return to_record(seal([event], source="test", sequence=sequence, now=0.0)[0])
 
 
-def subscription(world: World, bus: MemoryBus, handlers: Handlers) -> Subscription:
+def subscription(
+    world: World, bus: MemoryBus, handlers: Handlers, together: Together | None = None
+) -> Subscription:
     """Group `g`."""
     telemetry = Telemetry("test", Lines())
-    return Subscription("g", handlers, bus, world.clock, world.rng, telemetry)
+    clock, rng = world.clock, world.rng
+    return Subscription("g", handlers, bus, clock, rng, telemetry, together=together or {})
 
 
 async def consume(
-    world: World, bus: MemoryBus, handle: Handle, for_s: float = 60.0
+    world: World,
+    bus: MemoryBus,
+    handle: Handle,
+    for_s: float = 60.0,
+    together: Together | None = None,
 ) -> Subscription:
     """Let a subscription work for a while."""
-    made = subscription(world, bus, {ev.NodeJoined: handle})
+    made = subscription(world, bus, {ev.NodeJoined: handle}, together)
     task = asyncio.create_task(made.run())
     await world.clock.sleep(for_s)
     task.cancel()
@@ -71,6 +78,51 @@ async def test_events_are_handled_in_order_and_committed(world: World) -> None:
     await consume(world, bus, handle)
     assert seen == {f"a{k}": list(range(k, 20, 3)) for k in range(3)}
     assert await lag(bus) == 0 and dead(bus) == []
+
+
+@virtual
+async def test_what_can_be_handled_at_once_is(world: World) -> None:
+    bus = MemoryBus(world.clock)
+    await bus.ensure_topics([TopicSpec("node.joined", partitions=1)])
+    await bus.publish([joined(f"a{n % 3}", n) for n in range(20)])
+    waves: list[list[int]] = []
+
+    async def handle(event: ev.NodeJoined, envelope: Envelope) -> None:
+        raise AssertionError("they come together")
+
+    async def handle_all(events: Sequence[tuple[ev.NodeJoined, Envelope]]) -> None:
+        waves.append([envelope.sequence for _, envelope in events])
+
+    made = await consume(world, bus, handle, together={ev.NodeJoined: handle_all})
+    assert waves == [list(range(20))]
+    assert await lag(bus) == 0 and dead(bus) == []
+    counted = b'gantry_events_handled_total{outcome="ok",topic="node.joined"} 20.0'
+    assert counted in made.telemetry.exposition()
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), ValueError("wrong"), TimeoutError()])
+def test_what_fails_together_is_handled_one_by_one(error: Exception) -> None:
+    async def main(world: World) -> None:
+        bus = MemoryBus(world.clock)
+        await bus.ensure_topics([TopicSpec("node.joined", partitions=1)])
+        await bus.publish([joined("a", 1), Record("node.joined", "a", b"{}"), joined("b", 1)])
+        seen: list[str] = []
+
+        async def handle(event: ev.NodeJoined, envelope: Envelope) -> None:
+            if event.agent == "b":
+                raise ValueError("this one never")
+            seen.append(event.agent)
+
+        async def handle_all(events: Sequence[tuple[ev.NodeJoined, Envelope]]) -> None:
+            assert [event.agent for event, _ in events] == ["a", "b"]  # what can be read
+            raise error
+
+        await consume(world, bus, handle, together={ev.NodeJoined: handle_all})
+        assert seen == ["a"]
+        assert len(dead(bus)) == 2  # the one that can't be read, and the one that always fails
+        assert await lag(bus) == 0
+
+    run(main)
 
 
 @virtual
@@ -298,7 +350,7 @@ async def test_how_far_a_group_is_behind_is_told_also_while_its_handler_hangs(wo
 @virtual
 async def test_a_slow_handler_is_handed_a_batch_and_no_more(world: World) -> None:
     bus = MemoryBus(world.clock)
-    await bus.publish([joined(f"a{n}", n) for n in range(2000)])
+    await bus.publish([joined(f"a{n}", n) for n in range(4 * FETCH_RECORDS)])
     begun = 0
 
     async def handle(event: ev.NodeJoined, envelope: Envelope) -> None:
@@ -307,7 +359,7 @@ async def test_a_slow_handler_is_handed_a_batch_and_no_more(world: World) -> Non
         await world.clock.sleep(45)
 
     await consume(world, bus, handle, 40.0)
-    assert begun == 500 and await lag(bus) == 2000
+    assert begun == FETCH_RECORDS and await lag(bus) == 4 * FETCH_RECORDS
     begun = 0
     await consume(world, bus, handle, 100.0)
-    assert begun == 1500 and await lag(bus) == 1000
+    assert begun == 3 * FETCH_RECORDS and await lag(bus) == 2 * FETCH_RECORDS

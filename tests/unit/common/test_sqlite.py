@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from libs.common.bus.sqlite import SqliteBus
 from libs.common.clock import SystemClock
 from libs.common.errors import Conflict, TimedOut, Unavailable
 from libs.common.sqlite import WAL_BYTES, SqliteThread, Watch
+from libs.common.store.base import CollectionSpec, Doc, OutboxEvent, Write
 from libs.common.store.sqlite import SqliteStore
+from libs.common.store.wire import pack_events
 
 
 async def opened(path: Path) -> SqliteThread:
@@ -61,7 +64,38 @@ async def test_a_call_that_fails_undoes_only_itself(tmp_path: Path) -> None:
     )
     assert [type(each) for each in results if each is not None] == [Conflict]
     assert await thread.run(rows) == [0, 1, 2, 3, 4]
+    with pytest.raises(Conflict):
+        await thread.run(fail)  # alone in its transaction
+    assert await thread.run(rows) == [0, 1, 2, 3, 4]
     await thread.close()
+
+
+async def test_outboxes_of_a_file_of_before_are_taken_over(tmp_path: Path) -> None:
+    events = [OutboxEvent(f"e{n}", "t", "k", b"1\x00\xff", (("h", b"\xfe"),)) for n in range(3)]
+    path = tmp_path / "store.db"
+    with closing(sqlite3.connect(path)) as old:
+        old.execute(
+            "CREATE TABLE docs_things (id TEXT PRIMARY KEY, version INTEGER NOT NULL,"
+            " epoch INTEGER NOT NULL, body TEXT NOT NULL, outbox TEXT)"
+        )
+        old.execute("CREATE INDEX docs_things__unsent ON docs_things (id) WHERE outbox IS NOT NULL")
+        rows = [("a", 7, 2, '{"n": 1}', pack_events(events)), ("b", 1, 0, "{}", None)]
+        old.executemany("INSERT INTO docs_things VALUES (?, ?, ?, ?, ?)", rows)
+        old.commit()
+    for _ in range(2):
+        store = await SqliteStore.open(path)
+        things = await store.collection(CollectionSpec("things"))
+        assert await things.get("a") == Doc("a", 7, {"n": 1}, 2, tuple(events))
+        assert await things.unsent(10) == {"a": tuple(events)}
+        await store.close()
+    store = await SqliteStore.open(path)
+    things = await store.collection(CollectionSpec("things"))
+    later = OutboxEvent("e3", "t", "k", b"")
+    (result,) = await things.replace_many([Write("a", 7, {}, (later,))])
+    assert result.ok
+    await things.mark_sent({"a": ["e0", "e1", "e2"]})
+    assert await things.unsent(10) == {"a": (later,)}
+    await store.close()
 
 
 async def test_a_database_that_stays_locked_is_unavailable(
