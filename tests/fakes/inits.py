@@ -25,10 +25,15 @@ class FakeInits:
         self.started: list[str] = []
         self.given: dict[str, TaskStart] = {}
         self.leaking: set[str] = set()  # tasks that leave processes
+        self.frozen: set[ContainerName] = (
+            set()
+        )  # containers whose inits take connections, and say nothing
 
     async def follow(self, container: Ref) -> AsyncIterator[Told]:
         """See Inits."""
         found = self._found(container.name)
+        if container.name in self.frozen:
+            await asyncio.Event().wait()
         news: asyncio.Queue[TaskView | None] = asyncio.Queue()
         found.listeners.append(news)
         try:

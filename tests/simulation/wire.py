@@ -30,6 +30,9 @@ class Net:
         self.faults = faults
         self.trace = trace
         self.cut_off: dict[str, int] = {}  # place → how many partitions it is in
+        self.unanswered: list[
+            tuple[str, float, float]
+        ] = []  # whose calls got no answer, from when to when
         self._servers: dict[str, dict[str, _Server]] = {}
 
     def server(self, life: Life) -> Server:
@@ -87,10 +90,12 @@ class NetClient:
         await self._life.go_on()
         if self._life.dead:
             raise Unavailable("this process is dead")
+        began = self._life.loop.time()
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._carry(service, method, path, bytes(body), sent)
         except TimeoutError:
+            self._net.unanswered.append((self._life.name, began, self._life.loop.time()))
             self._tell(method, service, path, "timed out")
             raise TimedOut(f"{service} did not answer within {timeout_s:g} s") from None
         await self._life.go_on()

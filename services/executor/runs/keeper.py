@@ -37,6 +37,7 @@ from services.executor.runs import shared
 from services.executor.runs.model import Listed, Member, TaskRefused, TaskView, Told, Waiting
 
 _BACKOFF = Backoff(0.05, 2.0)
+_SILENT = "its init does not answer"
 _PLAN_S = 5.0  # so often without a cause: containers become idle, and old
 
 
@@ -83,6 +84,7 @@ class Keeper:
         self._config = config
         self._following: dict[AttemptId, Callable[[], object]] = {}
         self._listed: dict[AttemptId, None] = {}  # containers whose tasks are known
+        self._unheard: dict[AttemptId, float] = {}  # the others that are followed, since when
         # Tasks that no attempt stands for, by container; since when that is so.
         self._orphans: dict[ContainerName, dict[str, tuple[TaskView, float]]] = {}
         self._given_up: dict[str, None] = {}  # tasks that are killed, as nobody wants them
@@ -97,8 +99,9 @@ class Keeper:
         self._recovered = True
         for a in list(self._book.attempts.values()):
             if a.pool is not None and a.state not in CLEANING:
-                if a.adopting or a.state is not State.PREPARING:  # else no task was ever in it
-                    self._left[a.id] = None
+                # One may have been heard already: events of the engine's do not wait for its list.
+                if a.id not in self._listed and (a.adopting or a.state is not State.PREPARING):
+                    self._left[a.id] = None  # else no task was ever in it
                 self._container_moved(a)
             if a.shared and a.container and self._book.of_container(a.container) is None:
                 self._machine.feed(a.id, m.TaskLost("its container is gone"))
@@ -114,6 +117,7 @@ class Keeper:
                 pass
             self._wake.clear()
             if self._recovered:
+                self._give_up_silent()
                 self._give_up_orphans()
                 self._plan()
 
@@ -131,9 +135,11 @@ class Keeper:
         if a.state is State.RUNNING and a.id not in self._following:
             work = self._follow(a.id, Ref(a.container, a.container_id))
             self._following[a.id] = self._machine.spawn(work, f"follow:{a.container}")
+            self._unheard[a.id] = self._clock.monotonic()
         if a.state not in CLEANING:
             return
         self._left.pop(a.id, None)
+        self._unheard.pop(a.id, None)
         self._listed.pop(a.id, None)
         self._orphans.pop(a.container, None)
         stop = self._following.pop(a.id, None)
@@ -184,7 +190,7 @@ class Keeper:
                     self._log.warning("init not heard", container=ref.name, error=str(error))
             failures += 1
             if self._clock.monotonic() - heard_at > self._config.engine_deadline_s:
-                self._machine.feed(container, m.StopAsked(0.0, "its init does not answer"))
+                self._machine.feed(container, m.StopAsked(0.0, _SILENT))
             await self._clock.sleep(_BACKOFF.delay_s(failures, self._rng))
 
     def _hear(self, container: AttemptId, name: ContainerName, told: Told) -> None:
@@ -199,6 +205,7 @@ class Keeper:
             case Listed(tasks):
                 self._listed[container] = None
                 self._left.pop(container, None)
+                self._unheard.pop(container, None)
                 for run in self._book.runs_in(name):
                     if (run.task or run.id) not in tasks:
                         self._machine.feed(run.id, m.TaskUnknown())
@@ -229,6 +236,14 @@ class Keeper:
                 pass  # it is listed again
 
         self._machine.spawn(forget(), f"forget:{task}")
+
+    def _give_up_silent(self) -> None:
+        """An init that is frozen takes a connection and says nothing; runs that may be in there wait for its word."""
+        now = self._clock.monotonic()
+        for container, since in list(self._unheard.items()):
+            if now - since > self._config.engine_deadline_s:
+                del self._unheard[container]
+                self._machine.feed(container, m.StopAsked(0.0, _SILENT))
 
     def _give_up_orphans(self) -> None:
         """Tasks whose attempts are over for Mesos wait to be taken over, and end when nobody does."""

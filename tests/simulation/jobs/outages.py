@@ -63,8 +63,13 @@ class Observer:
             await asyncio.sleep(LOOK_S)
 
     def troubles(self, host: str, now: float) -> list[Outage]:
-        """When a run could not be started on a host, whoever's fault that was."""
-        return self.sick[host].until(now) if host in self.sick else []
+        """When a run could not be started on a host, whoever's fault that was; also a call of its own got no answer."""
+        unanswered = [
+            Outage(EPOCH_S + began, EPOCH_S + ended)
+            for who, began, ended in self.cloud.net.unanswered
+            if who.endswith(f"@{host}")
+        ]
+        return [*(self.sick[host].until(now) if host in self.sick else []), *unanswered]
 
     async def _able(self) -> bool:
         cloud = self.cloud

@@ -534,3 +534,45 @@ async def test_a_run_does_not_fail_for_what_was_made_for_nobody(world: World) ->
         assert it.ends("job.1") == ["TASK_FINISHED"]
         assert len(it.pools) == 1
         await it.crash()
+
+
+@virtual
+async def test_a_new_worker_hears_inits_while_the_engine_lists_nothing(world: World) -> None:
+    it = RunWorld(world)
+    failures = iter(range(3))
+
+    async def fault(where: str, _what: str) -> None:
+        if where == "before:list" and next(failures, None) is not None:
+            raise away("Docker")
+
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.run("job-1.1")
+        await it.settle()
+        await it.crash()
+        it.docker.fault = fault
+        it.start(group)  # the engine's events of the last minute come before its list
+        await it.settle(5)
+        it.run("job-2.1")
+        await it.settle(5)
+        assert it.ends("job-2.1") == ["TASK_FINISHED"]
+        await it.crash()
+
+
+@virtual
+async def test_a_frozen_init_holds_nobody_up_for_good(world: World) -> None:
+    it = RunWorld(world)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.run("job-1.1", ENDLESS)
+        await it.settle()
+        await it.crash()
+        it.inits.frozen.update(each.name for each in it.pools)
+        it.start(group)
+        it.run("job-2.1")
+        await it.settle(30)
+        assert it.agent.states("job-2.1") == ["TASK_STARTING"]  # it may be in there
+        await it.settle(60)
+        assert it.ends("job-1.1") == ["TASK_FAILED"]
+        assert it.ends("job-2.1") == ["TASK_FINISHED"]
+        await it.crash()
