@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -67,6 +68,21 @@ class TaskGroup(asyncio.TaskGroup):
 
 def _cancellations(task: asyncio.Task[object] | None) -> int:
     return 0 if task is None else task.cancelling()
+
+
+@asynccontextmanager
+async def heeded() -> AsyncIterator[None]:
+    """Around a library that may swallow a cancellation: it comes out here all the same, with any error as its cause."""
+    task = asyncio.current_task()
+    before = _cancellations(task)
+    try:
+        yield
+    except Exception as error:
+        if _cancellations(task) > before:
+            raise asyncio.CancelledError from error
+        raise
+    if _cancellations(task) > before:
+        raise asyncio.CancelledError
 
 
 async def lasting(work: Awaitable[None]) -> None:

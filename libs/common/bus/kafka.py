@@ -31,6 +31,7 @@ from libs.common.bus.kafka_url import KafkaSettings, parse_url
 from libs.common.bus.retention import Retention
 from libs.common.clock import Clock
 from libs.common.errors import TimedOut, Unavailable
+from libs.common.waiting import heeded
 
 PUBLISH_S = 30.0
 _READ_S = 1.0
@@ -310,5 +311,5 @@ class KafkaBus:
 async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer | AIOKafkaAdminClient) -> None:
     """Flush and stop, without waiting for a broker that does not come."""
     with suppress(TimeoutError, KafkaError, OSError):
-        async with asyncio.timeout(STOP_S):
+        async with heeded(), asyncio.timeout(STOP_S):
             await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())

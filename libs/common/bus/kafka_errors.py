@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from aiokafka import errors as kafka_errors
 
 from libs.common.errors import Fenced, InvalidInput, TimedOut, Unavailable
-from libs.common.waiting import is_being_cancelled
+from libs.common.waiting import heeded, is_being_cancelled
 
 _FENCED = (
     kafka_errors.CommitFailedError,
@@ -25,6 +25,12 @@ _TOO_LARGE = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordTooLarge
 @asynccontextmanager
 async def guarded(what: str, timeout_s: float) -> AsyncIterator[None]:
     """Raises Fenced, InvalidInput, TimedOut or Unavailable for whatever Kafka throws."""
+    async with heeded(), _translated(what, timeout_s):  # aiokafka's `stop` swallows cancellations
+        yield
+
+
+@asynccontextmanager
+async def _translated(what: str, timeout_s: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(timeout_s):
             yield

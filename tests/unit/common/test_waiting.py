@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
+from aiokafka.errors import KafkaError
 
 from libs.common.bus.kafka_errors import guarded
 from libs.common.errors import TimedOut, Unavailable
@@ -154,3 +156,28 @@ async def test_groups_within_groups_end_with_the_outer_ones_error() -> None:
                         await asyncio.Event().wait()
             assert not is_being_cancelled(), (outer, inner)
             await asyncio.sleep(0)
+
+
+@virtual
+async def test_a_cancellation_that_a_library_swallows_counts_all_the_same(world: World) -> None:
+    async def stop(fails: bool) -> None:
+        with contextlib.suppress(asyncio.CancelledError):  # as aiokafka does
+            await asyncio.Event().wait()
+        if fails:
+            raise KafkaError("the broker is gone")
+
+    async def consume(fails: bool) -> None:
+        while True:
+            with contextlib.suppress(Unavailable):
+                async with guarded("leave", 5.0):
+                    await stop(fails)
+            await world.clock.sleep(1.0)
+
+    for fails in (False, True):
+        for after_s in (1.0, 5.0):  # also in the very moment in which the time is up
+            task = asyncio.create_task(consume(fails))
+            await world.clock.sleep(after_s)
+            task.cancel()
+            done, _ = await asyncio.wait([task], timeout=10.0)
+            assert done, (fails, after_s)
+            assert task.cancelled()
