@@ -40,8 +40,8 @@ def waits(instance: Instance) -> bool:
 
 
 def settled(instance: Instance) -> bool:
-    """Does it count as one of its app's for constraints."""
-    return instance.live and not instance.stop and not instance.cleanup
+    """Does it count as one of its app's for constraints. An orphan does: it goes back to where it was."""
+    return uses(instance) and not instance.stop
 
 
 def on_its_way(instance: Instance) -> bool:
@@ -92,7 +92,7 @@ class Ledger:
         if on_its_way(instance):
             self._launch(instance.agent, 1)
         if settled(instance):
-            if instance.spec.disruption_budget > 0:
+            if instance.live and instance.spec.disruption_budget > 0:
                 self.yielding[instance.id] = instance.spec.priority
             places = self.places.get(instance.app)
             if places is None:
@@ -140,7 +140,8 @@ def uses(instance: Instance) -> bool:
 def _stays(old: Instance, new: Instance) -> bool:
     """Is it settled where it was: nothing has changed but how far it has come."""
     there = (old.agent, old.hostname) == (new.agent, new.hostname)
-    return there and old.spec is new.spec and settled(old) and settled(new)
+    runs = old.live and new.live and settled(old) and settled(new)
+    return there and old.spec is new.spec and runs
 
 
 def bu_of(instance: Instance) -> str:

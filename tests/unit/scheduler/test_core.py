@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from libs.common.events import model as ev
+from libs.common.spec import Constraint, ConstraintOperator
 from libs.common.task import TaskPayload
 from libs.mesos import events as mesos
 from services.scheduler.documents import from_body, to_body
@@ -341,6 +342,20 @@ def test_an_adoption_that_never_reached_an_executor_is_tried_again_for_a_while()
     desk.offer("a2")
     assert (desk["i1"].attempt, desk["i1"].adopt) == ("i1.5", "")
     assert "ContainerExited" in desk.kinds()
+
+
+def test_an_orphan_counts_where_it_was_for_the_constraints_of_its_app() -> None:
+    desk = Desk()
+    alone = spec(
+        constraints=(Constraint(attribute="hostname", operator=ConstraintOperator.UNIQUE),)
+    )
+    desk.running("i1", alone)
+    desk.tell("i1.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    assert launches(desk.offer("a1")) == ["i1.2"]
+    desk.tell("i1.2", "TASK_LOST", reason="REASON_EXECUTOR_TERMINATED")
+    desk.give(want("i2", alone))
+    assert launches(desk.offer("a1")) == []  # i1 goes there again, after a pause
+    assert launches(desk.offer("a2")) == ["i2.1"]
 
 
 def test_an_end_that_the_executor_did_not_tell_leaves_an_orphan() -> None:
