@@ -155,6 +155,23 @@ async def wait_gone(pids: Sequence[int], *, timeout_s: float) -> None:
         raise NotStoppedError(f"still running after {timeout_s:g} s: {list(pids)}") from None
 
 
+async def wait_stopped(pids: Sequence[int], *, timeout_s: float) -> None:
+    """Until SIGSTOP has reached every thread of the processes: until then they still answer. Raises NotReadyError."""
+
+    async def all_stopped() -> bool:
+        return all(_stopped(pid) for pid in pids)
+
+    await wait_until(all_stopped, timeout_s=timeout_s, what=f"stop of {list(pids)}")
+
+
+def _stopped(pid: int) -> bool:
+    try:
+        stats = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # a thread, or the process, has just ended
+        return gone(pid)
+    return all(stat.rpartition(")")[2].split()[0] in {"T", "t", "Z", "X"} for stat in stats)
+
+
 async def terminate(pids: Sequence[int], *, grace_s: float) -> None:
     """TERM, then KILL after the grace. Stopped processes are continued, or TERM would wait."""
     send(pids, signal.SIGTERM)

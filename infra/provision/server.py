@@ -142,7 +142,9 @@ class ProcessControl:
         await process.wait_gone(pids, timeout_s=10)
 
     async def pause(self) -> None:
-        process.send(self.pids(), signal.SIGSTOP)
+        pids = self.pids()
+        process.send(pids, signal.SIGSTOP)
+        await process.wait_stopped(pids, timeout_s=10)
 
     async def resume(self) -> None:
         process.send(self.pids(), signal.SIGCONT)

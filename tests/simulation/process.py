@@ -20,6 +20,7 @@ from libs.common.runtime import CommonConfig, Runtime
 from libs.common.store.schemas import SchemaStore
 from libs.common.telemetry import Telemetry
 from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
+from libs.common.waiting import is_being_cancelled
 from libs.mesos.errors import MesosError
 from tests.simulation.faults import BusHandleFaults, Faults, StoreHandleFaults
 from tests.simulation.life import Life, LifeClock
@@ -147,7 +148,8 @@ class Process:
         try:
             await self._main(rt, life)
         except (Exception, asyncio.CancelledError) as error:
-            if not life.dead:
+            ended = isinstance(error, asyncio.CancelledError) and is_being_cancelled()
+            if not life.dead and not ended:
                 self._failed(life, error)
         finally:
             await rt.bus.close()

@@ -34,10 +34,12 @@ from tests.simulation.run import MakeCloud, Plan, simulate, told
 SEEDS = range(1, 9)
 
 
-def caught(said: str, make: MakeCloud = Cloud, seeds: Iterable[int] = SEEDS) -> str:
+def caught(
+    said: str, make: MakeCloud = Cloud, seeds: Iterable[int] = SEEDS, sharp: bool = False
+) -> str:
     """The violation that the first of a few seeds shows."""
     for seed in seeds:
-        result = simulate(seed, Plan(), make)
+        result = simulate(seed, Plan(sharp=sharp), make)
         if result.error:
             assert said in result.error, told(result, 30)
             return result.error
@@ -56,7 +58,7 @@ def test_due_runs_wait_for_a_minute_in_the_scheduler(monkeypatch: pytest.MonkeyP
         return after
 
     monkeypatch.setattr(starting, "begin", drowsy)
-    caught("missing: ")
+    caught("missing: ", sharp=True)
 
 
 @pytest.mark.timeout(200)

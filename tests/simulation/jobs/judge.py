@@ -1,6 +1,7 @@
 """Whether the jobs of a seed were run as acknowledged: by what engines ran, and what the scheduler says of it.
 
-What excuses a late start, and nothing else does (faults that are over with a repetition are no excuse):
+What excuses a late start: the time of faults as a whole; where the judge is to be `sharp`, only (faults that are over
+with a repetition are no excuse):
 - no scheduler could act (`outages.py`), and until RECOVERY_S after;
 - one of the job's tries was given a place on a host that was not well, or its launch never reached Mesos: until it
   begins or is given up, which it must be HELD_UP_S after the host is well again;
@@ -61,6 +62,7 @@ class Judge:
     fail: Callable[[str], None]
     observer: Observer
     faults: Outage
+    sharp: bool
     wanted: int = 0
     met: int = 0
 
@@ -79,7 +81,9 @@ class Judge:
         """When nothing of the job could be started: while no scheduler could act, while trouble of its host held up a
         try, and, where runs must not overlap, while another one was under way.
         """
-        ledger, found = self.ledger, self.observer.unable.until(now)
+        ledger, found = self.ledger, [*self.observer.unable.until(now)]
+        if not self.sharp:
+            found.append(self.faults)
         for attempt, staged in ledger.staged.items():
             instance = ledger.instances[attempt.rpartition(".")[0]]
             if instance["run"]["job"] != plan.job:
@@ -89,8 +93,10 @@ class Judge:
             troubles = self.observer.troubles(ledger.place[attempt], now)
             if attempt in ledger.cloud.mesos.lost_launches:
                 troubles = [*troubles, Outage(staged, staged)]
-            for each in touching(troubles, staged, until):
-                found.append(Outage(max(staged, each.start), min(until, each.end + HELD_UP_S)))
+            found.extend(
+                Outage(max(staged, each.start), min(until, each.end + HELD_UP_S))
+                for each in touching(troubles, staged, until)
+            )
         if not plan.may_overlap:
             first: dict[str, float] = {}
             for one in ledger.of(plan.job):

@@ -109,7 +109,7 @@ def _groups(service: str) -> dict[str, set[str]]:
         and node.func.attr == "subscription"
     ]
     for call in sorted(calls, key=lambda each: -len(each.args)):
-        assert not call.keywords, service
+        assert {each.arg for each in call.keywords} <= {"together"}, service  # how, not what
         own = _topics(call.args[0]) if len(call.args) > 1 else handled
         name = ast.literal_eval(call.args[1]) if len(call.args) > 1 else service
         assert name not in groups and own, service

@@ -21,7 +21,7 @@ from services.monitor.service import run
 from services.monitor.store import ALERTS, NODES
 from tests.fakes.disk import FakeDisk
 from tests.simulation.faults import Point
-from tests.simulation.loop import World, virtual
+from tests.simulation.loop import EPOCH_S, World, virtual
 from tests.simulation.small import SmallWorld
 
 
@@ -94,7 +94,7 @@ class Desk:
                 hostname="h1",
                 state="TASK_FAILED",
             )
-            now = 1_750_000_000.0 + self.small.loop.time()
+            now = EPOCH_S + self.small.loop.time()
             sealed = seal([exited], source="scheduler", sequence=self.sequence, now=now)
             await self.small.bus.publish([to_record(each) for each in sealed])
 
