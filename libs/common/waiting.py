@@ -52,9 +52,8 @@ class TaskGroup(asyncio.TaskGroup):
         traceback: TracebackType | None,
     ) -> None:
         """See above."""
-        is_settled = (
-            self._parent_cancel_requested
-        )  # asyncio takes it back first of all, and only then
+        # asyncio takes its own cancellation back first of all, and none that it asks for after that.
+        is_settled = self._parent_cancel_requested
         try:
             await super().__aexit__(kind, error, traceback)
         except BaseExceptionGroup as errors:
