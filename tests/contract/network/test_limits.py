@@ -111,6 +111,15 @@ async def test_limits_are_seen_and_leave_nothing(pair: Pair) -> None:
     await db.until(lambda: not db.replica.tables["QoS"], "the limit stays in the database")
 
 
+def arrives(sender: socket.socket, receiver: socket.socket, size: int) -> bool:
+    """Whether one datagram of `size` bytes comes through, whole."""
+    sender.sendto(bytes(size), (TWO, 9))
+    try:
+        return len(receiver.recv(65536)) == size
+    except TimeoutError:
+        return False
+
+
 @pytest.mark.parametrize("mtu", [1400, 9000])
 async def test_a_frame_at_the_mtu_passes_and_one_above_fails(pair: Pair, mtu: int) -> None:
     for n in (1, 2):
@@ -121,11 +130,11 @@ async def test_a_frame_at_the_mtu_passes_and_one_above_fails(pair: Pair, mtu: in
         sender = f.within(pair.paths[0], lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         with receiver, sender:
             receiver.bind((TWO, 9))
-            receiver.settimeout(5)
+            receiver.settimeout(0.2)
             sender.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER: never in fragments
             largest = mtu - 28
-            sender.sendto(bytes(largest), (TWO, 9))
-            assert len(receiver.recv(65536)) == largest
+            # The switch hears of a device's new MTU from the kernel a moment later, and drops larger frames till then.
+            assert any(arrives(sender, receiver, largest) for _ in range(50))
             with pytest.raises(OSError, match="too long"):
                 sender.sendto(bytes(largest + 1), (TWO, 9))
 
