@@ -1,6 +1,7 @@
 """How `pytest -n` spreads the tests: by files, and all that want the machine's one Open vSwitch go to one worker.
 
-They take about half of the time, so they come first; the other workers share the rest.
+They take about half of the time, so they come first; the other workers share the rest. The simulation's seeds come
+last and one by one: whichever worker is free takes the next, and all end at about the same time.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ SWITCHED = (
 )
 """Files and directories of tests that use the fixture `ovs`: a network namespace holds one such switch."""
 
+SEEDS = "tests/simulation/test_seeds.py"
+
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """A file is a unit of work, what is SWITCHED another."""
+    """A file is a unit of work, what is SWITCHED another, and so is each of SEEDS."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
+        if file == SEEDS:
+            return nodeid
         return "switched" if file.startswith(SWITCHED) else file
 
 
@@ -42,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     wanting = {_file(item) for item in items if "ovs" in _fixtures(item)}
     if unnamed := sorted(file for file in wanting if not file.startswith(SWITCHED)):
         raise pytest.UsageError(f"tests/parallel.py: SWITCHED lacks {', '.join(unnamed)}")
-    items.sort(key=lambda item: not _file(item).startswith(SWITCHED))
+    items.sort(key=lambda item: (not _file(item).startswith(SWITCHED), _file(item) == SEEDS))
 
 
 def _file(item: pytest.Item) -> str:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from libs.common.errors import Unavailable
 from libs.common.telemetry import Log
 from libs.mesos.messages import TaskInfo, TaskStatus, UpdateCall
-from services.executor.model import Attempt, AttemptId, ContainerName, Record, State
+from services.executor.model import CLEANING, Attempt, AttemptId, ContainerName, Record, State
 from services.executor.ports import Journal
 
 
@@ -46,6 +46,12 @@ class Book:
     def of_container(self, name: ContainerName) -> AttemptId | None:
         """Whose container has this name."""
         return self._by_container.get(name)
+
+    def lives(self, name: ContainerName) -> bool:
+        """Is it an attempt's that is not being cleared away?"""
+        owner = self._by_container.get(name)
+        found = self.get(owner) if owner is not None else None
+        return found is not None and found.state not in CLEANING
 
     def end_of(self, instance: str) -> Attempt | None:
         """The newest attempt at the instance, if it is over and Mesos may not know yet how it ended."""

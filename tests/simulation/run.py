@@ -137,7 +137,9 @@ def settle(lines: int = trace.KEPT_LINES) -> None:
     trace.KEPT_LINES = max(lines, trace.KEPT_LINES)
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 50)  # a tenth of the time went into looking at what a seed needs to its end
+    gc.set_threshold(
+        100_000, 20, 50
+    )  # a tenth of the time went into looking at what a seed needs to its end
 
 
 def repeat_command(seed: int) -> str:

@@ -42,7 +42,7 @@ _PLAN_S = 5.0  # so often without a cause: containers become idle, and old
 
 
 class Machine(Protocol):
-    """The service, as far as it is needed here."""
+    """What moves attempts, as far as it is needed here."""
 
     def feed(self, attempt: AttemptId, move: m.Input) -> None:
         """Move an attempt."""

@@ -51,7 +51,7 @@ async def test_values_are_in_the_container_and_nowhere_else(world: World) -> Non
         assert it.deliveries.asked == ["web.1"]
         assert MARKER not in told(it) and MARKER not in f"{spec}"
         assert "DB_PASSWORD" in told(it)  # the marker would be there, too
-        assert it.service._hands._delivered == {}
+        assert it.service._attempts._hands._delivered == {}
         # Another worker takes it up without asking again.
         await it.restart(group)
         await it.settle()
