@@ -21,7 +21,7 @@ from libs.common.deadletters import bury, dead_topic
 from libs.common.errors import Fenced, Poison, Unavailable
 from libs.common.events import EVENT_TYPES, Envelope, Event
 from libs.common.telemetry import Telemetry
-from libs.common.waiting import TaskGroup, is_being_cancelled, lasting
+from libs.common.waiting import TaskGroup, contained, lasting
 
 # The table below is keyed by class, so a handler's parameter is the very class it is registered for.
 EventHandler = Callable[[Any, Envelope], Awaitable[None]]
@@ -131,12 +131,10 @@ class Subscription:
                 continue
             try:
                 async with asyncio.timeout(HANDLE_S):
-                    await handler(events)
+                    with contained("a call was given up"):
+                        await handler(events)
             except Exception as error:
                 self.telemetry.log.info("handled one by one", group=self.group, error=str(error))
-            except asyncio.CancelledError:
-                if is_being_cancelled():
-                    raise
             else:
                 handled.update(positions)
                 self.telemetry.events_handled.labels(kind.TOPIC, "ok").inc(len(events))
@@ -212,15 +210,11 @@ async def side_by_side(
 
     async def in_order(lane: Sequence[T]) -> None:
         try:
-            for each in lane:
-                await handle(each)
+            with contained("a call was given up"):
+                for each in lane:
+                    await handle(each)
         except expected as error:
             failures.append(error)
-        except asyncio.CancelledError:
-            if is_being_cancelled():
-                raise
-            # Leaked out of a client: unhandled, so that it is handled again.
-            failures.append(Unavailable("a call was given up"))
 
     async with TaskGroup() as group:
         for lane in lanes:

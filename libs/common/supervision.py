@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 
 from libs.common.backoff import Backoff
-from libs.common.errors import Unavailable
 from libs.common.keys import SecretFile
 from libs.common.runtime import ServiceMain, Shared, open_runtime
 from libs.common.store.upkeep import is_outdated, keep_documents
 from libs.common.telemetry import make_log
-from libs.common.waiting import TaskGroup, is_being_cancelled
+from libs.common.waiting import TaskGroup, contained
 
 RESTARTS = 10
 RESTART_WINDOW_S = 300.0
@@ -29,7 +28,8 @@ async def supervise(shared: Shared, service: str, main: ServiceMain) -> None:
     while True:
         try:
             async with open_runtime(shared, service) as rt:
-                await _own(main(rt))
+                with contained("a library has cancelled a call of its own"):
+                    await main(rt)
                 return
         except Exception as error:
             now = shared.clock.monotonic()
@@ -38,16 +38,6 @@ async def supervise(shared: Shared, service: str, main: ServiceMain) -> None:
             if len(failed_at) > RESTARTS or is_outdated(error):
                 raise
         await shared.clock.sleep(backoff.delay_s(len(failed_at), shared.rng))
-
-
-async def _own(work: Awaitable[None]) -> None:
-    """Work that no library's cancellation of a call of its own ends unnoticed."""
-    try:
-        await work
-    except asyncio.CancelledError:
-        if is_being_cancelled():
-            raise
-        raise Unavailable("a library has cancelled a call of its own") from None
 
 
 async def run_services(shared: Shared, mains: Mapping[str, ServiceMain]) -> None:

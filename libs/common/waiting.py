@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Self
+
+from libs.common.errors import Unavailable
 
 
 async def set_or_due(event: asyncio.Event, timeout_s: float | None) -> None:
@@ -67,6 +69,17 @@ class TaskGroup(asyncio.TaskGroup):
 
 def _cancellations(task: asyncio.Task[object] | None) -> int:
     return 0 if task is None else task.cancelling()
+
+
+@contextmanager
+def contained(message: str) -> Iterator[None]:
+    """Around a library that may cancel a call of its own: that, which nobody asked for, is Unavailable here."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if is_being_cancelled():
+            raise
+        raise Unavailable(message) from None
 
 
 @asynccontextmanager

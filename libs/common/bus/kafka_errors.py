@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from aiokafka import errors as kafka_errors
 
 from libs.common.errors import Fenced, InvalidInput, TimedOut, Unavailable
-from libs.common.waiting import heeded, is_being_cancelled
+from libs.common.waiting import contained, heeded
 
 _FENCED = (
     kafka_errors.CommitFailedError,
@@ -33,14 +33,11 @@ async def guarded(what: str, timeout_s: float) -> AsyncIterator[None]:
 async def _translated(what: str, timeout_s: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(timeout_s):
-            yield
+            # aiokafka cancels its own futures when a connection breaks; that must not end our task.
+            with contained(f"kafka: {what}: the client gave it up"):
+                yield
     except TimeoutError:
         raise TimedOut(f"kafka: {what}: no answer within {timeout_s} s") from None
-    except asyncio.CancelledError:
-        if is_being_cancelled():
-            raise
-        # aiokafka cancels its own futures when a connection breaks; that must not end our task.
-        raise Unavailable(f"kafka: {what}: the client gave it up") from None
     except _FENCED as error:
         raise Fenced(f"kafka: {what}: {_text(error)}") from error
     except _TIMED_OUT as error:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pymongo.errors import NetworkTimeout, OperationFailure, PyMongoError, WTimeoutError
 
 from libs.common.errors import InvalidInput, TimedOut, Unavailable
-from libs.common.waiting import is_being_cancelled
+from libs.common.waiting import contained
 
 CALL_S = 30.0
 _REFUSED = {13: "demands a user that may do this", 18: "refuses the user or its password"}
@@ -20,13 +20,10 @@ async def guarded(what: str) -> AsyncIterator[None]:
     """Raises TimedOut or Unavailable for what goes wrong between us and the server."""
     try:
         async with asyncio.timeout(CALL_S):
-            yield
+            with contained(f"mongodb: {what}: the client gave it up"):
+                yield
     except TimeoutError:
         raise TimedOut(f"mongodb: {what}: no answer within {CALL_S} s") from None
-    except asyncio.CancelledError:
-        if is_being_cancelled():
-            raise
-        raise Unavailable(f"mongodb: {what}: the client gave it up") from None
     except (NetworkTimeout, WTimeoutError) as error:
         raise TimedOut(f"mongodb: {what}: {error}") from error
     except OperationFailure as error:

@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 
 from libs.common.bus.kafka_errors import guarded
 from libs.common.errors import TimedOut, Unavailable
-from libs.common.waiting import TaskGroup, is_being_cancelled, lasting, set_or_due
+from libs.common.waiting import TaskGroup, contained, is_being_cancelled, lasting, set_or_due
 from tests.simulation.loop import World, virtual
 
 
@@ -181,3 +181,23 @@ async def test_a_cancellation_that_a_library_swallows_counts_all_the_same(world:
             done, _ = await asyncio.wait([task], timeout=10.0)
             assert done, (fails, after_s)
             assert task.cancelled()
+
+
+async def test_what_a_library_cancels_by_itself_is_an_error_and_what_we_cancel_is_not() -> None:
+    with pytest.raises(Unavailable, match="given up"), contained("given up"):
+        raise asyncio.CancelledError
+    with contained("all is well"):
+        pass
+
+    async def wait() -> None:
+        with contained("given up"):
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await wait()
