@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from libs.mesos import events as mesos
-from services.scheduler import cleaning, nodes, returning, telling, updates
+from services.scheduler import cleaning, ending, nodes, returning, telling, updates
 from services.scheduler.cluster import Cluster, Draft, Pool
 from services.scheduler.jobs import core as jobs
 from services.scheduler.jobs.asking import ask
@@ -154,7 +154,7 @@ def _unwant(draft: Draft, unwant: Unwant, now: float) -> None:
             # Its request is still on the way: the tombstone makes that one a no-op.
             telling.bury(draft, unwant, now)
     elif instance.state is State.PENDING:
-        updates.end(draft, replace(instance.asked_by(unwant), stop=True), now, unwant.reason)
+        ending.end(draft, replace(instance.asked_by(unwant), stop=True), now, unwant.reason)
     elif not instance.stop and instance.state is not State.ENDED:
         draft.put(replace(instance.asked_by(unwant), stop=True, message=unwant.reason))
     elif unwant.direct_until > instance.direct_until and instance.state is not State.ENDED:
@@ -206,16 +206,16 @@ def _watch(draft: Draft, now: float, config: SchedulerConfig) -> None:
         orphaned_s = now - max(instance.orphaned_at, able_since)
         match instance.state:
             case State.PENDING if instance.stop:
-                updates.end(draft, instance, now, instance.message)
+                ending.end(draft, instance, now, instance.message)
             case State.UNREACHABLE if age_s >= config.unreachable_after_s and instance.stop:
                 # Nobody waits for a host that may never come back; if it does, the task is killed.
                 cleaning.leave_behind(draft, instance, now)
-                updates.end(draft, instance, now, f"{instance.hostname} is unreachable")
+                ending.end(draft, instance, now, f"{instance.hostname} is unreachable")
                 continue
             case State.UNREACHABLE if age_s >= returning.replace_after_s(instance, config):
                 returning.replace_unreachable(draft, instance, now)
             case State.ORPHANED if orphaned_s >= config.adoption_deadline_s:
-                updates.give_up_adoption(draft, instance, now)
+                ending.give_up_adoption(draft, instance, now)
             case State.STAGED if age_s >= config.staged_timeout_s:
                 _ask(draft, instance, now, config)
             case _:
@@ -250,7 +250,7 @@ def _breaker(draft: Draft, now: float, config: SchedulerConfig) -> None:
     We save before we launch, so the store has been lost or has gone back in time, and that must not kill a fleet.
     """
     volatile = draft.volatile
-    if not volatile.unknown and now - volatile.subscribed_at >= updates.SETTLE_S:
+    if not volatile.unknown and now - volatile.subscribed_at >= ending.SETTLE_S:
         volatile.breaker_open = False
     if (
         not volatile.unknown

@@ -22,8 +22,8 @@ from typing import Any
 
 from libs.common.schedule import parse
 from services.scheduler.core import IMPLICIT_AFTER_S
+from services.scheduler.ending import SETTLE_S
 from services.scheduler.settings import SchedulerConfig
-from services.scheduler.updates import SETTLE_S
 from tests.cron.checker import Job, Outage, Rules, Run, check
 from tests.simulation.cloud import SETTINGS, SKEW_S
 from tests.simulation.jobs.drawing import TRIES, Plan, Timing

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scheduler import updates
+from services.scheduler import ending
 from services.scheduler.cluster import Cluster
 from services.scheduler.core import UNKNOWN_GRACE_S
 from services.scheduler.model import (
@@ -50,11 +50,11 @@ def test_the_breaker_closes_when_the_unknown_tasks_have_ended() -> None:
     desk = Desk()
     desk.running()
     desk.tell("stranger.1", "TASK_RUNNING")
-    desk.tick(updates.SETTLE_S)
+    desk.tick(ending.SETTLE_S)
     desk.subscribe()  # forgets them for a moment, and hears of them again
     assert desk.cluster.volatile.breaker_open
     desk.tell("stranger.1", "TASK_RUNNING")
-    desk.tick(updates.SETTLE_S)
+    desk.tick(ending.SETTLE_S)
     assert desk.cluster.volatile.breaker_open
     desk.tell("stranger.1", "TASK_FINISHED")
     desk.tick(1.0)
@@ -98,7 +98,7 @@ def test_an_attempt_that_a_restored_store_has_forgotten_is_taken_up(told_first: 
     assert desk["i1"].address == "10.0.0.1"
     assert "ContainerHealthy" in desk.kinds()
     for _ in range(3):
-        desk.tick(updates.SETTLE_S)
+        desk.tick(ending.SETTLE_S)
         assert launches(desk.offer("a1", "a2")) == []
 
 
@@ -127,7 +127,7 @@ def test_a_stop_that_the_store_knows_goes_to_the_forgotten_attempt() -> None:
 def test_an_end_told_by_reconciliation_alone_is_followed_by_an_attempt_when_all_is_told() -> None:
     desk = restored()
     desk.tell("i1.3", "TASK_GONE_BY_OPERATOR", reason="REASON_RECONCILIATION")
-    desk.tick(updates.SETTLE_S - 1)
+    desk.tick(ending.SETTLE_S - 1)
     assert launches(desk.offer()) == []
     assert launches(desk.tick(2.0)) == ["i1.4"]
 
