@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 
 from libs.common.clock import Ids
 from libs.minimesos.agent.agent import Agent
+from libs.minimesos.agent.model import ExecutorState
 from libs.minimesos.config import AgentConfig, MasterConfig
 from libs.minimesos.effects import (
     CloseStream,
@@ -256,6 +257,15 @@ class LocalCluster:
     def unregister_agent(self, index: int, now: float) -> None:
         """SIGUSR1 to an agent."""
         self._put(self._agents[index], Unregister(), now)
+
+    def waits_for_acknowledgements(self, index: int) -> bool:
+        """Has an agent an executor that has ended, and of whose last updates some are not acknowledged yet?"""
+        agent = self._agents[index].core
+        return isinstance(agent, Agent) and any(
+            executor.state is ExecutorState.TERMINATED
+            for framework in agent.core.frameworks.values()
+            for executor in framework.executors.values()
+        )
 
     def partition(self, index: int, cut: bool, now: float) -> None:
         """Break or mend the connection between an agent and the master."""

@@ -2,7 +2,8 @@
 
 A scheduler is *able* while one of its replicas leads, is subscribed and not paused, Mesos' master is up, the store
 answers, and there is a host that is neither closed nor cut off. A host is *well* while its agent, executor, engine,
-switch and hostd are there, can be reached, and somebody gives it addresses.
+switch and hostd are there, can be reached, and somebody gives it addresses. An executor that died has no successor
+until Mesos' agent has got its last updates acknowledged; those that were lost it repeats ever less often.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ class Observer:
             same
             and host.index not in mesos.agents_down | mesos.agents_cut
             and not host.barren
+            and not mesos.cluster.waits_for_acknowledgements(host.index)
             and not host.docker.down
             and host.kernel.switch_up
             and not self.cloud.net.cut_off.get(host.name)
