@@ -1,4 +1,4 @@
-# Gantry. Every target sets up what it needs by itself; nothing else has to be installed by hand.
+# Gantry. On a Debian 12 host with make and Python, every target sets up what it needs by itself.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -8,19 +8,19 @@ WORKERS ?= 2
 SEEDS ?= 50
 SEED_FROM ?= 1
 
-.PHONY: demo up down up-distributed down-distributed matrix network soak compose test check unit bench sim host native docs clean help
+.PHONY: venv demo up down up-distributed down-distributed matrix network soak compose test check unit bench sim host native docs clean help
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(STAMP): requirements.lock pyproject.toml infra/pymesos/wheel.py
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { apt-get install -qy --no-install-recommends python3-venv && $(PYTHON) -m venv $(VENV); }
 	wheels=$$($(BIN)/python infra/pymesos/wheel.py) && \
 	  $(BIN)/python -m pip install --quiet --require-hashes --find-links "$$wheels" -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-venv: $(STAMP)
+venv: $(STAMP) ## the commands, in .venv/bin
 
 host: ## packages of a bare Debian host (root): Docker, Open vSwitch, HAProxy, a C compiler
 	infra/host/setup.sh host
@@ -34,14 +34,14 @@ demo: $(STAMP) native ## the whole thing for real on this machine, and nothing l
 up: $(STAMP) native ## start Gantry on this machine and leave it running
 	$(BIN)/gantry up
 
-down: $(STAMP) ## stop what `make up` started
+down: $(STAMP) ## stop what `make up` started, and delete all of it
 	$(BIN)/gantry down
 
 up-distributed: $(STAMP) native ## the same with a process a service, two replicas each, on Kafka and MongoDB's wire
 	infra/host/setup.sh test
 	$(BIN)/gantry up --distributed
 
-down-distributed: $(STAMP) ## stop what `make up-distributed` started
+down-distributed: $(STAMP) ## stop what `make up-distributed` started, and delete all of it
 	$(BIN)/gantry down --distributed
 
 test: $(STAMP) ## everything: style, types, boundaries, and all tests on real servers

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Puts Gantry where a host's executor runs it from: the code of this image and the OCI shim in
-# /opt/gantry, and /etc/gantry/executor.yaml. What runs goes on with what it has loaded; an
+# /opt/gantry, and both names into /etc/gantry/executor.yaml, whose other settings stay. What runs goes on with what it has loaded; an
 # executor's worker that starts anew takes the new code. The host needs Debian 12's python3. The CNI plugins go into
 # /opt/gantry-cni/CLUSTER: apart, for clusters that share a host have their own.
 #
@@ -18,8 +18,12 @@ rm -rf "$place.old"
 mv "$place.new" "$place"
 
 umask 077
-printf 'cluster: %s\nagent: %s\n' "$cluster" "$host" >"$target/etc/gantry/executor.yaml.new"
-mv "$target/etc/gantry/executor.yaml.new" "$target/etc/gantry/executor.yaml"
+settings=$target/etc/gantry/executor.yaml
+{
+  printf 'cluster: %s\nagent: %s\n' "$cluster" "$host"
+  [ ! -e "$settings" ] || sed -E '/^(cluster|agent):/d' "$settings"
+} >"$settings.new"
+mv "$settings.new" "$settings"
 
 "$source/app/services/hostd/shim/install.sh" "$target/opt/gantry-cni/$cluster" \
   "/run/gantry/$cluster/hostd.sock" /var/lib/gantry/hostd/cni

@@ -12,7 +12,8 @@ from pathlib import Path
 from infra.provision.process import free_ports
 
 PORTS = ("gateway", "ipam", "hostd", "mesos_master", "mesos_agent", "registry", "deployer")
-GATEWAY_PORT = 8080  # tried first, so that the console is where people expect it
+USUAL_PORTS = {"gateway": 8080, "registry": 5000}
+"""Tried first, so that things are where people and examples expect them."""
 
 
 @dataclass(frozen=True)
@@ -131,16 +132,20 @@ def choose_ports(root: Path, names: Sequence[str] = PORTS) -> dict[str, int]:
         if new:
             file.write_text(json.dumps(known, indent=2) + "\n")
         return {name: int(known[name]) for name in names}
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports |= {name: port for name, port in USUAL_PORTS.items() if name in ports and _is_free(port)}
+    file.write_text(json.dumps(ports, indent=2) + "\n")
+    return ports
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", GATEWAY_PORT))
-            first = [GATEWAY_PORT]
+            probe.bind(("127.0.0.1", port))
         except OSError:
-            first = []
-    ports = dict(zip(names, [*first, *free_ports(len(names))], strict=False))
-    file.write_text(json.dumps(ports, indent=2) + "\n")
-    return ports
+            return False
+    return True
 
 
 def machine_mem_mib() -> int:

@@ -106,14 +106,16 @@ def test_installing_on_a_host_replaces_what_was_there(tmp_path: Path) -> None:
     for content in ("first", "second", "third"):
         (source / "code").write_text(content)
         _install(target, source, "gantry", f"host-{content}")
+    written = target / "etc/gantry/executor.yaml"
+    written.write_text(written.read_text() + "# ours\npool_tasks: 8\n")
     _install(target, source, "blue", "host-third")
     assert (target / "opt/gantry/code").read_text() == "third"
     assert (target / "opt/gantry.old/code").read_text() == "third"
     made = sorted(each.name for each in (target / "opt").iterdir())
     assert made == ["gantry", "gantry-cni", "gantry.old"]
-    written = target / "etc/gantry/executor.yaml"
     executor = load_executor(written)
     assert (executor.cluster, executor.agent) == ("blue", "host-third")
+    assert executor.pool_tasks == 8, "what was set by hand stays"
     assert written.stat().st_mode & 0o777 == 0o600
 
 
