@@ -124,17 +124,22 @@ class Subscription:
     async def _handle_together(self, batch: Sequence[Delivered]) -> set[Position]:
         """Handle what can be handled at once; which records that were."""
         handled: set[Position] = set()
+        if self.telemetry.traced:
+            return handled  # a span is of one event: who wants to see them has each handled alone
         for kind, handler in self.together.items():
             events, positions = _opened(batch, kind)
-            # A span is of one event: who wants to see them has each handled alone.
-            if len(events) < 2 or self.telemetry.traced:
+            if len(events) < 2:
                 continue
             try:
                 async with asyncio.timeout(HANDLE_S):
                     with contained("a call was given up"):
                         await handler(events)
-            except Exception as error:
-                self.telemetry.log.info("handled one by one", group=self.group, error=str(error))
+            except (Unavailable, Fenced, TimeoutError) as error:
+                why = str(error) or type(error).__name__
+                self.telemetry.log.info("handled one by one", group=self.group, error=why)
+            except Exception:
+                # An event that can't be handled is found out alone; this might as well be a bug that slows all down.
+                self.telemetry.log.exception("handled one by one", group=self.group)
             else:
                 handled.update(positions)
                 self.telemetry.events_handled.labels(kind.TOPIC, "ok").inc(len(events))

@@ -30,6 +30,8 @@ BATCH = 500  # documents whose events are read and published at once…
 HANDED_BATCH = 2000  # …or only published: a relay that falls behind has to read again
 LEASE_TTL_S = 4.0  # two at work for a moment do no harm, a dead one at work for long does
 POLL_S = 2.0
+READ_S = 60.0
+"""So often the store is read even of what is handed over: there, an insert of a writer from before may come late."""
 HANDED = 20_000
 """Documents whose events may wait in memory, too; with more of them, all is read from the store."""
 
@@ -69,7 +71,8 @@ class _Source:
 
     async def next(self, now: float) -> tuple[Outboxes, bool]:
         """What is to be published next, and whether there may be more."""
-        if not self._complete or (not self._handed and now - self._read_at >= POLL_S):
+        due_s = READ_S if self._handed else POLL_S
+        if not self._complete or now - self._read_at >= due_s:
             return await self._read(now)
         found: dict[str, list[OutboxEvent]] = {}
         while self._handed and len(found) < HANDED_BATCH:
@@ -96,7 +99,8 @@ def _has(found: Outboxes, doc_id: str, events: Sequence[OutboxEvent]) -> bool:
 class Relay:
     """Publishes the outboxes of some collections of one service.
 
-    `mine` are those of them to which nobody else writes while this relay runs, and of which all is handed over.
+    `mine` are those of them to which nobody else writes while this relay runs, and of which all is handed over; what
+    a writer from before may yet get in (store/mongo.py) is found within READ_S.
     """
 
     def __init__(

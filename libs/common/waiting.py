@@ -36,7 +36,8 @@ class TaskGroup(asyncio.TaskGroup):
     """asyncio's, without what Python 3.11's does wrong when a child fails.
 
     - A cancellation from outside that meets a child's error is lost there: who handles the error and goes on would
-      never hear that it is to end. Here CancelledError comes out, with the errors as its cause.
+      never hear that it is to end. Here CancelledError comes out, with the errors as its cause (a group around this
+      one sees a cancellation only, and drops them).
     - A child that fails while the group waits for the others leaves its task marked as being cancelled for good.
     """
 

@@ -169,4 +169,4 @@ def _pool_of(seen: Summary) -> Pool | None:
     key = seen.labels.get(LABEL_POOL, "")
     if not key:
         return None
-    return Pool(key=key, sponsor=AttemptId(""), idle_since=seen.created_at)
+    return Pool(key=key, sponsor=AttemptId(""), uses=1, idle_since=seen.created_at)

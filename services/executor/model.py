@@ -153,8 +153,8 @@ class CheckState(_Value):
 class Pool(_Value):
     """What makes a container a shared one: which runs may join it (`key`), and how it has been used so far.
 
-    `sponsor` is the attempt it was made for, "" when none wanted it yet: what a pull needs is told for that. `recycle`
-    says why nobody may join.
+    `sponsor` is the attempt it was made for: what a pull needs is told for that. "" when none wanted it yet, or when
+    nobody knows any more: then it has been used at least once. `recycle` says why nobody may join.
     """
 
     key: str

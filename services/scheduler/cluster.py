@@ -164,8 +164,8 @@ class Cluster:
             if instance.app not in self.ledger.apps:
                 self._specs.pop(instance.app, None)
         self.jobs.commit(draft.jobs)
-        for job, target in draft.jobs.expected.items():
-            self.homes.expect(job, target)
+        for job, (target, agent) in draft.jobs.expected.items():
+            self.homes.expect(job, target, agent)
 
     def shared(self, app: str, spec: InstanceSpec) -> InstanceSpec:
         """The spec of an instance as the object that its siblings have: there are many more instances than specs."""

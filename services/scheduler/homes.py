@@ -17,6 +17,8 @@ from services.scheduler.policy.placer import Given
 
 REMEMBERED = 100_000
 FAILURES = 3
+EXPECTED_S = 600.0
+"""So long after its target, a run is no longer expected where a container was made ready for it."""
 
 
 class Last(NamedTuple):
@@ -64,10 +66,12 @@ class Homes:
         """Where the newest run of a job was."""
         return self._jobs.get(job)
 
-    def expect(self, job: JobId, target: float) -> None:
-        """A container is made ready for the job's next run, where the one before was."""
-        self._ready[job] = (target, self._jobs[job].agent)
-        if len(self._ready) > REMEMBERED:
+    def expect(self, job: JobId, target: float, agent: AgentId) -> None:
+        """A container is made ready there for the job's run at `target`."""
+        self._ready.pop(job, None)
+        self._ready[job] = (target, agent)
+        # About in the order of their targets: those of jobs that did not run are the first.
+        while (first := next(iter(self._ready.values()))) and first[0] < target - EXPECTED_S:
             del self._ready[next(iter(self._ready))]
 
     def place(

@@ -1,4 +1,6 @@
-"""What one save tells of an instance: how it is now, and nothing that was true only on the way there. Pure.
+"""What one save tells of an instance: of two events that speak of the same, the newer one. Pure.
+
+An end takes nothing back that came before it.
 
 All events of a save have one sequence number, and consumers take one event a topic and number, in any order. So of
 two that speak of the same, the older one is left out; it would be taken for the newer.

@@ -57,10 +57,10 @@ OpenDriver = Callable[
 
 def together(actions: Sequence[Action]) -> list[Action]:
     """The actions, with up to ACKNOWLEDGED_TOGETHER acknowledgements made one, and all questions by name made one."""
-    saved = [each for one in actions if isinstance(one, Acknowledge) for each in one.statuses]
+    heard = [each for one in actions if isinstance(one, Acknowledge) for each in one.statuses]
     lots = [
-        Acknowledge(tuple(saved[at : at + ACKNOWLEDGED_TOGETHER]))
-        for at in range(0, len(saved), ACKNOWLEDGED_TOGETHER)
+        Acknowledge(tuple(heard[at : at + ACKNOWLEDGED_TOGETHER]))
+        for at in range(0, len(heard), ACKNOWLEDGED_TOGETHER)
     ]
     named = tuple(task for each in actions if isinstance(each, Reconcile) for task in each.tasks)
     questions = [Reconcile(named)] if named else []

@@ -1,9 +1,10 @@
 """Carries out what was decided: calls to Mesos, with the order that they need and no more.
 
-Launches come one after the other, and so do wishes for offers (REVIVE, SUPPRESS), of which the last one counts. What
-else a decision asks, such as to reconcile, comes after its launches and all earlier ones: a master that does not know a
-task yet would say that it is lost. Nothing more waits: a call without an answer holds up its like, not the launches of
-later decisions. Few decisions are acted upon at a time: a busy master is given no more tasks than it can take.
+Launches come one after the other. So do wishes for offers: DECLINE, whose filter only a later REVIVE clears, and of
+REVIVE and SUPPRESS the last. What else a decision asks, such as to reconcile, comes after its launches and all earlier
+ones: a master that does not know a task yet would say that it is lost. Nothing more waits: a call without an answer
+holds up its like, not the launches of later decisions. Few decisions are acted upon at a time, wishes apart: a busy
+master is given no more tasks than it can take.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from libs.common.waiting import TaskGroup
 from services.scheduler.mesos import together
-from services.scheduler.model import Acknowledge, Action, Launch, Revive, Suppress
+from services.scheduler.model import Acknowledge, Action, Decline, Launch, Revive, Suppress
 
 AT_A_TIME = 4
 UNSENT = 4
 """So many decisions are acted upon at a time, and so many wait for that at most; who decides waits for both."""
 CONCURRENT_CALLS = 256
+_WISHES = (Decline, Revive, Suppress)
 
 
 class Sender:
@@ -30,7 +32,8 @@ class Sender:
         self._slots = asyncio.Semaphore(AT_A_TIME)
         self._calls = asyncio.Semaphore(CONCURRENT_CALLS)
         self._launching = asyncio.Lock()  # whoever waits for it is served in the order of coming
-        self._wishing = asyncio.Lock()
+        self._wishes: list[Action] = []
+        self._wished = asyncio.Event()
 
     async def put(self, actions: Sequence[Action]) -> None:
         """Have a decision's actions done; waits while too many others are to be done before."""
@@ -39,6 +42,7 @@ class Sender:
     async def run(self) -> None:
         """For ever."""
         async with TaskGroup() as group:
+            group.create_task(self._wish())
             while True:
                 actions = together(await self._waiting.get())
                 await self._slots.acquire()
@@ -47,23 +51,29 @@ class Sender:
     async def _act(self, actions: Sequence[Action]) -> None:
         """What fails is asked for again by time or reconciliation."""
         launches = [each for each in actions if isinstance(each, Launch)]
-        wishes = [each for each in actions if isinstance(each, Revive | Suppress)]
-        saved = [each for each in actions if isinstance(each, Acknowledge)]
-        rest = [
-            each
-            for each in actions
-            if not isinstance(each, Launch | Revive | Suppress | Acknowledge)
-        ]
+        wishes = [each for each in actions if isinstance(each, _WISHES)]
+        heard = [each for each in actions if isinstance(each, Acknowledge)]
+        rest = [each for each in actions if not isinstance(each, (Launch, Acknowledge, *_WISHES))]
+        if wishes:
+            self._wishes += wishes
+            self._wished.set()
         async with TaskGroup() as group:
-            group.create_task(self._in_turn(self._wishing, wishes))
-            self._spread(group, saved)
-            await self._in_turn(self._launching, launches)
+            self._spread(group, heard)
+            async with self._launching:
+                await self._do_all(iter(launches))
             self._spread(group, rest)
         self._slots.release()
 
-    async def _in_turn(self, turn: asyncio.Lock, actions: Sequence[Action]) -> None:
-        async with turn:
-            await self._do_all(iter(actions))
+    async def _wish(self) -> None:
+        """Apart from all else, so that no decision waits for one of these calls."""
+        while True:
+            await self._wished.wait()
+            self._wished.clear()
+            wishes, self._wishes = self._wishes, []
+            last = [each for each in wishes if not isinstance(each, Decline)][-1:]
+            await self._do_all(
+                each for each in wishes if isinstance(each, Decline) or each is last[0]
+            )
 
     def _spread(self, group: TaskGroup, actions: Sequence[Action]) -> None:
         left = iter(actions)

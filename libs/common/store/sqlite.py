@@ -56,6 +56,9 @@ _SCHEMA = (
     " (name TEXT PRIMARY KEY, holder TEXT NOT NULL, epoch INTEGER NOT NULL, until REAL NOT NULL)",
 )
 
+TAKE_OVER_S = 600.0
+"""A large file of an older version is written anew when it is opened."""
+
 
 class SqliteStore:
     """A `Store` in an SQLite file."""
@@ -70,7 +73,7 @@ class SqliteStore:
         """Open or make the file (mode 0600). Raises Unavailable."""
         writer = await SqliteThread.open(Path(path), write=True)
         try:
-            await writer.run(_make_schema)
+            await writer.run(_make_schema, timeout_s=TAKE_OVER_S)
             reader = await SqliteThread.open(Path(path), write=False)
         except BaseException:
             await writer.close()

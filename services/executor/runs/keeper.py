@@ -303,9 +303,11 @@ class Keeper:
             a.pool is not None and (a.stop is not None or a.state in CLEANING)
             for a in self._book.attempts.values()
         )
-        now = self._clock.now()
+        now, members = self._clock.now(), self._members()
+        for key in pools.outdated(self._habits, members, now, self._config):
+            del self._habits[key]
         plan = pools.plan(
-            self._members(), waiting, self._habits, closing, self._config, now,
+            members, waiting, self._habits, closing, self._config, now,
             draining=self.draining,
         )  # fmt: skip
         for run, container in plan.joins:

@@ -79,6 +79,19 @@ def foretell(habit: Habit | None, now: float) -> Habit:
     return replace(habit or Habit(0.0, starts=0), foretold=now)
 
 
+def outdated(
+    habits: Mapping[str, Habit], members: Iterable[Member], now: float, config: ExecutorConfig
+) -> list[str]:
+    """Keys without a container whose habit would keep none any more."""
+    used = {each.key for each in members}
+    kept_s = _LATE * config.pool_warm_s + config.pool_idle_s
+    return [
+        key
+        for key, habit in habits.items()
+        if key not in used and now - max(habit.last, habit.foretold) > kept_s
+    ]
+
+
 def lacks(members: Iterable[Member], key: str, now: float, config: ExecutorConfig) -> bool:
     """Is a container to be made ahead of a run: no other will have room for it, and few are made so as yet."""
     known = list(members)

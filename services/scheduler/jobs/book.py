@@ -10,6 +10,7 @@ from libs.common.spec import InstanceSpec
 from services.scheduler.agenda import Agenda
 from services.scheduler.jobs.model import Job, Outcome, Record
 from services.scheduler.jobs.run import JobId
+from services.scheduler.model import AgentId
 
 SPECS_KEPT = 10_000
 ANSWERS_KEPT = 10_000
@@ -111,8 +112,8 @@ class JobDraft:
         self.looked_at: dict[JobId, None] = {}
         self.foreseen: dict[JobId, None] = {}  # their next time is near, and was looked at for that
         self.expected: dict[
-            JobId, float
-        ] = {}  # of them, those for whose target a host makes itself ready
+            JobId, tuple[float, AgentId]
+        ] = {}  # of them, those for whose target a host makes itself ready, and which
         self._rewired: dict[JobId, None] = {}  # they may have other parents than before
         self.left_taken = False
 

@@ -41,10 +41,12 @@ def prepare(draft: Draft, now: float, config: JobsConfig) -> None:
         if home.agent in shut or home.agent not in draft.volatile.agents or job.running:
             continue
         ahead = Ahead(bu=job.bu, spec=in_common(book.spec_of(job)))
-        wanted.setdefault(home.agent, {})[ahead.model_dump_json()] = ahead
-        draft.jobs.expected[name] = target
+        asked, key = wanted.setdefault(home.agent, {}), ahead.model_dump_json()
+        if key in asked or len(asked) < MOST:
+            asked[key] = ahead
+            draft.jobs.expected[name] = (target, home.agent)
     for agent, each in wanted.items():
-        draft.act(Prepare(tuple(each.values())[:MOST], agent))
+        draft.act(Prepare(tuple(each.values()), agent))
 
 
 def shares(job: Job) -> bool:

@@ -232,7 +232,7 @@ class Round:
 
     def _note(self, shape: Shape, given: Given) -> None:
         here = self.here.get(shape.app)
-        if here is not None:
+        if here is not None and not shape.pinned:  # what is pinned counts there already
             here.add(given)
 
 

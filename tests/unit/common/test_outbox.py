@@ -102,6 +102,25 @@ async def test_one_replica_works_and_another_takes_over(world: World) -> None:
 
 
 @virtual
+async def test_what_somebody_else_got_in_is_found_even_while_much_is_handed_over(
+    world: World,
+) -> None:
+    store, bus = MemoryStore(), MemoryBus(world.clock)
+    things = await store.collection(SPEC)
+    relay = make_relay(world, "a", store, things, bus, mine=True)
+    task = asyncio.create_task(relay.run())
+    await world.clock.sleep(0.1)
+    await save(things, "late", 0)  # of a writer from before
+    for version in range(130):
+        await save(things, "doc-0", version)
+        relay.hand(things, {"doc-0": [event_of("doc-0", version + 1)]})
+        await world.clock.sleep(0.5)
+    assert [each.value for each in log_of(bus) if each.key == "late"] == [b"1"]
+    assert len([each for each in log_of(bus) if each.key == "doc-0"]) == 130
+    task.cancel()
+
+
+@virtual
 async def test_what_is_handed_over_is_published_without_being_read_again(world: World) -> None:
     store, bus = MemoryStore(), MemoryBus(world.clock)
     things = await store.collection(SPEC)

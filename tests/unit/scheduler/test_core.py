@@ -358,6 +358,19 @@ def test_an_orphan_counts_where_it_was_for_the_constraints_of_its_app() -> None:
     assert launches(desk.offer("a2")) == ["i2.1"]
 
 
+def test_an_orphan_counts_once_in_the_round_in_which_it_goes_back() -> None:
+    desk = Desk()
+    two = spec(
+        constraints=(
+            Constraint(attribute="hostname", operator=ConstraintOperator.MAX_PER, value="2"),
+        )
+    )
+    desk.running("i1", two)
+    desk.tell("i1.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    desk.give(want("i2", two))
+    assert sorted(launches(desk.offer("a1"))) == ["i1.2", "i2.1"]
+
+
 def test_an_end_that_the_executor_did_not_tell_leaves_an_orphan() -> None:
     desk = Desk()
     desk.running()

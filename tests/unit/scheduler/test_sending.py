@@ -11,6 +11,7 @@ from services.scheduler.model import (
     Action,
     AgentId,
     AttemptId,
+    Decline,
     Kill,
     Launch,
     OfferId,
@@ -83,7 +84,8 @@ async def test_launches_and_wishes_for_offers_keep_their_order(_world: World) ->
     master = Master()
     master.hanging = [launch(1), Revive()]
     async with sending(master) as sender:
-        await put_all(sender, [launch(1), Revive()], [launch(2), Suppress()], [launch(3)])
+        await put_all(sender, [launch(1), Revive()])
+        await put_all(sender, [launch(2), Suppress()], [launch(3)])
         assert master.began == [Revive(), launch(1)] or master.began == [launch(1), Revive()]
         await asyncio.sleep(HANGS_S)
         launches = [each for each in master.done if isinstance(each, Launch)]
@@ -92,6 +94,27 @@ async def test_launches_and_wishes_for_offers_keep_their_order(_world: World) ->
             Revive(),
             Suppress(),
         ]
+
+
+@virtual
+async def test_a_wish_without_an_answer_holds_up_wishes_only_and_the_last_one_counts(
+    _world: World,
+) -> None:
+    master = Master()
+    master.hanging = [Suppress()]
+    later = range(2, 2 + 3 * (AT_A_TIME + UNSENT))
+    async with sending(master) as sender:
+        await put_all(sender, [launch(1), Suppress()])
+        for number in later:
+            async with asyncio.timeout(1.0):
+                await sender.put([launch(number), Revive() if number % 2 else Suppress()])
+        await sender.put([Decline((OfferId("o99"),), 3600.0), Revive()])
+        await asyncio.sleep(1.0)
+        assert master.done == [launch(1), *map(launch, later)]
+        master.hanging = []
+        await asyncio.sleep(HANGS_S)
+        # No filter comes after the call that is to clear it.
+        assert master.done[-3:] == [Suppress(), Decline((OfferId("o99"),), 3600.0), Revive()]
 
 
 @virtual

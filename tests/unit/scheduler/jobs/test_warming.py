@@ -8,8 +8,10 @@ import pytest
 
 from libs.common.task import MakeReady, TellAnew
 from libs.mesos import events as mesos
-from services.scheduler.jobs.warming import in_common
-from services.scheduler.model import Door, Launch, Node, NodeSet, Prepare
+from services.scheduler.homes import Homes
+from services.scheduler.jobs.run import JobId
+from services.scheduler.jobs.warming import MOST, in_common
+from services.scheduler.model import AgentId, Door, Launch, Node, NodeSet, Prepare, State
 from services.scheduler.settings import JobsConfig, SchedulerConfig
 from tests.unit.scheduler.jobs.world import JOB, START, JobDesk
 from tests.unit.scheduler.world import IMAGE, launches
@@ -128,6 +130,31 @@ def test_the_run_goes_where_a_container_is_ready() -> None:
         # The other one is fuller, where runs go as a rule.
         assert (offer(desk, ("a1", 4.0), ("a2", 1.0)).agent == "a1") is home
         assert len(launches(desk.actions)) == 1
+
+
+def test_whom_nothing_is_made_ready_for_any_more_is_forgotten() -> None:
+    homes = Homes()
+    for number in range(5):
+        homes.expect(JobId(f"acme/{number}"), 1000.0 * number, AgentId("a1"))
+        homes.expect(JobId("acme/often"), 1000.0 * number, AgentId("a1"))
+    assert sorted(homes._ready) == ["acme/4", "acme/often"]
+
+
+def test_more_than_a_message_holds_are_not_waited_for() -> None:
+    desk = JobDesk()
+    desk.subscribe()
+    for number in range(MOST + 1):
+        desk.took(f"acme/j{number:03}", schedule=HOURLY, user=f"u{number}")
+    desk.at(0.0)
+    while any(each.state is State.PENDING for each in desk.cluster.instances.values()):
+        desk.offer()
+        for run in [n for n in desk.names() if desk[n].state is State.STAGED]:
+            desk.runs(run)
+            desk.end(run)
+    desk.actions.clear()
+    desk.at(3590.0)
+    (told,) = prepared(desk)
+    assert len(told.ahead) == len(desk.cluster.homes._ready) == MOST
 
 
 def test_a_host_without_room_is_no_reason_to_wait() -> None:
