@@ -23,6 +23,7 @@ from services.hostd.ports import LogQuery
 
 CLUSTER_LABEL = "gantry.cluster"
 TIMEOUT_S = 10.0
+RESUMES = 3  # of a log that is followed, at one place
 API = "http://docker/v1.40"  # of engine 19.03: all that is used here, and newer engines speak it
 
 
@@ -124,13 +125,25 @@ class DockerEngine:
         self, container: str, params: Mapping[str, str], reader: LogReader
     ) -> AsyncIterator[bytes]:
         # No time-out here: a container may be silent for days.
-        async with self._ask("GET", f"{_path(container)}/logs", params) as answer:
-            _check(answer.status, container)
-            async for chunk in answer.content.iter_any():
-                if lines := reader.feed(chunk):
-                    yield b"".join(lines)
-            if lines := reader.end():
-                yield b"".join(lines)
+        lost_at: list[int] = []
+        while True:
+            async with self._ask("GET", f"{_path(container)}/logs", params) as answer:
+                _check(answer.status, container)
+                async for chunk in answer.content.iter_any():
+                    if lines := reader.feed(chunk):
+                        yield b"".join(lines)
+            if not reader.lost:
+                break
+            # A follower goes on where it was, as long as that gets it any further.
+            if params["follow"] != "true" or lost_at.count(reader.newest) >= RESUMES:
+                raise Unavailable(f"Docker lost its place in the log: {reader.lost}")
+            lost_at.append(reader.newest)
+            if reader.newest:
+                seconds = reader.newest // 1_000_000_000 - 1  # stdout may be ahead of stderr
+                params = {**params, "tail": "all", "since": str(seconds)}
+            reader.resume()
+        if lines := reader.end():
+            yield b"".join(lines)
 
     # -- the API -------------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ nothing of lines; with one it sends the bytes as they are. Each line begins with
 Format: Docker Engine API, ContainerAttach, "Stream format".
 
 A follower is told the whole newest file again when the engine has rotated the log (20.10 does so with both of its
-drivers): lines are told once, by their times, which are a stream's own and in nanoseconds.
+drivers): lines are told once, by their times, which are a stream's own and in nanoseconds. Now and then a rotation
+makes it lose its place: then it says so, in a stream of its own (with a terminal, in a line without a time), and ends.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from datetime import datetime
 import orjson
 
 STREAMS = {0: "stdin", 1: "stdout", 2: "stderr"}
+ENGINE = 3
+"""The stream in which the engine speaks for itself: no line of the container's."""
+_LOST = b"Error grabbing logs: "
 MAX_LINE_BYTES = 256 * 1024
 REMEMBERED = 131_072  # lines of a stream, 8 bytes each
 _HEADER = struct.Struct("!BxxxI")
@@ -33,6 +37,16 @@ class LogReader:
         self._buffer = bytearray()
         self._partial: dict[int, bytearray] = {}
         self._told: dict[int, Told] = {}
+        self.newest = 0
+        """The time of the newest line, Unix nanoseconds."""
+        self.lost = ""
+        """Why the engine has lost its place; "" as long as it has not."""
+
+    def resume(self) -> None:
+        """Another answer follows, which may begin with lines that were told already."""
+        self._buffer.clear()
+        self._partial.clear()
+        self.lost = ""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Lines that are complete with `data`."""
@@ -62,13 +76,18 @@ class LogReader:
         while (at := partial.find(b"\n")) >= 0 or len(partial) > MAX_LINE_BYTES:
             at = at if at >= 0 else MAX_LINE_BYTES
             text = bytes(partial[:at])
-            if not self._following or self._is_new(stream, text):
+            if stream == ENGINE or (self._terminal and text.startswith(_LOST)):
+                self.lost = text.removeprefix(_LOST).decode(errors="replace").strip()
+            elif not self._following or self._is_new(stream, text):
                 yield _line(stream, text)
             del partial[: at + (partial[at : at + 1] == b"\n")]
 
     def _is_new(self, stream: int, text: bytes) -> bool:
         time_ns = nanoseconds(text.partition(b" ")[0])
-        return time_ns is None or self._told.setdefault(stream, Told()).is_new(time_ns)
+        if time_ns is None:
+            return True
+        self.newest = max(self.newest, time_ns)
+        return self._told.setdefault(stream, Told()).is_new(time_ns)
 
 
 class Told:
