@@ -15,7 +15,7 @@ from libs.cli.progress import TOPICS
 from libs.cli.watch import verdict, watch
 from libs.client import GantryClient
 from libs.client.model import Accepted, InstanceView, Plan
-from libs.common.errors import InvalidInput, NotFound, Unavailable
+from libs.common.errors import InvalidInput, NotFound, TooMany, Unavailable
 from libs.common.jobs import JobSpec
 from libs.common.spec import AppSpec
 
@@ -82,7 +82,9 @@ async def place_now(client: GantryClient, printer: Printer, app: str) -> str | N
             return await client.place(TOPICS, app)
     except (TimeoutError, Unavailable):
         printer.note("the event bus does not answer: events are delayed, what follows is the state")
-        return None
+    except TooMany as error:
+        printer.note(f"{error}: what follows is the state")
+    return None
 
 
 def deploy(

@@ -17,10 +17,11 @@ from libs.cli.progress import TOPICS, Progress
 from libs.client import GantryClient
 from libs.client.api import ENDED
 from libs.client.model import DeploymentView
-from libs.common.errors import TimedOut
+from libs.common.errors import TimedOut, Unavailable
 from libs.common.waiting import TaskGroup
 
 POLL_S = 1.0
+ASKED_TIMES = 30  # without an answer, before the watching ends
 LAST_WORDS_S = 2.0
 LATE_S = 5.0
 DELAYED_S = 30.0  # so long a request may wait for the event bus before the watching ends
@@ -39,7 +40,8 @@ async def watch(
     """Show the deployment's steps until it has ended, and return it. `place` is where in the events to begin.
 
     Without one, or where events are late, its state alone is shown. Raises TimedOut when it has not ended in time, or
-    could not begin for DELAYED_S because the event bus is away (it goes on), DeployFailed when it ended badly.
+    could not begin for DELAYED_S because the event bus is away (it goes on), Unavailable after ASKED_TIMES without an
+    answer, DeployFailed when it ended badly.
     """
     progress = Progress(deployment, app)
     woken = asyncio.Event()
@@ -58,6 +60,8 @@ async def watch(
         raise TimedOut(
             f"{deployment} has not ended within {timeout_s:g} s; it goes on: gantry rollout status {app}"
         ) from None
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None  # as itself, which has an exit code
     if ended.state not in ENDED:
         raise TimedOut(
             f"{deployment}: {ended.reason}; to see how it goes: gantry rollout status {app}"
@@ -81,9 +85,18 @@ async def _until_ended(
     client: GantryClient, deployment: str, shown: Shown, woken: asyncio.Event
 ) -> DeploymentView:
     """The deployment once it has ended, or for DELAYED_S could not begin."""
-    delayed_s = 0.0
+    delayed_s, failures = 0.0, 0
     while True:
-        view = await client.deployment(deployment)
+        try:
+            view = await client.deployment(deployment)
+        except Unavailable as error:  # a gateway that starts anew, say: the deployment goes on
+            failures += 1
+            if failures >= ASKED_TIMES:
+                raise
+            shown.away(error)
+            await asyncio.sleep(POLL_S)
+            continue
+        failures = 0
         delayed_s = delayed_s + POLL_S if view.delayed else 0.0
         if view.state in ENDED or delayed_s > DELAYED_S:
             return view
@@ -165,6 +178,10 @@ class Shown:
                 self._note_once("late", "events are delayed; what follows is the state")
             progress.state, progress.counts = view.state, counts
             self.step(f"{view.state}: {progress.summary()}")
+
+    def away(self, error: Unavailable) -> None:
+        """How it stands can't be had for now."""
+        self._note_once("away", f"{error}; trying again")
 
     def _note_once(self, what: str, said: str) -> None:
         if what not in self._noted:

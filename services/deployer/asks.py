@@ -97,7 +97,7 @@ def refuse(app: App | None, request: DeployRequested, facts: Facts) -> str:
             if target not in facts.releases:
                 return f"there is no release {target} of {app.id}"
     needs_release = request.action not in (DeployAction.RELEASE, DeployAction.ROLLBACK)
-    if needs_release and app.release is None and app.deployment is None:
+    if needs_release and app.release is None and (app.deployment is None or not _ends(request)):
         return f"nothing of {app.id} has been released yet"
     spec = _spec_to_run(app, request, facts)
     if spec is None:
@@ -183,6 +183,13 @@ def accept(
     if request.break_glass:
         fields["glass_at"] = asked_at
     return Decision(app.model_copy(update=fields), events=tuple(events), ended=ended)
+
+
+def _ends(request: DeployRequested) -> bool:
+    """It leaves no instance, so that a first release that is under way need not be there for it."""
+    if request.action is DeployAction.SCALE:
+        return request.instances == 0
+    return request.action is DeployAction.STOP
 
 
 def _goal(app: App, request: DeployRequested) -> Goal:

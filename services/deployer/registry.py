@@ -29,6 +29,7 @@ ACCEPT = ", ".join(
         "application/vnd.docker.distribution.manifest.v2+json",
     )
 )
+_TOKEN = re.compile(r"[\x21-\x7e]{1,65536}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -186,8 +187,13 @@ class RegistryResolver:
         async with self._open().get(url, headers=headers) as answer:
             if answer.status != 200:
                 raise Unavailable(f"registry {registry} answered {answer.status}")
-            manifest = await answer.content.read(MAX_MANIFEST_BYTES)
-        return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+            digest, size = hashlib.sha256(), 0
+            async for chunk in answer.content.iter_any():
+                digest.update(chunk)
+                size += len(chunk)
+                if size > MAX_MANIFEST_BYTES:
+                    raise Unavailable(f"registry {registry} has a manifest without end")
+        return f"sha256:{digest.hexdigest()}"
 
     async def _prove(self, challenge: str, login: Login | None, *, tls: bool) -> str:
         """What answers a challenge, "" when nothing here does (RFC 7617; distribution's token specification)."""
@@ -209,8 +215,16 @@ class RegistryResolver:
                 return ""
             if answer.status != 200:
                 raise Unavailable(f"the registry's token service answered {answer.status}")
-            content = await answer.json(content_type=None)
-        return f"Bearer {content.get('token') or content.get('access_token') or ''}"
+            try:
+                content = await answer.json(content_type=None)
+            except ValueError:
+                content = None
+        token = ""
+        if isinstance(content, dict):
+            token = content.get("token") or content.get("access_token") or ""
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            raise Unavailable("the registry's token service answered with no token")
+        return f"Bearer {token}"
 
 
 def _basic(login: Login) -> str:

@@ -13,7 +13,7 @@ from libs.common.http import Request, Response, Route
 from libs.common.serve import segment
 from services.gateway.auth import key_id_of
 from services.gateway.core import choose_topics
-from services.gateway.feed import EventStream, Wanted
+from services.gateway.feed import EventStream, Leave, Wanted
 from services.gateway.model import KeyId
 from services.gateway.offsets import decode
 from services.gateway.parts import Gateway, actor_of, flag, reading, whole
@@ -44,6 +44,7 @@ def stream_routes(gateway: Gateway) -> tuple[Route, ...]:
         return await open_logs(
             gateway,
             actor_of(request),
+            key_id_of(request.principal),
             request.params["instance"],
             {"follow": int(follow), "tail": tail, "since": since or ""},
         )
@@ -76,20 +77,23 @@ async def open_events(gateway: Gateway, wanted: Wanted, key_id: KeyId, last_id: 
     Raises InvalidInput for an id that is none, TooMany when too many streams are open.
     """
     start = await _start(gateway, wanted.topics, last_id)
-
-    async def still_allowed() -> object:
-        return await gateway.gate.holder_by_id(key_id)
-
     stream = EventStream(
         gateway.bus,
         wanted,
         start,
-        heartbeat_s=gateway.config.heartbeat_s,
+        leave=_leave(gateway, key_id),
         spawn=gateway.spawn,
-        still_allowed=still_allowed,
         closed=gateway.slots.take(key_id),
     )
     return Response(200, headers=NOT_STORED, content_type=SSE, stream=stream)
+
+
+def _leave(gateway: Gateway, key_id: KeyId) -> Leave:
+    return Leave(
+        lambda: gateway.gate.holder_by_id(key_id),
+        gateway.clock.monotonic,
+        gateway.config.heartbeat_s,
+    )
 
 
 async def _start(
@@ -104,7 +108,7 @@ async def _start(
 
 
 async def open_logs(
-    gateway: Gateway, actor: Actor, instance: str, query: Mapping[str, str | int]
+    gateway: Gateway, actor: Actor, key_id: KeyId, instance: str, query: Mapping[str, str | int]
 ) -> Response:
     """The log of an instance, from hostd of its host. Raises NotFound, Conflict, Unavailable, TooMany."""
     if len(instance) > 200:
@@ -120,14 +124,19 @@ async def open_logs(
     if answer.stream is None:
         free()
         return Response(200, answer.body, NOT_STORED, NDJSON)
-    return Response(200, b"", NOT_STORED, NDJSON, _Freeing(answer.stream, free))
+    return Response(
+        200, b"", NOT_STORED, NDJSON, Lines(answer.stream, _leave(gateway, key_id), free)
+    )
 
 
-class _Freeing:
-    """A stream that gives its slot back at its end, however it ends."""
+class Lines:
+    """A log as it comes, while that is allowed. Gives its slot back at its end, however it ends."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], free: Callable[[], None]) -> None:
+    def __init__(
+        self, chunks: AsyncIterator[bytes], leave: Leave, free: Callable[[], None]
+    ) -> None:
         self._chunks = chunks
+        self._leave = leave
         self._free: Callable[[], None] | None = free
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -135,10 +144,15 @@ class _Freeing:
 
     async def __anext__(self) -> bytes:
         try:
-            return await anext(self._chunks)
+            chunk = await anext(self._chunks)
+            allowed = await self._leave.holds()
         except BaseException:
             self._release()
             raise
+        if not allowed:
+            await self.aclose()
+            raise StopAsyncIteration
+        return chunk
 
     async def aclose(self) -> None:
         """End it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,10 +195,15 @@ def finish(operation: Operation, state: OperationState, **changes: Any) -> Opera
 def bu_of(event: Event) -> str:
     """The business unit an event belongs to; "" for those of the cluster (hosts, addresses, images)."""
     if isinstance(event, ev.AlertRaised | ev.AlertResolved):
-        return event.labels.get("app", "").partition("/")[0]
+        return bu_of_labels(event.labels)
     if isinstance(event, ev.AuditRecorded):
         return bu_of_target(event.target)
     return bu_of_target(str(getattr(event, "app", "") or getattr(event, "job", "")))
+
+
+def bu_of_labels(labels: Mapping[str, str]) -> str:
+    """The business unit that an alert is about, by what it names; "" for one about the cluster."""
+    return bu_of_target(labels.get("app") or labels.get("job") or "")
 
 
 def may_see(actor: Actor, event: Event) -> bool:

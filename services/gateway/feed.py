@@ -69,6 +69,32 @@ Spawn = Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
 """Starts a task that the service's task group owns."""
 
 
+class Leave:
+    """Whether who was let in may still be told something: asked once in `every_s`."""
+
+    def __init__(
+        self, still_allowed: StillAllowed, monotonic: Callable[[], float], every_s: float
+    ) -> None:
+        self._still_allowed = still_allowed
+        self._monotonic = monotonic
+        self._asked_at = monotonic()
+        self.every_s = every_s
+
+    async def holds(self) -> bool:
+        """Not if the key was revoked meanwhile, or has run out."""
+        now = self._monotonic()
+        if now - self._asked_at < self.every_s:
+            return True
+        self._asked_at = now
+        try:
+            await self._still_allowed()
+        except Refused:
+            return False
+        except Unavailable:
+            pass  # the store is away, which says nothing about the key
+        return True
+
+
 class EventStream:
     """The body of one `GET /v1/events`. A class, so that its slot is freed even if nobody ever reads."""
 
@@ -78,17 +104,15 @@ class EventStream:
         wanted: Wanted,
         start: Mapping[TopicPartition, int],
         *,
-        heartbeat_s: float,
+        leave: Leave,
         spawn: Spawn,
-        still_allowed: StillAllowed,
         closed: Callable[[], None],
     ) -> None:
         self._bus = bus
         self._wanted = wanted
         self._place = dict(start)
-        self._heartbeat_s = heartbeat_s
+        self._leave = leave
         self._spawn = spawn
-        self._still_allowed = still_allowed
         self._closed: Callable[[], None] | None = closed
         self._queue: asyncio.Queue[Delivered | None] = asyncio.Queue(BUFFER)
         self._reader: asyncio.Task[None] | None = None
@@ -103,11 +127,12 @@ class EventStream:
             self._reader = self._spawn(self._read(dict(self._place)))
             return f"retry: {RETRY_MS}\nid: {encode(self._place)}\n\n".encode()
         try:
-            async with asyncio.timeout(self._heartbeat_s):
+            async with asyncio.timeout(self._leave.every_s):
                 chunk = await self._next()
         except TimeoutError:
-            chunk = await self._heartbeat()
-        if not chunk:
+            # An id without data moves the client's place past events that it was not shown.
+            chunk = f": still here\nid: {encode(self._place)}\n\n".encode()
+        if not chunk or not await self._leave.holds():
             await self.aclose()
             raise StopAsyncIteration
         return chunk
@@ -130,16 +155,6 @@ class EventStream:
             chunk = self._show(each)
             if chunk:
                 return chunk
-
-    async def _heartbeat(self) -> bytes:
-        try:
-            await self._still_allowed()
-        except Refused:
-            return b""
-        except Unavailable:
-            pass  # the store is away, which says nothing about the key
-        # An id without data moves the client's place past events that it was not shown.
-        return f": still here\nid: {encode(self._place)}\n\n".encode()
 
     def _show(self, each: Delivered) -> bytes:
         try:

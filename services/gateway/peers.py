@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from urllib.parse import urlencode
 
 from libs.common.actor import Actor
 from libs.common.clock import Clock
-from libs.common.errors import NotFound, Unauthenticated, Unavailable
+from libs.common.errors import NotFound, TimedOut, Unauthenticated, Unavailable
 from libs.common.http import Kind, Response, ServiceClient, StreamClient, call_json, raise_problem
 from libs.common.keys import Secret
 from libs.common.tokens import TokenSigner, party_keys
@@ -18,6 +19,8 @@ from services.gateway.core import Part
 
 S = TypeVar("S")
 T = TypeVar("T")
+MAX_WHOLE = 16_000_000
+"""Bytes of a host's answer that is taken as a whole."""
 
 SIGNERS = 10_000
 DEPLOYER, SCHEDULER, IPAM, MONITOR = "deployer", "scheduler", "ipam", "monitor"
@@ -125,7 +128,7 @@ class Peers:
         headers = {**actor.headers(), **(await self.host_tokens.headers(host))}
         response = await self.client.open(url, path, headers=headers, timeout_s=self.timeout_s)
         if response.status >= 400:
-            response = await whole(response)
+            response = await whole(response, self.timeout_s)
         try:
             raise_problem(f"hostd on {host}", response)
         except Unauthenticated as error:  # not the asker's fault
@@ -134,12 +137,24 @@ class Peers:
         return response
 
 
-async def whole(response: Response) -> Response:
-    """The same with its stream, if it has one, read to the end."""
+async def whole(response: Response, timeout_s: float) -> Response:
+    """The same with its stream, if it has one, read to the end. Raises TimedOut, and Unavailable over MAX_WHOLE."""
     if response.stream is None:
         return response
-    body = b"".join([chunk async for chunk in response.stream])
-    return Response(response.status, body, response.headers, response.content_type)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for chunk in response.stream:
+                body += chunk
+                if len(body) > MAX_WHOLE:
+                    raise Unavailable("an answer of a host is without end")
+    except TimeoutError:
+        raise TimedOut(f"an answer of a host was not complete within {timeout_s:g} s") from None
+    finally:
+        close = getattr(response.stream, "aclose", None)
+        if close is not None:
+            await close()
+    return Response(response.status, bytes(body), response.headers, response.content_type)
 
 
 async def pair(one: Coroutine[Any, Any, S], other: Coroutine[Any, Any, T]) -> tuple[S, T]:

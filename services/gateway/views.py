@@ -10,7 +10,7 @@ from libs.client.doctor import NetworkDiagnosis
 from libs.client.model import Alerts, Apps, Instances, Nodes, NodeView
 from libs.common.actor import Actor
 from libs.common.errors import Conflict, NotFound, Unavailable
-from services.gateway.core import Part, bu_of_target, incomplete
+from services.gateway.core import Part, bu_of_labels, bu_of_target, incomplete
 from services.gateway.parts import Gateway
 from services.gateway.peers import DEPLOYER, MONITOR, SCHEDULER, whole, with_query
 
@@ -130,7 +130,7 @@ async def list_alerts(gateway: Gateway, actor: Actor, state: str = "") -> Alerts
 
 
 def _bu_of_alert(row: Mapping[str, Any]) -> str:
-    return bu_of_target(str((row.get("labels") or {}).get("app", "")))
+    return bu_of_labels(row.get("labels") or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,8 @@ async def diagnose_host(gateway: Gateway, actor: Actor, host: str) -> NetworkDia
     urls = [url for node in found if (url := hostd_url(node))]
     if not urls:
         raise Unavailable(f"where hostd of {host} listens is not known")
-    answer = await whole(await gateway.peers.open(actor, host, urls[-1], "/v1/doctor"))
+    opened = await gateway.peers.open(actor, host, urls[-1], "/v1/doctor")
+    answer = await whole(opened, gateway.peers.timeout_s)
     try:
         return NetworkDiagnosis.model_validate(answer.json())
     except ValueError:

@@ -18,6 +18,7 @@ from libs.common.events import model as ev
 from libs.common.http import Response, ServiceClient
 from libs.common.runtime import Runtime
 from libs.common.waiting import TaskGroup
+from services.monitor import core
 from services.monitor.mesos import Operator
 from services.monitor.model import MonitorConfig, Node
 from services.monitor.store import MonitorStore
@@ -25,6 +26,9 @@ from services.monitor.store import MonitorStore
 Probe = Callable[[], Awaitable[str]]
 CONSUMERS = ("gateway", "deployer", "scheduler", "monitor")
 _TOPICS = (ev.AlertRaised.TOPIC,)
+
+
+MAX_REASON = 500
 
 
 @dataclass
@@ -41,6 +45,11 @@ class Watch:
             return False
         self._failed[name] = self._failed.get(name, 0) + 1
         return True if self._failed[name] >= self.misses else None
+
+
+_NOBODY = {"authorization": ""}
+"""For what anybody may ask, of whoever listens where an agent says that its host's hostd does. Our own token, which
+would be sent otherwise, opens the whole control plane."""
 
 
 async def ask(probe: Probe, timeout_s: float) -> str:
@@ -126,7 +135,9 @@ async def low_disks(
 
     async def of(hostname: str, url: str) -> None:
         try:
-            answer = await client.call(url.strip(), "GET", "/healthz", timeout_s=timeout_s)
+            answer = await client.call(
+                url.strip(), "GET", "/healthz", headers=_NOBODY, timeout_s=timeout_s
+            )
             said = answer.json() if answer.status == 200 else None
         except (GantryError, ValueError):
             return
@@ -147,17 +158,21 @@ def host_probes(client: ServiceClient, nodes: Iterable[Node]) -> dict[str, Probe
     for node in nodes:
         url = node.attributes.get("hostd", "")
         if url:
-            found[f"host@{node.hostname}"] = _answers(client, url, "/readyz")
+            found[core.host_component(node.hostname)] = _answers(client, url, "/readyz")
     return found
 
 
 def _answers(client: ServiceClient, url: str, path: str) -> Probe:
     async def probe() -> str:
-        answer = await client.call(url.strip(), "GET", path, timeout_s=60.0)
+        answer = await client.call(url.strip(), "GET", path, headers=_NOBODY, timeout_s=60.0)
         if answer.status == 200:
             return ""
-        said = answer.json() if answer.content_type == "application/json" else {}
-        return str(said.get("reason") or f"status {answer.status}")
+        try:
+            said = answer.json()
+        except ValueError:  # something else listens there
+            said = None
+        reason = said.get("reason") if isinstance(said, dict) else ""
+        return str(reason or f"status {answer.status}")[:MAX_REASON]
 
     return probe
 

@@ -113,6 +113,16 @@ def disk_alert(host: str) -> Alert:
     return Alert(f"{DISK_LOW}:{host}", DISK_LOW, "warning", {"hostname": host})
 
 
+def host_alerts(host: str) -> tuple[Alert, ...]:
+    """Those that are nobody's any more when a host is gone for good."""
+    return component_alert(host_component(host)), disk_alert(host)
+
+
+def host_component(host: str) -> str:
+    """The name of a host's hostd among the components."""
+    return f"host@{host}"
+
+
 def pool_alert(place: str) -> Alert:
     """The alert about pools that run out of addresses (`network/pool`), before it ever fired."""
     network, _, pool = place.partition("/")

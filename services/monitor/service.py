@@ -140,7 +140,8 @@ class Monitor:
                     if lost and now - node.since >= self.config.keep_lost_s:
                         await self._alerting.set(core.node_alert(node), False, "")
                         if node.hostname not in {each.hostname for each in self.live.values()}:
-                            await self._alerting.set(core.disk_alert(node.hostname), False, "")
+                            for alert in core.host_alerts(node.hostname):
+                                await self._alerting.set(alert, False, "")
                         await self.store.forget_node(node)
                 while await self.store.forget_alerts(now - self.config.keep_alerts_s):
                     pass

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
 
 from libs.common.clock import Clock, Ids, RngIds, SystemClock
+from libs.common.errors import Unavailable
 from libs.common.events import Event
 from libs.common.events import model as ev
 from libs.common.events.model import DeployAction
+from services.deployer.loadbalancer.base import Change, ChangeKind
+from services.deployer.loadbalancer.haproxy import HaproxyDriver
 from services.deployer.model import DeployerConfig
 from tests.contract.loadbalancer.harness import HaproxyHarness, haproxy_harness
 from tests.unit.deployer.fake_scheduler import FakeScheduler
@@ -180,6 +184,31 @@ async def test_release_rollback_and_scale_lose_no_request() -> None:
         assert load.failed == []
         assert sum(load.answers.values()) > 200
         assert set(load.answers) == {"1", "2"}
+
+
+async def test_one_that_is_away_keeps_no_other_from_a_change(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="lb") as directory:
+        async with haproxy_harness(Path(directory)) as harness:
+            assert isinstance(harness, HaproxyHarness)
+            endpoint = await harness.endpoint(1)
+            there = {(endpoint.address, endpoint.port)}
+            sockets = [str(tmp_path / "away.sock"), str(Path(directory) / "admin.sock")]
+            both = HaproxyDriver(sockets, SystemClock())
+
+            def change(kind: ChangeKind) -> Change:
+                return Change(f"c-{kind}", kind, "shop/web", "i1", endpoint, 0.0)
+
+            for submit, traffic in (
+                (lambda: both.submit(change(ChangeKind.ADD)), there),
+                (lambda: both.submit(change(ChangeKind.REMOVE)), set()),
+                (lambda: both.submit(change(ChangeKind.ADD)), there),
+                (lambda: both.cancel(change(ChangeKind.ADD)), set()),
+            ):
+                with pytest.raises(Unavailable, match=r"away\.sock"):
+                    await submit()
+                async with asyncio.timeout(10):
+                    while await harness.traffic() != traffic:
+                        await asyncio.sleep(0.05)
 
 
 async def test_a_restarted_haproxy_is_filled_again() -> None:

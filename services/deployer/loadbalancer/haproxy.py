@@ -11,15 +11,18 @@ import asyncio
 import csv
 import ipaddress
 import zlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from libs.common.clock import Clock
-from libs.common.errors import InvalidInput, TimedOut, Unavailable
+from libs.common.errors import GantryError, InvalidInput, TimedOut, Unavailable
 from services.deployer.loadbalancer.base import Answer, AnswerState, Change, ChangeKind
 from services.deployer.model import Endpoint
 
 CALL_S = 3.0
+T = TypeVar("T")
+
 MAX_ANSWER_BYTES = 4_000_000
 # Bits of srv_admin_state. 0x04, "disabled in the configuration", is history: it stays after `state ready`.
 _MAINT = 0x01 | 0x02 | 0x20 | 0x40  # forced, inherited, by resolution of its address, of its name
@@ -105,14 +108,26 @@ class HaproxyDriver:
         """Bring every HAProxy to where the change wants it, and tell how far that is."""
         _check(change.endpoint)
         step = self._add if change.kind is ChangeKind.ADD else self._remove
-        return _together([await step(each, change) for each in self._sockets])
+        return _together(await self._everywhere(lambda haproxy: step(haproxy, change)))
 
     async def cancel(self, change: Change) -> Answer:
         """Take an endpoint out again that was being added."""
         _check(change.endpoint)
-        for each in self._sockets:
-            await self._shut(each, change.endpoint)
+        await self._everywhere(lambda haproxy: self._shut(haproxy, change.endpoint))
         return Answer(AnswerState.CANCELLED)
+
+    async def _everywhere(self, step: Callable[[RuntimeSocket], Awaitable[T]]) -> list[T]:
+        """Of each HAProxy; one that is away keeps none of the others from it. Raises the first one's error, then."""
+        done: list[T] = []
+        failed: list[GantryError] = []
+        for each in self._sockets:
+            try:
+                done.append(await step(each))
+            except GantryError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
+        return done
 
     async def present(self, backend: str) -> frozenset[tuple[str, int]] | None:
         """Endpoints that every HAProxy sends traffic to."""

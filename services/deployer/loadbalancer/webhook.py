@@ -23,6 +23,7 @@ import orjson
 from libs.common.errors import TimedOut, Unavailable
 from services.deployer.loadbalancer.base import Answer, AnswerState, Change
 
+MAX_ANSWER_BYTES = 65_536
 CALL_S = 5.0
 
 
@@ -85,8 +86,12 @@ class WebhookDriver:
             ) as answer:
                 if answer.status == 404 and method != "POST":
                     return Answer(AnswerState.UNKNOWN)
-                content = await answer.content.read(65536)
-                return _answer(answer.status, content)
+                content = bytearray()
+                async for chunk in answer.content.iter_any():
+                    content += chunk
+                    if len(content) > MAX_ANSWER_BYTES:
+                        raise Unavailable("the webhook answers without end")
+                return _answer(answer.status, bytes(content))
         except TimeoutError:
             raise TimedOut(f"the webhook did not answer {method} in {CALL_S:g} s") from None
         except (aiohttp.ClientError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,8 +28,9 @@ class Registry:
     status: int = 200
     url: str = ""
     asked: list[str] = field(default_factory=list)
+    said: str | None = None  # by the token service, in place of a token
 
-    async def manifest(self, request: web.Request) -> web.Response:
+    async def manifest(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(f"{request.method} {request.path}")
         if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
             challenge = f'Bearer realm="{self.url}/token",service="here",scope="pull"'
@@ -39,11 +41,19 @@ class Registry:
             return web.Response(status=404)
         assert "application/vnd.oci.image.index.v1+json" in request.headers["Accept"]
         headers = {"Docker-Content-Digest": DIGEST} if self.tells_digest else {}
-        body = b"" if request.method == "HEAD" else MANIFEST
-        return web.Response(body=body, headers=headers)
+        if request.method == "HEAD":
+            return web.Response(headers=headers)
+        answer = web.StreamResponse(headers=headers)  # in pieces, as it comes over a real network
+        await answer.prepare(request)
+        for part in (MANIFEST[:7], MANIFEST[7:]):
+            await answer.write(part)
+            await asyncio.sleep(0.05)
+        return answer
 
     async def give_token(self, request: web.Request) -> web.Response:
         assert request.query["service"] == "here"
+        if self.said is not None:
+            return web.Response(text=self.said, content_type="text/html")
         return web.json_response({"token": self.token})
 
 
@@ -87,6 +97,15 @@ async def test_what_is_not_there_is_not_found() -> None:
 async def test_what_may_not_be_pulled_is_not_found() -> None:
     async with registry(Registry(status=403)) as (resolver, host):
         with pytest.raises(NotFound, match="or none that may be pulled"):
+            await resolver.resolve(f"{host}/web:1")
+
+
+@pytest.mark.parametrize(
+    "said", ["<html>log in</html>", "", "[]", "null", '{"token": 7}', '{"token": "a\\nb"}', "{}"]
+)
+async def test_a_token_service_that_gives_no_token_is_unavailable(said: str) -> None:
+    async with registry(Registry(token="t", said=said)) as (resolver, host):
+        with pytest.raises(Unavailable, match="answered with no token"):
             await resolver.resolve(f"{host}/web:1")
 
 

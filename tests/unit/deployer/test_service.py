@@ -196,6 +196,24 @@ async def test_one_at_a_time_unless_forced(world: World) -> None:
 
 
 @virtual
+async def test_a_first_release_is_not_taken_over_by_what_needs_it(world: World) -> None:
+    async with site(world) as here:
+        await here.put()
+        here.scheduler.full = True
+        await here.ask(DeployAction.RELEASE, "d1")
+        await world.clock.sleep(2)
+        for number, (action, instances) in enumerate(
+            [(DeployAction.SCALE, 5), (DeployAction.RESTART, None)]
+        ):
+            refused = await here.deploy(f"r{number}", action, instances=instances, force=True)
+            said = "nothing of shop/web has been released yet"
+            assert (refused["state"], refused["reason"]) == ("refused", said)
+        assert (await here.get("/v1/deployments/d1"))["state"] == "rolling"
+        stopped = await here.deploy("d2", DeployAction.STOP, force=True)
+        assert stopped["state"] == "succeeded"
+
+
+@virtual
 async def test_a_request_that_comes_twice_is_one(world: World) -> None:
     async with site(world) as here:
         await here.put()

@@ -139,6 +139,9 @@ MINE: list[Event] = [
     ev.InstanceStopRequested(instance="i", app="acme/web", reason=""),
     ev.JobRunMissed(job="acme/nightly", run="r", target=0.0),
     ev.AlertRaised(alert="x", rule="r", severity="info", labels={"app": "acme/web"}),
+    ev.AlertResolved(
+        alert="x", rule="r", severity="info", labels={"job": "acme/nightly", "bu": "acme"}
+    ),
 ]
 CLUSTERS: list[Event] = [
     ev.NodeLost(agent="a", hostname="h"),

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from libs.client.sse import Message, Parser
 from libs.common.bus.base import Record
+from libs.common.errors import Unauthenticated
 from libs.common.events import model as ev
 from libs.common.http import Response
+from services.gateway.api_streams import Lines
+from services.gateway.feed import Leave
 from services.gateway.model import GatewayConfig
 from tests.fakes.gateway import World, gateway_world, make_shared, running
 
@@ -154,6 +158,49 @@ async def test_a_revoked_keys_stream_ends(tmp_path: Path) -> None:
                     await reader.chunk()
             except StopAsyncIteration:
                 pass
+
+
+async def test_a_revoked_keys_stream_ends_however_much_there_is_to_tell(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path, GatewayConfig(heartbeat_s=0.2)) as world:
+        key = await world.key("acme", "viewer")
+        reader = await follow(world, key=key)
+        await world.call("DELETE", f"/v1/keys/{key.split('_')[1]}")
+        told = 0
+        async with asyncio.timeout(30):
+            try:
+                while True:
+                    await world.deployer.tell(progressed("acme/web"))
+                    await reader.chunk()
+                    told += 1
+                    await asyncio.sleep(0.01)
+            except StopAsyncIteration:
+                pass
+        assert told < 100
+
+
+async def test_a_log_ends_when_who_reads_it_may_no_longer() -> None:
+    now, allowed, freed = 0.0, True, 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"line"
+
+    async def still_allowed() -> None:
+        if not allowed:
+            raise Unauthenticated("revoked")
+
+    def free() -> None:
+        nonlocal freed
+        freed += 1
+
+    lines = Lines(endless(), Leave(still_allowed, lambda: now, 5.0), free)
+    assert await anext(lines) == b"line"
+    allowed = False
+    assert await anext(lines) == b"line"  # asked once in a while
+    now = 5.0
+    with pytest.raises(StopAsyncIteration):
+        await anext(lines)
+    assert freed == 1
 
 
 async def test_streams_are_bounded_and_their_places_freed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -24,9 +25,18 @@ class Hosts:
 
     answers: dict[str, Response]
     asked: list[tuple[str, str, str]] = field(default_factory=list)
+    strangers: tuple[str, ...] = ()
 
-    async def call(self, service: str, method: str, path: str, **_: object) -> Response:
-        """See ServiceClient."""
+    async def call(
+        self,
+        service: str,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        **_: object,
+    ) -> Response:
+        """See ServiceClient. Without a word about it, the caller's own token would go with the call."""
+        assert service not in self.strangers or headers == {"authorization": ""}
         self.asked.append((service, method, path))
         if service not in self.answers:
             raise Unavailable(f"{service} can't be reached")
@@ -54,6 +64,7 @@ async def test_whatever_goes_wrong_with_a_probe_is_a_reason() -> None:
 async def test_hosts_say_themselves_what_they_lack() -> None:
     bad = reply({"reason": "no connection to Open vSwitch"}, 503)
     client = Hosts({"http://h1:1": reply({"reason": ""}), "http://h2:1": bad})
+    client.strangers = ("http://h1:1", "http://h2:1", "http://h3:1")
     nodes = [Node(f"a{n}", f"h{n}", attributes={"hostd": f"http://h{n}:1"}) for n in (1, 2, 3)]
     probes = host_probes(client, [*nodes, Node("a4", "h4")])
     reasons = {name: await ask(probe, 1.0) for name, probe in probes.items()}
@@ -63,6 +74,17 @@ async def test_hosts_say_themselves_what_they_lack() -> None:
         "host@h3": "http://h3:1 can't be reached",
     }
     assert client.asked[0] == ("http://h1:1", "GET", "/readyz")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b"", b'{"reason": []}', b'{"reason": null}'])
+async def test_whatever_listens_there_ends_nobody(body: bytes) -> None:
+    url = "http://h1:1"
+    client = Hosts({url: Response(503, body, {}, "application/json")}, strangers=(url,))
+    nodes = [Node("a1", "h1", attributes={"hostd": url})]
+    (probe,) = host_probes(client, nodes).values()
+    assert await ask(probe, 1.0) == "status 503"
+    client.answers[url] = Response(200, body, {}, "application/json")
+    assert await low_disks(client, nodes, 1.0) == {}
 
 
 @pytest.mark.parametrize("url", ["registry:5000", "tcp://zookeeper", "ftp://x/", "http://"])
