@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from services.hostd.model import (
@@ -343,9 +343,12 @@ def _has_port(owner: str, attachment: Attachment, ports: Mapping[str, PortView])
 
 
 def orphans(
-    desired: Iterable[Attachment], containers: Iterable[ContainerView], now: float, grace_s: float
+    desired: Iterable[Attachment],
+    containers: Iterable[ContainerView],
+    now: float,
+    grace_s: Callable[[Attachment], float],
 ) -> frozenset[str]:
-    """Attachments whose container the engine does not know, and that are older than the grace.
+    """Attachments whose container the engine does not know, and that are older than their grace.
 
     The caller collects one only when two looks a grace apart both had it.
     """
@@ -356,7 +359,7 @@ def orphans(
         if each.spec.owner is Owner.DOCKER
         and each.parked_at is None
         and each.container not in known
-        and now - each.created_at > grace_s
+        and now - each.created_at > grace_s(each)
     )
 
 

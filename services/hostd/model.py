@@ -154,7 +154,10 @@ class AttachmentSpec(BaseModel):
         exclude_if=lambda name: not name,
     )
     app: str = Field(
-        "", max_length=100, description="bu/app: whose address it will be", exclude=True
+        "",
+        max_length=100,
+        description="bu/app: whose address it will be",
+        exclude_if=lambda app: not app,
     )
     mtu: Annotated[int, Field(ge=576, le=9000)] | None = None
     # Left out when there is none: an older hostd refuses a saved spec with fields it doesn't know.

@@ -77,6 +77,8 @@ class HostdService:
         )
         self.host_inode = 0
         self.swept = False  # has a reconcile succeeded?
+        self.unknown = ""  # why it must not begin empty, if it has begun so
+        self._began_empty = False
         self.release_wanted = asyncio.Event()
         self._ids = ids
         self._add_seconds = telemetry.histogram("hostd_add_seconds", "Time of an ADD")
@@ -88,6 +90,7 @@ class HostdService:
     async def running(self) -> AsyncIterator[None]:
         """Load what is saved, then do the work of the background until left."""
         await self.table.load()
+        self._began_empty = not self.table.all() and not self.settings.start_empty
         for container_id, namespace in await self.ports.registry.registered():
             if self.table.get(AttachmentId(namespace)) is not None:
                 self.table.registered[AttachmentId(namespace)] = container_id
@@ -110,11 +113,18 @@ class HostdService:
                 for task in tasks:
                     task.cancel()
 
+    @property
+    def forgetful(self) -> bool:
+        """It has begun with no state, and not looked yet whether anything here should be in that."""
+        return self._began_empty and not self.swept
+
     def not_ready(self) -> str:
         """Why an ADD could not succeed now, "" when it could."""
         if not self.ports.switch.is_connected():
             return "no connection to Open vSwitch"
-        return "" if self.swept else "the first reconcile has not succeeded yet"
+        if self.swept:
+            return ""
+        return self.unknown or "the first reconcile has not succeeded yet"
 
     # -- ADD -----------------------------------------------------------------------------------------
 

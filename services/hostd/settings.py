@@ -38,7 +38,19 @@ class HostdConfig(BaseModel):
     runtime: str = "gantry"
     reconcile_s: float = Field(30.0, gt=0)
     watch_s: float = Field(5.0, gt=0)
-    orphan_grace_s: float = Field(60.0, ge=0)
+    orphan_grace_s: float = Field(
+        60.0, ge=0, description="how long an attachment stays whose container is gone"
+    )
+    launch_grace_s: float = Field(
+        900.0,
+        ge=0,
+        description="how long one stays whose container is not there yet: its image may be pulled for as long as the "
+        "executor waits for a launch",
+    )
+    start_empty: bool = Field(
+        False,
+        description="begin without state although containers run in namespaces of ours: they end, as nobody knows them",
+    )
     batch: int = Field(
         64,
         ge=1,

@@ -116,6 +116,8 @@ class Sweeper:
             await self._ports.registry.registered(),
             await self._absent(),
         )
+        if self._service.forgetful:
+            await self._refuse_to_forget(actual)
         self._lost = core.lost(self._service.owner, self._table.all(), actual)
         plan = core.plan(self._service.owner, self._table.all(), actual)
         if plan:
@@ -137,6 +139,26 @@ class Sweeper:
         # Also rules that somebody deleted, or that a change broken off half-way left behind.
         await self.restore_flows()
         self._service.swept = True
+
+    async def _refuse_to_forget(self, actual: Actual) -> None:
+        """A state that knows nothing of what runs here was lost, or is another's: nobody is ended for that.
+
+        Raises Unavailable.
+        """
+        inodes = {}
+        for name in sorted(actual.network.namespaces - {each.id for each in self._table.all()}):
+            namespace = await self._ports.network.find(name)
+            if namespace is not None:
+                inodes[namespace.inode] = name
+        views = await self._ports.engine.containers() if inodes else ()
+        names = [each.name for each in views if each.running and each.netns_inode in inodes]
+        self._service.unknown = ""
+        if names:
+            self._service.unknown = (
+                f"the state knows nothing of {len(names)} containers that run here, such as {names[0]}: "
+                "put it back, or set hostd.start_empty to end them"
+            )
+            raise Unavailable(self._service.unknown)
 
     async def _absent(self) -> frozenset[str]:
         """Attachments whose caller's namespace is gone: after a boot, or because its DEL has yet to come."""
@@ -273,18 +295,25 @@ class Sweeper:
         found = core.intruders(containers, inodes, self._service.host_inode, self._settings.runtime)
         suspects = {each.container: each.reason for each in found}
         for one in found:
-            if one.at_once or self._suspects.get(one.container) == one.reason:
+            sure = self._suspects.get(one.container) == one.reason and not self._service.forgetful
+            if one.at_once or sure:
                 self._log.error("killing an intruder", container=one.container, reason=one.reason)
                 await self._ports.engine.kill(one.container)
                 self._killed.inc()
         self._suspects = suspects
+
+    def _grace_s(self, attachment: Attachment) -> float:
+        """Who was never given leave to start has no container yet, perhaps: its image is on the way."""
+        if attachment.id in self._table.given_leave:
+            return self._settings.orphan_grace_s
+        return max(self._settings.launch_grace_s, self._settings.orphan_grace_s)
 
     async def _collect_orphans(
         self, before: list[Attachment], containers: tuple[ContainerView, ...]
     ) -> None:
         now, grace_s = self._clock.now(), self._settings.orphan_grace_s
         # Only what was there before we asked the engine: a later one's container may be newer than its answer.
-        missed = core.orphans(before, containers, now, grace_s)
+        missed = core.orphans(before, containers, now, self._grace_s)
         self._orphans = {name: self._orphans.get(name, now) for name in sorted(missed)}
         for name, since in self._orphans.items():
             attachment = self._table.get(AttachmentId(name))

@@ -41,6 +41,7 @@ class Allocator:
         telling: Telling,
         clock: Clock,
         cooldown_s: float,
+        hold_s: float,
     ) -> None:
         self._store = store
         self._catalogue = catalogue
@@ -50,6 +51,7 @@ class Allocator:
         self._telling = telling
         self._clock = clock
         self._cooldown_s = cooldown_s
+        self._hold_s = hold_s
         self._units: frozenset[str] = frozenset()  # business units that are known by name
 
     async def allocate_many(self, asked: Sequence[Asked]) -> list[Allocation | GantryError]:
@@ -334,7 +336,9 @@ class Allocator:
         for job in jobs:
             for address in job.fresh:
                 reason = f"not to be had: {job.failure}"
-                changes.append(Change(*core.take_back(address, now, reason, self._cooldown_s)))
+                changes.append(
+                    Change(*core.take_back(address, now, reason, self._cooldown_s, self._hold_s))
+                )
             job.have.clear()
         await self._store.save_many(changes, now)  # one that fails is found as a leak
         self._telling.kick()

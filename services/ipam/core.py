@@ -42,6 +42,10 @@ def give(
     return taken, (allocation(taken),)
 
 
+FORGOTTEN = 2**20
+"""So many generations of an address a store that has gone back in time may lack."""
+
+
 def take_back(
     address: Address, now: float, reason: str, cooldown_s: float, hold_s: float = 0.0
 ) -> tuple[Address, tuple[ev.IpReleased]]:
@@ -166,6 +170,8 @@ def heard(
     else gets it.
     """
     newer = told.generation > stored.generation
+    # Whoever says more than a store can have forgotten gets nothing by it: the next holder would count from there.
+    believed = newer and told.generation <= stored.generation + FORGOTTEN
     if stored.state is State.QUARANTINED:
         known = {each.who for each in stored.claims}
         if (host, told.attachment) in known:
@@ -175,8 +181,8 @@ def heard(
         host,
         told.attachment,
     ):
-        return _adopted(stored, told, host, now) if newer else Verdict()
-    if newer and (
+        return _adopted(stored, told, host, now) if believed else Verdict()
+    if believed and (
         stored.state is State.RELEASED or (stored.host == host and stored.attachment not in live)
     ):
         return _adopted(stored, told, host, now)
@@ -216,7 +222,7 @@ def quarantined(stored: Address, told: Reported, host: str, now: float) -> Verdi
     after = replace(
         stored,
         state=State.QUARANTINED,
-        generation=max(stored.generation, told.generation),
+        generation=max(stored.generation, min(told.generation, stored.generation + FORGOTTEN)),
         attachment="",
         bu=stored.reserved.bu if stored.reserved else "",
         since=now,

@@ -72,6 +72,7 @@ class Ipam:
             self.telling,
             clock,
             config.cooldown_s,
+            config.hold_s,
         )
         self.releases = Releases(store, config, self.telling, clock)
         self._claims = Batcher(self._allocator.allocate_many, limit=BATCH)

@@ -198,14 +198,14 @@ async def test_one_that_is_away_keeps_no_other_from_a_change(tmp_path: Path) -> 
             def change(kind: ChangeKind) -> Change:
                 return Change(f"c-{kind}", kind, "shop/web", "i1", endpoint, 0.0)
 
-            for submit, traffic in (
-                (lambda: both.submit(change(ChangeKind.ADD)), there),
-                (lambda: both.submit(change(ChangeKind.REMOVE)), set()),
-                (lambda: both.submit(change(ChangeKind.ADD)), there),
-                (lambda: both.cancel(change(ChangeKind.ADD)), set()),
+            for tell, kind, traffic in (
+                (both.submit, ChangeKind.ADD, there),
+                (both.submit, ChangeKind.REMOVE, set()),
+                (both.submit, ChangeKind.ADD, there),
+                (both.cancel, ChangeKind.ADD, set()),
             ):
                 with pytest.raises(Unavailable, match=r"away\.sock"):
-                    await submit()
+                    await tell(change(kind))
                 async with asyncio.timeout(10):
                     while await harness.traffic() != traffic:
                         await asyncio.sleep(0.05)

@@ -228,11 +228,14 @@ def view(
 
 
 def test_orphans_are_old_and_unknown_to_the_engine() -> None:
+    def grace_s(_attachment: Attachment) -> float:
+        return 60.0
+
     every = [attachment(1), attachment(2), attachment(3, owner=Owner.CNI)]
-    assert core.orphans(every, [view(1)], now=61.0, grace_s=60.0) == {"0000000002"}
-    assert core.orphans(every, [view(1)], now=60.0, grace_s=60.0) == frozenset()
+    assert core.orphans(every, [view(1)], now=61.0, grace_s=grace_s) == {"0000000002"}
+    assert core.orphans(every, [view(1)], now=60.0, grace_s=grace_s) == frozenset()
     by_id = attachment(2).model_copy(update={"container": view(2).id})
-    assert core.orphans([by_id], [view(2)], now=61.0, grace_s=60.0) == frozenset()
+    assert core.orphans([by_id], [view(2)], now=61.0, grace_s=grace_s) == frozenset()
 
 
 @pytest.mark.parametrize(

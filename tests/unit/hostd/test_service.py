@@ -260,6 +260,7 @@ async def test_orphans_are_collected_and_others_are_not(world: World) -> None:
         for name in ("kept", "lost"):
             await it.add(name)
             it.create(name)
+            await it.register(name)
         it.remove_container("lost")
         await settled(world, 110)
         assert len(it.host.attachments) == 2
@@ -269,6 +270,68 @@ async def test_orphans_are_collected_and_others_are_not(world: World) -> None:
         it.host.engine_up = True
         await settled(world, 150)
         assert [each.container for each in it.host.attachments.values()] == ["kept"]
+        await it.crash()
+
+
+@virtual
+async def test_who_waits_for_its_image_keeps_what_it_has(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        ip = await it.add("slow")
+        await settled(world, 700)  # no container: its image is pulled
+        assert await it.add("slow") == ip
+        await it.register("slow")
+        assert it.start_container("slow") == ""
+        await it.add("given-up")
+        await settled(world, 2000)
+        assert [each.container for each in it.host.attachments.values()] == ["slow"]
+        await it.crash()
+
+
+@virtual
+async def test_a_state_that_was_lost_ends_nobody(world: World) -> None:
+    it = HostdWorld(world)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        for name in ("web-1", "web-2"):
+            await it.add(name)
+            await it.register(name)
+            assert it.start_container(name) == ""
+        await it.crash()
+        kept = dict(it.host.attachments)
+        it.host.attachments.clear()
+        namespaces, ports = set(it.host.namespaces), set(it.host.ports)
+        service = await it.start(group)
+        await settled(world, 120)
+        assert "knows nothing of 2 containers that run here, such as web-" in service.not_ready()
+        running = {each.name for each in it.host.containers.values() if each.running}
+        assert running == {"web-1", "web-2"}
+        assert (set(it.host.namespaces), set(it.host.ports)) == (namespaces, ports)
+        await it.crash()
+        it.host.attachments.update(kept)
+        service = await it.start(group)
+        await settled(world, 120)
+        assert service.not_ready() == ""
+        addresses = {a.container: a.address.ip for a in kept.values() if a.address is not None}
+        assert await it.add("web-1") == addresses["web-1"]
+        await it.crash()
+
+
+@virtual
+async def test_a_host_may_be_begun_anew(world: World) -> None:
+    it = HostdWorld(world, start_empty=True)
+    async with asyncio.TaskGroup() as group:
+        await it.start(group)
+        await it.add("web-1")
+        await it.register("web-1")
+        assert it.start_container("web-1") == ""
+        await it.crash()
+        it.host.attachments.clear()
+        service = await it.start(group)
+        await settled(world, 60)
+        assert service.not_ready() == ""
+        assert not any(each.running for each in it.host.containers.values())
         await it.crash()
 
 

@@ -82,6 +82,15 @@ def test_an_address_of_anothers_goes_into_quarantine_and_to_nobody() -> None:
         assert third is not None and len(third.claims) == 3
 
 
+def test_no_host_can_use_up_the_generations_of_an_address() -> None:
+    """Of its own attachment, of a free address, or of somebody else's."""
+    far = 2**53
+    assert hear(HELD, told("a", far), "h1").address is None
+    for stored in (FREE, HELD):
+        after = hear(stored, told(generation=far)).address
+        assert after is None or after.generation <= stored.generation + 2**20
+
+
 def test_a_host_knows_best_which_of_its_own_attachments_has_it() -> None:
     taken = core.heard(HELD, told("b", 4), "h1", {"b.eth0"}, 1001.0, GRACE_S).address
     assert taken is not None and (taken.state, taken.attachment) == (State.ALLOCATED, "b.eth0")
