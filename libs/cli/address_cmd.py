@@ -104,11 +104,25 @@ def show_address(ctx: typer.Context, network: Network, which: Address) -> None:
 
 
 @address.command("release")
-def release_address(ctx: typer.Context, network: Network, which: Address) -> None:
-    """Free an address that is held for somebody or in quarantine, before its time."""
+def release_address(
+    ctx: typer.Context,
+    network: Network,
+    which: Annotated[str, typer.Argument(metavar="[ADDRESS]", show_default=False)] = "",
+    gone: Annotated[str, typer.Option(help="this host is gone for good: what it has")] = "",
+) -> None:
+    """Free an address that is held or in quarantine, before its time; or what a host has that is gone for good."""
     context = context_of(ctx)
-    view = context.ask(lambda c: c.addressing.release_address(network, which))
-    context.printer.tell(view, f"{view.address}: {view.state}")
+    if which:
+        view = context.ask(lambda c: c.addressing.release_address(network, which, gone))
+        context.printer.tell(view, f"{view.address}: {view.state}")
+        return
+    if not gone:
+        raise InvalidInput.of(
+            "ADDRESS", "is missing", "an address, or --gone HOST for all of that host's"
+        )
+    freed = context.ask(lambda c: c.addressing.release_all(network, gone))
+    columns = (Column("ADDRESS", lambda a: a.address), Column("STATE", lambda a: a.state))
+    context.printer.rows(freed, freed.addresses, columns, f"{gone} has none there")
 
 
 @address.command("reserve")

@@ -91,10 +91,22 @@ class NetworkCalls:
         """One address with its history."""
         return await self._get(AddressView, _address(network, address))
 
-    async def release_address(self, network: str, address: str) -> AddressView:
-        """Free an address that is held or in quarantine. Raises Conflict for any other."""
-        path = f"{_address(network, address)}/release"
+    async def release_address(self, network: str, address: str, gone: str = "") -> AddressView:
+        """Free an address that is held or in quarantine, or of a host that is `gone`. Raises Conflict for any other."""
+        path = f"{_address(network, address)}/release" + (f"?gone={segment(gone)}" if gone else "")
         return read(AddressView, await self._transport.call("POST", path))
+
+    async def release_all(self, network: str, gone: str) -> Addresses:
+        """Free all addresses that a host has in a network, which is `gone` for good."""
+        freed: list[AddressView] = []
+        after = ""
+        while True:
+            page = await self.addresses(network, state="allocated", limit=1000, after=after)
+            mine = [each.address for each in page.addresses if each.host == gone]
+            freed += [await self.release_address(network, each, gone) for each in mine]
+            if not page.next:
+                return Addresses(addresses=tuple(freed))
+            after = page.next
 
     async def reservations(self, network: str) -> Reservations:
         """A network's reservations, as far as they are for the key's business unit."""

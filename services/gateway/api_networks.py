@@ -6,6 +6,7 @@ Everybody reads what their business unit may use; what is changed here concerns 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from pydantic import BaseModel
 
@@ -41,7 +42,7 @@ from services.gateway.parts import (
     require_all,
     whole,
 )
-from services.gateway.peers import IPAM
+from services.gateway.peers import IPAM, with_query
 
 NETWORKS = "/v1/networks"
 NETWORK = f"{NETWORKS}/{{network}}"
@@ -136,7 +137,8 @@ def _address_routes(gateway: Gateway) -> tuple[Route, ...]:
         reading(gateway, ADDRESS, address, "One address, and who had it", AddressView),
         _write(
             gateway, "POST", f"{ADDRESS}/release", "address.release",
-            "Free an address that is held or in quarantine", AddressView, headers=IDEMPOTENT,
+            "Free an address that is held or in quarantine, or of a host that is gone", AddressView,
+            headers=IDEMPOTENT, query={"gone": "the host that has it, and will not come back"},
         ),
     )  # fmt: skip
 
@@ -186,12 +188,13 @@ def _with_etag(content: BaseModel, answer: Response) -> Response:
 def _write(
     gateway: Gateway,
     method: str,
-    path: str,
+    pattern: str,
     action: str,
     text: str,
     view: type[BaseModel],
     body: type[BaseModel] | None = None,
     headers: Mapping[str, str] = _MATCH,
+    query: Mapping[str, str] = MappingProxyType({}),
 ) -> Route:
     """A change that goes through to ipam, which decides, and knows the things by the same paths."""
 
@@ -202,6 +205,7 @@ def _write(
         if "address" in request.params:
             shown.address_of(request.params["address"])
         given = request.headers.get("if-match", "")
+        path = with_query(request.path, {name: request.query.get(name, "") for name in query})
 
         async def perform() -> Response:
             return passed_on(
@@ -209,7 +213,7 @@ def _write(
                     actor_of(request),
                     IPAM,
                     method,
-                    request.path,
+                    path,
                     body=request.body,
                     headers={"if-match": given} if given else {},
                     request_id=request.headers.get("x-request-id", ""),
@@ -219,7 +223,9 @@ def _write(
 
         return await gateway.operations.through(request, action, _target(request), perform)
 
-    route = Route(method, path, handler, Access.KEY, text, Role.ADMIN, body, view, headers=headers)
+    route = Route(
+        method, pattern, handler, Access.KEY, text, Role.ADMIN, body, view, query=query, headers=headers
+    )  # fmt: skip
     return guarded(gateway, route, action, _target)
 
 

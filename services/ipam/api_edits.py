@@ -138,7 +138,8 @@ def _reservation_routes(ipam: ForEditors, clock: Clock) -> Sequence[Route]:
         actor = admin(request)
         network = await network_of(ipam.catalogue, request)
         address = canonical(request.params["address"])
-        freed = await ipam.releases.by_hand(network.name, address, actor.name)
+        gone = request.query.get("gone", "")
+        freed = await ipam.releases.by_hand(network.name, address, actor.name, gone)
         return reply(address_view(freed, clock.now(), actor))
 
     return (

@@ -141,10 +141,11 @@ class Releases:
 
     # -- by hand
 
-    async def by_hand(self, network: str, address: str, actor: str) -> Address:
-        """Let an address go that is quarantined or held; it cools down.
+    async def by_hand(self, network: str, address: str, actor: str, gone: str = "") -> Address:
+        """Let an address go that is quarantined or held, or allocated on a host that is `gone` for good; it cools down.
 
-        Raises NotFound (never used), Conflict (in another state), Unavailable.
+        Should that host come back with it, its word puts the address into quarantine. Raises NotFound (never used),
+        Conflict (in another state, or on another host), Unavailable.
         """
         for _ in range(MAX_TRIES):
             stored = await self._store.get(network, address)
@@ -152,23 +153,33 @@ class Releases:
                 raise NotFound(f"{address} of network {network} has never been used")
             now = self._clock.now()
             shown = stored.shown(now)
-            if shown not in (Shown.QUARANTINED, Shown.HELD):
-                raise Conflict(f"{address} is {shown}; only quarantined and held ones are released")
-            after = released(replace(stored, sticky_key=""), now, self._config.cooldown_s, 0.0)
+            config = self._config
+            if gone and stored.host != gone:
+                raise Conflict(f"{address} is not on host {gone}")
+            if gone and shown is Shown.ALLOCATED:
+                # Who keeps its address gets it again, elsewhere.
+                after = released(stored, now, config.cooldown_s, config.hold_s)
+            elif shown in (Shown.QUARANTINED, Shown.HELD):
+                after = released(replace(stored, sticky_key=""), now, config.cooldown_s, 0.0)
+            else:
+                raise Conflict(
+                    f"{address} is {shown}; released are quarantined and held ones, and those of a host that is gone"
+                )
             audit = ev.AuditRecorded(
                 actor=actor,
                 action="address.release",
                 target=stored.id,
                 allowed=True,
-                detail=f"was {shown}",
+                detail=f"was {shown}" + (f" on {gone}, which is gone" if gone else ""),
             )
             freed = ev.IpReleased(
                 network=network,
                 address=address,
                 generation=stored.generation,
+                attachment=stored.attachment,
                 reason=f"released by {actor}",
             )
-            events = (freed, audit) if stored.state is State.QUARANTINED else (audit,)
+            events = (audit,) if stored.state is State.RELEASED else (freed, audit)
             if await self._store.save(Change(after, events), now):
                 self._telling.kick()
                 return replace(after, version=stored.version + 1)

@@ -90,6 +90,13 @@ def test_addresses_and_reservations(live: Live) -> None:
     freed = live.gantry("address", "release", "blue", "10.1.0.1")
     assert freed.out.startswith("10.1.0.1: "), freed.err
     assert live.gantry("address", "release", "blue", "10.1.0.9").code == 4
+    for n in (1, 2):
+        live.do(live.world.attach(f"acme-left-{n}"))
+    assert live.gantry("address", "release", "blue").code == 2
+    assert "has none there" in live.gantry("address", "release", "blue", "--gone", "host-7").err
+    dead = live.gantry("address", "release", "blue", "--gone", "host-1", "-o", "json").json()
+    assert {each["state"] for each in dead["addresses"]} == {"cooling"}
+    assert len(dead["addresses"]) >= 2
     made = live.gantry(
         *("--bu", "acme", "address", "reserve", "blue", "db", "--address", "10.1.0.40"),
         *("--app", "db", "--note", "firewall"),

@@ -263,6 +263,10 @@ async def test_a_held_address_is_released_by_hand_and_has_a_history(world: World
     path = f"/v1/networks/blue/addresses/{given['address']}"
     refused = await world.call("POST", f"{path}/release")
     assert refused.status == 409
+    left = await world.attach("acme-web-9")
+    taken = f"/v1/networks/blue/addresses/{left.json()['address']}/release"
+    assert (await world.call("POST", f"{taken}?gone=host-9")).status == 409
+    assert (await world.call("POST", f"{taken}?gone=host-1")).json()["state"] == "cooling"
     await world.detach("acme-db-1", given["generation"])
     view = await get(world, path)
     assert view["state"] == "held" and view["free_at"] > world.clock.now()

@@ -289,6 +289,37 @@ async def test_an_address_that_somebody_else_answers_for_is_kept_back(world: Wor
 
 
 @virtual
+async def test_what_a_host_had_that_is_gone_is_released_by_hand(world: World) -> None:
+    async with served(world, CONFIG, replicas=1) as ipam:
+        await ipam.claim("a", network="old")
+        await ipam.claim("s", network="old", sticky_key="acme/s/0")
+        found = await ipam.ask("GET", "/v1/networks/old/addresses?state=allocated")
+        one, other = found["addresses"]
+        release = "/v1/networks/old/addresses/{}/release"
+        with pytest.raises(Conflict, match="is allocated; released are"):
+            await ipam.ask("POST", release.format(one["address"]))
+        with pytest.raises(Conflict, match="is not on host h9"):
+            await ipam.ask("POST", release.format(one["address"]) + "?gone=h9")
+        freed = await ipam.ask("POST", release.format(one["address"]) + "?gone=h1")
+        assert freed["state"] == "cooling"
+        kept = await ipam.ask("POST", release.format(other["address"]) + "?gone=h1")
+        assert kept["state"] == "held", "its app gets it again, elsewhere"
+        with pytest.raises(Conflict):
+            await ipam.ask("POST", release.format(one["address"]) + "?gone=h1")
+        # The host was not gone after all: nobody gets what it still has.
+        told = {
+            "attachment": "a.eth0",
+            "network": "old",
+            "address": one["address"],
+            "generation": 1,
+        }
+        await world.clock.sleep(CONFIG.leak_grace_s + 1)
+        await ipam.host("POST", "/v1/hosts/h1/attachments", {"live": ["a.eth0"], "held": [told]})
+        shown = await ipam.ask("GET", f"/v1/networks/old/addresses/{one['address']}")
+        assert shown["state"] == "quarantined"
+
+
+@virtual
 async def test_quotas_count_what_is_allocated_held_and_reserved(world: World) -> None:
     async with served(world, CONFIG, replicas=2) as ipam:
         await ipam.ask("PUT", "/v1/quotas/acme", {"limit": 4, "networks": {"old": 1}})
