@@ -14,7 +14,7 @@ from libs.cli.watch import verdict, watch
 from libs.client import GantryClient
 from libs.client.api import ENDED
 from libs.client.model import DeploymentView
-from libs.common.errors import NotFound
+from libs.common.errors import NotFound, Unavailable
 
 rollout = typer.Typer(
     help="An app's deployments: how they go, and holding them.", no_args_is_help=True
@@ -27,11 +27,16 @@ def register(app: typer.Typer) -> None:
 
 
 async def newest(client: GantryClient, app: str) -> DeploymentView:
-    """The app's newest deployment. Raises NotFound."""
+    """The app's newest deployment. Raises NotFound, Unavailable where its owner does not say how it stands."""
     answer = await client.deployments(app, limit=1)
-    if not answer.deployments:
+    known = answer.deployments[0] if answer.deployments else None
+    if answer.incomplete and (known is None or known.state == "accepted"):
+        raise Unavailable(
+            f"how {app} stands is not known: no answer from {', '.join(answer.incomplete)}"
+        )
+    if known is None:
         raise NotFound(f"{app} has no deployments")
-    return answer.deployments[0]
+    return known
 
 
 @rollout.command()

@@ -1,7 +1,7 @@
 """Calls of the public API over aiohttp: errors as `libs/common/errors`, bounded retries of what may be repeated.
 
-GET and DELETE may be repeated as they are. A POST may be, because each carries an Idempotency-Key of its own. A PUT
-is not: its If-Match would refuse the repetition of one that was done.
+A GET may be repeated as it is, a POST or DELETE because each carries an Idempotency-Key of its own: the answer to one
+that was done is told again. A PUT is not: its If-Match would refuse the repetition of one that was done.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Transport:
         that tells the request id.
         """
         sent = {**self.headers(), **(headers or {})}
-        if method == "POST":
+        if method in ("POST", "DELETE"):
             sent.setdefault("idempotency-key", self.ids.uuid())
         tries = self.tries if method in REPEATABLE else 1
         failures = 0

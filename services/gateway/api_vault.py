@@ -91,11 +91,12 @@ async def _through(
         )
         return Response(response.status, response.body)
 
-    # The record of an operation has a hash of its body, by which a poor password could be guessed; and the same value
-    # put again changes nothing anyway.
-    headers = {k: v for k, v in request.headers.items() if k != "idempotency-key"}
-    bare = replace(request, body=b"", headers=headers)
-    return await gateway.operations.through(bare, action, _target(what)(request), perform)
+    if body:
+        # The record of an operation has a hash of its body, by which a poor password could be guessed; and the same
+        # value put again changes nothing anyway.
+        headers = {k: v for k, v in request.headers.items() if k != "idempotency-key"}
+        request = replace(request, body=b"", headers=headers)
+    return await gateway.operations.through(request, action, _target(what)(request), perform)
 
 
 def _target(what: str) -> Callable[[Request], str]:

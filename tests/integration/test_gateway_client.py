@@ -14,6 +14,7 @@ import pytest
 
 from libs.client import GantryClient
 from libs.client import model as api
+from libs.client.networks import QuotaBody
 from libs.common.clock import RngIds
 from libs.common.errors import (
     Conflict,
@@ -155,6 +156,19 @@ async def test_a_lost_answer_costs_a_retry_and_no_second_deployment(tmp_path: Pa
                 assert len(world.deployer.heard) == 1
                 flaky.refuse = 3
                 assert len((await gantry.apps()).apps) == 1
+            flaky.over.set()
+
+
+async def test_a_lost_answer_to_a_delete_costs_a_retry_and_no_error(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path) as world:
+        flaky = Flaky(world.app)
+        async with serve(flaky, "127.0.0.1:0") as url:
+            async with client(url, world.admin_key, timeout_s=1.0) as gantry:
+                await gantry.addressing.put_quota("acme", QuotaBody(limit=5))
+                flaky.lose = 2
+                await gantry.addressing.remove_quota("acme")
+                deletes = [path for method, path in flaky.calls if method == "DELETE"]
+                assert deletes == 3 * ["/v1/quotas/acme"]
             flaky.over.set()
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from libs.cli import watch
 from libs.cli.main import Streams
+from libs.cli.rollout_cmd import newest
 from libs.client import GantryClient
-from libs.client.model import DeploymentView
+from libs.client.model import Deployments, DeploymentView
 from libs.common.errors import Unavailable
 
 ENDED = DeploymentView(deployment="d1", app="acme/web", state="succeeded")
@@ -29,6 +30,23 @@ class Client:
         if self.away >= 0:
             raise Unavailable("the gateway can't be reached")
         return ENDED
+
+
+class Lister:
+    """Of a gateway whose deployer is away."""
+
+    def __init__(self, *known: DeploymentView) -> None:
+        self._known = known
+
+    async def deployments(self, app: str, limit: int) -> Deployments:
+        """See GantryClient."""
+        return Deployments(deployments=self._known, incomplete=("deployer",))
+
+
+@pytest.mark.parametrize("known", [(), (ENDED.model_copy(update={"state": "accepted"}),)])
+async def test_what_only_its_owner_knows_is_not_made_up(known: tuple[DeploymentView, ...]) -> None:
+    with pytest.raises(Unavailable, match="no answer from deployer"):
+        await newest(cast(GantryClient, Lister(*known)), "acme/web")
 
 
 async def watched(client: Client, err: io.StringIO) -> DeploymentView:
