@@ -243,9 +243,9 @@ async def test_the_agent_may_go_away_and_come_back(cloud: Cloud) -> None:
     await cloud.until(lambda: len(cloud.lines("ended")) == 1, "it was not seen to end")
     await cloud.start_mesos()
     await cloud.reaches("b.1", "TASK_FAILED")
-    # What was not acknowledged in time comes once more, and nothing else that is new.
-    fresh = [each["state"] for each in cloud.statuses if each["uuid"] not in told]
-    assert fresh == ["TASK_FAILED"]
+    # What was not acknowledged in time comes once more, and of what is new there is one update, however often it comes.
+    fresh = {e["uuid"]: e["state"] for e in cloud.statuses if e["uuid"] not in told}
+    assert list(fresh.values()) == ["TASK_FAILED"]
     await cloud.launch("c.1", health=(HTTP,))
     await cloud.healthy("c.1")
 

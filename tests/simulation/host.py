@@ -119,7 +119,8 @@ class Host:
         service = HostdService(
             self.kernel.cluster,
             ports,
-            HostdConfig(host=self.name),
+            # Images are pulled within seconds here, and what is left must be gone by the end.
+            HostdConfig(host=self.name, launch_grace_s=60.0),
             data_dir=self.world.common.data_dir,
             clock=clock,
             ids=RngIds(rng),
