@@ -93,8 +93,8 @@ class NetworkCalls:
 
     async def release_address(self, network: str, address: str, gone: str = "") -> AddressView:
         """Free an address that is held or in quarantine, or of a host that is `gone`. Raises Conflict for any other."""
-        path = f"{_address(network, address)}/release" + (f"?gone={segment(gone)}" if gone else "")
-        return read(AddressView, await self._transport.call("POST", path))
+        path, query = f"{_address(network, address)}/release", {"gone": gone} if gone else None
+        return read(AddressView, await self._transport.call("POST", path, query=query))
 
     async def release_all(self, network: str, gone: str) -> Addresses:
         """Free all addresses that a host has in a network, which is `gone` for good."""

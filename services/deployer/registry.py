@@ -16,6 +16,7 @@ from typing import Protocol
 
 import aiohttp
 
+from libs.common.bounded import read_to_end
 from libs.common.errors import InvalidInput, NotFound, TimedOut, Unavailable
 from libs.common.spec import IMAGE
 
@@ -187,13 +188,9 @@ class RegistryResolver:
         async with self._open().get(url, headers=headers) as answer:
             if answer.status != 200:
                 raise Unavailable(f"registry {registry} answered {answer.status}")
-            digest, size = hashlib.sha256(), 0
-            async for chunk in answer.content.iter_any():
-                digest.update(chunk)
-                size += len(chunk)
-                if size > MAX_MANIFEST_BYTES:
-                    raise Unavailable(f"registry {registry} has a manifest without end")
-        return f"sha256:{digest.hexdigest()}"
+            whose = f"registry {registry} has a manifest"
+            manifest = await read_to_end(answer.content.iter_any(), MAX_MANIFEST_BYTES, whose)
+        return f"sha256:{hashlib.sha256(manifest).hexdigest()}"
 
     async def _prove(self, challenge: str, login: Login | None, *, tls: bool) -> str:
         """What answers a challenge, "" when nothing here does (RFC 7617; distribution's token specification)."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from libs.common.actor import Actor
+from libs.common.bounded import read_to_end
 from libs.common.clock import Clock
 from libs.common.errors import NotFound, TimedOut, Unauthenticated, Unavailable
 from libs.common.http import Kind, Response, ServiceClient, StreamClient, call_json, raise_problem
@@ -141,20 +142,16 @@ async def whole(response: Response, timeout_s: float) -> Response:
     """The same with its stream, if it has one, read to the end. Raises TimedOut, and Unavailable over MAX_WHOLE."""
     if response.stream is None:
         return response
-    body = bytearray()
     try:
         async with asyncio.timeout(timeout_s):
-            async for chunk in response.stream:
-                body += chunk
-                if len(body) > MAX_WHOLE:
-                    raise Unavailable("an answer of a host is without end")
+            body = await read_to_end(response.stream, MAX_WHOLE, "an answer of a host is")
     except TimeoutError:
         raise TimedOut(f"an answer of a host was not complete within {timeout_s:g} s") from None
     finally:
         close = getattr(response.stream, "aclose", None)
         if close is not None:
             await close()
-    return Response(response.status, bytes(body), response.headers, response.content_type)
+    return Response(response.status, body, response.headers, response.content_type)
 
 
 async def pair(one: Coroutine[Any, Any, S], other: Coroutine[Any, Any, T]) -> tuple[S, T]:

@@ -125,7 +125,7 @@ class DockerEngine:
         self, container: str, params: Mapping[str, str], reader: LogReader
     ) -> AsyncIterator[bytes]:
         # No time-out here: a container may be silent for days.
-        lost_at: list[int] = []
+        place, tries = 0, 0
         while True:
             async with self._ask("GET", f"{_path(container)}/logs", params) as answer:
                 _check(answer.status, container)
@@ -135,9 +135,11 @@ class DockerEngine:
             if not reader.lost:
                 break
             # A follower goes on where it was, as long as that gets it any further.
-            if params["follow"] != "true" or lost_at.count(reader.newest) >= RESUMES:
+            if reader.newest > place:
+                place, tries = reader.newest, 0
+            if params["follow"] != "true" or tries >= RESUMES:
                 raise Unavailable(f"Docker lost its place in the log: {reader.lost}")
-            lost_at.append(reader.newest)
+            tries += 1
             if reader.newest:
                 seconds = reader.newest // 1_000_000_000 - 1  # stdout may be ahead of stderr
                 params = {**params, "tail": "all", "since": str(seconds)}

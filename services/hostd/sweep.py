@@ -145,11 +145,11 @@ class Sweeper:
 
         Raises Unavailable.
         """
-        inodes = {}
+        inodes = set()
         for name in sorted(actual.network.namespaces - {each.id for each in self._table.all()}):
             namespace = await self._ports.network.find(name)
             if namespace is not None:
-                inodes[namespace.inode] = name
+                inodes.add(namespace.inode)
         views = await self._ports.engine.containers() if inodes else ()
         names = [each.name for each in views if each.running and each.netns_inode in inodes]
         self._service.unknown = ""

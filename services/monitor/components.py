@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -119,12 +120,17 @@ async def lags(client: ServiceClient, peers: Mapping[str, str], timeout_s: float
 
 
 def _lag_of(answer: Response) -> int | None:
-    try:
-        said = answer.json() if answer.status == 200 else None
-    except ValueError:  # something else listens there
-        return None
-    lag = said.get("lag") if isinstance(said, dict) else None
+    lag = _said(answer).get("lag") if answer.status == 200 else None
     return lag if isinstance(lag, int) else None
+
+
+def _said(answer: Response) -> Mapping[str, Any]:
+    """What it says of itself; nothing, where something else listens there."""
+    try:
+        said = answer.json()
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 async def low_disks(
@@ -138,10 +144,9 @@ async def low_disks(
             answer = await client.call(
                 url.strip(), "GET", "/healthz", headers=_NOBODY, timeout_s=timeout_s
             )
-            said = answer.json() if answer.status == 200 else None
-        except (GantryError, ValueError):
+        except GantryError:
             return
-        low = said.get("disk_low") if isinstance(said, dict) else None
+        low = _said(answer).get("disk_low") if answer.status == 200 else None
         if isinstance(low, str):
             found[hostname] = low
 
@@ -167,12 +172,7 @@ def _answers(client: ServiceClient, url: str, path: str) -> Probe:
         answer = await client.call(url.strip(), "GET", path, headers=_NOBODY, timeout_s=60.0)
         if answer.status == 200:
             return ""
-        try:
-            said = answer.json()
-        except ValueError:  # something else listens there
-            said = None
-        reason = said.get("reason") if isinstance(said, dict) else ""
-        return str(reason or f"status {answer.status}")[:MAX_REASON]
+        return str(_said(answer).get("reason") or f"status {answer.status}")[:MAX_REASON]
 
     return probe
 

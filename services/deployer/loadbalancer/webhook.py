@@ -20,6 +20,7 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 
+from libs.common.bounded import read_to_end
 from libs.common.errors import TimedOut, Unavailable
 from services.deployer.loadbalancer.base import Answer, AnswerState, Change
 
@@ -86,12 +87,9 @@ class WebhookDriver:
             ) as answer:
                 if answer.status == 404 and method != "POST":
                     return Answer(AnswerState.UNKNOWN)
-                content = bytearray()
-                async for chunk in answer.content.iter_any():
-                    content += chunk
-                    if len(content) > MAX_ANSWER_BYTES:
-                        raise Unavailable("the webhook answers without end")
-                return _answer(answer.status, bytes(content))
+                chunks = answer.content.iter_any()
+                content = await read_to_end(chunks, MAX_ANSWER_BYTES, "the webhook answers")
+                return _answer(answer.status, content)
         except TimeoutError:
             raise TimedOut(f"the webhook did not answer {method} in {CALL_S:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
