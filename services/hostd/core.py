@@ -144,7 +144,13 @@ def port_of(owner: str, attachment: Attachment) -> SwitchPort:
         container=attachment.container,
         ip6=address.ip6.ip if address.ip6 else "",
         bandwidth=attachment.spec.bandwidth,
+        leaving=attachment.phase is Phase.RELEASING,
     )
+
+
+def ports_of(owner: str, attachments: Iterable[Attachment]) -> list[SwitchPort]:
+    """The ports whose flows must be there: of all that have an address, until they are taken down."""
+    return [port_of(owner, each) for each in attachments if each.wired and each.ofport is not None]
 
 
 def probes_of(attachment: Attachment) -> tuple[Probe, ...]:

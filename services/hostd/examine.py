@@ -63,10 +63,7 @@ class Examiner:
         return [each for each in every if not locks.is_held(each.key)]
 
     def _wanted(self) -> list[SwitchPort]:
-        every = self._table.all()
-        phases = Phase.ADDRESSED, Phase.PARKED
-        wanted = [each for each in every if each.phase in phases and each.wired]
-        return [core.port_of(self._owner, each) for each in wanted]
+        return core.ports_of(self._owner, self._table.all())
 
     async def _switch(self) -> SwitchReport | str:
         if not self._ports.switch.is_connected():

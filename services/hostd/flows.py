@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv6Address
@@ -136,6 +136,12 @@ def rules_of(port: SwitchPort) -> tuple[Rule, ...]:
 def silence(ofport: int) -> Rule:
     """The rule that lets nothing in by a port but what others of it allow."""
     return Rule(OWNER_COOKIE | ofport, PRIORITY_DROP, Match(ofport), Verdict.DROP)
+
+
+def standing(found: Iterable[PortView], wanted: Iterable[SwitchPort]) -> Sequence[SwitchPort]:
+    """The wanted ports without those that were leaving and have left."""
+    there = {view.name for view in found}
+    return [port for port in wanted if not port.leaving or port.name in there]
 
 
 def strays(found: Iterable[PortView], wanted: Iterable[SwitchPort]) -> list[Rule]:

@@ -284,7 +284,10 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class SwitchPort:
-    """A port of the bridge, with the sender addresses ("" for none) that may come in by it, and its limits."""
+    """A port of the bridge, with the sender addresses ("" for none) that may come in by it, and its limits.
+
+    `leaving`: its DEL has begun. What it has it keeps, flow by flow, as long as the switch has the port.
+    """
 
     name: str
     vlan: int
@@ -295,6 +298,7 @@ class SwitchPort:
     container: str
     ip6: str = ""
     bandwidth: Bandwidth = NO_LIMITS
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,8 +187,9 @@ class OvsSwitch:
         """See SwitchDriver."""
         async with self._changing:
             db, of = await self._connected()
-            ports = wanted()
-            strays = flows.strays(views(db.replica, self._bridge.name).values(), ports)
+            found = views(db.replica, self._bridge.name).values()
+            ports = flows.standing(found, wanted())
+            strays = flows.strays(found, ports)
             missing, surplus = difference(await of.flows(), [*strays, *_rules(ports)])
             # What is right stays as it is. First come the new ones: traffic goes on.
             await of.apply([], missing)
@@ -199,8 +200,8 @@ class OvsSwitch:
         async with self._changing:
             db, of = await self._connected()
             present = await of.flows()
-            ports = wanted()
             found = views(db.replica, self._bridge.name)
+            ports = flows.standing(found.values(), wanted())
             strays = flows.strays(found.values(), ports)
             missing, surplus = difference(present, [*strays, *_rules(ports)])
             return SwitchReport(

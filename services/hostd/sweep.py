@@ -92,18 +92,16 @@ class Sweeper:
                 self._log.warning("flows not restored yet", reason=str(error))
 
     async def restore_flows(self) -> None:
-        """Have the flows of every attachment with an address, also of those that are parked."""
-        owner = self._service.owner
+        """Have the flows of every attachment with an address, also of those that are parked or being taken down.
+
+        A DEL under way may end in parking, and its flows must not be younger then.
+        """
         await self._ports.switch.restore_flows(
-            lambda: [core.port_of(owner, each) for each in self._of(Phase.ADDRESSED, Phase.PARKED)]
+            lambda: core.ports_of(self._service.owner, self._present())
         )
 
-    def _of(self, *phases: Phase) -> list[Attachment]:
-        return [
-            each
-            for each in self._table.all()
-            if each.phase in phases and each.wired and each.id not in self._lost
-        ]
+    def _present(self) -> list[Attachment]:
+        return [each for each in self._table.all() if each.wired and each.id not in self._lost]
 
     # -- reconcile ---------------------------------------------------------------------------------------
 
@@ -227,8 +225,10 @@ class Sweeper:
 
     async def _adopt(self, actual: Actual, broken: Collection[str]) -> None:
         """What was made before this process began, and is as it should be, is ready."""
-        for attachment in self._of(Phase.ADDRESSED):
-            if attachment.id in self._table.ready or attachment.id in broken:
+        for attachment in self._present():
+            if attachment.phase is not Phase.ADDRESSED or attachment.id in broken:
+                continue
+            if attachment.id in self._table.ready:
                 continue
             caller = attachment.caller
             if caller is not None:

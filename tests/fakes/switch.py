@@ -100,6 +100,7 @@ class FakeSwitch:
 
     def _right(self, ports: Sequence[SwitchPort]) -> dict[int, tuple[flows.Rule, ...]]:
         found = [self._view(port) for port in self._host.ports.values()]
+        ports = flows.standing(found, ports)
         strays = {rule.cookie: (rule,) for rule in flows.strays(found, ports)}
         return strays | _rules(ports)
 

@@ -133,6 +133,19 @@ async def test_restoring_removes_rules_of_ports_that_are_no_more(switch: SwitchW
     assert await switch.cookies() == {flows.OWNER_COOKIE, cookie(port(2))}
 
 
+async def test_a_port_on_its_way_out_keeps_its_flows_until_it_is_out(switch: SwitchWorld) -> None:
+    await switch.make_link(port(1))
+    await switch.driver.ensure([port(1)])
+    leaving = replace(port(1), leaving=True)
+    assert (await switch.driver.inspect(lambda: [leaving])).surplus == ()
+    await switch.driver.restore_flows(lambda: [leaving])
+    well = await switch.driver.inspect(lambda: [port(1)])
+    assert (well.missing, well.surplus) == ((), ())
+    await switch.driver.remove([port(1).name])
+    await switch.driver.restore_flows(lambda: [leaving])
+    assert await switch.cookies() == {flows.OWNER_COOKIE}
+
+
 async def test_inspecting_tells_what_is_missing_and_changes_nothing(switch: SwitchWorld) -> None:
     await switch.make_link(port(1))
     await switch.driver.restore_flows(list)

@@ -99,6 +99,30 @@ async def test_the_next_one_finds_all_as_it_was(world: World) -> None:
 
 
 @virtual
+async def test_a_look_in_the_middle_of_the_end_takes_no_flow(world: World) -> None:
+    """As after a restart of hostd or of the switch, when the executor's calls and the first look meet."""
+    async with scene(world) as on:
+        before = await on.run_one("old")
+        rules = dict(on.it.host.rules)
+
+        def no_revoke(step: str) -> None:
+            if step == "registry.revoke":
+                raise Unavailable("not now")
+
+        on.it.host.fault = no_revoke
+        with pytest.raises(Unavailable):
+            await on.service.delete("old", "eth0")
+        assert on.phases == [Phase.RELEASING]
+        on.it.host.restart_switch()
+        await settled(world, 0.1)
+        assert on.it.host.rules == rules
+        on.it.host.fault = lambda _step: None
+        await on.end_one("old")
+        assert on.phases == [Phase.PARKED]
+        assert await on.kept(before, "heir")
+
+
+@virtual
 async def test_it_waits_for_a_while_only(world: World) -> None:
     async with scene(world, park_s=10) as on:
         before = await on.run_one("old")
