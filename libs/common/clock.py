@@ -73,8 +73,12 @@ class RngIds:
 
     def short(self) -> str:
         """Fifty bits of `rng` in base 32."""
-        bits = self._rng.getrandbits(50)
-        return "".join(_ALPHABET[(bits >> shift) & 31] for shift in range(45, -1, -5))
+        return short_id(self._rng.getrandbits(50))
+
+
+def short_id(bits: int) -> str:
+    """The lowest fifty bits in base 32: ten characters."""
+    return "".join(_ALPHABET[(bits >> shift) & 31] for shift in range(45, -1, -5))
 
 
 def system_rng() -> random.Random:

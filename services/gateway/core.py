@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.common.actor import Actor
+from libs.common.clock import short_id
 from libs.common.errors import Conflict, InvalidInput, TooMany, Unauthenticated
 from libs.common.events import Event
 from libs.common.events import model as ev
@@ -159,6 +160,11 @@ def operation_id(actor: str, idempotency_key: str) -> str:
             "Idempotency-Key", "is malformed", "1 to 200 visible ASCII characters, such as a UUID"
         )
     return "i-" + hashlib.sha256(f"{actor}\x1f{idempotency_key}".encode()).hexdigest()[:40]
+
+
+def short_of(operation: str) -> str:
+    """An id, as `Ids.short` makes them, that is an operation's own."""
+    return short_id(int.from_bytes(hashlib.sha256(operation.encode()).digest()[:8]))
 
 
 def fingerprint(method: str, path: str, body: bytes) -> str:

@@ -29,7 +29,7 @@ from libs.client.hosts import (
 )
 from libs.client.hosts import Hosts as HostsView
 from libs.common.claims import Claim, Sealer, prover
-from libs.common.clock import Clock, Ids
+from libs.common.clock import Clock
 from libs.common.errors import Conflict, NotFound, Refused, Unauthenticated, Unavailable
 from libs.common.http import Kind, Principal, Request, Response, reply
 from libs.common.keys import DerivedKeys, Secret, keys_of
@@ -70,7 +70,6 @@ class Hosts:
         operations: Operations,
         gate: Gate,
         clock: Clock,
-        ids: Ids,
         cluster_secret: Secret,
         credential_file: Path | None = None,
     ) -> None:
@@ -78,7 +77,6 @@ class Hosts:
         self.operations = operations
         self._gate = gate
         self._clock = clock
-        self._ids = ids
         self._cluster_secrets = keys_of(cluster_secret)
         self._masters = DerivedKeys(cluster_secret, lambda each: derive(each, "host-tokens"))
         self._credential_file = credential_file
@@ -91,7 +89,7 @@ class Hosts:
         async def perform() -> Response:
             host, _ = await self.repository.host(wanted.host)
             now = self._clock.now()
-            token_id = self._ids.short()
+            token_id = self.operations.id_for(request)
             token = HostToken(
                 id=token_id,
                 host=wanted.host,
@@ -104,7 +102,11 @@ class Hosts:
             try:
                 await self.repository.save_host_token(token, 0)
             except VersionConflict:
-                raise Unavailable("the new token's id was taken; try again") from None
+                # This request made it before, and its answer was lost.
+                token, _ = await self.repository.host_token(token_id) or (token, 0)
+                if token.host != wanted.host or token.revoked_at is not None:
+                    refused = "this Idempotency-Key has made another token; use a fresh one"
+                    raise Conflict(refused) from None
             return reply(token_view(token, host.generation, now), 201)
 
         target = target_of(wanted.host)

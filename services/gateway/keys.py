@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from libs.client.model import KeyCreated, KeyView, NewKey, Role
 from libs.common.actor import Actor
-from libs.common.clock import Clock, Ids
-from libs.common.errors import Conflict, NotFound, Unavailable
+from libs.common.clock import Clock
+from libs.common.errors import Conflict, NotFound
 from libs.common.http import Request, Response, reply
 from libs.common.keys import DerivedKeys, Secret
 from services.gateway.auth import Gate
@@ -25,14 +25,12 @@ class KeyRing:
         operations: Operations,
         gate: Gate,
         clock: Clock,
-        ids: Ids,
         cluster_secret: Secret,
     ) -> None:
         self._repository = repository
         self._operations = operations
         self._gate = gate
         self._clock = clock
-        self._ids = ids
         self._masters = DerivedKeys(cluster_secret, lambda each: derive(each, "api-keys"))
 
     async def make_first(self, file: KeyFile) -> None:
@@ -61,7 +59,7 @@ class KeyRing:
         Actor.of_principal(request.principal).require(wanted.bu, Role.ADMIN)
 
         async def perform() -> Response:
-            key_id = KeyId(self._ids.short())
+            key_id = KeyId(self._operations.id_for(request))
             now = self._clock.now()
             key = ApiKey(
                 id=key_id,
@@ -74,7 +72,11 @@ class KeyRing:
                 expires_at=None if wanted.ttl_s is None else now + wanted.ttl_s,
             )
             if not await self._repository.add_key(key):
-                raise Unavailable("the new key's id was taken; try again")
+                # This request made it before, and its answer was lost.
+                made = await self._repository.key(key_id)
+                if made is None or made.revoked_at is not None or not _are_alike(made, key):
+                    raise Conflict("this Idempotency-Key has made another key; use a fresh one")
+                key = made
             return reply(view(key), 201)
 
         response = await self._operations.through(
@@ -136,6 +138,11 @@ class KeyRing:
 def _opens_all(key: ApiKey, now: float) -> bool:
     alive = key.revoked_at is None and (key.expires_at is None or now < key.expires_at)
     return key.bu == "*" and key.role is Role.ADMIN and alive
+
+
+def _are_alike(one: ApiKey, other: ApiKey) -> bool:
+    asked = ("bu", "role", "label", "created_by")
+    return all(getattr(one, each) == getattr(other, each) for each in asked)
 
 
 def view(key: ApiKey) -> KeyView:

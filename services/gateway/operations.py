@@ -1,7 +1,8 @@
 """Operations: each change that is asked for, with its idempotency, its audit line, and its event.
 
 A deploy is one compare-and-set write that holds the idempotency record, the gateway's own record of the deployment
-and its events. What goes through to an owner is written down as running first, and finished with its answer.
+and its events. What goes through to an owner is written down as running first, and finished with its answer; where none
+came, or nobody was left to keep it, the audit trail says that nobody knows.
 """
 
 from __future__ import annotations
@@ -21,12 +22,23 @@ from libs.common.http import Request, Response
 from libs.common.outbox import Relay
 from libs.common.store.base import OutboxEvent, VersionConflict
 from libs.common.telemetry import current_traceparent
-from services.gateway.core import bu_of_target, fingerprint, finish, is_repetition, operation_id
+from services.gateway.core import (
+    STALE_RUN_S,
+    bu_of_target,
+    fingerprint,
+    finish,
+    is_repetition,
+    operation_id,
+    short_of,
+)
 from services.gateway.model import Operation, OperationId, OperationState
 from services.gateway.store import Repository, Versioned
 
 WRITE_TRIES = 8
+FORGOTTEN_BATCH = 100
 KEPT_HEADERS = ("etag", "location")
+
+UNKNOWN = "no answer: it may have been done or not"
 
 JobAction = Literal["put", "delete", "run", "pause", "resume", "kill", "succeed"]
 Check = Callable[[], Awaitable[object]]
@@ -150,11 +162,13 @@ class Operations:
             return replayed(asked)
         try:
             response = await perform()
-        except GantryError:
-            with suppress(GantryError, VersionConflict):
-                await self.repository.save_operation(
-                    finish(asked, OperationState.FAILED), version, ()
-                )
+        except GantryError as error:
+            failed = finish(asked, OperationState.FAILED)
+            doubt: tuple[Event, ...] = ()
+            if isinstance(error, Unavailable):
+                doubt = (_audit(failed, allowed=True, detail=f"{UNKNOWN}: {error}"[:500]),)
+            with suppress(GantryError, VersionConflict):  # else `close_forgotten` finds it
+                await self._save(failed, Versioned(asked, version), doubt)
             raise
         done = finish(
             asked,
@@ -170,6 +184,24 @@ class Operations:
         with suppress(VersionConflict):  # we took so long that a repetition took over: it audits
             await self._save(done, Versioned(asked, version), (audit,))
         return _answer(done)
+
+    async def close_forgotten(self) -> int:
+        """End operations that nobody is at work on any more (a gateway died, or the store was away); how many.
+
+        What came of them nobody knows, and the audit trail says so.
+        """
+        before = self.clock.now() - STALE_RUN_S
+        forgotten = await self.repository.running_since(before, FORGOTTEN_BATCH)
+        for known in forgotten:
+            failed = finish(known.operation, OperationState.FAILED)
+            with suppress(VersionConflict):  # another gateway was first, or it was taken up again
+                await self._save(failed, known, (_audit(failed, allowed=True, detail=UNKNOWN),))
+        return len(forgotten)
+
+    def id_for(self, request: Request) -> str:
+        """An id, as `Ids.short`, for what a request makes: a repetition by Idempotency-Key makes the same again."""
+        asked = self._asked(request, "", "")
+        return short_of(asked.id)
 
     async def refused(self, request: Request, action: str, target: str, error: GantryError) -> None:
         """Record that somebody asked for what they may not have."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from libs.client.model import NewProducerKey, ProducerKeyView
 from libs.common.actor import Actor
-from libs.common.clock import Clock, Ids
-from libs.common.errors import Conflict, NotFound, Unavailable
+from libs.common.clock import Clock
+from libs.common.errors import Conflict, NotFound
 from libs.common.http import Request, Response, Role, reply
 from libs.common.producers import read_public_key
 from services.gateway.model import ProducerKey
@@ -24,7 +24,6 @@ class Producers:
     repository: Repository
     operations: Operations
     clock: Clock
-    ids: Ids
 
     async def add(self, request: Request, wanted: NewProducerKey) -> Response:
         """Register a key. Raises NotFound, Forbidden, InvalidInput, Conflict."""
@@ -35,7 +34,7 @@ class Producers:
             if await self.repository.count_producer_keys(wanted.bu) >= MAX_KEYS:
                 raise Conflict(f"{wanted.bu} has {MAX_KEYS} producers' keys; remove some first")
             key = ProducerKey(
-                id=f"pk-{self.ids.short()}",
+                id=f"pk-{self.operations.id_for(request)}",
                 bu=wanted.bu,
                 producer=wanted.producer,
                 public_key=public_key,
@@ -43,7 +42,11 @@ class Producers:
                 created_by=request.principal.name,
             )
             if not await self.repository.add_producer_key(key):
-                raise Unavailable("the new key's id was taken; try again")
+                # This request made it before, and its answer was lost.
+                made = await self.repository.producer_key(key.id)
+                if made is None or made.public_key != public_key:
+                    raise Conflict("this Idempotency-Key has made another key; use a fresh one")
+                key = made
             return reply(view(key), 201)
 
         target = f"{wanted.bu}/producers/{wanted.producer}"

@@ -83,9 +83,9 @@ def assemble(rt: Runtime, repository: Repository, operations: Operations, spawn:
         repository=repository,
         operations=operations,
         dead=DeadLetters(rt.bus, repository, operations.relay, rt.clock),
-        keys=KeyRing(repository, operations, gate, rt.clock, rt.ids, rt.secret),
-        producers=Producers(repository, operations, rt.clock, rt.ids),
-        hosts=Hosts(repository, operations, gate, rt.clock, rt.ids, rt.secret, file),
+        keys=KeyRing(repository, operations, gate, rt.clock, rt.secret),
+        producers=Producers(repository, operations, rt.clock),
+        hosts=Hosts(repository, operations, gate, rt.clock, rt.secret, file),
         gate=gate,
         sessions=Sessions(rt.secret, gate, rt.clock, config.session_s),
         peers=Peers(
@@ -129,7 +129,7 @@ class AuditTrail:
 
 
 class Pruner:
-    """Deletes operations and audit lines that are older than configured."""
+    """Closes operations that were forgotten; deletes those, and audit lines, that are older than configured."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -137,6 +137,7 @@ class Pruner:
     async def prune(self, _key: str) -> float | None:
         """Delete a batch; come back at once when it was a full one."""
         config, now = self._gateway.config, self._gateway.clock.now()
+        await self._gateway.operations.close_forgotten()
         gone = await self._gateway.repository.prune(
             now - config.idempotency_s, now - config.audit_s, PRUNE_BATCH
         )

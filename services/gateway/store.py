@@ -33,6 +33,7 @@ from services.gateway.model import (
     HostToken,
     KeyId,
     Operation,
+    OperationState,
     ProducerKey,
     Replay,
     Tenant,
@@ -48,6 +49,7 @@ OPERATIONS = CollectionSpec(
         Index("deployment", ("deployment",), unique=True),
         Index("started_at", ("started_at",)),
         Index("target", ("target", "started_at")),
+        Index("state", ("state", "started_at")),
     ),
     Schema(known=known_to(Operation, by_id=True, without_none=True)),
 )
@@ -249,6 +251,12 @@ class Repository:
         if not result.ok:
             raise VersionConflict(operation.id)
         return version + 1
+
+    async def running_since(self, before: float, limit: int) -> list[Versioned]:
+        """Operations that were begun before then (Unix seconds) and are not over, oldest first."""
+        where = (eq("state", OperationState.RUNNING), Where("started_at", Op.LT, before))
+        page = await self.operations.find(Query(where, order="started_at", limit=limit))
+        return [_versioned(doc) for doc in page.docs]
 
     async def operation_of(self, deployment: str) -> Versioned | None:
         """The operation that asked for a deployment, or None."""
