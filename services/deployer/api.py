@@ -97,7 +97,8 @@ def _deployment_routes(desk: Desk) -> Sequence[Route]:
         actor, app = Actor.of(request), request.query.get("app", "")
         if app:
             actor.require(app.partition("/")[0], Role.VIEWER)
-        found = await desk.deployments.list(app, _limit(request))
+        bu = "" if actor.bu == "*" else actor.bu
+        found = await desk.deployments.list(app, _limit(request), bu)
         seen = [each for each in found if actor.sees(each.app.partition("/")[0])]
         return reply({"deployments": [deployment_view(each) for each in seen]})
 

@@ -173,9 +173,9 @@ class Intake:
         kept = await self._repo.app(filed.value.app)
         return _newest(filed.value, kept.value if kept is not None else None)
 
-    async def list(self, app: str, limit: int) -> list[Deployment]:
-        """The newest deployments (of an app, unless "") as they stand now."""
-        filed = await self._repo.list_deployments(app, limit)
+    async def list(self, app: str, limit: int, bu: str = "") -> list[Deployment]:
+        """The newest deployments (of an app, of a business unit, or of all) as they stand now."""
+        filed = await self._repo.list_deployments(app, limit, bu)
         running = sorted({each.app for each in filed if each.ended_at is None})
         apps = {name: await self._repo.app(name) for name in running}
         found = []

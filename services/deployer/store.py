@@ -178,9 +178,17 @@ class Repository:
         """A deployment as it was filed last, or None."""
         return _kept(await self.deployments.get(deployment), Deployment)
 
-    async def list_deployments(self, app: str, limit: int) -> list[Deployment]:
-        """The newest deployments (of one app, unless "")."""
-        where = (eq("app", app),) if app else ()
+    async def list_deployments(self, app: str, limit: int, bu: str = "") -> list[Deployment]:
+        """The newest deployments of one app, of a business unit's apps, or ("" and "") of all."""
+        where: tuple[Where, ...] = ()
+        if app:
+            where = (eq("app", app),)
+        elif bu:
+            after_slash = chr(ord("/") + 1)
+            where = (
+                Where("app", Op.GE, f"{bu}/"),
+                Where("app", Op.LT, f"{bu}{after_slash}"),
+            )
         query = Query(where, order="created_at", descending=True, limit=limit)
         page = await self.deployments.find(query)
         return [Deployment.model_validate(doc.body) for doc in page.docs]

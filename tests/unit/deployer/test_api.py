@@ -107,6 +107,28 @@ async def test_who_may_what(world: World) -> None:
 
 
 @virtual
+async def test_others_deployments_push_none_of_ours_off_the_list(world: World) -> None:
+    viewer = Actor("vic", "shop", Role.VIEWER)
+    busy = Actor("bob", "shop-two", Role.ADMIN)
+    async with site(world) as here:
+        await here.put()
+        await here.deploy("d1")
+        assert (await here.call("PUT", "/v1/apps/shop-two/web", SPEC, busy)).status == 201
+        await here.ask(DeployAction.RELEASE, "d2", app="shop-two/web", actor=busy)
+
+        async def newest_of(who: Actor) -> list[str]:
+            found = (await here.call("GET", "/v1/deployments?limit=1", None, who)).json()
+            return [each["deployment"] for each in found["deployments"]]
+
+        async def known() -> bool:
+            return await newest_of(busy) == ["d2"]
+
+        await here.until(known)
+        assert await newest_of(viewer) == ["d1"]
+        assert await newest_of(Actor("root", "*", Role.ADMIN)) == ["d2"]
+
+
+@virtual
 async def test_wrong_names_and_numbers(world: World) -> None:
     async with site(world) as here:
         assert (await here.call("PUT", "/v1/apps/shop/Web_1", SPEC)).status == 422
