@@ -1,5 +1,8 @@
 """Candidates for allocations from one pool: never-used addresses from leased blocks, then the longest rested.
 
+In a vast pool, which never runs out of the former, those that have rested for long come first: each address that was
+ever used has a document, and there must not be ever more of them.
+
 What it costs does not depend on the pool's size or fill: a block is leased by one compare-and-set and looked through
 by its ids, and rested addresses come a page at a time in the order of an index. A candidate is tried by one claim of
 this process at a time; between processes compare-and-set decides, and who loses chooses more at random for a while.
@@ -32,6 +35,7 @@ PAGE = 128  # rested addresses read at a time
 WIDEST = 64  # from so many of the longest rested is chosen when there are many replicas at it
 MAX_WALK = 2048  # offsets looked through at a time where most are used
 WALKS = 4
+VAST, LONG_REST_S = 1 << 16, 86_400.0
 TRIES = 16
 
 
@@ -97,6 +101,8 @@ class Stock:
             async with self._lock:
                 self._just_read = False
                 self._from_unspent(picked, wanted)
+                if len(picked) < wanted and self.pool.size > VAST:
+                    await self._from_rested(picked, wanted, LONG_REST_S)
                 if len(picked) < wanted and not self._walked_out:
                     await self._walk(wanted - len(picked))
                     self._from_unspent(picked, wanted)
@@ -226,11 +232,11 @@ class Stock:
 
     # -- rested
 
-    async def _from_rested(self, picked: list[Address], wanted: int) -> None:
+    async def _from_rested(self, picked: list[Address], wanted: int, rest_s: float = 0.0) -> None:
         excluded: list[Address] = []
         for _ in range(WALKS):
             if len(self._rested) < wanted - len(picked):
-                await self._refill(wanted)
+                await self._refill(wanted, rest_s)
             while self._rested and len(picked) < wanted:
                 at = self._rng.randrange(min(self._spread, len(self._rested)))
                 address = self._rested[at]
@@ -246,8 +252,9 @@ class Stock:
             await self._store.save_many(changes, self._clock.now())
             excluded.clear()
 
-    async def _refill(self, wanted: int) -> None:
-        page = await self._store.rested(self.pool, self._clock.now(), max(PAGE, 2 * wanted))
+    async def _refill(self, wanted: int, rest_s: float) -> None:
+        rested_at = self._clock.now() - rest_s
+        page = await self._store.rested(self.pool, rested_at, max(PAGE, 2 * wanted))
         self._just_read = True
         # Whatever the store says: what is not free is nobody's to give.
         self._rested = deque(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from libs.common.errors import (
     TooMany,
 )
 from libs.common.http import Role
+from services.ipam import stock
 from services.ipam.model import IpamConfig
-from tests.simulation.loop import World, virtual
+from services.ipam.territory import BLOCK
+from tests.simulation.loop import World, run, virtual
 from tests.unit.ipam.world import body_of, served
 
 CONFIG = IpamConfig.model_validate(
@@ -408,3 +411,26 @@ async def test_what_readers_are_shown(world: World) -> None:
             "history"
         ]
         assert [(each["instance"], each["why"]) for each in history] == [("acme-a1", "")]
+
+
+def test_a_vast_pool_comes_back_to_addresses_that_have_rested_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each address that was ever used has a document: in a pool that never runs out they would be ever more."""
+    monkeypatch.setattr(stock, "LONG_REST_S", 400.0)
+    web = {"name": "web", "cidr6": "fd00::/64", "vlan": 100}
+    config = IpamConfig.model_validate({"networks": [web], "cooldown_s": 30.0})
+    used = Counter[str]()
+
+    async def churn(world: World) -> None:
+        async with served(world, config) as ipam:
+            for n in range(240):
+                (six,) = (await ipam.claim(f"a{n}"))["addresses"]
+                used[six["address"]] += 1
+                path = f"/v1/attachments/a{n}.eth0?generation={six['generation']}"
+                await ipam.host("DELETE", path)
+                await world.clock.sleep(10.0)
+
+    run(churn)
+    assert 40 <= len(used) <= 2 * BLOCK
+    assert max(used.values()) <= 240 // 40
