@@ -22,7 +22,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from infra.images.build import BuiltImage, build_images
+from infra.images.build import BuiltImage, SampleImage, build_images
 from infra.local import edge, front
 from infra.local.configs import chronos
 from infra.local.host import CONFIG_VARIABLE, Host
@@ -272,6 +272,12 @@ class DistributedStack:
         """The first admin key."""
         return self.layout.admin_key_file.read_text().strip()
 
+    async def push_sample(self, version: str) -> BuiltImage:
+        """The same app in another version, that no host has yet but the first one, whose engine builds it."""
+        image = SampleImage("sample-web", version, version)
+        (built,) = await build_images(f"unix://{self.hosts[0].socket}", self._registry, [image])
+        return built
+
     async def push_samples(self) -> dict[str, BuiltImage]:
         """Build the sample images and push them; by `name:tag` without the registry."""
         built = await build_images(f"unix://{self.hosts[0].socket}", self._registry)
@@ -321,7 +327,7 @@ class DistributedStack:
 
     def _endpoints(self) -> dict[str, str]:
         """What nobody but the monitor would miss at once."""
-        zookeeper = self.servers["zookeeper"].url.replace("zk://", "tcp://")
+        zookeeper = self.servers["zookeeper"].url.replace("zk://", "zookeeper://")
         return {"registry": f"{self.servers['registry'].url}/v2/", "zookeeper": zookeeper}
 
     def _executor_command(self) -> str:

@@ -60,6 +60,11 @@ class DockerEngine:
         self._processes = {key: value for key, value in self._processes.items() if key in alive}
         return tuple(views)
 
+    async def ping(self) -> None:
+        """See Engine."""
+        async with self._ask("GET", "_ping", {}) as answer:
+            _check(answer.status, "a ping")
+
     async def exists(self, container: str) -> bool:
         """See Engine."""
         try:

@@ -160,7 +160,8 @@ def _standard_routes(service: HostdService, access: Access) -> Sequence[Route]:
         return reply(content)
 
     async def readyz(_request: Request) -> Response:
-        reason = service.not_ready()
+        # What a CNI caller may ask does without the engine; nothing of ours starts without it.
+        reason = service.not_ready() or service.pulse.missing
         status = "not ready" if reason else "ready"
         content = {"service": "hostd", "status": status, "reason": reason}
         return reply(content, 503 if reason else 200)

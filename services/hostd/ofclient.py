@@ -107,9 +107,13 @@ class OpenFlowClient:
             self._send(FLOW_MOD, add_rule(rule))
         for in_port, frame in frames:
             self._send(PACKET_OUT, packet_out(in_port, frame))
-        await self._call(BARRIER_REQUEST)
+        await self.barrier()
         if self._errors:
             raise Unavailable(f"the switch refused a rule: {self._errors[0]}")
+
+    async def barrier(self) -> None:
+        """Returns when the switch has done all that it was asked for. Raises Unavailable."""
+        await self._call(BARRIER_REQUEST)
 
     async def flows(self, cookie: int | None = None) -> list[Flow]:
         """All flows there are, or those with this cookie. Raises Unavailable."""

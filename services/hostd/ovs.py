@@ -138,6 +138,11 @@ class OvsSwitch:
         """See SwitchDriver."""
         return self._db_ready.is_set() and self._of_ready.is_set()
 
+    async def ping(self) -> None:
+        """See SwitchDriver."""
+        _, of = await self._connected()
+        await of.barrier()
+
     async def view(self) -> tuple[PortView, ...]:
         """See SwitchDriver."""
         db, _ = await self._connected()

@@ -102,6 +102,10 @@ class SwitchDriver(Protocol):
         """Remove ports and their flows; no error for one that is not there."""
         ...
 
+    async def ping(self) -> None:
+        """Returns when it has answered. Raises Unavailable."""
+        ...
+
     async def view(self) -> tuple[PortView, ...]:
         """All ports with an attachment's mark."""
         ...
@@ -237,6 +241,10 @@ class LogQuery:
 
 class Engine(Protocol):
     """The container engine, as far as hostd looks at it."""
+
+    async def ping(self) -> None:
+        """Returns when it has answered. Raises Unavailable."""
+        ...
 
     async def containers(self) -> tuple[ContainerView, ...]:
         """All containers with this cluster's label, stopped ones too."""

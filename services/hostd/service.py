@@ -41,6 +41,7 @@ from services.hostd.model import (
 from services.hostd.parking import Parking
 from services.hostd.ports import Ports
 from services.hostd.probing import ConflictProbes
+from services.hostd.pulse import Pulse
 from services.hostd.settings import HostdConfig
 from services.hostd.sweep import Sweeper
 from services.hostd.table import Table
@@ -85,6 +86,7 @@ class HostdService:
         self._probes = ConflictProbes(ports.switch, settings.conflict_probe, telemetry)
         self.wiring = Wiring(owner, self.table, ports, clock, telemetry, batch=settings.batch)
         self.parking = Parking(self)
+        self.pulse = Pulse(ports, settings.watch_s, clock, telemetry.log)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -104,6 +106,7 @@ class HostdService:
                 *self.wiring.jobs(),
                 self.parking.run(),
                 self._probes.run(),
+                self.pulse.run(),
                 *sweeper.jobs(),
             )
             tasks = [group.create_task(job) for job in jobs]

@@ -86,12 +86,14 @@ async def open_probes(
     for service, urls in rt.common.peers.items():
         for url in urls.split(","):
             probes[f"{service}@{urlsplit(url).netloc or url}"] = _answers(rt.peers, url, "/healthz")
+    if config.smtp.host:
+        probes["smtp"] = speaks(config.smtp.host, config.smtp.port, b"", b"220", b"QUIT\r\n")
     if not config.endpoints:
         yield probes
         return
     async with aiohttp.ClientSession() as session:
         for name, url in config.endpoints.items():
-            probes[name] = _endpoint(session, url)
+            probes[name] = endpoint(session, url)
         yield probes
 
 
@@ -177,17 +179,34 @@ def _answers(client: ServiceClient, url: str, path: str) -> Probe:
     return probe
 
 
-def _endpoint(session: aiohttp.ClientSession, url: str) -> Probe:
-    """`tcp://host:port` takes a connection; anything else answers a GET with less than 500."""
+def endpoint(session: aiohttp.ClientSession, url: str) -> Probe:
+    """`tcp://host:port` takes a connection, `zookeeper://host:port` serves; anything else answers a GET with less
+    than 500."""
     parts = urlsplit(url)
-
-    async def tcp() -> str:
-        _, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        writer.close()
-        return ""
+    if parts.scheme in ("tcp", "zookeeper"):
+        asked = (b"srvr", b"Zookeeper version") if parts.scheme == "zookeeper" else (b"", b"")
+        return speaks(parts.hostname or "", parts.port or 0, *asked)
 
     async def http() -> str:
         async with session.get(url) as answer:
             return "" if answer.status < 500 else f"status {answer.status}"
 
-    return tcp if parts.scheme == "tcp" else http
+    return http
+
+
+def speaks(host: str, port: int, question: bytes, begins: bytes, farewell: bytes = b"") -> Probe:
+    """It takes a connection, and what it says then, to `question` or without being asked, begins so."""
+
+    async def probe() -> str:
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            writer.write(question)
+            said = await reader.read(len(begins)) if begins else b""
+            while len(said) < len(begins) and (more := await reader.read(len(begins) - len(said))):
+                said += more
+            writer.write(farewell)
+        finally:
+            writer.close()
+        return "" if said == begins else f"it says {said!r}, not {begins!r}"
+
+    return probe

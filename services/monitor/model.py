@@ -73,7 +73,8 @@ class MonitorConfig(BaseModel):
         30 * 86_400.0, ge=60, description="an alert that is over for longer is forgotten"
     )
     endpoints: dict[str, str] = Field(
-        {}, description="more components by name: http(s)://… or tcp://host:port"
+        {},
+        description="more components by name: http(s)://…, zookeeper://host:port or tcp://host:port",
     )
 
     @field_validator("endpoints")
@@ -81,9 +82,12 @@ class MonitorConfig(BaseModel):
     def _urls(cls, given: dict[str, str]) -> dict[str, str]:
         for name, url in given.items():
             parts = urlsplit(url)
-            if parts.scheme not in ("http", "https", "tcp") or not parts.hostname:
-                raise ValueError(f"{name}: {url!r} is not http(s)://… or tcp://host:port")
-            if parts.scheme == "tcp" and parts.port is None:
+            bare = parts.scheme in ("tcp", "zookeeper")
+            if not (bare or parts.scheme in ("http", "https")) or not parts.hostname:
+                raise ValueError(
+                    f"{name}: {url!r} is not http(s)://…, zookeeper://host:port or tcp://host:port"
+                )
+            if bare and parts.port is None:
                 raise ValueError(f"{name}: {url!r} names no port")
         return given
 

@@ -4,74 +4,21 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any
 
 import pytest_asyncio
-from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from infra.demo.crashes import Crashes
 from infra.local.layout import DEFAULT_VLANS, Layout, Vlan
 from infra.local.stack import Stack
 from infra.provision import OvsServer
-from infra.provision.process import free_ports
 from libs.client.api import GantryClient
+from tests.mail import MailSink, mail_sink
 
 TINY = Vlan("tiny", 130, IPv4Network("10.130.0.0/29"))  # five addresses beside the gateway's
-
-
-@dataclass
-class MailSink:
-    """A real SMTP server that keeps what it is sent."""
-
-    port: int
-    messages: list[str] = field(default_factory=list)
-    _server: Controller | None = None
-
-    def start(self) -> None:
-        """Listen, unless it does."""
-        if self._server is None:
-            self._server = Controller(self, hostname="127.0.0.1", port=self.port)
-            self._server.start()
-
-    def stop(self) -> None:
-        """Listen no more."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.stop()
-
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
-        """aiosmtpd's hook."""
-        content = envelope.content
-        assert isinstance(content, bytes)
-        self.messages.append(content.decode())
-        return "250 OK"
-
-    def subjects(self) -> list[str]:
-        """Subject lines, unfolded."""
-        return [
-            line.removeprefix("Subject: ")
-            for message in self.messages
-            for line in message.replace("\r\n ", " ").splitlines()
-            if line.startswith("Subject: ")
-        ]
-
-
-@contextmanager
-def mail_sink() -> Iterator[tuple[MailSink, dict[str, Any]]]:
-    """An SMTP server that runs, and the monitor's configuration for it."""
-    (port,) = free_ports(1)
-    mail = MailSink(port)
-    mail.start()
-    try:
-        yield mail, {"host": "127.0.0.1", "port": port, "recipients": ["ops@example.test"]}
-    finally:
-        mail.stop()
 
 
 @dataclass

@@ -17,7 +17,8 @@ from infra.local.layout import Layout
 from infra.provision.sources import provided
 from libs.client.api import GantryClient
 from libs.common.errors import Unavailable
-from tests.e2e.conftest import MailSink, mail_sink
+from tests.mail import MailSink, mail_sink
+from tests.matrix.parts import MONITOR
 
 LOGS = Path("build/distributed-logs")
 LENT = ("kafka", "mongo", "zookeeper", "registry")
@@ -84,7 +85,7 @@ async def distributed(ovs_dir: Path, replicas: int, size: int) -> AsyncIterator[
 async def _running(stack: DistributedStack, size: int) -> AsyncIterator[Distributed]:
     with mail_sink() as (mail, smtp):
         try:
-            await stack.start({"smtp": smtp, "crash_quiet_s": 5.0, "sweep_s": 1.0})
+            await stack.start({"smtp": smtp, "crash_quiet_s": 5.0, "sweep_s": 1.0, **MONITOR})
             images = await stack.push_samples()
             async with GantryClient.open(stack.layout.url, stack.admin_key()) as client:
                 yield Distributed(stack, SpreadStory(stack, client, images, size, print), mail)

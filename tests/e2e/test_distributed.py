@@ -26,11 +26,12 @@ SIZE = 4
 OUTAGE_S = 6.0
 SOON_S = 30.0
 CELLS = (
-    ("kafka", "kill9"),
-    ("mongo", "stop"),
-    ("mesos-master", "pause"),
-    ("executor", "kill9"),
-    ("scheduler", "kill9"),
+    ("kafka", "kill9", OUTAGE_S),
+    ("mongo", "stop", OUTAGE_S),
+    ("mesos-master", "pause", OUTAGE_S),
+    ("executor", "kill9", OUTAGE_S),
+    ("scheduler", "kill9", OUTAGE_S),
+    ("registry", "stop", 11.0),  # long enough to be told of
 )
 
 
@@ -120,14 +121,17 @@ async def test_the_glass_is_broken_where_kafka_never_was(many: Distributed) -> N
     assert await story.containers() == {}
 
 
-@pytest.mark.parametrize(("part", "kind"), CELLS)
+@pytest.mark.parametrize(("part", "kind", "outage_s"), CELLS)
 async def test_an_outage_in_the_middle_of_a_release(
-    matrix: Matrix, many: Distributed, part: str, kind: str
+    matrix: Matrix, many: Distributed, part: str, kind: str, outage_s: float
 ) -> None:
-    row = await matrix.cell(part, kind)
+    row = await matrix.cell(part, kind, outage_s)
     assert row.errors == []
     assert row.acknowledged > 0
     assert row.failed == 0, "running apps serve throughout"
     assert row.requests > 100
+    if part == "registry":
+        assert "component-down:registry" in row.alerts
+        assert any("RAISED" in each and "component-down:registry" in each for each in row.alerts)
     hosts = {each.hostname for each in await many.story.instances()}
     assert hosts == {"h1", "h2"}

@@ -74,6 +74,7 @@ class FakeHost:
     disk: FakeDisk = field(default_factory=lambda: FakeDisk({}))
     switch_up: bool = True
     engine_up: bool = True
+    engine_frozen: bool = False
     switch_epoch: int = 1
     fault: Fault = lambda _step: None
     _inodes: int = HOST_INODE
@@ -332,6 +333,12 @@ class FakeEngine:
     def __init__(self, host: FakeHost) -> None:
         self._host = host
         self.killed: list[str] = []
+
+    async def ping(self) -> None:
+        """See Engine."""
+        self._arrive()
+        while self._host.engine_frozen:
+            await asyncio.sleep(0.1)
 
     async def containers(self) -> tuple[ContainerView, ...]:
         """See Engine."""

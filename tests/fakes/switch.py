@@ -59,6 +59,11 @@ class FakeSwitch:
             if port is not None:
                 host.rules.pop(flows.OWNER_COOKIE | port.ofport, None)
 
+    async def ping(self) -> None:
+        """See SwitchDriver."""
+        if not self._host.switch_up:
+            raise Unavailable("Open vSwitch is not running")
+
     async def view(self) -> tuple[PortView, ...]:
         """See SwitchDriver."""
         self._arrive("switch.view")

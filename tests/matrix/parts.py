@@ -4,25 +4,52 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 from infra.local.distributed import DistributedStack, Part
-from infra.local.processes import alive, reap
+from infra.local.processes import Daemon, alive, reap
 from infra.local.stack import answers
+from tests.mail import MailSink
 
 # Of replicas and hosts one is broken; of leaders the one that leads.
 PARTS = (
     *("kafka", "mongo", "zookeeper", "registry", "smtp"),
-    *("mesos-master", "agent", "engine", "ovs", "hostd", "executor", "worker"),
+    *("mesos-master", "agent", "engine", "ovs", "vswitchd", "hostd", "executor", "worker"),
     *("gateway", "deployer", "ipam", "scheduler", "monitor"),
 )
 HOST = "h1"
+SEVERING = ("ovs", "vswitchd")
+"""Without the switch nobody reaches anybody: a userspace datapath goes with its process."""
+TOLD: Mapping[str, tuple[str, float]] = {
+    "kafka": ("component-down:bus", 10.0),
+    "mongo": ("monitoring-blind", 15.0),
+    "zookeeper": ("component-down:zookeeper", 20.0),
+    "registry": ("component-down:registry", 10.0),
+    "smtp": ("component-down:smtp", 12.0),
+    "mesos-master": ("component-down:mesos", 12.0),
+    "agent": ("node-lost:", 25.0),
+    "engine": ("component-down:host@h1", 20.0),
+    "ovs": ("component-down:host@", 20.0),
+    "vswitchd": ("component-down:host@", 20.0),
+    "hostd": ("component-down:host@h1", 12.0),
+    **{
+        name: (f"component-down:{name}@", 12.0)
+        for name in ("gateway", "deployer", "ipam", "scheduler")
+    },
+}
+"""How the alert begins that is raised or mailed when a part is away for longer than so many seconds. A monitor's
+standby takes its place, and executor and worker are started anew at once."""
+MONITOR: Mapping[str, float] = {"probe_s": 1.0, "blind_after_s": 10.0}
+"""What the monitor is set to for that, beside its defaults."""
 
 
-async def part_of(stack: DistributedStack, name: str, smtp: Part) -> Part:
+async def part_of(stack: DistributedStack, name: str, mail: MailSink) -> Part:
     """The part that the matrix calls `name` now."""
     if name == "smtp":
-        return smtp
+        return mail.part()
+    if name == "vswitchd":
+        return _vswitchd(stack)
     if name in ("executor", "worker"):
         return _executor(stack, name)
     if name in ("agent", "hostd", "engine"):
@@ -32,6 +59,22 @@ async def part_of(stack: DistributedStack, name: str, smtp: Part) -> Part:
         if await answers(f"{stack.url_of(each)}/readyz"):
             return stack.parts[each]
     return stack.parts[replicas[0] if replicas else name]
+
+
+def _vswitchd(stack: DistributedStack) -> Part:
+    """The switch alone: its database goes on."""
+    daemon = Daemon("vswitchd", stack.layout.ovs_dir / "ovs-vswitchd.pid", stack.layout.logs / "-")
+
+    async def kill9() -> None:
+        daemon.kill9()
+
+    async def pause() -> None:
+        daemon.pause()
+
+    async def resume() -> None:
+        daemon.resume()
+
+    return Part("vswitchd", stack.parts["ovs"].start, daemon.stop, kill9, pause, resume)
 
 
 def _executor(stack: DistributedStack, name: str) -> Part:
@@ -51,7 +94,9 @@ def _executor(stack: DistributedStack, name: str) -> Part:
         return found
 
     async def signalled(number: int) -> None:
-        for pid in pids():
+        found = pids()
+        assert found, f"there is no {name} on {HOST} to be hit"
+        for pid in found:
             os.kill(pid, number)
             reap(pid)
 

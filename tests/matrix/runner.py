@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -15,11 +16,11 @@ from libs.client.model import DeploymentView
 from libs.common.errors import GantryError, NotFound
 from libs.common.spec import AppSpec
 from tests.e2e.distributed import Distributed
-from tests.matrix.parts import part_of
-from tests.matrix.smtp import smtp_part
+from tests.matrix.parts import SEVERING, TOLD, part_of
 
 KINDS = ("stop", "kill9", "pause")
 DEADLINE_S = 240.0
+BEGUN_S = 60.0
 POLL_S = 0.25
 CALL_S = 15.0
 APPS = 5  # that the small writes go to
@@ -64,19 +65,20 @@ class Matrix:
         await self._story.expect_versions(self._version, self._size)
         self._story.start_load()
 
-    async def cell(self, name: str, kind: str) -> Row:
+    async def cell(self, name: str, kind: str, outage_s: float | None = None) -> Row:
         """Break a part while a release goes on; what did not hold is in the row's `errors`."""
         self._cells += 1
         row = Row(name, kind)
-        part = await part_of(self._cloud.stack, name, smtp_part(self._cloud.mail))
+        part = await part_of(self._cloud.stack, name, self._cloud.mail)
         place = await self._patiently(lambda: self._client.place(_ALERTS), _soon())
+        mails = len(self._cloud.mail.subjects())
         before = self._story.load_counts()
-        deployment = await self._release()
+        deployment = await self._release(fresh=name == "registry")
         writer = asyncio.get_running_loop().create_task(self._write())
         try:
             began = time.monotonic()
             await {"stop": part.stop, "kill9": part.kill9, "pause": part.pause}[kind]()
-            await asyncio.sleep(1.0 if kind == "kill9" else self._outage_s)
+            await asyncio.sleep(1.0 if kind == "kill9" else outage_s or self._outage_s)
             await (part.resume if kind == "pause" else part.start)()
             over = time.monotonic()
             row.outage_s = over - began
@@ -90,27 +92,37 @@ class Matrix:
         row.requests = after["requests"] - before["requests"]
         row.failed = after["failed"] - before["failed"]
         row.alerts = await self._raised_since(place)
+        row.errors += self._judge_around(row, self._cloud.mail.subjects()[mails:])
         return row
 
     # -- doing
 
     async def _put(self) -> None:
         image = f"sample-web:{self._version}"
+        if image not in self._story.images:
+            built = await self._cloud.stack.push_sample(self._version)
+            self._story.images = {**self._story.images, image: built}
         spec = AppSpec.model_validate(self._story.spec(image, self._size))
         await self._client.put_app(APP, spec)
 
-    async def _release(self) -> str:
-        """A release of the other version, on its way: some new instances are healthy already."""
+    async def _release(self, *, fresh: bool) -> str:
+        """A release of another version, on its way: some new instances are healthy already.
+
+        With `fresh`, of one that no host has pulled, and only just begun.
+        """
         self._version = "v2" if self._version == "v1" else "v1"
+        if fresh:
+            self._version = f"v{self._cells}.{int(time.time())}"
         await self._put()
         accepted = await self._client.deploy(APP)
-        deadline = time.monotonic() + 20.0
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + BEGUN_S
+        while True:
             view = await self._client.deployment(accepted.deployment)
-            if (view.counts or {}).get("ready", 0) >= 2:
-                break
+            if view.state in ENDED or time.monotonic() > deadline:
+                raise AssertionError(f"no release is under way: it is {view.state}: {view.reason}")
+            if view.release is not None and (fresh or (view.counts or {}).get("ready", 0) >= 2):
+                return accepted.deployment
             await asyncio.sleep(0.05)
-        return accepted.deployment
 
     async def _write(self) -> None:
         """Small writes all the time, the newest over the older; what was acknowledged last must be there in the end.
@@ -177,6 +189,21 @@ class Matrix:
             view, _ = await self._patiently(partial(self._client.app, app), deadline)
             if int(view.spec["env"]["N"]) < mark:
                 errors.append(f"write {mark} of {app} was acknowledged and is not there")
+        return errors
+
+    def _judge_around(self, row: Row, mailed: list[str]) -> list[str]:
+        """Did the apps serve, were writes taken, and was the outage told of?"""
+        errors = []
+        if row.failed and row.part not in SEVERING:
+            errors.append(f"{row.failed} of {row.requests} requests failed")
+        if not row.requests or not row.acknowledged:
+            errors.append("there was no load, or no write was taken")
+        wanted, after_s = TOLD.get(row.part, ("", math.inf))
+        if row.kind != "kill9" and row.outage_s >= after_s:
+            told = [each for each in (*row.alerts, *mailed) if wanted in each]
+            if not told:
+                errors.append(f"no alert {wanted}… was raised or mailed")
+            row.alerts += [f"mail: {each}" for each in told if each not in row.alerts]
         return errors
 
     async def _settled(self) -> None:

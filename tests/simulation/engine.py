@@ -36,6 +36,10 @@ class HostdEngine:
         self._docker = docker
         self._cluster = cluster
 
+    async def ping(self) -> None:
+        """See Engine."""
+        self._arrive()
+
     async def containers(self) -> tuple[ContainerView, ...]:
         """See Engine."""
         self._arrive()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import aiohttp
 import pytest
 from pydantic import ValidationError
 
 from libs.common.errors import Unavailable
 from libs.common.http import Response, reply
-from services.monitor.components import Watch, ask, host_probes, lags, low_disks
+from services.monitor.components import Watch, ask, endpoint, host_probes, lags, low_disks, speaks
 from services.monitor.model import MonitorConfig, Node
 from tests.simulation.faults import Point
 from tests.simulation.loop import World, virtual
@@ -87,7 +89,52 @@ async def test_whatever_listens_there_ends_nobody(body: bytes) -> None:
     assert await low_disks(client, nodes, 1.0) == {}
 
 
-@pytest.mark.parametrize("url", ["registry:5000", "tcp://zookeeper", "ftp://x/", "http://"])
+@asynccontextmanager
+async def says(text: bytes, *, only_if_asked: bytes = b"") -> AsyncIterator[int]:
+    """The port of a server that says one thing."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.read(len(only_if_asked)) == only_if_asked:
+            writer.write(text)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"220 mail.test ESMTP\r\n", ""),
+        (b"554 no\r\n", "it says b'554', not b'220'"),
+        (b"", "no answer within 0.3 s"),
+    ],
+)
+async def test_a_mail_server_must_greet(text: bytes, reason: str) -> None:
+    async with says(text) as port:
+        assert await ask(speaks("127.0.0.1", port, b"", b"220", b"QUIT\r\n"), 0.3) == reason
+    assert "Connect call failed" in await ask(speaks("127.0.0.1", port, b"", b"220"), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"Zookeeper version: 3.8.0\nMode: standalone\n", ""),
+        (b"This ZooKeeper instance is not currently serving requests\n", "This ZooKeep"),
+        (b"", "no answer within 0.3 s"),
+    ],
+)
+async def test_zookeeper_must_serve(text: bytes, reason: str) -> None:
+    async with says(text, only_if_asked=b"srvr") as port, aiohttp.ClientSession() as session:
+        told = await ask(endpoint(session, f"zookeeper://127.0.0.1:{port}"), 0.3)
+    assert (reason in told) if reason else (told == "")
+
+
+@pytest.mark.parametrize(
+    "url", ["registry:5000", "tcp://zookeeper", "zookeeper://zk", "ftp://x/", "http://"]
+)
 def test_an_endpoint_that_is_none_is_refused_by_name(url: str) -> None:
     with pytest.raises(ValidationError, match=r"mine: .* is not http|mine: .* names no port"):
         MonitorConfig(endpoints={"mine": url})
