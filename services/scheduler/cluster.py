@@ -294,6 +294,11 @@ class Draft:
         found = [self.get(each) for each in names]
         return [each for each in found if each is not None and takes(each)[0] == agent]
 
+    def attributes_of(self, agent: AgentId) -> Mapping[str, str] | None:
+        """Of an agent, as it last offered or as they were saved with what is on it; None when nobody has told."""
+        told = self.volatile.agents.get(agent)
+        return told.attributes if told is not None else self.volatile.roster.attributes(agent)
+
     def ours_on(self, agent: AgentId) -> Ours:
         """What they take there, and what must be left alone besides."""
         if agent in self._moved:

@@ -96,6 +96,9 @@ class Instance:
     return_host: str = ""  # and that host's name
     leaving: str = ""  # it is asked to move off its host: see `nodes.py`
     run: Run | None = None  # a job's run, which ends: see `runs.py`
+    attributes: Mapping[str, str] | None = (
+        None  # its agent's; None: it was placed by an older release
+    )
 
     @property
     def number(self) -> int:

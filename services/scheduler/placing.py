@@ -25,7 +25,7 @@ from services.scheduler.model import (
 from services.scheduler.policy import Agents, Refusal, Shape
 from services.scheduler.policy.fairness import Turns
 from services.scheduler.policy.model import Vector
-from services.scheduler.rounds import full_agents, is_fresh, round_of, usage_of
+from services.scheduler.rounds import away_agents, full_agents, is_fresh, round_of, usage_of
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.tasks import Purse, TaskFactory
 from services.scheduler.waiting import Waiting
@@ -51,8 +51,13 @@ def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: Task
     """Place what waits on the offers there are, and ask for more or for none."""
     waiting = Waiting(draft, now)
     launching = pacing.launching(draft)
-    shut = (full_agents(draft, now), nodes.closed(draft), pacing.busy(launching, config))
-    agents = draft.volatile.roster.agents(draft.ours_on, *shut)
+    agents = draft.volatile.roster.agents(
+        draft.ours_on,
+        full_agents(draft, now),
+        nodes.closed(draft),
+        pacing.busy(launching, config),
+        away_agents(draft),
+    )
     outcome = Outcome(agents)
     if draft.volatile.offers and waiting.shapes():
         _serve(draft, waiting, outcome, pacing.Slots(launching, config), now, config)
@@ -195,6 +200,7 @@ def _staged(instance: Instance, offer: Offer, now: float, cluster: str) -> Insta
             "generation": instance.generation + 1,
             "agent": offer.agent,
             "hostname": offer.hostname,
+            "attributes": offer.attributes,
             "since": now,
             "healthy": None,
             "delayed": "",

@@ -7,6 +7,7 @@ from itertools import islice, product
 
 import numpy as np
 
+from libs.common.spec import ConstraintOperator
 from services.scheduler.policy import explain
 from services.scheduler.policy.agents import Agents
 from services.scheduler.policy.filling import capacities, even, fill, scores
@@ -65,7 +66,8 @@ class Round:
         self.here = here or {}
         self._apart = apart or {}
         self._zones = zones or {}
-        self._available = agents.offered & ~(agents.full | agents.closed | agents.busy)
+        self._standing = ~(agents.full | agents.closed | agents.away)
+        self._available = agents.offered & self._standing & ~agents.busy
         self._weights = _weights(agents)
         self._order: Order | None = None
 
@@ -218,7 +220,10 @@ class Round:
 
     def _bound(self, shape: Shape) -> Relations:
         apart = sorted(self._apart.get(shape.app, ()))
-        return relations(self.agents.rows, shape, self.here, apart)
+        standing = None
+        if any(each.operator is ConstraintOperator.GROUP_BY for each in shape.constraints):
+            standing = allowed(self.agents, shape, self._zone(shape), self._standing)
+        return relations(self.agents.rows, shape, self.here, apart, standing)
 
     # -- booking
 
