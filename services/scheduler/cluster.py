@@ -61,11 +61,15 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """Why the instances of a shape wait, since when they are told, and whether all of them have been."""
+    """Why the instances of a shape wait, since when they are told, and whether all of them have been.
+
+    `at`: so it was when last looked at.
+    """
 
     refusal: Refusal
     since: float
     told: bool
+    at: float
 
 
 @dataclass(slots=True)

@@ -62,6 +62,8 @@ def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: Task
     if draft.volatile.offers and waiting.shapes():
         _serve(draft, waiting, outcome, pacing.Slots(launching, config), now, config)
         _launch(draft, outcome, now, tasks)
+    elif waiting.shapes():
+        _refuse(draft, waiting, outcome, now, config)
     draft.volatile.more = outcome.more  # until the next decision
     refusing.tell(draft, waiting, outcome.refused, outcome.looked_at, now, config)
     evicting.make_room(draft, waiting, outcome.refused.keys() - outcome.limited, now, config)
@@ -124,12 +126,32 @@ def _serve(
         left -= placed
 
 
+def _refuse(
+    draft: Draft, waiting: Waiting, outcome: Outcome, now: float, config: SchedulerConfig
+) -> None:
+    """Nobody offers anything, the cluster being full or others holding it: why each waits, by what should be free."""
+    shapes = refusing.unexplained(draft, waiting, now)
+    if not shapes:
+        return
+    _give_back(waiting, outcome.agents)
+    work = round_of(draft, outcome.agents, shapes, now, config)
+    usage = usage_of(draft)
+    for shape in shapes:
+        limit, why_not = limit_of(draft, shape, usage.get(shape.bu), now, config)
+        if why_not is not None and not limit:
+            outcome.limited.add(shape)
+            outcome.refused[shape] = why_not
+        else:
+            outcome.refused[shape] = work.why(shape)
+    outcome.looked_at.update(shapes)
+
+
 def _give_back(waiting: Waiting, agents: Agents) -> None:
     """What was left alone for containers that are now to be adopted is theirs."""
     for shape in waiting.shapes():
         row = agents.rows.index.get(shape.agent) if shape.agent is not None else None
         if row is not None:
-            agents.free[:, row] += shape.vector * sum(1 for _ in waiting.ready(shape))
+            agents.give_back(row, shape.vector * sum(1 for _ in waiting.ready(shape)))
 
 
 def limit_of(

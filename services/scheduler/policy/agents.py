@@ -103,7 +103,7 @@ class Agents:
         self.closed = none if closed is None else closed
         self.busy = none if busy is None else busy
         self.away = none if away is None else away
-        self._expected = free if expected is None else expected
+        self._expected = expected
 
     @classmethod
     def of(cls, candidates: Sequence[Candidate]) -> Agents:
@@ -124,10 +124,18 @@ class Agents:
         full, closed, busy, away = (
             each.copy() for each in (self.full, self.closed, self.busy, self.away)
         )
-        expected = self._expected.copy()
+        expected = None if self._expected is None else self._expected.copy()
         return Agents(self.rows, free, offered, full, closed, busy, away, expected)
+
+    def give_back(self, row: int, amounts: Vector) -> None:
+        """So much more may be had on a row."""
+        self.free[:, row] += amounts
+        if self._expected is not None:
+            self._expected[:, row] += amounts
 
     def known(self) -> Vector:
         """What is free on each, whether it offers it or only should."""
+        if self._expected is None:
+            return self.free
         known: Vector = np.where(self.offered, self.free, self._expected)
         return known

@@ -75,16 +75,19 @@ class Round:
         """Place up to `count` of a shape; where, and why the rest can't be."""
         if count <= 0:
             return [], None
-        agents = self.agents
-        mask = allowed(agents, shape, self._zone(shape), self._available)
+        mask = allowed(self.agents, shape, self._zone(shape), self._available)
         if (shape.relational or shape.app in self._apart) and not shape.pinned:
             given = self._related(shape, mask, count)
         else:
             given = self._alone(shape, mask, count)
         if sum(number for _, number in given) == count:
             return given, None
-        unary = filters(agents, shape, self._zone(shape))
-        return given, explain.refusal(agents, shape, unary, self._bound(shape))
+        return given, self.why(shape)
+
+    def why(self, shape: Shape) -> Refusal:
+        """Why the next one of a shape goes nowhere, as things are."""
+        unary = filters(self.agents, shape, self._zone(shape))
+        return explain.refusal(self.agents, shape, unary, self._bound(shape))
 
     def set_aside(self, row: int, amounts: Vector) -> None:
         """Leave so much of an agent alone."""

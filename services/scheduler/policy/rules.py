@@ -103,8 +103,12 @@ class Level:
 
     def turn(self, mask: Mask) -> Mask:
         """Of the agents in `mask`, those whose value is next in turn."""
-        turn: Mask = mask & (self.counts[self.codes] <= self.stop(mask))
-        return turn
+        return mask & self.open(self.stop(mask))
+
+    def open(self, stop: int) -> Mask:
+        """Agents whose value has no more than that."""
+        mask: Mask = (self.counts <= stop)[self.codes]
+        return mask
 
 
 class Here:

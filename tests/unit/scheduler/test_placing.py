@@ -363,7 +363,9 @@ def test_why_an_instance_waits_is_known_at_once_and_stays_up_to_date() -> None:
         "nearest": "none of 1 agents is in zone b",
     }
     desk.offer("a2", "a3", zone="b", cpus=0.5)
-    assert view()["why"]["failed"] == {"cpus": 2}
+    # The one that went back because it can't help is known all the same.
+    assert view()["why"]["agents"] == 3
+    assert view()["why"]["failed"] == {"zone IS b": 1, "cpus": 2}
     assert "the most is 0.49 on host-a2" in view()["waiting"]
     desk.offer("a4", zone="b")
     assert view()["why"] is None and not desk.cluster.volatile.why
