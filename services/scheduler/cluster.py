@@ -338,5 +338,5 @@ def _ours(there: Sequence[Instance]) -> Ours:
     used = Amounts.sum_of([each.spec for each in live])
     reserved = Amounts.sum_of([each.spec for each in there if not each.live])
     if live:
-        return Ours(used + EXECUTOR_AMOUNTS, reserved)
-    return Ours(used, reserved + EXECUTOR_AMOUNTS)
+        return Ours(used + EXECUTOR_AMOUNTS, reserved, begins=False)
+    return Ours(used, reserved + EXECUTOR_AMOUNTS, begins=True)

@@ -214,6 +214,7 @@ class Offer:
     attributes: Mapping[str, str]
     received_at: float
     resources: tuple[Resource, ...] = ()  # what `free` is the sum of, with their reservations
+    unreserved: Amounts = Amounts()  # of them, what is reserved for nobody
 
 
 @dataclass(frozen=True, slots=True)

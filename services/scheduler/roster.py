@@ -10,17 +10,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.scheduler.model import AgentId, Amounts, Offer, OfferId
+from services.scheduler.model import EXECUTOR_AMOUNTS, AgentId, Amounts, Offer, OfferId
 from services.scheduler.policy import Agents, Rows
-from services.scheduler.policy.model import Mask, Vector
+from services.scheduler.policy.model import EPSILON, Mask, Vector
 
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """What our instances take on an agent: as Mesos counts it, and what we must leave alone besides."""
+    """What our instances take on an agent: as Mesos counts it, and what we must leave alone besides.
+
+    `begins`: no executor is there, so the next launch starts one.
+    """
 
     used: Amounts
     reserved: Amounts  # an executor that is yet to start, containers that wait for their adoption
+    begins: bool
 
 
 UsedOn = Callable[[AgentId], Ours]
@@ -42,6 +46,8 @@ class Roster:
         self._reserved: Vector = np.zeros((3, 0))
         self._used: Vector = np.zeros((3, 0))
         self._total: Vector = np.zeros((3, 0))
+        self._open: Vector = np.zeros((3, 0))  # by their last offers, what is reserved for nobody
+        self._begins: Mask = np.zeros(0, dtype=np.bool_)
 
     def copy(self) -> Roster:
         """One that can be changed without this one."""
@@ -53,6 +59,8 @@ class Roster:
         twin._reserved = self._reserved.copy()
         twin._used = self._used.copy()
         twin._total = self._total.copy()
+        twin._open = self._open.copy()
+        twin._begins = self._begins.copy()
         return twin
 
     @property
@@ -79,6 +87,9 @@ class Roster:
         self._enlist((each.agent, each.hostname, each.attributes) for each in offers)
         for offer in offers:
             row = self.rows.index[offer.agent]
+            if offer.agent not in self.offers:
+                self._open[:, row] = 0.0
+            self._open[:, row] += _vector(offer.unreserved)
             self.offers[offer.agent] = (*self.offers.get(offer.agent, ()), offer.id)
             self._offered[:, row] += _vector(offer.free)
         for agent in {offer.agent for offer in offers}:
@@ -94,6 +105,7 @@ class Roster:
         if left:
             self.offers[offer.agent] = left
             self._offered[:, row] -= _vector(offer.free)
+            self._open[:, row] -= _vector(offer.unreserved)
         elif self.offers.pop(offer.agent, None):
             self._offered[:, row] = 0.0
 
@@ -115,7 +127,8 @@ class Roster:
         offered = self._mask(self.offers)
         free = self._offered - self._reserved
         masks = (self._mask(full), self._mask(closed), self._mask(busy))
-        return Agents(self.rows, free, offered, *masks, self._mask(away) & ~offered, expected)
+        gone, barred = self._mask(away) & ~offered, self._barred()
+        return Agents(self.rows, free, offered, *masks, gone, barred, expected)
 
     def estimate(
         self,
@@ -127,7 +140,7 @@ class Roster:
         """All agents but those away with what should be free there, whether or not they offer it at the moment."""
         free, gone = self._expected(used_on), self._mask(away)
         masks = (self._mask(full), self._mask(closed))
-        return Agents(self.rows, free, ~gone, *masks, away=gone)
+        return Agents(self.rows, free, ~gone, *masks, away=gone, barred=self._barred())
 
     def _expected(self, used_on: UsedOn) -> Vector:
         """What should be free on each agent, once what has changed is looked at."""
@@ -137,9 +150,17 @@ class Roster:
                 ours = used_on(agent)
                 self._used[:, row] = _vector(ours.used)
                 self._reserved[:, row] = _vector(ours.reserved)
+                self._begins[row] = ours.begins
         self.dirty.clear()
         expected: Vector = np.maximum(self._total - self._used - self._reserved, 0.0)
         return expected
+
+    def _barred(self) -> Mask:
+        """Agents on which an executor would have to start, and of whose room too little is reserved for nobody."""
+        lacks = self._open + EPSILON < _vector(EXECUTOR_AMOUNTS)[:, None]
+        has = self._total - self._used > self._open + EPSILON  # but has it for us
+        barred: Mask = self._begins & (lacks & has).any(axis=0)
+        return barred
 
     def _mask(self, agents: Iterable[AgentId]) -> Mask:
         mask = np.zeros(len(self.rows), dtype=np.bool_)
@@ -161,6 +182,8 @@ class Roster:
             self._reserved = np.pad(self._reserved, more)
             self._used = np.pad(self._used, more)
             self._total = np.pad(self._total, more)
+            self._open = np.pad(self._open, more, constant_values=np.inf)  # not known yet
+            self._begins = np.pad(self._begins, more[1])
 
 
 def _vector(amounts: Amounts) -> Vector:

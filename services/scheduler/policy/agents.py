@@ -80,8 +80,9 @@ class Agents:
     """The rows with what is free on them.
 
     `free[resource, row]`, in the order of RESOURCES; the others per row. Placement books on `free`. `closed` by
-    a person to whatever is new; `busy` with launches; `away`: Mesos can't reach them. `expected` is what should be free
-    on those that offer nothing now, for whoever explains.
+    a person to whatever is new; `busy` with launches; `away`: Mesos can't reach them; `barred`: our executor, which is
+    paid out of what is reserved for nobody, is not there and can't start. `expected` is what should be free on those
+    that offer nothing now, for whoever explains.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Agents:
         closed: Mask | None = None,
         busy: Mask | None = None,
         away: Mask | None = None,
+        barred: Mask | None = None,
         expected: Vector | None = None,
     ) -> None:
         self.rows = rows
@@ -103,6 +105,7 @@ class Agents:
         self.closed = none if closed is None else closed
         self.busy = none if busy is None else busy
         self.away = none if away is None else away
+        self.barred = none if barred is None else barred
         self._expected = expected
 
     @classmethod
@@ -121,11 +124,10 @@ class Agents:
     def copy(self) -> Agents:
         """The same with vectors of its own, to book on."""
         free, offered = self.free.copy(), self.offered.copy()
-        full, closed, busy, away = (
-            each.copy() for each in (self.full, self.closed, self.busy, self.away)
-        )
+        shut = (self.full, self.closed, self.busy, self.away, self.barred)
+        full, closed, busy, away, barred = (each.copy() for each in shut)
         expected = None if self._expected is None else self._expected.copy()
-        return Agents(self.rows, free, offered, full, closed, busy, away, expected)
+        return Agents(self.rows, free, offered, full, closed, busy, away, barred, expected)
 
     def give_back(self, row: int, amounts: Vector) -> None:
         """So much more may be had on a row."""

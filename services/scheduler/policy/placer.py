@@ -67,7 +67,7 @@ class Round:
         self._apart = apart or {}
         self._zones = zones or {}
         self._standing = ~(agents.full | agents.closed | agents.away)
-        self._available = agents.offered & self._standing & ~agents.busy
+        self._available = agents.offered & self._standing & ~(agents.busy | agents.barred)
         self._weights = _weights(agents)
         self._order: Order | None = None
 

@@ -190,14 +190,16 @@ def filters(agents: Agents, shape: Shape, network_zone: str = "") -> list[Filter
     """All that an agent has to be, but for resources and siblings."""
     rows = agents.rows
     if shape.agent is not None:  # it is there already, whatever the constraints say by now
-        return [_at(rows, shape.agent)]
+        return [_at(rows, shape.agent), _startable(agents)]
     if shape.hostname:
         hosts = _equal(rows, "hostname", shape.hostname)
-        return [Filter("host to be cleaned up", "are the host to be cleaned up", hosts)]
+        there = Filter("host to be cleaned up", "are the host to be cleaned up", hosts)
+        return [there, _startable(agents)]
     found = [
         Filter("open host", "are not cordoned", ~agents.closed, lasting=False),
         Filter("room on its disk", "have room on their disk", ~agents.full, lasting=False),
         Filter("launches under way", "may launch more at once", ~agents.busy, lasting=False),
+        _startable(agents),
     ]
     found.append(_class(rows, shape.instance_class))
     if network_zone:
@@ -225,7 +227,7 @@ def allowed(agents: Agents, shape: Shape, network_zone: str, available: Mask) ->
             if each.lasting:
                 mask = mask & each.mask
         if shape.pinned:
-            return mask & agents.offered
+            return mask & agents.offered & ~agents.barred
         if len(kept) >= MASKS_KEPT:
             kept.clear()
         kept[key] = mask
@@ -239,6 +241,11 @@ def _at(rows: Rows, agent: str) -> Filter:
         mask[place] = True
     name = "agent of the container to adopt"
     return Filter(name, f"are the {name}", mask)
+
+
+def _startable(agents: Agents) -> Filter:
+    told = "have unreserved room for the executor"
+    return Filter("unreserved room for the executor", told, ~agents.barred, lasting=False)
 
 
 def _equal(rows: Rows, attribute: str, value: str) -> Mask:
