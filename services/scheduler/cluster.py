@@ -61,11 +61,15 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """Why the instances of a shape wait, since when they are told, and whether all of them have been."""
+    """Why the instances of a shape wait, since when they are told, and whether all of them have been.
+
+    `at`: so it was when last looked at.
+    """
 
     refusal: Refusal
     since: float
     told: bool
+    at: float
 
 
 @dataclass(slots=True)
@@ -294,6 +298,11 @@ class Draft:
         found = [self.get(each) for each in names]
         return [each for each in found if each is not None and takes(each)[0] == agent]
 
+    def attributes_of(self, agent: AgentId) -> Mapping[str, str] | None:
+        """Of an agent, as it last offered or as they were saved with what is on it; None when nobody has told."""
+        told = self.volatile.agents.get(agent)
+        return told.attributes if told is not None else self.volatile.roster.attributes(agent)
+
     def ours_on(self, agent: AgentId) -> Ours:
         """What they take there, and what must be left alone besides."""
         if agent in self._moved:
@@ -329,5 +338,5 @@ def _ours(there: Sequence[Instance]) -> Ours:
     used = Amounts.sum_of([each.spec for each in live])
     reserved = Amounts.sum_of([each.spec for each in there if not each.live])
     if live:
-        return Ours(used + EXECUTOR_AMOUNTS, reserved)
-    return Ours(used, reserved + EXECUTOR_AMOUNTS)
+        return Ours(used + EXECUTOR_AMOUNTS, reserved, begins=False)
+    return Ours(used, reserved + EXECUTOR_AMOUNTS, begins=True)

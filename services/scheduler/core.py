@@ -46,6 +46,7 @@ from services.scheduler.model import (
 from services.scheduler.placing import place_pending
 from services.scheduler.renewing import place_anew
 from services.scheduler.roster import Roster
+from services.scheduler.rounds import inhabited
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.tasks import TaskFactory, parse_offer
 
@@ -169,7 +170,9 @@ def _subscribed(draft: Draft, now: float) -> None:
     volatile.suppressed = volatile.spared = False
     volatile.revived_at = now
     volatile.offers.clear()
-    volatile.roster = Roster()  # who is there says so by its first offer
+    # Who is there says so by its first offer; where something of ours is, we know it already.
+    volatile.roster = Roster()
+    volatile.roster.expect(inhabited(draft), draft.ours_on)
     volatile.killed.clear()
     volatile.unknown.clear()
     known = [each for each in draft.cluster.instances.values() if each.live]

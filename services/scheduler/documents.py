@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -27,6 +28,12 @@ _rare_values = attrgetter(*_RARE)
 _spec_body = PerSpec(lambda spec: spec.model_dump(mode="json"))
 
 
+@lru_cache(maxsize=4096)
+def _shared(attributes: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    """An agent's attributes as the object that all instances on it have: there are many more of them than agents."""
+    return dict(attributes)
+
+
 def to_body(instance: Instance) -> dict[str, Any]:
     """The instance as a document's body."""
     body: dict[str, Any] = dict(zip(_PLAIN, _plain_values(instance), strict=True))
@@ -34,6 +41,8 @@ def to_body(instance: Instance) -> dict[str, Any]:
     body["ended"] = instance.state is State.ENDED
     body["spec"] = _spec_body(instance.spec)
     body["strays"] = [list(each) for each in instance.strays]
+    if instance.attributes is not None:
+        body["attributes"] = dict(instance.attributes)
     if instance.cleanup:
         body["cleanup"] = True
     if instance.run is not None:
@@ -57,6 +66,7 @@ def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:
         strays=tuple((AttemptId(task), AgentId(agent)) for task, agent in body["strays"]),
         cleanup=body.get("cleanup", False),
         run=run_of(body["run"]) if "run" in body else None,
+        attributes=_shared(tuple(body["attributes"].items())) if "attributes" in body else None,
         **{
             name: body[name] for name in (*_PLAIN, *_RARE) if name in body
         },  # an older one has fewer

@@ -96,6 +96,9 @@ class Instance:
     return_host: str = ""  # and that host's name
     leaving: str = ""  # it is asked to move off its host: see `nodes.py`
     run: Run | None = None  # a job's run, which ends: see `runs.py`
+    attributes: Mapping[str, str] | None = (
+        None  # its agent's; None: it was placed by an older release
+    )
 
     @property
     def number(self) -> int:
@@ -211,6 +214,7 @@ class Offer:
     attributes: Mapping[str, str]
     received_at: float
     resources: tuple[Resource, ...] = ()  # what `free` is the sum of, with their reservations
+    unreserved: Amounts = Amounts()  # of them, what is reserved for nobody
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from services.scheduler.model import (
 from services.scheduler.policy import Agents, Refusal, Shape
 from services.scheduler.policy.fairness import Turns
 from services.scheduler.policy.model import Vector
-from services.scheduler.rounds import full_agents, is_fresh, round_of, usage_of
+from services.scheduler.rounds import away_agents, full_agents, is_fresh, round_of, usage_of
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.tasks import Purse, TaskFactory
 from services.scheduler.waiting import Waiting
@@ -51,12 +51,19 @@ def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: Task
     """Place what waits on the offers there are, and ask for more or for none."""
     waiting = Waiting(draft, now)
     launching = pacing.launching(draft)
-    shut = (full_agents(draft, now), nodes.closed(draft), pacing.busy(launching, config))
-    agents = draft.volatile.roster.agents(draft.ours_on, *shut)
+    agents = draft.volatile.roster.agents(
+        draft.ours_on,
+        full_agents(draft, now),
+        nodes.closed(draft),
+        pacing.busy(launching, config),
+        away_agents(draft),
+    )
     outcome = Outcome(agents)
     if draft.volatile.offers and waiting.shapes():
         _serve(draft, waiting, outcome, pacing.Slots(launching, config), now, config)
         _launch(draft, outcome, now, tasks)
+    elif waiting.shapes():
+        _refuse(draft, waiting, outcome, now, config)
     draft.volatile.more = outcome.more  # until the next decision
     refusing.tell(draft, waiting, outcome.refused, outcome.looked_at, now, config)
     evicting.make_room(draft, waiting, outcome.refused.keys() - outcome.limited, now, config)
@@ -119,12 +126,32 @@ def _serve(
         left -= placed
 
 
+def _refuse(
+    draft: Draft, waiting: Waiting, outcome: Outcome, now: float, config: SchedulerConfig
+) -> None:
+    """Nobody offers anything, the cluster being full or others holding it: why each waits, by what should be free."""
+    shapes = refusing.unexplained(draft, waiting, now)
+    if not shapes:
+        return
+    _give_back(waiting, outcome.agents)
+    work = round_of(draft, outcome.agents, shapes, now, config)
+    usage = usage_of(draft)
+    for shape in shapes:
+        limit, why_not = limit_of(draft, shape, usage.get(shape.bu), now, config)
+        if why_not is not None and not limit:
+            outcome.limited.add(shape)
+            outcome.refused[shape] = why_not
+        else:
+            outcome.refused[shape] = work.why(shape)
+    outcome.looked_at.update(shapes)
+
+
 def _give_back(waiting: Waiting, agents: Agents) -> None:
     """What was left alone for containers that are now to be adopted is theirs."""
     for shape in waiting.shapes():
         row = agents.rows.index.get(shape.agent) if shape.agent is not None else None
         if row is not None:
-            agents.free[:, row] += shape.vector * sum(1 for _ in waiting.ready(shape))
+            agents.give_back(row, shape.vector * sum(1 for _ in waiting.ready(shape)))
 
 
 def limit_of(
@@ -195,6 +222,7 @@ def _staged(instance: Instance, offer: Offer, now: float, cluster: str) -> Insta
             "generation": instance.generation + 1,
             "agent": offer.agent,
             "hostname": offer.hostname,
+            "attributes": offer.attributes,
             "since": now,
             "healthy": None,
             "delayed": "",

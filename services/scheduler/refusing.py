@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Set
 from dataclasses import replace
+from operator import itemgetter
 
 from libs.common.events import model as ev
 from services.scheduler.cluster import Draft, Why
@@ -13,8 +15,28 @@ from services.scheduler.settings import SchedulerConfig
 from services.scheduler.waiting import Waiting
 
 MOST = 500  # are told in one decision; the others in the next
+MOST_LOOKED_AT = (
+    100  # without offers, in one decision: a third of a millisecond each at 5,000 agents
+)
+LOOK_EVERY_S = 1.0
 OFFERS_COME_S = 2.0
 """Who waits for less may be helped by offers that are on their way: a master makes them once a second."""
+
+
+def unexplained(draft: Draft, waiting: Waiting, now: float) -> list[Shape]:
+    """While nobody offers anything: shapes that have waited for offers in vain, and not been looked at just now.
+
+    No more of them than one decision has time for, those that were looked at the longest ago first.
+    """
+    why, subscribed_at = draft.volatile.why, draft.volatile.subscribed_at
+    found = []
+    for shape in waiting.shapes():
+        known, first = why.get(shape), next(waiting.ready(shape), None)
+        if first is None or (known is not None and now - known.at < LOOK_EVERY_S):
+            continue
+        if now - max(first.since, first.not_before, subscribed_at) >= OFFERS_COME_S:
+            found.append((known.at if known is not None else 0.0, shape))
+    return [shape for _, shape in heapq.nsmallest(MOST_LOOKED_AT, found, key=itemgetter(0))]
 
 
 def tell(
@@ -38,14 +60,14 @@ def tell(
             or known.refusal.failed.keys() != refusal.failed.keys()
             or now - known.since >= config.delayed_every_s
         ):
-            known = Why(refusal, now, told=False)
+            known = Why(refusal, now, told=False, at=now)
         told = True
         for each in list(waiting.new(shape) if known.told else waiting.ready(shape)):
             if left <= 0 or now - max(each.since, each.not_before) < OFFERS_COME_S:
                 told = False  # the others in a later decision
                 break
             left -= _delayed(draft, each, refusal, known.since, now, config)
-        why[shape] = Why(refusal, known.since, told)
+        why[shape] = Why(refusal, known.since, told, known.at if shape in later else now)
 
 
 def _delayed(

@@ -87,6 +87,7 @@ def taken_back(
         return_host="",
         agent=place,
         hostname=instance.return_host,
+        attributes=draft.attributes_of(place),
         address="",
         container="",
         healthy=None,

@@ -10,24 +10,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.scheduler.model import AgentId, Amounts, Offer, OfferId
+from services.scheduler.model import EXECUTOR_AMOUNTS, AgentId, Amounts, Offer, OfferId
 from services.scheduler.policy import Agents, Rows
-from services.scheduler.policy.model import Mask, Vector
+from services.scheduler.policy.model import EPSILON, Mask, Vector
 
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """What our instances take on an agent: as Mesos counts it, and what we must leave alone besides."""
+    """What our instances take on an agent: as Mesos counts it, and what we must leave alone besides.
+
+    `begins`: no executor is there, so the next launch starts one.
+    """
 
     used: Amounts
     reserved: Amounts  # an executor that is yet to start, containers that wait for their adoption
+    begins: bool
 
 
 UsedOn = Callable[[AgentId], Ours]
+Known = tuple[AgentId, str, Mapping[str, str]]
+"""An agent, its hostname and its attributes."""
 
 
 class Roster:
-    """One row an agent that has ever offered since the subscription; several offers of one agent add up."""
+    """One row an agent that has offered since the subscription, or on which something of ours was by then.
+
+    Several offers of one agent add up.
+    """
 
     def __init__(self) -> None:
         self.rows = Rows()
@@ -35,7 +44,10 @@ class Roster:
         self.dirty: set[AgentId] = set()  # what is ours there has changed since it was looked at
         self._offered: Vector = np.zeros((3, 0))
         self._reserved: Vector = np.zeros((3, 0))
+        self._used: Vector = np.zeros((3, 0))
         self._total: Vector = np.zeros((3, 0))
+        self._open: Vector = np.zeros((3, 0))  # by their last offers, what is reserved for nobody
+        self._begins: Mask = np.zeros(0, dtype=np.bool_)
 
     def copy(self) -> Roster:
         """One that can be changed without this one."""
@@ -45,7 +57,10 @@ class Roster:
         twin.dirty = set(self.dirty)
         twin._offered = self._offered.copy()
         twin._reserved = self._reserved.copy()
+        twin._used = self._used.copy()
         twin._total = self._total.copy()
+        twin._open = self._open.copy()
+        twin._begins = self._begins.copy()
         return twin
 
     @property
@@ -54,11 +69,27 @@ class Roster:
         total: Vector = self._total.sum(axis=1)
         return total
 
+    def expect(self, agents: Iterable[Known], used_on: UsedOn) -> None:
+        """These are there, though they have offered nothing yet: no more is known of them than what ours take."""
+        agents = list(agents)
+        self._enlist(agents)
+        for agent, _, _ in agents:
+            self._total[:, self.rows.index[agent]] = _vector(used_on(agent).used)
+            self.dirty.add(agent)
+
+    def attributes(self, agent: AgentId) -> Mapping[str, str] | None:
+        """Of an agent; None when it is not known."""
+        row = self.rows.index.get(agent)
+        return None if row is None else self.rows.attributes[row]
+
     def add(self, offers: Sequence[Offer], used_on: UsedOn) -> None:
         """Take offers in. `used_on` tells what our instances take on an agent."""
-        self._enlist(offers)
+        self._enlist((each.agent, each.hostname, each.attributes) for each in offers)
         for offer in offers:
             row = self.rows.index[offer.agent]
+            if offer.agent not in self.offers:
+                self._open[:, row] = 0.0
+            self._open[:, row] += _vector(offer.unreserved)
             self.offers[offer.agent] = (*self.offers.get(offer.agent, ()), offer.id)
             self._offered[:, row] += _vector(offer.free)
         for agent in {offer.agent for offer in offers}:
@@ -74,6 +105,7 @@ class Roster:
         if left:
             self.offers[offer.agent] = left
             self._offered[:, row] -= _vector(offer.free)
+            self._open[:, row] -= _vector(offer.unreserved)
         elif self.offers.pop(offer.agent, None):
             self._offered[:, row] = 0.0
 
@@ -88,17 +120,15 @@ class Roster:
         full: Iterable[AgentId],
         closed: Iterable[AgentId] = (),
         busy: Iterable[AgentId] = (),
+        away: Iterable[AgentId] = (),
     ) -> Agents:
-        """The agents with what can be placed on them now."""
-        for agent in self.dirty:
-            row = self.rows.index.get(agent)
-            if row is not None:
-                self._reserved[:, row] = _vector(used_on(agent).reserved)
-        self.dirty.clear()
+        """The agents with what can be placed on them now. What is away and yet offers is back."""
+        expected = self._expected(used_on)
         offered = self._mask(self.offers)
         free = self._offered - self._reserved
         masks = (self._mask(full), self._mask(closed), self._mask(busy))
-        return Agents(self.rows, free, offered, *masks)
+        gone, barred = self._mask(away) & ~offered, self._barred()
+        return Agents(self.rows, free, offered, *masks, gone, barred, expected)
 
     def estimate(
         self,
@@ -108,12 +138,29 @@ class Roster:
         closed: Iterable[AgentId] = (),
     ) -> Agents:
         """All agents but those away with what should be free there, whether or not they offer it at the moment."""
-        free = self._total.copy()
-        for agent, row in self.rows.index.items():
-            ours = used_on(agent)
-            free[:, row] -= _vector(ours.used + ours.reserved)
-        masks = (~self._mask(away), self._mask(full), self._mask(closed))
-        return Agents(self.rows, np.maximum(free, 0.0), *masks)
+        free, gone = self._expected(used_on), self._mask(away)
+        masks = (self._mask(full), self._mask(closed))
+        return Agents(self.rows, free, ~gone, *masks, away=gone, barred=self._barred())
+
+    def _expected(self, used_on: UsedOn) -> Vector:
+        """What should be free on each agent, once what has changed is looked at."""
+        for agent in self.dirty:
+            row = self.rows.index.get(agent)
+            if row is not None:
+                ours = used_on(agent)
+                self._used[:, row] = _vector(ours.used)
+                self._reserved[:, row] = _vector(ours.reserved)
+                self._begins[row] = ours.begins
+        self.dirty.clear()
+        expected: Vector = np.maximum(self._total - self._used - self._reserved, 0.0)
+        return expected
+
+    def _barred(self) -> Mask:
+        """Agents on which an executor would have to start, and of whose room too little is reserved for nobody."""
+        lacks = self._open + EPSILON < _vector(EXECUTOR_AMOUNTS)[:, None]
+        has = self._total - self._used > self._open + EPSILON  # but has it for us
+        barred: Mask = self._begins & (lacks & has).any(axis=0)
+        return barred
 
     def _mask(self, agents: Iterable[AgentId]) -> Mask:
         mask = np.zeros(len(self.rows), dtype=np.bool_)
@@ -121,19 +168,22 @@ class Roster:
         mask[[index[each] for each in agents if each in index]] = True
         return mask
 
-    def _enlist(self, offers: Sequence[Offer]) -> None:
+    def _enlist(self, agents: Iterable[Known]) -> None:
         news: dict[AgentId, tuple[str, Mapping[str, str]]] = {}
-        for offer in offers:
-            row = self.rows.index.get(offer.agent)
+        for agent, hostname, attributes in agents:
+            row = self.rows.index.get(agent)
             known = row is not None and (self.rows.hostnames[row], self.rows.attributes[row])
-            if known != (offer.hostname, offer.attributes):
-                news[offer.agent] = (offer.hostname, offer.attributes)
+            if known != (hostname, attributes):
+                news[agent] = (hostname, attributes)
         if news:
             self.rows = self.rows.extended(news)
             more = ((0, 0), (0, len(self.rows) - self._offered.shape[1]))
             self._offered = np.pad(self._offered, more)
             self._reserved = np.pad(self._reserved, more)
+            self._used = np.pad(self._used, more)
             self._total = np.pad(self._total, more)
+            self._open = np.pad(self._open, more, constant_values=np.inf)  # not known yet
+            self._begins = np.pad(self._begins, more[1])
 
 
 def _vector(amounts: Amounts) -> Vector:

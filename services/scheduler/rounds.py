@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from services.scheduler.policy import Agents, Round, Shape
 from services.scheduler.policy.model import Vector
 from services.scheduler.policy.placer import kept_apart
 from services.scheduler.policy.rules import Here
+from services.scheduler.roster import Known
 from services.scheduler.settings import SchedulerConfig
 
 
@@ -43,6 +44,23 @@ def round_of(
     return Round(agents, here, apart, zones)
 
 
+def inhabited(draft: Draft) -> Iterator[Known]:
+    """Agents that have something of ours, by what they last offered, or else by what was saved of it.
+
+    Not among them: those of which neither is known, as after an upgrade from a release that did not save it.
+    """
+    for agent in draft.cluster.on_agent:
+        there = draft.on_agent(agent)
+        told = draft.volatile.agents.get(agent)
+        if told is not None and there:
+            yield agent, told.hostname, told.attributes
+            continue
+        for each in there:
+            if each.attributes is not None:
+                yield agent, each.hostname, each.attributes
+                break
+
+
 def usage_of(draft: Draft) -> dict[str, Vector]:
     """What each business unit has, by this draft."""
     usage = changed_usage(draft.cluster.ledger.usage, draft.changes())
@@ -59,8 +77,12 @@ def full_agents(draft: Draft, now: float) -> list[AgentId]:
     return [agent for agent, known in draft.volatile.full.items() if now < known.until]
 
 
+def away_agents(draft: Draft) -> set[AgentId]:
+    """Agents that Mesos can't reach."""
+    return {each.agent for each in draft.in_state(State.UNREACHABLE)}
+
+
 def all_agents(draft: Draft, now: float) -> Agents:
     """Agents with what should be free there, offered or not, but those that Mesos can't reach."""
-    away = {each.agent for each in draft.in_state(State.UNREACHABLE)}
-    full = full_agents(draft, now)
+    full, away = full_agents(draft, now), away_agents(draft)
     return draft.volatile.roster.estimate(draft.ours_on, full, away, nodes.closed(draft))

@@ -153,6 +153,7 @@ class Purse:
 
 
 SMALLEST = 1e-6
+SCALARS = ("cpus", "mem", "disk")
 
 
 def _kind(resource: Resource) -> dict[str, object]:
@@ -175,19 +176,24 @@ def _resources(amounts: Amounts, role: str) -> list[Resource]:
 
 def parse_offer(offer: MesosOffer, now: float) -> Offer:
     """What we read of an offer; revocable resources and volumes are left alone."""
-    sums = {"cpus": 0.0, "mem": 0.0, "disk": 0.0}
-    usable = tuple(each for each in offer["resources"] if each["name"] in sums and _usable(each))
-    for resource in usable:
-        sums[resource["name"]] += resource["scalar"]["value"]
+    usable = tuple(each for each in offer["resources"] if each["name"] in SCALARS and _usable(each))
     return Offer(
         id=OfferId(offer["id"]["value"]),
         agent=AgentId(offer["agent_id"]["value"]),
         hostname=offer["hostname"],
-        free=Amounts(sums["cpus"], sums["mem"], sums["disk"]),
+        free=_sum(usable),
         attributes=attributes(offer.get("attributes", [])),
         received_at=now,
         resources=usable,
+        unreserved=_sum(filter(_is_free_for_all, usable)),
     )
+
+
+def _sum(resources: Iterable[Resource]) -> Amounts:
+    sums = dict.fromkeys(SCALARS, 0.0)
+    for resource in resources:
+        sums[resource["name"]] += resource["scalar"]["value"]
+    return Amounts(*sums.values())
 
 
 def _usable(resource: Resource) -> bool:

@@ -130,6 +130,7 @@ def _newer(
         return_host="",
         agent=place,
         hostname=host.hostname if host else instance.hostname if place == instance.agent else "",
+        attributes=draft.attributes_of(place),
         address="",
         container="",
         healthy=None,
@@ -193,6 +194,11 @@ def _running(
             "container": report.container or instance.container,
             "adopt": "",
             "orphaned_at": 0.0,
+            "attributes": (
+                draft.attributes_of(instance.agent)
+                if instance.attributes is None
+                else instance.attributes
+            ),
             "message": instance.message if instance.stop else report.detail,
             "run": runs.begun(instance.run, report, now) if instance.run is not None else None,
         },

@@ -80,7 +80,9 @@ class Agents:
     """The rows with what is free on them.
 
     `free[resource, row]`, in the order of RESOURCES; the others per row. Placement books on `free`. `closed` by
-    a person to whatever is new; `busy` with launches.
+    a person to whatever is new; `busy` with launches; `away`: Mesos can't reach them; `barred`: our executor, which is
+    paid out of what is reserved for nobody, is not there and can't start. `expected` is what should be free on those
+    that offer nothing now, for whoever explains.
     """
 
     def __init__(
@@ -91,6 +93,9 @@ class Agents:
         full: Mask,
         closed: Mask | None = None,
         busy: Mask | None = None,
+        away: Mask | None = None,
+        barred: Mask | None = None,
+        expected: Vector | None = None,
     ) -> None:
         self.rows = rows
         self.free = free
@@ -99,6 +104,9 @@ class Agents:
         none = np.zeros(len(rows), dtype=np.bool_)
         self.closed = none if closed is None else closed
         self.busy = none if busy is None else busy
+        self.away = none if away is None else away
+        self.barred = none if barred is None else barred
+        self._expected = expected
 
     @classmethod
     def of(cls, candidates: Sequence[Candidate]) -> Agents:
@@ -115,7 +123,21 @@ class Agents:
 
     def copy(self) -> Agents:
         """The same with vectors of its own, to book on."""
-        closed, busy = self.closed.copy(), self.busy.copy()
-        return Agents(
-            self.rows, self.free.copy(), self.offered.copy(), self.full.copy(), closed, busy
-        )
+        free, offered = self.free.copy(), self.offered.copy()
+        shut = (self.full, self.closed, self.busy, self.away, self.barred)
+        full, closed, busy, away, barred = (each.copy() for each in shut)
+        expected = None if self._expected is None else self._expected.copy()
+        return Agents(self.rows, free, offered, full, closed, busy, away, barred, expected)
+
+    def give_back(self, row: int, amounts: Vector) -> None:
+        """So much more may be had on a row."""
+        self.free[:, row] += amounts
+        if self._expected is not None:
+            self._expected[:, row] += amounts
+
+    def known(self) -> Vector:
+        """What is free on each, whether it offers it or only should."""
+        if self._expected is None:
+            return self.free
+        known: Vector = np.where(self.offered, self.free, self._expected)
+        return known

@@ -7,71 +7,81 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.scheduler.policy.agents import Agents
-from services.scheduler.policy.model import EPSILON, RESOURCES, Mask, Refusal, Shape
+from services.scheduler.policy.model import EPSILON, RESOURCES, Mask, Refusal, Shape, Vector
 from services.scheduler.policy.rules import Filter, Relations
 
 _UNITS = {"cpus": ("CPUs", "{:g}"), "mem": ("memory", "{:.0f} MiB"), "disk": ("disk", "{:.0f} MiB")}
 
 
 def refusal(agents: Agents, shape: Shape, unary: Sequence[Filter], bound: Relations) -> Refusal:
-    """Why the next one of a shape goes nowhere, as the agents are now."""
-    base = agents.offered
-    every = [*unary, *_related(base, unary, bound)]
-    resources = _resources(agents, shape)
+    """Why the next one of a shape goes nowhere, as the agents are now: all that are known, offered or not.
+
+    Each of them is counted once, by the first filter that it fails. An agent that offers nothing is taken by what
+    should be free there; if that would do, others have it, or Mesos is yet to offer it.
+    """
+    reachable = Filter("reachable", "are reachable", ~agents.away)
+    every = [reachable, *unary, *_related(agents, unary, bound)]
+    free = agents.known()
+    resources = _resources(free, shape)
+    offered = Filter("offered now", "are offered by Mesos now", agents.offered)
     failed: dict[str, int] = {}
-    left = base.copy()
-    for each in (*every, *resources):
+    left = np.ones(len(agents.rows), dtype=np.bool_)
+    for each in (*every, *resources, offered):
         lost = int(np.count_nonzero(left & ~each.mask))
         if lost:
             failed[each.name] = failed.get(each.name, 0) + lost
         left &= each.mask
-    total = int(np.count_nonzero(base))
-    nearest = _nearest(agents, base, every, resources, total)
-    return Refusal(total, failed, nearest)
+    return Refusal(len(agents.rows), failed, _nearest(agents, free, every, resources, offered))
 
 
-def _related(base: Mask, unary: Sequence[Filter], bound: Relations) -> list[Filter]:
+def _related(agents: Agents, unary: Sequence[Filter], bound: Relations) -> list[Filter]:
     found = list(bound.filters)
     found += [Filter(cap.name, cap.told, cap.open()) for cap in bound.caps]
-    allowed = base.copy()
+    allowed = np.ones(len(agents.rows), dtype=np.bool_)
     for each in (*unary, *bound.filters):
         allowed &= each.mask
     for level in bound.levels:
         if level.hard:
-            turn = level.turn(allowed)
-            # Only those that are in the running can be out of turn.
+            # Only those that are in the running can be out of turn, and whose turn it is depends on what is offered.
+            turn = level.open(level.stop(allowed & agents.offered))
             found.append(Filter(level.name, level.told, turn | ~allowed))
     return found
 
 
-def _resources(agents: Agents, shape: Shape) -> list[Filter]:
+def _resources(free: Vector, shape: Shape) -> list[Filter]:
     need = shape.vector
     found = []
     for n, name in enumerate(RESOURCES):
         if need[n] > 0:
             label, form = _UNITS[name]
             told = f"have the {label} ({form.format(need[n])})"
-            found.append(Filter(name, told, agents.free[n] + EPSILON >= need[n]))
+            found.append(Filter(name, told, free[n] + EPSILON >= need[n]))
     return found
 
 
 def _nearest(
     agents: Agents,
-    base: Mask,
+    free: Vector,
     every: Sequence[Filter],
     resources: Sequence[Filter],
-    total: int,
+    offered: Filter,
 ) -> str:
     """The scarcest thing first, then what those that have it lack; or how much the best one has of a resource."""
+    total = len(agents.rows)
     if total == 0:
-        return "no agent offers anything"
+        return "no agent has offered anything yet"
+    base = np.ones(total, dtype=np.bool_)
     right = base.copy()
     for each in every:
         right &= each.mask
     if right.any():  # somewhere it may go, but nowhere is there enough
         for each in resources:
             if not (right & each.mask).any():
-                return _too_little(agents, right, each, total)
+                return _too_little(agents, free, right, each)
+        for each in resources:
+            right &= each.mask
+        if right.any() and not (right & offered.mask).any():
+            return f"{int(np.count_nonzero(right))} of {_agents(total)} would do, none of them {_one(offered.told)}"
     rules = [*every, *resources]
     held = {id(each): int(np.count_nonzero(base & each.mask)) for each in rules}
     first = min(rules, key=lambda each: held[id(each)])
@@ -94,13 +104,13 @@ def _nearest(
     return told
 
 
-def _too_little(agents: Agents, right: Mask, lacking: Filter, total: int) -> str:
+def _too_little(agents: Agents, free: Vector, right: Mask, lacking: Filter) -> str:
     n = RESOURCES.index(lacking.name)
     rows = np.flatnonzero(right)
-    row = int(rows[agents.free[n, rows].argmax()])
+    row = int(rows[free[n, rows].argmax()])
     form = _UNITS[lacking.name][1]
-    most = form.format(max(agents.free[n, row], 0.0))
-    told = f"{int(rows.size)} of {_agents(total)} would do, none of them {_one(lacking.told)}"
+    most = form.format(max(free[n, row], 0.0))
+    told = f"{int(rows.size)} of {_agents(len(right))} would do, none of them {_one(lacking.told)}"
     return f"{told}: the most is {most} on {agents.rows.hostnames[row]}"
 
 

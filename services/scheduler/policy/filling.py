@@ -67,6 +67,7 @@ def even(level: Level, room: Counts, best: Vector, amount: int) -> Counts:
     if level.hard:
         there = np.bincount(level.codes[best < np.inf], minlength=len(level.counts)) > 0
         filled = level.counts + of_value
+        there |= level.held
         stop = 0 if level.absent else int(filled[there].min(initial=UNBOUNDED))
         of_value = np.clip(stop + 1 - level.counts, 0, of_value)
     counts = level.counts

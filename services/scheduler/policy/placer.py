@@ -7,6 +7,7 @@ from itertools import islice, product
 
 import numpy as np
 
+from libs.common.spec import ConstraintOperator
 from services.scheduler.policy import explain
 from services.scheduler.policy.agents import Agents
 from services.scheduler.policy.filling import capacities, even, fill, scores
@@ -65,7 +66,8 @@ class Round:
         self.here = here or {}
         self._apart = apart or {}
         self._zones = zones or {}
-        self._available = agents.offered & ~(agents.full | agents.closed | agents.busy)
+        self._standing = ~(agents.full | agents.closed | agents.away)
+        self._available = agents.offered & self._standing & ~(agents.busy | agents.barred)
         self._weights = _weights(agents)
         self._order: Order | None = None
 
@@ -73,16 +75,19 @@ class Round:
         """Place up to `count` of a shape; where, and why the rest can't be."""
         if count <= 0:
             return [], None
-        agents = self.agents
-        mask = allowed(agents, shape, self._zone(shape), self._available)
+        mask = allowed(self.agents, shape, self._zone(shape), self._available)
         if (shape.relational or shape.app in self._apart) and not shape.pinned:
             given = self._related(shape, mask, count)
         else:
             given = self._alone(shape, mask, count)
         if sum(number for _, number in given) == count:
             return given, None
-        unary = filters(agents, shape, self._zone(shape))
-        return given, explain.refusal(agents, shape, unary, self._bound(shape))
+        return given, self.why(shape)
+
+    def why(self, shape: Shape) -> Refusal:
+        """Why the next one of a shape goes nowhere, as things are."""
+        unary = filters(self.agents, shape, self._zone(shape))
+        return explain.refusal(self.agents, shape, unary, self._bound(shape))
 
     def set_aside(self, row: int, amounts: Vector) -> None:
         """Leave so much of an agent alone."""
@@ -218,7 +223,10 @@ class Round:
 
     def _bound(self, shape: Shape) -> Relations:
         apart = sorted(self._apart.get(shape.app, ()))
-        return relations(self.agents.rows, shape, self.here, apart)
+        standing = None
+        if any(each.operator is ConstraintOperator.GROUP_BY for each in shape.constraints):
+            standing = allowed(self.agents, shape, self._zone(shape), self._standing)
+        return relations(self.agents.rows, shape, self.here, apart, standing)
 
     # -- booking
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 
@@ -59,14 +60,16 @@ class Cap:
 class Level:
     """Values to be kept even. `counts[code]` are there already.
 
-    `hard` (GROUP_BY): only the least used value is open, and a full one stops all others; `absent` values are known to
-    exist but seen nowhere. Otherwise (spread) a full value is passed over.
+    `hard` (GROUP_BY): only the least used value is open, and a full one stops all others, also when nobody offers it
+    but siblings run there (`held`); `absent` values are known to exist but seen nowhere. Otherwise (spread) a full
+    value is passed over.
     """
 
     attribute: str
     codes: Codes
     counts: Counts
     used: Mask
+    held: Mask
     hard: bool
     absent: bool
     name: str
@@ -80,9 +83,7 @@ class Level:
     def gates(self, mask: Mask) -> Iterator[Gate]:
         """Which values are next in turn, for one: one after the other where a full one is passed over."""
         if self.hard:
-            there = np.zeros(len(self.counts), dtype=np.bool_)
-            there[self.codes[mask]] = True
-            least = 0 if self.absent else int(self.counts[there].min(initial=UNBOUNDED))
+            least = self.stop(mask)
             yield self.codes, (self.counts == least).astype(np.int64)
         else:
             for count in np.unique(self.counts[self.used]):
@@ -92,14 +93,22 @@ class Level:
         """So many more are there."""
         self.counts[self.codes[row]] += number
 
+    def stop(self, mask: Mask) -> int:
+        """How many a value may have and be open, where agents in `mask` have room or may have."""
+        if self.absent:
+            return 0
+        there = self.held.copy()
+        there[self.codes[mask]] = True
+        return int(self.counts[there].min(initial=UNBOUNDED))
+
     def turn(self, mask: Mask) -> Mask:
         """Of the agents in `mask`, those whose value is next in turn."""
-        if not mask.any():
-            return mask
-        of_agents = self.counts[self.codes]
-        least = 0 if self.absent else int(of_agents[mask].min())
-        turn: Mask = mask & (of_agents == least)
-        return turn
+        return mask & self.open(self.stop(mask))
+
+    def open(self, stop: int) -> Mask:
+        """Agents whose value has no more than that."""
+        mask: Mask = (self.counts <= stop)[self.codes]
+        return mask
 
 
 class Here:
@@ -115,6 +124,10 @@ class Here:
         for row, number in more:
             there[row] = there.get(row, 0) + number
 
+    def rows(self) -> Counts:
+        """Rows that have some."""
+        return np.array(list(self._on_row), dtype=np.int64)
+
     def counts(self, rows: Rows, attribute: str) -> Counts:
         """How many are on agents with each value of an attribute."""
         column = rows.column(attribute)
@@ -129,11 +142,11 @@ class Here:
         return found
 
     def first(self, rows: Rows, attribute: str) -> str | None:
-        """The value that one of them has; None when there are none."""
-        for row in self._on_row:
-            column = rows.column(attribute)
-            return column.values[int(column.codes[row])]
-        return next((each.get(attribute, "") for each in self.elsewhere), None)
+        """The value that the first of them with any has; None when there are none."""
+        column = rows.column(attribute)
+        found = (column.values[int(column.codes[row])] for row in self._on_row)
+        others = (each.get(attribute, "") for each in self.elsewhere)
+        return next((each for each in chain(found, others) if each), None)
 
 
 @dataclass(slots=True)
@@ -177,14 +190,16 @@ def filters(agents: Agents, shape: Shape, network_zone: str = "") -> list[Filter
     """All that an agent has to be, but for resources and siblings."""
     rows = agents.rows
     if shape.agent is not None:  # it is there already, whatever the constraints say by now
-        return [_at(rows, shape.agent)]
+        return [_at(rows, shape.agent), _startable(agents)]
     if shape.hostname:
         hosts = _equal(rows, "hostname", shape.hostname)
-        return [Filter("host to be cleaned up", "are the host to be cleaned up", hosts)]
+        there = Filter("host to be cleaned up", "are the host to be cleaned up", hosts)
+        return [there, _startable(agents)]
     found = [
         Filter("open host", "are not cordoned", ~agents.closed, lasting=False),
         Filter("room on its disk", "have room on their disk", ~agents.full, lasting=False),
         Filter("launches under way", "may launch more at once", ~agents.busy, lasting=False),
+        _startable(agents),
     ]
     found.append(_class(rows, shape.instance_class))
     if network_zone:
@@ -212,7 +227,7 @@ def allowed(agents: Agents, shape: Shape, network_zone: str, available: Mask) ->
             if each.lasting:
                 mask = mask & each.mask
         if shape.pinned:
-            return mask & agents.offered
+            return mask & agents.offered & ~agents.barred
         if len(kept) >= MASKS_KEPT:
             kept.clear()
         kept[key] = mask
@@ -226,6 +241,11 @@ def _at(rows: Rows, agent: str) -> Filter:
         mask[place] = True
     name = "agent of the container to adopt"
     return Filter(name, f"are the {name}", mask)
+
+
+def _startable(agents: Agents) -> Filter:
+    told = "have unreserved room for the executor"
+    return Filter("unreserved room for the executor", told, ~agents.barred, lasting=False)
 
 
 def _equal(rows: Rows, attribute: str, value: str) -> Mask:
@@ -302,9 +322,16 @@ _TOLD: Mapping[ConstraintOperator, Callable[[str, str], str]] = {
 
 
 def relations(
-    rows: Rows, shape: Shape, here: Mapping[str, Here], apart: Iterable[str] = ()
+    rows: Rows,
+    shape: Shape,
+    here: Mapping[str, Here],
+    apart: Iterable[str] = (),
+    standing: Mask | None = None,
 ) -> Relations:
-    """The rules of a shape that depend on siblings, as things are now; `apart` are the apps to keep away from."""
+    """The rules of a shape that depend on siblings, as things are now; `apart` are the apps to keep away from.
+
+    `standing`: agents on which it might go, were there room, whether they offer anything or not.
+    """
     found = Relations()
     if shape.pinned:
         return found
@@ -318,6 +345,8 @@ def relations(
         told = f"have the {attribute} that is next in turn"
         found.levels.append(_level(column, attribute, counts, False, False, name, told))
     _apart(rows, shape.app, apart, here, found)
+    if standing is not None:
+        _hold(own, standing, found)
     found.levels.sort(key=lambda level: not level.hard)
     return found
 
@@ -353,8 +382,19 @@ def _relate(rows: Rows, rule: Constraint, own: Here, found: Relations) -> None:
 def _level(
     column: Column, attribute: str, counts: Counts, hard: bool, absent: bool, name: str, told: str
 ) -> Level:
-    codes, used = column.codes, column.used
-    return Level(attribute, codes, counts, used, hard, absent, name, told, column.identity)
+    codes, used, held = column.codes, column.used, np.zeros_like(column.used)
+    return Level(attribute, codes, counts, used, held, hard, absent, name, told, column.identity)
+
+
+def _hold(own: Here, standing: Mask, found: Relations) -> None:
+    """Values with siblings on agents that might take more count in turn, even if those offer nothing now."""
+    for each in found.filters:
+        standing = standing & each.mask
+    rows = own.rows()
+    rows = rows[standing[rows]]
+    for level in found.levels:
+        if level.hard:
+            level.held[level.codes[rows]] = True
 
 
 def _apart(

@@ -201,10 +201,17 @@ class Storm(RuleBasedStateMachine):
         for agent, row in agents.rows.index.items():
             mine = [each for each in cluster.volatile.offers.values() if each.agent == agent]
             assert bool(agents.offered[row]) == bool(mine)
-            free = sum((each.free for each in mine), Amounts()) - draft.ours_on(agent).reserved
+            ours = draft.ours_on(agent)
+            free = sum((each.free for each in mine), Amounts()) - ours.reserved
             assert agents.free[:, row] == pytest.approx(
                 [free.cpus, free.mem_mib, free.disk_mib], abs=1e-6
             )
+
+    @invariant()
+    def whoever_waits_is_told_of_each_agent_once(self) -> None:
+        for why in self.desk.cluster.volatile.why.values():
+            assert sum(why.refusal.failed.values()) == why.refusal.agents
+            assert why.refusal.nearest
 
 
 TestStorm = Storm.TestCase

@@ -17,7 +17,7 @@ from services.scheduler.api import instance_view, why_of
 from services.scheduler.cluster import Cluster
 from services.scheduler.core import Input, decide
 from services.scheduler.documents import from_body, to_body
-from services.scheduler.model import Decline, InstanceId, Launch, Pools, State, Tick, Unwant
+from services.scheduler.model import Decline, InstanceId, Pools, State, Tick, Unwant
 from services.scheduler.offering import MORE_COMES_S
 from services.scheduler.planning import plan
 from services.scheduler.refusing import OFFERS_COME_S
@@ -259,58 +259,6 @@ def test_never_more_than_the_budget_are_missing() -> None:
         assert each.app != "low/app" or each.healthy  # the first time all were well
 
 
-# -- reservations ------------------------------------------------------------------------------------
-
-
-def _mixed_offer(number: int) -> dict[str, Any]:
-    """2 CPUs reserved for our role, 1 for all; a volume and what may be taken back besides."""
-    role = {"role": "gantry"}
-    made = offer(number, "a1", cpus=1.0)
-    for each in made["resources"]:
-        each.update(role="*", allocation_info=role)
-    more: list[dict[str, Any]] = [
-        {"name": "cpus", **role, "scalar": {"value": 2.0}, "allocation_info": role},
-        {"name": "cpus", "role": "*", "scalar": {"value": 8.0}, "revocable": {}},
-        {"name": "disk", **role, "scalar": {"value": 999.0}, "disk": {"volume": {}}},
-    ]
-    made["resources"] += [{"type": "SCALAR", **each} for each in more]
-    return made
-
-
-def test_reserved_resources_are_spent_first_and_as_they_were_offered() -> None:
-    desk = _desk()
-    _many(desk, "acme", 4, _spec(0.8))
-    (action,) = [
-        each
-        for each in desk.give(mesos.Offers((_mixed_offer(1),)))  # type: ignore[arg-type]
-        if isinstance(each, Launch)
-    ]
-    paid = [
-        [
-            (r["role"], round(r["scalar"]["value"], 3))
-            for r in info["resources"]
-            if r["name"] == "cpus"
-        ]
-        for info in action.tasks
-    ]
-    # The third is paid out of both, and for a fourth there is nothing that is for us.
-    assert paid == [[("gantry", 0.8)], [("gantry", 0.8)], [("gantry", 0.4), ("*", 0.4)]]
-    assert all(
-        r["allocation_info"] == {"role": "gantry"} for i in action.tasks for r in i["resources"]
-    )
-
-
-def test_two_offers_of_an_agent_are_accepted_together() -> None:
-    desk = _desk()
-    _many(desk, "acme", 1, _spec(1.5))
-    assert not launches(desk.offer("a1", cpus=1.0))
-    (action,) = [each for each in desk.offer("a1", cpus=1.0) if isinstance(each, Launch)]
-    assert action.offers == ("o1", "o2")
-    assert [r["scalar"]["value"] for r in action.tasks[0]["resources"] if r["name"] == "cpus"] == [
-        1.5
-    ]
-
-
 # -- slices, offers, reasons, plans -------------------------------------------------------------------
 
 
@@ -363,7 +311,9 @@ def test_why_an_instance_waits_is_known_at_once_and_stays_up_to_date() -> None:
         "nearest": "none of 1 agents is in zone b",
     }
     desk.offer("a2", "a3", zone="b", cpus=0.5)
-    assert view()["why"]["failed"] == {"cpus": 2}
+    # The one that went back because it can't help is known all the same.
+    assert view()["why"]["agents"] == 3
+    assert view()["why"]["failed"] == {"zone IS b": 1, "cpus": 2}
     assert "the most is 0.49 on host-a2" in view()["waiting"]
     desk.offer("a4", zone="b")
     assert view()["why"] is None and not desk.cluster.volatile.why
