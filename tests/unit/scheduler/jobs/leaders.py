@@ -19,6 +19,7 @@ from libs.common.runtime import Runtime
 from libs.common.store.base import Write
 from libs.common.task import TaskReport
 from libs.mesos import events as mesos
+from libs.mesos.framework import Permit
 from libs.mesos.messages import FrameworkInfo
 from services.scheduler.mesos import MesosDriver
 from services.scheduler.model import Acknowledge, Action, Kill, Launch, Reconcile, Revive
@@ -57,11 +58,12 @@ class Host:
         yield self
 
     @asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[AsyncIterator[mesos.SchedulerEvent]]:
+    async def subscribe(self, permit: Permit) -> AsyncIterator[AsyncIterator[mesos.SchedulerEvent]]:
         """See MesosDriver."""
         self._told = asyncio.Queue()
 
         async def events() -> AsyncIterator[mesos.SchedulerEvent]:
+            permit()
             yield mesos.Subscribed("f1", 15.0, {})
             while True:
                 yield await self._told.get()
