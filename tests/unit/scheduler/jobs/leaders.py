@@ -42,6 +42,7 @@ class Host:
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, float]] = []  # attempts, and when
+        self.over: dict[str, float] = {}  # by attempt: when its process ended
         self.killed: list[str] = []
         self.exits: dict[str, list[int]] = {}  # by job: exit codes of its next tries
         self._updates: dict[str, dict[str, Any]] = {}  # the newest of each task
@@ -101,6 +102,7 @@ class Host:
         await asyncio.sleep(RUN_S)
         codes = self.exits.get(job) or [0]
         code = codes.pop(0)
+        self.over[task] = self._now()
         report = TaskReport(exit_code=code, started_at=began, ended_at=self._now(), output="out")
         self._tell(task, "TASK_FAILED" if code else "TASK_FINISHED", report)
 
