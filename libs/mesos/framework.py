@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,6 +16,12 @@ from libs.mesos.subscription import Options
 PATH = "/api/v1/scheduler"
 
 LinkT = TypeVar("LinkT")
+Permit = Callable[[], None]
+"""Raises, with an error that is no `MesosError`, when no SUBSCRIBE may be sent now."""
+
+
+def always() -> None:
+    """The `Permit` of who need not ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class FrameworkClient(ABC):
     def __init__(self, framework: FrameworkInfo, suppressed_roles: Sequence[str]) -> None:
         self._framework = framework
         self._suppressed_roles = tuple(suppressed_roles)
+        self._permit: Permit = always
 
     @property
     def framework_id(self) -> str | None:
@@ -44,11 +51,14 @@ class FrameworkClient(ABC):
         return self._framework["id"]["value"] if "id" in self._framework else None
 
     @abstractmethod
-    def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[events.SchedulerEvent]]:
+    def subscribe(
+        self, permit: Permit = always
+    ) -> AbstractAsyncContextManager[AsyncIterator[events.SchedulerEvent]]:
         """Typed events, re-subscribing inside; leaving the block closes the stream.
 
         `Disconnected` stands where it broke. After `Error` the iterator ends: what to do about
-        a lost framework is the caller's decision.
+        a lost framework is the caller's decision. `permit` is asked before each SUBSCRIBE, which
+        throws out whoever is subscribed with this id; what it raises, the iterator does.
         """
 
     @abstractmethod
@@ -60,6 +70,7 @@ class FrameworkClient(ABC):
         """
 
     def _subscribe_call(self) -> Call:
+        self._permit()
         return calls.subscribe(self._framework, self._suppressed_roles)
 
     def _learn(self, event: events.SchedulerEvent) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from libs.common.clock import Clock
 from libs.mesos import events
 from libs.mesos.errors import CallTimeout, MesosError, NotLeader
-from libs.mesos.framework import FrameworkClient, SchedulerOptions
+from libs.mesos.framework import FrameworkClient, Permit, SchedulerOptions, always
 from libs.mesos.handover import Handover
 from libs.mesos.messages import Call, FrameworkInfo
 from libs.mesos.ports import Credentials
@@ -76,8 +76,11 @@ class PymesosClient(FrameworkClient):
         self._subscribed = False
 
     @asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[AsyncIterator[events.SchedulerEvent]]:
+    async def subscribe(
+        self, permit: Permit = always
+    ) -> AsyncIterator[AsyncIterator[events.SchedulerEvent]]:
         """See `FrameworkClient.subscribe`."""
+        self._permit = permit
         try:
             yield self._events()
         finally:

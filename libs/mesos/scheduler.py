@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from libs.common.clock import Clock
 from libs.mesos import calls, events
-from libs.mesos.framework import PATH, FrameworkClient, SchedulerOptions
+from libs.mesos.framework import PATH, FrameworkClient, Permit, SchedulerOptions, always
 from libs.mesos.http import basic_auth
 from libs.mesos.messages import Call, FrameworkInfo, TaskStatus
 from libs.mesos.ports import Credentials, Pipeline
@@ -46,8 +46,11 @@ class SchedulerClient(FrameworkClient):
         return self._stream.link if self._stream else None
 
     @asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[AsyncIterator[events.SchedulerEvent]]:
+    async def subscribe(
+        self, permit: Permit = always
+    ) -> AsyncIterator[AsyncIterator[events.SchedulerEvent]]:
         """See `FrameworkClient.subscribe`. Raises what a master refuses the SUBSCRIBE with for good."""
+        self._permit = permit
         stream = EventStream(
             Subscription(self._masters, self._options.subscription, self._rng),
             self._transport,

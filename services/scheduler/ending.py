@@ -20,7 +20,11 @@ from services.scheduler.telling import place_of
 ENDED_STATES = TERMINAL_STATES | {"TASK_UNKNOWN"}
 SETTLE_S = 10.0
 """After a subscription: by then reconciliation has told of the attempts that we have forgotten, if any."""
+RETOLD_S = 15.0
+"""An agent tells an end that nobody has acknowledged again after 10 s, with its exit code."""
 RECONCILED = "REASON_RECONCILIATION"
+OWN_ENDS = frozenset({"TASK_FINISHED", "TASK_FAILED", "TASK_KILLED"})
+"""What an executor tells of its own, and a master repeats."""
 GONE_EXECUTOR = "REASON_EXECUTOR_TERMINATED"
 GONE_STATES = frozenset({"TASK_GONE", "TASK_GONE_BY_OPERATOR"})
 HOST_REASONS = ("REASON_AGENT_", "REASON_SLAVE_")
@@ -54,6 +58,7 @@ def ended(
             not_before=max(
                 now + config.restart_backoff_s if instance.adopt else now,
                 _settled_at(draft, reason),
+                _retold_at(instance, status, now),
             ),
             message=instance.message if instance.stop else message,
         )
@@ -147,6 +152,15 @@ def _made_room(
 def _settled_at(draft: Draft, reason: str) -> float:
     """When to go on after an end that only reconciliation tells: a later attempt may run that it has yet to tell of."""
     return draft.volatile.subscribed_at + SETTLE_S if reason == RECONCILED else 0.0
+
+
+def _retold_at(instance: Instance, status: TaskStatus, now: float) -> float:
+    """When to go on with a run whose end a master has told of, without what its executor said of it.
+
+    Who looks for it at once finds nothing: it would be given up, and done again.
+    """
+    repeated = status.get("reason", "") == RECONCILED and status["state"] in OWN_ENDS
+    return now + RETOLD_S if instance.run is not None and repeated else 0.0
 
 
 def _container_may_run(instance: Instance, status: TaskStatus) -> bool:

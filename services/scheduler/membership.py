@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from libs.common.errors import Conflict, Fenced, Unavailable
 from libs.common.runtime import Runtime
 from libs.mesos import events as mesos
+from libs.mesos.framework import Permit
 from services.scheduler.core import Input
 from services.scheduler.mesos import MesosDriver, OpenDriver
 from services.scheduler.model import Action
@@ -26,7 +27,10 @@ Save = Callable[[Framework], Awaitable[Framework]]
 
 
 class Membership:
-    """One leader's subscription. `put` takes what the core is to know, `save` stores the framework document."""
+    """One leader's subscription. `put` takes what the core is to know, `save` stores the framework document.
+
+    `permit` raises Fenced when another may lead: whose stream a SUBSCRIBE, which no epoch fences either, would end.
+    """
 
     def __init__(
         self,
@@ -36,6 +40,7 @@ class Membership:
         open_driver: OpenDriver,
         put: Callable[[Input], Awaitable[None]],
         save: Save,
+        permit: Permit,
     ) -> None:
         self.framework = framework
         self.alarm = ""
@@ -46,11 +51,12 @@ class Membership:
         self._open_driver = open_driver
         self._put = put
         self._save = save
+        self._permit = permit
         self._driver: MesosDriver | None = None
         self._anew = asyncio.Event()
 
     async def run(self) -> None:
-        """Be subscribed until cancelled. Raises Fenced when Mesos has a newer scheduler of this framework."""
+        """Be subscribed until cancelled. Raises Fenced when there is a newer scheduler of this framework, or may be."""
         while True:
             info = framework_info(self._config, self.framework.id)
             async with self._open_driver(self._rt, self._config, info) as self._driver:
@@ -61,7 +67,7 @@ class Membership:
             self._anew.clear()
 
     async def _listen(self, driver: MesosDriver) -> None:
-        async with driver.subscribe() as events:
+        async with driver.subscribe(self._permit) as events:
             async for event in events:
                 match event:
                     case mesos.Subscribed(framework_id):

@@ -14,7 +14,7 @@ from libs.common.task import MakeReady, TellAnew
 from libs.mesos import calls, errors
 from libs.mesos.credentials import read_credentials
 from libs.mesos.events import SchedulerEvent
-from libs.mesos.framework import FrameworkClient
+from libs.mesos.framework import FrameworkClient, Permit
 from libs.mesos.keepalive import KeepAliveTransport
 from libs.mesos.messages import FrameworkInfo
 from libs.mesos.scheduler import SchedulerClient
@@ -41,8 +41,13 @@ LAUNCH_REFUSE_S = 0.0
 class MesosDriver(Protocol):
     """The framework's side of a Mesos master. Adapters pass one contract suite."""
 
-    def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[SchedulerEvent]]:
-        """Subscribe and stay subscribed; losses show as Disconnected events, the end as Error."""
+    def subscribe(
+        self, permit: Permit
+    ) -> AbstractAsyncContextManager[AsyncIterator[SchedulerEvent]]:
+        """Subscribe and stay subscribed; losses show as Disconnected events, the end as Error.
+
+        `permit` is asked each time before; what it raises ends it.
+        """
         ...
 
     async def do(self, action: Action) -> None:
@@ -78,9 +83,11 @@ class ClientDriver:
     def __init__(self, client: FrameworkClient) -> None:
         self._client = client
 
-    def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[SchedulerEvent]]:
+    def subscribe(
+        self, permit: Permit
+    ) -> AbstractAsyncContextManager[AsyncIterator[SchedulerEvent]]:
         """See MesosDriver."""
-        return self._client.subscribe()
+        return self._client.subscribe(permit)
 
     async def do(self, action: Action) -> None:
         """See MesosDriver."""

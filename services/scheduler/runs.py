@@ -18,6 +18,8 @@ from services.scheduler.model import Instance, State
 AGAIN_S = 1.0
 """The pause after an attempt that never began."""
 NEVER_BEGUN = frozenset({"TASK_DROPPED", "TASK_UNKNOWN"})
+UNKNOWN_TO_AGENT = ("TASK_GONE", "REASON_RECONCILIATION")
+"""Of a task that was not seen to run: its agent is there, and was never told of it."""
 
 
 def begun(run: Run, report: TaskReport, now: float) -> Run:
@@ -52,7 +54,7 @@ def ended(
         finish(draft, replace(instance, run=run), RunState.SUCCEEDED, "", now)
     elif instance.stop:
         finish(draft, replace(instance, run=run), RunState.KILLED, instance.message, now)
-    elif status["state"] in NEVER_BEGUN and run.begun == run.failed:
+    elif _never_begun(run, status):
         again = replace(_waiting(instance, now, message), not_before=max(now + AGAIN_S, settled_at))
         draft.put(again)
     elif _unseen(instance, status, report):
@@ -63,6 +65,11 @@ def ended(
         drained = f"it was ended, as {instance.hostname} is drained by force"
         why = drained if instance.leaving == "forced" else reason_of(report, status, run)
         _failed(draft, replace(instance, run=run), RunState.FAILED, why, settled_at, now)
+
+
+def _never_begun(run: Run, status: TaskStatus) -> bool:
+    told = (status["state"], status.get("reason", ""))
+    return run.begun == run.failed and (told[0] in NEVER_BEGUN or told == UNKNOWN_TO_AGENT)
 
 
 def _unseen(instance: Instance, status: TaskStatus, report: TaskReport) -> bool:

@@ -17,7 +17,7 @@ from libs.common.backoff import Backoff
 from libs.common.direct import inbox
 from libs.common.errors import Fenced, GantryError, Unavailable
 from libs.common.events import model as ev
-from libs.common.http import call_json
+from libs.common.http import HttpApp, call_json
 from libs.common.leader import Leadership, leadership
 from libs.common.runtime import Runtime
 from libs.common.spec import InstanceSpec
@@ -77,7 +77,13 @@ class Scheduler:
         self.config = config
         self.cluster = cluster
         self.membership = Membership(
-            rt, config, framework, open_driver, self._from_mesos, self._save_framework
+            rt,
+            config,
+            framework,
+            open_driver,
+            put=self._from_mesos,
+            save=self._save_framework,
+            permit=self._must_lead,
         )
         self._rt = rt
         self._log = rt.telemetry.log
@@ -262,10 +268,13 @@ class Scheduler:
 
     # -- acting
 
-    async def _do(self, action: Action) -> None:
+    def _must_lead(self) -> None:
+        """No epoch fences Mesos: who was paused must not act on what it knew before. Raises Fenced."""
         if not self._led.certain():
-            # No epoch fences Mesos: who was paused must not act on what it knew before.
             raise Fenced("this scheduler may lead no more")
+
+    async def _do(self, action: Action) -> None:
+        self._must_lead()
         if isinstance(action, Launch):
             self._launched.inc(len(action.tasks))
         try:
@@ -309,6 +318,17 @@ async def run(rt: Runtime, open_driver: OpenDriver = open_driver) -> None:
 async def _lead(
     rt: Runtime, config: SchedulerConfig, led: Leadership, open_driver: OpenDriver
 ) -> None:
+    async with TaskGroup() as group:
+        # From the first: loading may take longer than what elects would wait.
+        group.create_task(led.hold())
+        scheduler, app = await _loaded(rt, config, led, open_driver)
+        async with rt.serve(app):
+            await lasting(scheduler.run())
+
+
+async def _loaded(
+    rt: Runtime, config: SchedulerConfig, led: Leadership, open_driver: OpenDriver
+) -> tuple[Scheduler, HttpApp]:
     store = await SchedulerStore.open(rt.store)
     framework = await store.framework()
     if not framework.executor_command:
@@ -325,10 +345,7 @@ async def _lead(
     scheduler = Scheduler(rt, config, store, framework, cluster, led, open_driver)
     jobs = job_routes(cluster, store.jobs, rt.clock.now, config.jobs.keep_runs)
     routes = (*api.routes(scheduler), *jobs, inbox(rt.service, [scheduler.subscription]))
-    app = rt.http_app(routes, ready=scheduler.why_not_ready)
-    async with rt.serve(app), TaskGroup() as group:
-        group.create_task(led.hold())
-        group.create_task(lasting(scheduler.run()))
+    return scheduler, rt.http_app(routes, ready=scheduler.why_not_ready)
 
 
 def _default_command(config: SchedulerConfig) -> str:

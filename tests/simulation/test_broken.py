@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from libs.mesos.messages import TaskStatus
 from services.deployer import observations
 from services.deployer.model import Instance as DeployedInstance
 from services.deployer.observe import ObservedEvent, observe
@@ -19,10 +20,11 @@ from services.executor.model import Attachment, AttachmentSpec, ContainerName
 from services.executor.ports import Network
 from services.ipam import core as ipam_core
 from services.ipam.model import Address
+from services.scheduler import runs
 from services.scheduler.cluster import Draft
 from services.scheduler.jobs import starting
 from services.scheduler.jobs.model import Due, Job
-from services.scheduler.model import Acknowledge, InstanceId
+from services.scheduler.model import Acknowledge, Instance, InstanceId
 from services.scheduler.service import Scheduler
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.store import Saved
@@ -59,6 +61,22 @@ def test_due_runs_wait_for_a_minute_in_the_scheduler(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(starting, "begin", drowsy)
     caught("missing: ", sharp=True)
+
+
+@pytest.mark.timeout(200)
+def test_runs_of_healthy_hosts_are_given_up_by_the_scheduler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = runs.ended
+
+    def distrustful(draft: Draft, instance: Instance, status: TaskStatus, *rest: Any) -> None:
+        if status["state"] == "TASK_FINISHED" and not instance.stop:
+            runs.give_up(draft, instance, rest[-1], "its host was lost")
+        else:
+            real(draft, instance, status, *rest)
+
+    monkeypatch.setattr(runs, "ended", distrustful)
+    caught("is given up, and nothing was wrong with its host")
 
 
 @pytest.mark.timeout(200)

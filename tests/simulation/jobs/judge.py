@@ -74,6 +74,7 @@ class Judge:
             self._children(kept)
             await self._told(kept)
         self._ended()
+        self._lost()
 
     # -- what excuses
 
@@ -103,6 +104,13 @@ class Judge:
                 first.setdefault(one.run, one.start)
             found += [Outage(at, ledger.finished.get(run, now)) for run, at in first.items()]
         return found
+
+    def _lost(self) -> None:
+        """That a try is given up excuses another one for its target, so it takes more than the scheduler's word."""
+        for loss in self.ledger.losses:
+            breaks = self.observer.breaks(loss.host, self.ledger.now())
+            if not touching(breaks, loss.staged, loss.at):
+                self.fail(f"{loss} is given up, and nothing was wrong with its host: {breaks}")
 
     # -- targets and what ran
 

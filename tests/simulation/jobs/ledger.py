@@ -34,6 +34,17 @@ class Try:
         return self.end is not None and (self.code != 0 or self.told_to_end)
 
 
+@dataclass(frozen=True)
+class Loss:
+    """The scheduler has said that nobody will know how far a try came. `staged`: when it was given its place."""
+
+    attempt: str
+    host: str
+    staged: float
+    at: float
+    reason: str
+
+
 @dataclass
 class Ledger:
     """See the module. What must hold whenever something starts is looked at then."""
@@ -50,6 +61,8 @@ class Ledger:
     place: dict[str, str] = field(default_factory=dict)  # …on which host…
     over: dict[str, float] = field(default_factory=dict)  # …and when it was known to be over
     finished: dict[str, float] = field(default_factory=dict)  # run → when its end was saved
+    losses: list[Loss] = field(default_factory=list)
+    _placed: dict[str, float] = field(default_factory=dict)  # run → when its newest try was staged
     _open: dict[str, Try] = field(default_factory=dict)  # by container
     _started: dict[str, Try] = field(default_factory=dict)  # by attempt
 
@@ -133,8 +146,14 @@ class Ledger:
     def _on_write(self, collection: str, write: Write) -> None:
         body = write.body
         if collection == "scheduler_instances" and body.get("run"):
+            before = self.instances.get(write.id)
             self.instances[write.id] = body
             attempt = f"{write.id}.{body['generation']}"
+            if before is not None and _lost(body) > _lost(before):
+                staged, why = self._placed[write.id], str(body["run"].get("reason", ""))
+                self.losses.append(Loss(attempt, str(body["hostname"]), staged, self.now(), why))
+            if body["state"] == "staged" and not body["adopt"]:
+                self._placed[write.id] = self.now()
             if body["state"] == "staged":
                 self.staged.setdefault(attempt, self.now())
                 self.place.setdefault(attempt, str(body["hostname"]))
@@ -150,3 +169,7 @@ class Ledger:
             texts = self.texts.setdefault(write.id, [])
             if body["text"] and body["text"] not in texts[-1:]:
                 texts.append(body["text"])
+
+
+def _lost(body: Mapping[str, Any]) -> int:
+    return int(body["run"].get("lost", 0))

@@ -47,6 +47,7 @@ class Observer:
     cloud: Cloud
     unable: Spans = field(default_factory=Spans)
     sick: dict[str, Spans] = field(default_factory=dict)
+    broken: dict[str, Spans] = field(default_factory=dict)
     _parts: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     async def watch(self) -> None:
@@ -58,8 +59,10 @@ class Observer:
             self.unable.note(before, now, not able)
             addresses = await self._ready("ipam") == len(self.cloud.service("ipam"))
             for host in self.cloud.hosts:
-                well = able and addresses and self._well(host)
-                self.sick.setdefault(host.name, Spans()).note(before, now, not well)
+                well = self._well(host)
+                sick = not (able and addresses and well)
+                self.sick.setdefault(host.name, Spans()).note(before, now, sick)
+                self.broken.setdefault(host.name, Spans()).note(before, now, not well)
             before = now
             await asyncio.sleep(LOOK_S)
 
@@ -71,6 +74,10 @@ class Observer:
             if who.endswith(f"@{host}")
         ]
         return [*(self.sick[host].until(now) if host in self.sick else []), *unanswered]
+
+    def breaks(self, host: str, now: float) -> list[Outage]:
+        """When something of a host itself was not well, so that the end of what ran there may go unseen."""
+        return self.broken[host].until(now) if host in self.broken else []
 
     async def _able(self) -> bool:
         cloud = self.cloud

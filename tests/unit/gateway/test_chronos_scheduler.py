@@ -19,6 +19,7 @@ from libs.common.http import Dispatcher, Response, reply
 from libs.common.runtime import Runtime
 from libs.common.task import TaskPayload, TaskReport
 from libs.mesos import events as mesos
+from libs.mesos.framework import Permit
 from libs.mesos.messages import FrameworkInfo
 from services.gateway.model import ChronosConfig
 from services.scheduler.mesos import MesosDriver
@@ -39,8 +40,9 @@ class Instantly:
     offers: int = 0
 
     @asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[AsyncIterator[mesos.SchedulerEvent]]:
+    async def subscribe(self, permit: Permit) -> AsyncIterator[AsyncIterator[mesos.SchedulerEvent]]:
         async def events() -> AsyncIterator[mesos.SchedulerEvent]:
+            permit()
             yield mesos.Subscribed("f1", 15.0, {})
             self._offer()
             while True:

@@ -12,6 +12,7 @@ import pytest
 
 from libs.common.runtime import Runtime
 from libs.mesos import events as mesos
+from libs.mesos.framework import Permit
 from libs.mesos.messages import FrameworkInfo
 from services.scheduler.mesos import MesosDriver
 from services.scheduler.model import Action
@@ -28,10 +29,11 @@ class Driver:
     """Subscribed to a Mesos that says nothing more."""
 
     @asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[AsyncIterator[mesos.SchedulerEvent]]:
+    async def subscribe(self, permit: Permit) -> AsyncIterator[AsyncIterator[mesos.SchedulerEvent]]:
         """See MesosDriver."""
 
         async def events() -> AsyncIterator[mesos.SchedulerEvent]:
+            permit()
             yield mesos.Subscribed("f1", 15.0, {})
             await asyncio.Event().wait()
 

@@ -15,6 +15,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from libs.common.clock import SystemClock
+from libs.common.errors import Fenced
 from libs.mesos import calls, events
 from libs.mesos.errors import (
     AccessDenied,
@@ -123,6 +124,28 @@ async def test_what_is_given_is_what_is_sent(scheduler: Make) -> None:
         {**calls.reconcile([("t1", "s1"), ("t2", None)]), **own},
         {**calls.accept(["o1"], []), **own},
     ]
+
+
+async def test_each_subscribe_is_asked_for(scheduler: Make) -> None:
+    """Also those after the first; what forbids it comes out, and nothing was sent."""
+    asked = 0
+
+    def permit() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            raise Fenced("another leads")
+
+    async def handler(request: web.Request, body: Any) -> web.StreamResponse:
+        return await stream(request, [subscribed()])
+
+    async with peer(handler) as master, asyncio.timeout(5):
+        async with scheduler(master.url).subscribe(permit) as stream_:
+            for kind in [events.Subscribed, events.Disconnected] * 2:
+                assert isinstance(await anext(stream_), kind)
+            with pytest.raises(Fenced):
+                await anext(stream_)
+        assert master.types() == ["SUBSCRIBE"] * 2
 
 
 async def test_a_master_that_takes_the_connection_only_is_left(scheduler: Make) -> None:

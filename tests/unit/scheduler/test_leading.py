@@ -6,17 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
+from libs.common.clock import Clock
 from libs.common.errors import Fenced
 from libs.common.runtime import Runtime
 from libs.mesos import events as mesos
+from libs.mesos.framework import Permit
 from libs.mesos.messages import FrameworkInfo
 from services.scheduler.cluster import Cluster
 from services.scheduler.mesos import MesosDriver
 from services.scheduler.model import Action
-from services.scheduler.service import Scheduler
+from services.scheduler.service import Scheduler, run
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.store import Framework, SchedulerStore
 from tests.simulation.loop import World, virtual
@@ -25,17 +28,33 @@ from tests.simulation.small import SmallWorld
 
 @dataclass
 class Driver:
-    """Subscribed to a Mesos that says nothing more."""
+    """Subscribed to a Mesos that says nothing more, but that a stream may be `cut`."""
 
+    clock: Clock
     done: list[Action] = field(default_factory=list)
+    subscribed: int = 0
+    cut: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[AsyncIterator[mesos.SchedulerEvent]]:
+    async def open(
+        self, _rt: Runtime, _config: SchedulerConfig, _info: FrameworkInfo
+    ) -> AsyncIterator[MesosDriver]:
+        """See OpenDriver."""
+        yield self
+
+    @asynccontextmanager
+    async def subscribe(self, permit: Permit) -> AsyncIterator[AsyncIterator[mesos.SchedulerEvent]]:
         """See MesosDriver."""
 
         async def events() -> AsyncIterator[mesos.SchedulerEvent]:
-            yield mesos.Subscribed("f1", 15.0, {})
-            await asyncio.Event().wait()
+            while True:
+                permit()
+                self.subscribed += 1
+                yield mesos.Subscribed("f1", 15.0, {})
+                await self.cut.wait()
+                self.cut.clear()
+                yield mesos.Disconnected("the peer closed the stream", True, 0.25)
+                await self.clock.sleep(0.25)
 
         yield events()
 
@@ -59,26 +78,67 @@ class Led:
         await asyncio.Event().wait()
 
 
-@virtual
-async def test_who_is_not_certain_calls_nobody(world: World) -> None:
-    small, driver, led = SmallWorld(world.loop), Driver(), Led()
-    rt = small.runtime("scheduler", "scheduler-1")
-
-    @asynccontextmanager
-    async def open_driver(
-        _rt: Runtime, _config: SchedulerConfig, _info: FrameworkInfo
-    ) -> AsyncIterator[MesosDriver]:
-        yield driver
-
+async def _leading(world: World, driver: Driver, led: Led) -> asyncio.Task[None]:
+    """A scheduler that has led for ten seconds."""
+    rt = SmallWorld(world.loop).runtime("scheduler", "scheduler-1")
     store = await SchedulerStore.open(rt.store)
-    given = (rt, SchedulerConfig(), store, Framework(), Cluster(), led, open_driver)
+    given = (rt, SchedulerConfig(), store, Framework(), Cluster(), led, driver.open)
     running = asyncio.create_task(Scheduler(*given).run())
     await world.clock.sleep(10)
+    assert driver.done and driver.subscribed == 1 and not running.done()
+    return running
+
+
+@virtual
+async def test_who_is_not_certain_calls_nobody(world: World) -> None:
+    driver, led = Driver(world.clock), Led()
+    running = await _leading(world, driver, led)
     calls = len(driver.done)
-    assert calls > 0 and not running.done()
     led.sure = False
     await world.clock.sleep(1000)
     assert len(driver.done) == calls
     with pytest.raises(BaseExceptionGroup) as found:
         await running
     assert found.group_contains(Fenced)
+
+
+@virtual
+async def test_who_is_not_certain_does_not_subscribe_again(world: World) -> None:
+    """It would throw out whoever leads by now."""
+    driver, led = Driver(world.clock), Led()
+    running = await _leading(world, driver, led)
+    driver.cut.set()
+    await world.clock.sleep(0.3)
+    assert driver.subscribed == 2 and not running.done()
+    led.sure = False
+    driver.cut.set()
+    with pytest.raises(BaseExceptionGroup) as found:
+        async with asyncio.timeout(0.3):  # sooner than anything else is done at Mesos
+            await running
+    assert found.group_contains(Fenced)
+    assert driver.subscribed == 2
+
+
+@virtual
+async def test_the_lease_is_kept_while_a_leader_loads(world: World) -> None:
+    """Else another would be elected meanwhile, and it would be no more certain after that."""
+    small = SmallWorld(world.loop, settings={"scheduler": SchedulerConfig(leader_lease_s=6.0)})
+    load, loads = SchedulerStore.load, 0
+
+    async def slowly(store: SchedulerStore) -> Any:
+        nonlocal loads
+        loads += 1
+        await world.clock.sleep(60)
+        return await load(store)
+
+    drivers = [Driver(world.clock) for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SchedulerStore, "load", slowly)
+        replicas = [
+            asyncio.create_task(run(small.runtime("scheduler", f"scheduler-{n}"), each.open))
+            for n, each in enumerate(drivers)
+        ]
+        await world.clock.sleep(100)
+        assert loads == 1 and sorted(each.subscribed for each in drivers) == [0, 1]
+    for each in replicas:
+        each.cancel()

@@ -19,6 +19,7 @@ from libs.common.runtime import Runtime
 from libs.common.store.base import Write
 from libs.common.task import TaskReport
 from libs.mesos import events as mesos
+from libs.mesos.framework import Permit
 from libs.mesos.messages import FrameworkInfo
 from services.scheduler.mesos import MesosDriver
 from services.scheduler.model import Acknowledge, Action, Kill, Launch, Reconcile, Revive
@@ -41,6 +42,7 @@ class Host:
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, float]] = []  # attempts, and when
+        self.over: dict[str, float] = {}  # by attempt: when its process ended
         self.killed: list[str] = []
         self.exits: dict[str, list[int]] = {}  # by job: exit codes of its next tries
         self._updates: dict[str, dict[str, Any]] = {}  # the newest of each task
@@ -57,11 +59,12 @@ class Host:
         yield self
 
     @asynccontextmanager
-    async def subscribe(self) -> AsyncIterator[AsyncIterator[mesos.SchedulerEvent]]:
+    async def subscribe(self, permit: Permit) -> AsyncIterator[AsyncIterator[mesos.SchedulerEvent]]:
         """See MesosDriver."""
         self._told = asyncio.Queue()
 
         async def events() -> AsyncIterator[mesos.SchedulerEvent]:
+            permit()
             yield mesos.Subscribed("f1", 15.0, {})
             while True:
                 yield await self._told.get()
@@ -99,6 +102,7 @@ class Host:
         await asyncio.sleep(RUN_S)
         codes = self.exits.get(job) or [0]
         code = codes.pop(0)
+        self.over[task] = self._now()
         report = TaskReport(exit_code=code, started_at=began, ended_at=self._now(), output="out")
         self._tell(task, "TASK_FAILED" if code else "TASK_FINISHED", report)
 

@@ -10,6 +10,7 @@ import pytest
 from libs.common.events import model as ev
 from libs.common.task import TaskPayload
 from services.scheduler.documents import from_body, to_body
+from services.scheduler.ending import RETOLD_S
 from services.scheduler.model import Door, Launch, Node, NodeSet, Revive, State
 from services.scheduler.offering import AHEAD_S
 from tests.unit.scheduler.jobs.world import JOB, START, JobDesk
@@ -93,14 +94,21 @@ def test_a_run_in_its_document_is_the_same_after_a_failover() -> None:
     assert "run" not in to_body(want("i1").instance), "documents of services are as they were"
 
 
-@pytest.mark.parametrize("state", ["TASK_DROPPED", "TASK_UNKNOWN"])
-def test_what_never_began_was_no_try(state: str) -> None:
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ("TASK_DROPPED", "REASON_AGENT_DISCONNECTED"),
+        ("TASK_UNKNOWN", "REASON_RECONCILIATION"),
+        ("TASK_GONE", "REASON_RECONCILIATION"),  # saved, and its leader died before it was launched
+    ],
+)
+def test_what_never_began_was_no_try(state: str, reason: str) -> None:
     desk = JobDesk()
     desk.took()
     (run,) = desk.at(0.0)
     desk.subscribe()
     desk.offer()
-    desk.report(desk[run].attempt, state, reason="REASON_AGENT_DISCONNECTED")
+    desk.report(desk[run].attempt, state, reason=reason)
     assert (desk[run].state, desk.run(run).tries) == (State.PENDING, 0)
     desk.now += 20
     assert launches(desk.offer()) == [f"{run}.2"]
@@ -263,3 +271,29 @@ def test_an_end_that_is_reconciled_before_it_is_told_is_the_runs_end(code: int) 
     assert (record.exit_code, record.tries, record.lost) == (code, 1, 0)
     assert desk.states() == ["failed" if code else "succeeded"]
     assert launches(desk.offer()) == []
+
+
+def test_an_end_that_a_master_repeats_is_waited_for() -> None:
+    """Its executor has let go of it: an adopter would find nothing, and what was done would be done again."""
+    desk = JobDesk()
+    desk.took()
+    desk.at(0.0)
+    run = desk.begin()
+    desk.now += 20
+    desk.report(run.attempt, "TASK_FINISHED", reason="REASON_RECONCILIATION")
+    desk.now += RETOLD_S - 1
+    assert launches(desk.offer()) == []
+    desk.end(run.id)
+    (record,) = desk.records.values()
+    assert (record.state, record.tries, record.lost) == ("succeeded", 1, 0)
+
+
+def test_an_end_that_nobody_tells_again_is_looked_for() -> None:
+    desk = JobDesk()
+    desk.took()
+    desk.at(0.0)
+    run = desk.begin()
+    desk.now += 20
+    desk.report(run.attempt, "TASK_FINISHED", reason="REASON_RECONCILIATION")
+    desk.now += RETOLD_S
+    assert launches(desk.offer()) == [f"{run.id}.2"] and desk[run.id].adopt == "c"

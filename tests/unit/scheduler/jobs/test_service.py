@@ -18,6 +18,8 @@ from tests.unit.scheduler.jobs.leaders import Leaders
 
 JOB = "acme/often"
 WRITES = 64  # of a leader that does not die, at least
+DELAY_S = 6.0
+"""Between two tries: longer than it takes until another leads."""
 
 
 def spec(**fields: Any) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def spec(**fields: Any) -> dict[str, Any]:
         "schedule": f"R3/{start}/PT30S",
         "image": "web:1",
         "network": "web",
-        "retry": {"limit": 1, "delay_s": 1},
+        "retry": {"limit": 1, "delay_s": DELAY_S},
     }
     return {**usual, **fields}
 
@@ -60,6 +62,9 @@ def check(leaders: Leaders) -> None:
     assert set(attempts.values()) == {1}
     runs = Counter(task.rpartition(".")[0] for task, _ in leaders.host.begun)
     assert sorted(runs.values()) == [1, 1, 1, 1, 1, 1, 2] and runs.keys() == records.keys()
+    twice = runs.most_common(1)[0][0]
+    (first, _), (_, again) = [each for each in leaders.host.begun if each[0].startswith(twice)]
+    assert again - leaders.host.over[first] >= DELAY_S, "it did not wait before it was tried again"
     for job in jobs.values():
         assert (job["running"], job["queue"], job["missed"], job["failed"]) == ([], [], 0, 0)
     assert {name: job["succeeded"] for name, job in jobs.items()} == dict(by_job)
