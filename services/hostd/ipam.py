@@ -170,6 +170,7 @@ def _held(attachment: Attachment) -> list[dict[str, object]]:
             "instance": spec.instance,
             "attempt": spec.attempt,
             "sticky_key": spec.sticky_key,
+            "app": spec.app,
         }
         for part in (address.parts() if address else ())
     ]

@@ -8,6 +8,7 @@ from libs.common.errors import Conflict, GantryError, NotFound, TooMany, Unavail
 from libs.common.outbox import Relay
 from libs.common.store.base import Outcome
 from libs.common.telemetry import Telemetry
+from services.ipam.jobs import Resting
 from services.ipam.pools import Pool
 from services.ipam.quotas import OverQuota
 from services.ipam.tally import Tally
@@ -15,6 +16,7 @@ from services.ipam.tally import Tally
 _REASONS: tuple[tuple[type[GantryError], str], ...] = (
     (NotFound, "no_pool"),
     (OverQuota, "quota"),
+    (Resting, "cooling"),
     (TooMany, "used_up"),
     (Conflict, "refused"),
     (Unavailable, "unavailable"),
