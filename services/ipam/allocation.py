@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from libs.common.clock import Clock
-from libs.common.errors import Conflict, GantryError, NotFound, TooMany, Unavailable
+from libs.common.errors import Conflict, GantryError, NotFound, Unavailable
 from libs.common.store.base import Outcome
 from services.ipam import core
 from services.ipam.catalogue import Catalogue
@@ -22,6 +22,7 @@ from services.ipam.jobs import (
     Job,
     Resting,
     Try,
+    UsedUp,
     answer,
     own,
     same_job,
@@ -292,7 +293,7 @@ class Allocator:
             for job, family in wanting:
                 pools = job.pools[family]
                 if level >= len(pools):
-                    job.fail(TooMany(await self._telling.used_up(pools), retry_after_s=5.0))
+                    job.fail(UsedUp(pools))
                 else:
                     by_pool[pools[level].id].append((job, family))
                     stocks[pools[level].id] = self._stock_of(pools[level])

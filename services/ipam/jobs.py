@@ -87,6 +87,15 @@ class Resting(TooMany):
         super().__init__(f"{address} is cooling down, and free in {for_s:.0f} s", for_s)
 
 
+class UsedUp(TooMany):
+    """None of these pools, of one network and family, has an address left; `more` says what has become of them."""
+
+    def __init__(self, pools: Sequence[Pool], more: str = "") -> None:
+        self.pools = tuple(pools)
+        which = "" if len(pools) == 1 else f" (IPv{pools[0].family})"
+        super().__init__(f"network {pools[0].network}{which} is full{more}", retry_after_s=5.0)
+
+
 def wanted(claim: Claim) -> str:
     """What a claim asks for by name."""
     return claim.requested or f"reservation {claim.reservation}"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from libs.common.clock import Clock
-from libs.common.errors import Conflict, NotFound, Stale, TooMany, Unavailable
+from libs.common.errors import Conflict, NotFound, Stale, Unavailable
 from libs.common.events import model as ev
 from libs.common.spec import Name
 from libs.common.store.base import Outcome
@@ -122,7 +122,7 @@ class Reservations:
         stock = self._stock_of(pools[0])
         picked = await stock.pick(1)
         if not picked:
-            raise TooMany(await self._telling.used_up(pools[:1]), retry_after_s=5.0)
+            raise await self._telling.used_up(pools[:1])
         (address,) = picked
         try:
             taken = await self._take(address, reserved, actor)
