@@ -11,6 +11,8 @@ import yaml
 
 from infra.local.layout import Layout, machine_mem_mib
 
+ZONE = "a"
+
 
 def write_all(layout: Layout, monitor: Mapping[str, Any] | None = None) -> dict[str, Path]:
     """Write them; returns the file of each process. `monitor` is added to that section."""
@@ -53,7 +55,7 @@ def control_plane(layout: Layout, monitor: Mapping[str, Any]) -> dict[str, Any]:
                     "port": ports["mesos_agent"],
                     "hostname": layout.hostname,
                     "resources": f"cpus:{layout.cpus:g};mem:{mem_mib};disk:50000",
-                    "attributes": f"zone:a;class:thin;hostd:http://127.0.0.1:{ports['hostd']}",
+                    "attributes": f"zone:{ZONE};class:thin;hostd:http://127.0.0.1:{ports['hostd']}",
                 }
             ],
         },
@@ -101,6 +103,7 @@ def hostd(layout: Layout) -> dict[str, Any]:
         },
         "hostd": {
             "host": layout.hostname,
+            "zone": ZONE,
             "listen": f"127.0.0.1:{layout.ports['hostd']}",
             "ovsdb": str(layout.ovs_dir / "db.sock"),
             "datapath_type": (layout.ovs_dir / "datapath-type").read_text().strip(),

@@ -111,6 +111,7 @@ class Host:
             },
             "hostd": {
                 "host": self.name,
+                "zone": self.zone,
                 "run_dir": str(self.run_dir),
                 "listen": f"127.0.0.1:{layout.ports[f'hostd:{self.name}']}",
                 "ovsdb": str(layout.ovs_dir / "db.sock"),

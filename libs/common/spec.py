@@ -21,6 +21,7 @@ from libs.common.wishes import (
     Address,
     AddressWish,
     ApartFrom,
+    Environment,
     Options,
     Priority,
     Spread,
@@ -206,6 +207,7 @@ class InstanceSpec(Strict):
     image: str = Field(description="name@sha256:…")
     network: str
     network_options: Options = PLAIN
+    environment: Environment = ""
     resources: Resources
     instance_class: InstanceClass = InstanceClass.THIN
     command: tuple[str, ...] | None = None

@@ -105,6 +105,14 @@ Options = Annotated[
 ]
 
 
+Environment = Annotated[
+    Literal[""] | Name,
+    Field(
+        description="prod, lab, …: lets it use networks and pools that are for certain environments only",
+        # Left out when there is none, as with the others.
+        exclude_if=lambda name: not name,
+    ),
+]
 Attribute = Annotated[str, Field(min_length=1, max_length=100)]
 Priority = Annotated[
     int,

@@ -9,7 +9,16 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from libs.common.wishes import PLAIN, ApartFrom, Name, Options, Priority, Spread, Strict
+from libs.common.wishes import (
+    PLAIN,
+    ApartFrom,
+    Environment,
+    Name,
+    Options,
+    Priority,
+    Spread,
+    Strict,
+)
 
 ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 IMAGE = re.compile(
@@ -118,6 +127,7 @@ class Workload(Strict):
     )
     network: Name = Field(description="the network (VLAN) whose addresses it gets")
     network_options: Options = PLAIN
+    environment: Environment = ""
     resources: Resources = Resources()
     instance_class: InstanceClass = Field(InstanceClass.THIN, alias="class")
     command: tuple[str, ...] | None = Field(None, description="instead of the image's own command")

@@ -432,4 +432,5 @@ def _attachment(a: Attempt) -> AttachmentSpec:
         ip=(wish.requested or "") if wish else "",
         reservation=(wish.reservation or "") if wish else "",
         app=a.payload.app,
+        environment=a.payload.spec.environment,
     )

@@ -15,7 +15,7 @@ from libs.common.http import ServiceClient, raise_problem
 from services.executor.model import Attachment, AttachmentSpec, AttemptId, ContainerName
 
 IFNAME = "eth0"
-OPTIONAL = ("sticky_key", "ip", "reservation", "app")
+OPTIONAL = ("sticky_key", "ip", "reservation", "app", "environment")
 ATTACH_TIMEOUT_S = 20.0  # hostd itself waits for ipam for some seconds
 TIMEOUT_S = 10.0
 

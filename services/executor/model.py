@@ -357,6 +357,7 @@ class AttachmentSpec:
     ip: str = ""
     reservation: str = ""
     app: str = ""
+    environment: str = ""
     options: NetworkOptions = PLAIN
 
 

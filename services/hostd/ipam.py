@@ -50,9 +50,10 @@ class _Room(BaseModel):
 class HttpIpam:
     """See IpamPort."""
 
-    def __init__(self, peers: ServiceClient, host: str) -> None:
+    def __init__(self, peers: ServiceClient, host: str, zone: str = "") -> None:
         self._peers = peers
         self._host = host
+        self._zone = zone
 
     async def allocate(self, attachment: Attachment) -> Address:
         """See IpamPort."""
@@ -125,6 +126,8 @@ class HttpIpam:
             "requested": spec.ip or "",
             "reservation": spec.reservation,
             "app": spec.app,
+            "environment": spec.environment,
+            "zone": self._zone,
         }
         path = f"/v1/attachments/{segment(key)}"
         answer = await call_json(self._peers, SERVICE, "PUT", path, content, timeout_s=TIMEOUT_S)
@@ -170,6 +173,7 @@ def _held(attachment: Attachment) -> list[dict[str, object]]:
             "instance": spec.instance,
             "attempt": spec.attempt,
             "sticky_key": spec.sticky_key,
+            "app": spec.app,
         }
         for part in (address.parts() if address else ())
     ]

@@ -98,7 +98,7 @@ async def open_service(
             switch=OvsSwitch(config.ovsdb, bridge, clock=clock, log=telemetry.log),
             registry=FileRegistry(run_dir / "netns-reg"),
             state=state,
-            ipam=HttpIpam(peers, host),
+            ipam=HttpIpam(peers, host, config.zone),
             engine=engine,
             deliveries=HttpDeliveries(peers, host, own_keys, rng),
             measure=measure,

@@ -159,6 +159,12 @@ class AttachmentSpec(BaseModel):
         description="bu/app: whose address it will be",
         exclude_if=lambda app: not app,
     )
+    environment: str = Field(
+        "",
+        max_length=64,
+        description="which networks and pools it may use, of those for certain environments",
+        exclude_if=lambda name: not name,
+    )
     mtu: Annotated[int, Field(ge=576, le=9000)] | None = None
     # Left out when there is none: an older hostd refuses a saved spec with fields it doesn't know.
     bandwidth: Bandwidth = Field(NO_LIMITS, exclude_if=lambda limits: limits == NO_LIMITS)

@@ -17,6 +17,12 @@ class HostdConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     host: str = Field("", description="this host's name; default: the machine's")
+    zone: str = Field(
+        "",
+        max_length=64,
+        description="where this host is, as its Mesos agent's attribute `zone` says: of a network's pools with a zone "
+        "it uses those of this one; empty: all of them",
+    )
     host_key_file: Path | None = Field(
         None, description="this host's own key, hex; default: made of the cluster's"
     )

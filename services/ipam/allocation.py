@@ -12,11 +12,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from libs.common.clock import Clock
-from libs.common.errors import Conflict, GantryError, NotFound, TooMany, Unavailable
+from libs.common.errors import Conflict, GantryError, NotFound, Unavailable
 from libs.common.store.base import Outcome
 from services.ipam import core
 from services.ipam.catalogue import Catalogue
-from services.ipam.jobs import Allocation, Asked, Job, Try, answer, own, same_job, untried, wanted
+from services.ipam.jobs import (
+    Allocation,
+    Asked,
+    Job,
+    Resting,
+    Try,
+    UsedUp,
+    answer,
+    own,
+    same_job,
+    untried,
+    wanted,
+)
 from services.ipam.model import Address, unit_of
 from services.ipam.pools import Pool, canonical
 from services.ipam.quotas import Quotas, Wish
@@ -122,18 +134,41 @@ class Allocator:
             self._telling.settled(job.network.name, len(job.fresh), job.failure)
 
     async def _look_up(self, jobs: Iterable[Job]) -> None:
-        """What attachments have already."""
+        """What attachments have already. Those that a report has missed are not lost: their host asks for them."""
         by_name = {job.claim.attachment: job for job in jobs}
-        if not by_name:
-            return
-        held = await self._store.of_attachments(list(by_name), self._catalogue.families())
-        for name, addresses in held.items():
-            job = by_name[name]
-            for address in addresses:
-                try:
-                    job.have[address.family] = own(address, job.claim)
-                except Conflict as error:
-                    job.fail(error)
+        for _ in range(MAX_TRIES):
+            if not by_name:
+                return
+            held = await self._store.of_attachments(list(by_name), self._catalogue.families())
+            missed: list[tuple[Job, Address]] = []
+            for name, job in by_name.items():
+                job.have.clear()
+                for address in held.get(name, ()):
+                    try:
+                        job.have[address.family] = own(address, job.claim)
+                    except Conflict as error:
+                        job.fail(error)
+                        continue
+                    if address.missing_since is not None:
+                        missed.append((job, address))
+            by_name = await self._found_again(missed)
+        for job in by_name.values():
+            job.fail(Unavailable(f"{job.claim.attachment}: lost {MAX_TRIES} races with reports"))
+
+    async def _found_again(self, missed: Sequence[tuple[Job, Address]]) -> dict[str, Job]:
+        """Say that these are in use; the attachments of those that were changed, or released, meanwhile."""
+        if not missed:
+            return {}
+        found = [replace(address, missing_since=None) for _, address in missed]
+        outcomes = await self._store.save_many([Change(each) for each in found], self._clock.now())
+        again: dict[str, Job] = {}
+        for (job, _), address, outcome in zip(missed, found, outcomes, strict=True):
+            if outcome is Outcome.OK:
+                job.have[address.family] = replace(address, version=address.version + 1)
+            else:
+                self._telling.tried(outcome)
+                again[job.claim.attachment] = job
+        return again
 
     async def _bury(self, jobs: Sequence[Job]) -> None:
         """Attachments that are over get nothing any more."""
@@ -198,9 +233,11 @@ class Allocator:
             self._only(job, address)
 
     def _only(self, job: Job, address: Address) -> None:
-        why = core.closed_to(address, job.claim, self._clock.now())
-        if why:
+        now = self._clock.now()
+        if why := core.closed_to(address, job.claim, now):
             job.fail(Conflict(f"{address.address} {why}"))
+        if rest_s := core.rests_s(address, job.claim, now):
+            job.fail(Resting(address.address, rest_s))
         job.rather[address.family] = [address]
         job.only |= {address.family}
 
@@ -256,7 +293,7 @@ class Allocator:
             for job, family in wanting:
                 pools = job.pools[family]
                 if level >= len(pools):
-                    job.fail(TooMany(await self._telling.used_up(pools), retry_after_s=5.0))
+                    job.fail(UsedUp(pools))
                 else:
                     by_pool[pools[level].id].append((job, family))
                     stocks[pools[level].id] = self._stock_of(pools[level])
@@ -335,10 +372,9 @@ class Allocator:
         changes = []
         for job in jobs:
             for address in job.fresh:
-                reason = f"not to be had: {job.failure}"
-                changes.append(
-                    Change(*core.take_back(address, now, reason, self._cooldown_s, self._hold_s))
-                )
+                why = f"not to be had: {job.failure}"
+                freed, events = core.take_back(address, now, why, self._cooldown_s, self._hold_s)
+                changes.append(Change(freed, events, before=address, why=why))
             job.have.clear()
         await self._store.save_many(changes, now)  # one that fails is found as a leak
         self._telling.kick()

@@ -93,6 +93,7 @@ class HeldBody(BaseModel):
     instance: str = Field("", max_length=200)
     attempt: str = Field("", max_length=200)
     sticky_key: str = Field("", max_length=200)
+    app: str = Field("", max_length=200)
 
     @field_validator("address")
     @classmethod

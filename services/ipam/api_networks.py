@@ -73,7 +73,8 @@ def read_routes(ipam: ForReaders, clock: Clock) -> Sequence[Route]:
         stints = await ipam.store.history.of(found.name, name, HISTORY)
         if stored and stored.state is State.ALLOCATED:
             # Noted before it was to be released, and then it was not.
-            stints = [each for each in stints if each.generation != stored.generation]
+            here = stored.generation, stored.since
+            stints = [each for each in stints if (each.generation, each.since) != here]
         view = address_view(stored or unused, clock.now(), actor)
         return reply({**view, "history": [stint_view(each, actor) for each in stints]})
 

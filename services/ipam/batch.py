@@ -43,6 +43,11 @@ class Batcher(Generic[T, R]):
         self._waiting: list[_Waiting[T, R]] = []
         self._working = 0
 
+    @property
+    def is_idle(self) -> bool:
+        """Does nobody wait, and nothing work."""
+        return not self._waiting and not self._working
+
     async def submit(self, item: T) -> R:
         """The result of `item`. Raises what `handle` did for its batch."""
         if len(self._waiting) >= self._queue_limit:
@@ -100,3 +105,40 @@ class Batcher(Generic[T, R]):
                 if not each.turn.done():
                     each.turn.set_result(False)
             self._call_next()
+
+
+class Lanes(Generic[T, R]):
+    """A Batcher for each of `most` things that are asked for at a time, so that a slow one holds up nobody else; those
+    beyond share one. They are there only while somebody waits in them: their names come from outside.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        *,
+        limit: int,
+        most: int,
+        queue_limit: int = 10_000,
+    ) -> None:
+        self._handle = handle
+        self._limit = limit
+        self._most = most
+        self._queue_limit = queue_limit
+        self._lanes: dict[str | None, Batcher[T, R]] = {}
+        self._inside = 0
+
+    async def submit(self, name: str, item: T) -> R:
+        """The result of `item`, in the lane of that name. Raises what `handle` did for its batch, and Unavailable."""
+        if self._inside >= self._queue_limit:
+            raise Unavailable(f"{self._queue_limit} wait already")
+        lane = name if name in self._lanes or len(self._lanes) < self._most else None
+        batcher = self._lanes.get(lane)
+        if batcher is None:
+            batcher = self._lanes[lane] = Batcher(self._handle, limit=self._limit)
+        self._inside += 1
+        try:
+            return await batcher.submit(item)
+        finally:
+            self._inside -= 1
+            if batcher.is_idle and self._lanes.get(lane) is batcher:
+                del self._lanes[lane]

@@ -34,6 +34,17 @@ def closed_to(address: Address, claim: Claim, now: float) -> str:
     return "" if address.state is State.RELEASED else f"is {shown}"
 
 
+def rests_s(address: Address, claim: Claim, now: float) -> float:
+    """How long the address rests yet for this claim, seconds. Peers may still have its last holder in their tables.
+
+    For who had it last there is no need: the same sticky key, or the same app; nor for whom it is reserved.
+    """
+    if address.shown(now) is not Shown.COOLING:
+        return 0.0
+    again = address.app != "" and address.app == claim.app
+    return 0.0 if again else address.free_at - now
+
+
 def give(
     address: Address, claim: Claim, now: float, bu: str
 ) -> tuple[Address, tuple[ev.IpAllocated]]:
@@ -202,6 +213,7 @@ def _adopted(stored: Address, told: Reported, host: str, now: float) -> Verdict:
         attempt=told.attempt,
         host=host,
         sticky_key=told.sticky_key,
+        app=told.app or (stored.app if told.instance == stored.instance else ""),
         free_at=0.0,
         since=now,
         missing_since=None,
@@ -216,9 +228,28 @@ def quarantined(stored: Address, told: Reported, host: str, now: float) -> Verdi
     """The address for nobody, until all who claim it have let it go."""
     claims = stored.claims
     if stored.state is State.ALLOCATED:
-        holder = Claimed(stored.host, stored.attachment, stored.generation, now)
+        holder = Claimed(
+            stored.host,
+            stored.attachment,
+            stored.generation,
+            now,
+            instance=stored.instance,
+            attempt=stored.attempt,
+            sticky_key=stored.sticky_key,
+            app=stored.app,
+        )
         claims = (*claims, holder)
     held = ", ".join(f"{each.attachment} on {each.host}" for each in claims) or "nobody"
+    claim = Claimed(
+        host,
+        told.attachment,
+        told.generation,
+        now,
+        instance=told.instance,
+        attempt=told.attempt,
+        sticky_key=told.sticky_key,
+        app=told.app,
+    )
     after = replace(
         stored,
         state=State.QUARANTINED,
@@ -227,7 +258,7 @@ def quarantined(stored: Address, told: Reported, host: str, now: float) -> Verdi
         bu=stored.reserved.bu if stored.reserved else "",
         since=now,
         missing_since=None,
-        claims=(*claims, Claimed(host, told.attachment, told.generation, now)),
+        claims=(*claims, claim),
     )
     conflicted = ev.IpConflicted(
         network=after.network,
@@ -273,12 +304,14 @@ def unclaimed(
         state=State.ALLOCATED,
         attachment=first.attachment,
         host=first.host,
-        instance="",
-        attempt="",
-        sticky_key="",
+        instance=first.instance,
+        attempt=first.attempt,
+        sticky_key=first.sticky_key,
+        app=first.app,
         since=now,
         claims=(),
     )
+    owned = replace(owned, bu=owned.bu or unit_of(owned))
     return Verdict(owned, (allocation(owned),))
 
 

@@ -32,8 +32,8 @@ class Stint:
 
     @property
     def id(self) -> str:
-        """By address, the generations in order."""
-        return f"{_prefix(self.network, self.address)}{self.generation:020d}"
+        """By address, in order. Out of quarantine an address comes back to its holder with the same generation."""
+        return f"{_prefix(self.network, self.address)}{self.generation:020d}.{1000 * self.since:015.0f}"
 
 
 def ended(before: Address, after: Address, why: str, now: float) -> Stint | None:

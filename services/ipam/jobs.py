@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from libs.common.errors import Conflict, GantryError
+from libs.common.errors import Conflict, GantryError, TooMany
 from services.ipam.model import Address, Claim
 from services.ipam.pools import Network, Pool
 from services.ipam.stock import Stock
@@ -78,6 +78,22 @@ def untried(tries: Sequence[Try]) -> None:
     for each in reversed(tries):
         if each.stock is not None:
             each.stock.untried([each.address])
+
+
+class Resting(TooMany):
+    """The very address that is asked for was somebody else's until a moment ago."""
+
+    def __init__(self, address: str, for_s: float) -> None:
+        super().__init__(f"{address} is cooling down, and free in {for_s:.0f} s", for_s)
+
+
+class UsedUp(TooMany):
+    """None of these pools, of one network and family, has an address left; `more` says what has become of them."""
+
+    def __init__(self, pools: Sequence[Pool], more: str = "") -> None:
+        self.pools = tuple(pools)
+        which = "" if len(pools) == 1 else f" (IPv{pools[0].family})"
+        super().__init__(f"network {pools[0].network}{which} is full{more}", retry_after_s=5.0)
 
 
 def wanted(claim: Claim) -> str:

@@ -73,13 +73,20 @@ class Shown(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """That a host says its attachment has an address, which is in quarantine because somebody else seems to as well."""
+    """That a host says its attachment has an address, which is in quarantine because somebody else seems to as well.
+
+    The last four say whose the attachment is, as far as that is known: what it is given back with.
+    """
 
     host: str
     attachment: str
     generation: int
     since: float
     missing_since: float | None = None
+    instance: str = ""
+    attempt: str = ""
+    sticky_key: str = ""
+    app: str = ""
 
     @property
     def who(self) -> tuple[str, str]:
@@ -111,7 +118,8 @@ class Address:
     """One address; a document. Times are Unix seconds.
 
     `bu` is the business unit whose quota it counts for, while it does. `pinned`: it was asked for, so no other will do.
-    `seen_mac` is the station that answered for it when it went into quarantine.
+    `seen_mac` is the station that answered for it when it went into quarantine. `app` (`bu/app`) is who has it or had
+    it last, where its host knows.
     """
 
     network: str
@@ -135,6 +143,7 @@ class Address:
     zone: str = ""
     pinned: bool = False
     seen_mac: str = ""
+    app: str = ""
     reserved: Reserved | None = None
 
     @property
@@ -204,6 +213,7 @@ class Reported:
     instance: str = ""
     attempt: str = ""
     sticky_key: str = ""
+    app: str = ""
 
     @property
     def id(self) -> str:
@@ -217,9 +227,9 @@ def unit_of(claim: Claim | Address, known: frozenset[str] = frozenset()) -> str:
     An instance's name is `bu-app-…`, and both may have dashes: who knows the app, or made the sticky key of it, says
     so; else the longest `known` one that fits, else the shortest that may be.
     """
-    app = claim.app if isinstance(claim, Claim) else ""
-    told = (app or claim.sticky_key).partition("/")[0] if "/" in (app or claim.sticky_key) else ""
-    if told and (app or claim.instance.startswith(f"{told}-")):
+    owner = claim.app or claim.sticky_key
+    told = owner.partition("/")[0] if "/" in owner else ""
+    if told and (claim.app or claim.instance.startswith(f"{told}-")):
         return told
     fitting = [each for each in known if claim.instance.startswith(f"{each}-")]
     return max(fitting, key=len) if fitting else claim.instance.partition("-")[0]
@@ -244,6 +254,7 @@ def allocated(address: Address, claim: Claim, now: float, bu: str = "") -> Addre
         zone=claim.zone,
         pinned=bool(claim.requested or claim.reservation),
         seen_mac="",
+        app=claim.app,
     )
 
 
@@ -269,7 +280,7 @@ _PLAIN = (
     *("network", "address", "offset", "generation", "instance", "attempt", "host", "sticky_key"),
     *("free_at", "since", "missing_since"),
 )
-_OPTIONAL = ("bu", "environment", "zone", "pinned", "seen_mac")
+_OPTIONAL = ("bu", "environment", "zone", "pinned", "seen_mac", "app")
 ATTACHMENT = {4: "attachment", 6: "attachment6"}
 """The field of the attachment, a family: each is unique."""
 
@@ -287,7 +298,7 @@ def to_body(address: Address) -> dict[str, Any]:
     if address.pool != DEFAULT:
         body["pool"] = address.pool
     if address.claims:
-        body["claims"] = [asdict(each) for each in address.claims]
+        body["claims"] = [_claim_body(each) for each in address.claims]
     if address.reserved:
         body["reserved"] = asdict(address.reserved)
     if address.attachment:
@@ -298,6 +309,7 @@ def to_body(address: Address) -> dict[str, Any]:
 def from_body(version: int, body: Mapping[str, Any]) -> Address:
     """The address of a document."""
     reserved = body.get("reserved")
+    body = {**body, "app": _app(body)}
     return Address(
         version=version,
         state=State(body["state"]),
@@ -310,6 +322,12 @@ def from_body(version: int, body: Mapping[str, Any]) -> Address:
     )
 
 
+def _app(body: Mapping[str, Any]) -> str:
+    """Older code leaves the last holder's app there when it gives the address to another instance."""
+    app = str(body.get("app", ""))
+    return app if str(body["instance"]).startswith(f"{app.replace('/', '-')}-") else ""
+
+
 def from_first(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body of a document from before there were pools and quotas."""
     fresh = {**body, "place": place_key(body["address"])}
@@ -319,11 +337,17 @@ def from_first(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _CLAIMED = tuple(each.name for each in fields(Claimed))
+_WHOSE = ("instance", "attempt", "sticky_key", "app")
 _RESERVED = tuple(each.name for each in fields(Reserved))
 
 
 def _claimed(body: Mapping[str, Any]) -> Claimed:
-    return Claimed(**{name: body[name] for name in _CLAIMED})
+    return Claimed(**{name: body[name] for name in _CLAIMED if name in body})
+
+
+def _claim_body(claim: Claimed) -> dict[str, Any]:
+    """Without what says nothing: claims of before did not tell whose they are."""
+    return {name: value for name, value in asdict(claim).items() if value or name not in _WHOSE}
 
 
 def _reserved(body: Mapping[str, Any]) -> Reserved:

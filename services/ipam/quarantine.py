@@ -106,6 +106,7 @@ class Quarantine:
             host=lost.host,
             environment=lost.environment,
             zone=lost.zone,
+            app=lost.app,
             families=tuple(sorted({lost.family, *(each.family for each in held)})),
         )
         return await self._allocate(claim)

@@ -21,7 +21,8 @@ MAX_TRIES = 64
 class Ending:
     """That an attachment is over, and what it gives back.
 
-    `host` says whose attachment it is, "" that of every host.
+    `host` says whose attachment it is, "" that of every host. `seen` are its addresses' ids with the versions on which
+    somebody concluded that it is lost: it is over only while they are still these, and may come again.
     """
 
     attachment: str
@@ -31,6 +32,11 @@ class Ending:
     host: str = ""
     generation6: int | None = None
     traceparent: str = ""
+    seen: tuple[tuple[str, int], ...] = ()
+
+    def as_seen(self, addresses: Sequence[Address]) -> bool:
+        """Are these, the attachment's, still as they were seen."""
+        return {*self.seen} <= {(each.id, each.version) for each in addresses}
 
 
 @dataclass(eq=False)
@@ -71,10 +77,13 @@ class Releases:
         current = await self._store.of_attachments(names)
         decided: list[tuple[_Job, Change]] = []
         for job in jobs:
-            decided += self._decide(job, current.get(job.ending.attachment, ()))
+            addresses = current.get(job.ending.attachment, ())
+            job.over = not job.ending.as_seen(addresses)
+            if not job.over:
+                decided += self._decide(job, addresses)
         now = self._clock.now()
         # First the tombstone, then another look: a claim under way sees the one or is seen by the other.
-        ending = [job for job in jobs if not job.over and not job.buried]
+        ending = [job for job in jobs if not job.over and not job.buried and not job.ending.seen]
         if ending:
             await self._store.bury(
                 ((job.ending.attachment, job.ending.host) for job in ending), now
@@ -172,15 +181,16 @@ class Releases:
                 allowed=True,
                 detail=f"was {shown}" + (f" on {gone}, which is gone" if gone else ""),
             )
+            why = f"released by {actor}"
             freed = ev.IpReleased(
                 network=network,
                 address=address,
                 generation=stored.generation,
                 attachment=stored.attachment,
-                reason=f"released by {actor}",
+                reason=why,
             )
             events = (audit,) if stored.state is State.RELEASED else (freed, audit)
-            if await self._store.save(Change(after, events), now):
+            if await self._store.save(Change(after, events, before=stored, why=why), now):
                 self._telling.kick()
                 return replace(after, version=stored.version + 1)
         raise Unavailable(f"{address}: lost {MAX_TRIES} races")

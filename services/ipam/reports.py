@@ -75,8 +75,16 @@ class Reports:
         collected = 0
         for attachment, addresses in whole.items():
             sixth = next((each.generation for each in addresses if each.family == 6), None)
+            # An attachment that asked for its address since this report was made has it for good.
+            seen = tuple((each.id, each.version) for each in addresses)
             ending = Ending(
-                attachment, addresses[0].generation, "leaked", f"host:{host}", host, sixth
+                attachment,
+                addresses[0].generation,
+                "leaked",
+                f"host:{host}",
+                host,
+                sixth,
+                seen=seen,
             )
             if await self._release(ending):
                 collected += len(addresses)

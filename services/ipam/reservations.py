@@ -8,10 +8,11 @@ from dataclasses import replace
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from libs.common.clock import Clock
-from libs.common.errors import Conflict, NotFound, Stale, TooMany, Unavailable
+from libs.common.errors import Conflict, NotFound, Stale, Unavailable
 from libs.common.events import model as ev
 from libs.common.spec import Name
 from libs.common.store.base import Outcome
+from services.ipam.jobs import Resting
 from services.ipam.model import NEVER, Address, Reserved, Shown, State
 from services.ipam.pools import Network, Pool, canonical
 from services.ipam.quotas import Quotas, Wish
@@ -85,7 +86,7 @@ class Reservations:
         """Reserve, or change who it is for; True when there was none.
 
         Raises NotFound (no such pool), Conflict (the address is somebody else's, or it would be another one), TooMany
-        (the quota, or the pool is used up), Stale, Unavailable.
+        (the quota, or the pool is used up, or the address is cooling down), Stale, Unavailable.
         """
         wanted = canonical(body.address)
         for _ in range(TRIES):
@@ -121,7 +122,7 @@ class Reservations:
         stock = self._stock_of(pools[0])
         picked = await stock.pick(1)
         if not picked:
-            raise TooMany(await self._telling.used_up(pools[:1]), retry_after_s=5.0)
+            raise await self._telling.used_up(pools[:1])
         (address,) = picked
         try:
             taken = await self._take(address, reserved, actor)
@@ -138,12 +139,16 @@ class Reservations:
             raise Conflict(f"{wanted} is not an address that {network.name} gives out")
         address = await self._store.get(network.name, wanted)
         address = address or Address(network.name, wanted, offset, pool=pool.name)
-        shown = address.shown(self._clock.now())
+        now = self._clock.now()
+        shown = address.shown(now)
         if address.reserved is not None:
             raise Conflict(f"{wanted} is reserved already")
-        if shown is Shown.ALLOCATED and reserved.bu and reserved.owned_by(address.instance):
+        own = reserved.bu != "" and reserved.owned_by(address.instance, address.app)
+        if own and shown in (Shown.ALLOCATED, Shown.COOLING):
             return address
-        if shown not in (Shown.FREE, Shown.COOLING, Shown.EXCLUDED):
+        if shown is Shown.COOLING:
+            raise Resting(wanted, address.free_at - now)
+        if shown not in (Shown.FREE, Shown.EXCLUDED):
             raise Conflict(f"{wanted} is {shown}")
         return address
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 
 from libs.common.errors import GantryError, Refused, Unavailable
@@ -14,10 +15,10 @@ from libs.common.tokens import TokenVerifier
 from libs.common.waiting import TaskGroup, lasting
 from services.ipam import api
 from services.ipam.allocation import Allocator
-from services.ipam.batch import Batcher
+from services.ipam.batch import Batcher, Lanes
 from services.ipam.catalogue import Catalogue
 from services.ipam.editing import Editing
-from services.ipam.jobs import Allocation, Asked
+from services.ipam.jobs import Allocation, Asked, UsedUp
 from services.ipam.model import Claim, IpamConfig, Reported
 from services.ipam.pools import Pool
 from services.ipam.quarantine import Quarantine
@@ -33,6 +34,7 @@ from services.ipam.tally import Tally
 from services.ipam.telling import Telling
 
 BATCH = 256
+LANES = 32  # networks that are worked at side by side
 FORGET_EVERY_S = 600.0
 LOOK_EVERY_S = 15.0
 PART = 20.0  # of the time, at most one part in so many goes into looking
@@ -75,7 +77,7 @@ class Ipam:
             config.hold_s,
         )
         self.releases = Releases(store, config, self.telling, clock)
-        self._claims = Batcher(self._allocator.allocate_many, limit=BATCH)
+        self._claims = Lanes(self._allocator.allocate_many, limit=BATCH, most=LANES)
         self._endings = Batcher(self.releases.release_many, limit=BATCH)
         self.editing = Editing(catalogue, pools, self.tally, clock)
         self.reservations = Reservations(
@@ -133,20 +135,42 @@ class Ipam:
         TooMany (the network is full, or a quota), Unavailable.
         """
         began = self._rt.clock.monotonic()
-        result = await self._claims.submit(Asked(claim, current_traceparent()))
+        result = await self._claims.submit(claim.network, Asked(claim, current_traceparent()))
         self.telling.seconds.observe(self._rt.clock.monotonic() - began)
+        result = await self._explained(result)
         if isinstance(result, GantryError):
             raise result
         return result
 
     async def allocate_many(self, claims: Sequence[Claim]) -> list[Allocation | GantryError]:
-        """Each claim's addresses, or why it gets none. Raises Unavailable."""
+        """Each claim's addresses, or why it gets none. The networks' are handled side by side."""
         traceparent = current_traceparent()
         began = self._rt.clock.monotonic()
-        asked = [Asked(each, traceparent) for each in claims]
-        results = await self._allocator.allocate_many(asked)
+        by_network: dict[str, list[int]] = defaultdict(list)
+        for at, each in enumerate(claims):
+            by_network[each.network].append(at)
+        results: dict[int, Allocation | GantryError] = {}
+        side_by_side = asyncio.Semaphore(LANES)
+
+        async def burst(places: Sequence[int]) -> None:
+            asked = [Asked(claims[at], traceparent) for at in places]
+            async with side_by_side:
+                try:
+                    found = await self._allocator.allocate_many(asked)
+                except Unavailable as error:
+                    found = [error] * len(places)
+            for at, result in zip(places, found, strict=True):
+                results[at] = await self._explained(result)
+
+        async with TaskGroup() as group:
+            for places in by_network.values():
+                group.create_task(burst(places))
         self.telling.seconds.observe(self._rt.clock.monotonic() - began)
-        return results
+        return [results[at] for at in range(len(claims))]
+
+    async def _explained(self, result: Allocation | GantryError) -> Allocation | GantryError:
+        """With where all the addresses are, if none is left. Counting takes its time: no other claim waits for it."""
+        return await self.telling.used_up(result.pools) if isinstance(result, UsedUp) else result
 
     async def release(self, ending: Ending) -> bool:
         """See Releases."""

@@ -8,6 +8,7 @@ from libs.common.errors import Conflict, GantryError, NotFound, TooMany, Unavail
 from libs.common.outbox import Relay
 from libs.common.store.base import Outcome
 from libs.common.telemetry import Telemetry
+from services.ipam.jobs import Resting, UsedUp
 from services.ipam.pools import Pool
 from services.ipam.quotas import OverQuota
 from services.ipam.tally import Tally
@@ -15,10 +16,15 @@ from services.ipam.tally import Tally
 _REASONS: tuple[tuple[type[GantryError], str], ...] = (
     (NotFound, "no_pool"),
     (OverQuota, "quota"),
+    (Resting, "cooling"),
     (TooMany, "used_up"),
     (Conflict, "refused"),
     (Unavailable, "unavailable"),
 )
+
+COUNT_S = 1.0
+"""Who is told that a network is full waits so long for the numbers."""
+OLD_S = 5.0
 
 
 class Telling:
@@ -109,23 +115,25 @@ class Telling:
             self._quota.remove(*name)
         self._quotas = set(used)
 
-    async def used_up(self, pools: Sequence[Pool]) -> str:
-        """Why there is no address."""
-        counts = [await self._tally.of(each) for each in pools]
+    async def used_up(self, pools: Sequence[Pool]) -> TooMany:
+        """That there is no address, and where they all are. Never where others wait: it may be counted now."""
+        found = [await self._tally.soon(each, COUNT_S) for each in pools]
+        known = [each for each in found if each is not None]
+        if len(known) < len(pools):  # nobody has been able to count them all yet
+            return UsedUp(pools)
+        counts, ages = [count for count, _ in known], [age_s for _, age_s in known]
         sums = {
             state: sum(each.states[state] for each in counts)
             for state in ("allocated", "held", "cooling", "quarantined", "reserved")
         }
-        network = pools[0].network
-        where = (
-            f"network {network}" if len(pools) == 1 else f"network {network} (IPv{pools[0].family})"
-        )
         more = "".join(
             f", {sums[state]} are {state}" for state in ("held", "reserved") if sums[state]
         )
-        return (
-            f"{where} is full: of {sum(each.usable for each in counts)} addresses {sums['allocated']} are"
-            f" allocated, {sums['cooling']} are cooling down, {sums['quarantined']} are in quarantine{more}"
+        when = f", as counted {max(ages):.0f} s ago" if max(ages) >= OLD_S else ""
+        return UsedUp(
+            pools,
+            f": of {sum(each.usable for each in counts)} addresses {sums['allocated']} are allocated,"
+            f" {sums['cooling']} are cooling down, {sums['quarantined']} are in quarantine{more}{when}",
         )
 
     async def look(self, pools: Iterable[Pool]) -> None:

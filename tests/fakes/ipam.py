@@ -24,6 +24,8 @@ class FakeNetwork:
     cidr6: IPv6Network | None = None
     only6: bool = False
     mtu: int | None = None
+    environments: frozenset[str] = frozenset()  # that it is for; none: all
+    zone: str = ""  # that it is for; "": all
     held: dict[str, Address] = field(default_factory=dict)  # ipam key -> address
     reserved: dict[str, str] = field(default_factory=dict)  # name of the reservation -> address
     sticky: dict[str, str] = field(default_factory=dict)  # IPv4 address or twin -> held for whom
@@ -37,6 +39,7 @@ class FakeIpam:
             name.replace("_", "-"): FakeNetwork(vlan, IPv4Network(cidr), str(IPv4Network(cidr)[-2]))
             for name, (vlan, cidr) in networks.items()
         }
+        self.zone = ""  # where the host that asks is
         self.away = False
         self.lose_answers = 0  # so many answers are lost after the deed was done
         self.stale_releases: list[PendingRelease] = []
@@ -122,6 +125,10 @@ class FakeIpam:
         network = self.networks.get(spec.network)
         if network is None:
             raise NotFound(f"there is no network {spec.network!r}")
+        if network.environments and spec.environment not in network.environments:
+            raise NotFound(f"network {spec.network} is for others, and {spec.instance} is not")
+        if network.zone and self.zone and network.zone != self.zone:
+            raise NotFound(f"network {spec.network} has no pool for {spec.instance}")
         if key in network.held:
             return network.held[key]
         taken = {_ip4(network, address) for address in network.held.values()}

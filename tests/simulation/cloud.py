@@ -60,7 +60,9 @@ SETTINGS: Settings = {
             NetworkConfig.model_validate(
                 {"name": "web", "cidr": "10.1.0.0/26", "vlan": 100, "gateway": "10.1.0.1"}
             ),
-            NetworkConfig.model_validate({"name": "work", "cidr": "10.2.0.0/26", "vlan": 200}),
+            NetworkConfig.model_validate(
+                {"name": "work", "cidr": "10.2.0.0/26", "vlan": 200, "environments": ["lab"]}
+            ),
         ),
         cooldown_s=30.0,
         leak_grace_s=60.0,

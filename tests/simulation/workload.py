@@ -61,6 +61,7 @@ APPS: Mapping[str, Mapping[str, Any]] = {
     },
     "beta/worker": {
         "network": "work",
+        "environment": "lab",
         "instances": 2,
         "strategy": {"max_surge": 0, "max_unavailable": 1, "deadline_s": 150, "min_ready_s": 4},
         "spread": ["zone", "hostname"],

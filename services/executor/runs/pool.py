@@ -1,7 +1,7 @@
 """Pure: which shared container a run joins, when one is made, and when one goes.
 
-**Invariants**: runs of different business units, networks, images or users never share; a container that is to be
-recycled gets no further task; none goes while a task is in it; at most `pool_closes` go at a time.
+**Invariants**: runs of different business units, environments, networks, images or users never share; a container that
+is to be recycled gets no further task; none goes while a task is in it; at most `pool_closes` go at a time.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def key_of(payload: TaskPayload) -> str:
         "options": spec.network_options.model_dump(mode="json"),
         "address": spec.address.model_dump(mode="json") if spec.address else None,
         "class": spec.instance_class.value,
+        # Without one the key is what it always was: containers of before go on to be used.
+        **({"environment": spec.environment} if spec.environment else {}),
     }
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 

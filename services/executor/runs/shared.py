@@ -38,6 +38,7 @@ def payload_for(run: TaskPayload, name: str) -> TaskPayload:
             network=spec.network,
             resources=Resources(),
             network_options=spec.network_options,
+            environment=spec.environment,
             instance_class=spec.instance_class,
             user=spec.user,
             stop_grace_s=0.0,

@@ -36,6 +36,7 @@ LABELS = {
     "gantry.instance": "instance",
     "gantry.attempt": "attempt",
     "gantry.sticky_key": "sticky_key",
+    "gantry.environment": "environment",
 }
 """Labels by which a task says whose its address is; in CNI_ARGS: GANTRY_INSTANCE and so on."""
 
@@ -108,6 +109,7 @@ class _Routes(_Said):
 class _Ipam(_Routes):
     type: str = Field("", pattern=r"^[^/]*$")
     network: str = ""
+    environment: str = ""
 
 
 class _Prev(_Said):
@@ -137,6 +139,7 @@ class Conf(_Routes):
     version: str = Field(UNSAID, alias="cniVersion")
     name: str = Field(pattern=NAME.pattern)
     network: str = Field("", description="Gantry's name of the network; default: the conf's name")
+    environment: str = Field("", description="what its containers belong to, unless they say so")
     vlan: int | None = Field(None, ge=1, le=4094, description="only with another IPAM plugin")
     mtu: int | None = Field(None, ge=576, le=9000)
     ipam: Annotated[_Ipam, BeforeValidator(_without_nulls)] = _said(_Ipam)
@@ -184,6 +187,12 @@ class Ask:
         """The network in Gantry's words."""
         section = self.conf.ipam.network if not self.delegate else ""
         return section or self.conf.network or self.conf.name
+
+    @property
+    def environment(self) -> str:
+        """What the container belongs to by the configuration, "" when that does not say."""
+        section = self.conf.ipam.environment if not self.delegate else ""
+        return section or self.conf.environment
 
 
 def unframe(body: bytes) -> Call:
@@ -295,6 +304,7 @@ def spec_of(ask: Ask) -> AttachmentSpec:
         "network": ask.network,
         "instance": ask.container,
         "mtu": ask.conf.mtu,
+        "environment": ask.environment,
         "owner": Owner.CNI,
         **{field: labels[key] for key, field in LABELS.items() if labels.get(key)},
     }

@@ -61,6 +61,7 @@ def in_common(spec: InstanceSpec) -> InstanceSpec:
         network=spec.network,
         resources=Resources(),
         network_options=spec.network_options,
+        environment=spec.environment,
         address=spec.address,
         instance_class=spec.instance_class,
         user=spec.user,

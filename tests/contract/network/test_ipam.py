@@ -26,17 +26,29 @@ from tests.fakes.ipam import FakeIpam
 NETWORKS = [
     {"name": "red", "vlan": 100, "cidr": "10.0.0.0/29", "gateway": "10.0.0.6"},
     {"name": "amber", "vlan": 200, "cidr": "10.2.0.0/29"},
+    {"name": "lab", "vlan": 300, "cidr": "10.3.0.0/29", "environments": ["lab", "dev"]},
+    {"name": "here", "vlan": 400, "pools": [{"name": "p", "cidr": "10.4.0.0/29", "zone": "a"}]},
+    {"name": "there", "vlan": 500, "pools": [{"name": "p", "cidr": "10.5.0.0/29", "zone": "b"}]},
 ]
+ZONE = "a"  # the host's
 ROOM = 5
 RESERVED = "10.2.0.1"  # as `db`, in amber
 
 
 @pytest.fixture(params=BOTH)
 async def ipam(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[IpamPort]:
-    """An ipam with a small network and one with a reservation, without cool-down."""
+    """An ipam with a small network, one with a reservation, and some that are not for all; without cool-down."""
     if request.param == "fake":
-        fake = FakeIpam(red=(100, "10.0.0.0/29"), amber=(200, "10.2.0.0/29"))
+        fake = FakeIpam(
+            red=(100, "10.0.0.0/29"),
+            amber=(200, "10.2.0.0/29"),
+            lab=(300, "10.3.0.0/29"),
+            here=(400, "10.4.0.0/29"),
+            there=(500, "10.5.0.0/29"),
+        )
         fake.networks["amber"].reserved["db"] = RESERVED
+        fake.networks["lab"].environments = frozenset({"lab", "dev"})
+        fake.networks["here"].zone, fake.networks["there"].zone, fake.zone = "a", "b", ZONE
         yield fake
         return
     common = CommonConfig(data_dir=tmp_path, bus="memory:", store="memory:", log_level="error")
@@ -54,7 +66,7 @@ async def ipam(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         peers = PeerClient(signer, {}, shared.local)
         path = "/v1/networks/amber/reservations/db"
         await call_json(rt.peers, "ipam", "PUT", path, {"address": RESERVED, "bu": "acme"})
-        yield HttpIpam(peers, "host-1")
+        yield HttpIpam(peers, "host-1", ZONE)
         task.cancel()
         await peers.close()
 
@@ -170,3 +182,18 @@ async def test_a_reserved_address_is_given_by_its_name_only(ipam: IpamPort) -> N
     await ipam.release(release(named, given.generation))
     successor = await ipam.allocate(attachment("acme-db-2", **owner, reservation="db"))
     assert successor.ip == RESERVED and successor.generation > given.generation
+
+
+async def test_a_network_for_an_environment_is_for_its_instances(ipam: IpamPort) -> None:
+    given = await ipam.allocate(attachment("one", network="lab", environment="dev"))
+    assert given.vlan == 300
+    for other in ("", "prod"):
+        with pytest.raises(NotFound):
+            await ipam.allocate(attachment(f"not-{other}", network="lab", environment=other))
+    assert (await ipam.allocate(attachment("two", environment="prod"))).vlan == 100
+
+
+async def test_a_pool_for_a_zone_is_for_its_hosts(ipam: IpamPort) -> None:
+    assert (await ipam.allocate(attachment("one", network="here"))).vlan == 400
+    with pytest.raises(NotFound):
+        await ipam.allocate(attachment("two", network="there"))

@@ -119,6 +119,7 @@ def _spec(rng: random.Random, concurrency: str, **more: Any) -> dict[str, Any]:
     network = rng.choice(["web", "work"])
     spec: dict[str, Any] = {
         "network": network,
+        "environment": "lab" if network == "work" else "",
         "resources": {"cpus": 0.1, "mem_mib": 32},
         "concurrency": concurrency,
         "retry": {"limit": TRIES, "delay_s": float(rng.randint(2, 5))},

@@ -201,6 +201,18 @@ def test_network_options_travel_and_are_left_out_when_there_are_none() -> None:
         AppSpec.model_validate({**GOOD, "network_options": {"bandwidth": {"egress_kbit": 1}}})
 
 
+def test_the_environment_travels_and_is_left_out_when_there_is_none() -> None:
+    plain = AppSpec.model_validate(GOOD)
+    spec = AppSpec.model_validate({**GOOD, "environment": "lab"})
+    for each in (plain, InstanceSpec.of(plain, plain.image)):
+        assert "environment" not in each.model_dump()
+    instance = InstanceSpec.of(spec, spec.image)
+    assert InstanceSpec.model_validate_json(instance.model_dump_json()).environment == "lab"
+    for wrong in ("Lab", "a b", "x" * 41):
+        with pytest.raises(ValidationError, match="environment"):
+            AppSpec.model_validate({**GOOD, "environment": wrong})
+
+
 @pytest.mark.parametrize(
     ("field", "refs"),
     [

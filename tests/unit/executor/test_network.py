@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from ipaddress import IPv4Network
 
 import pytest
 
@@ -19,6 +20,7 @@ from services.executor.model import AttachmentSpec, AttemptId, ContainerName
 from services.executor.ports import Network
 from services.hostd.api import SocketAuthenticator, read_routes, socket_routes
 from services.hostd.main import make_app
+from tests.fakes.ipam import FakeNetwork as AddressPool
 from tests.fakes.network import StartRefused as HostdRefused
 from tests.simulation.loop import World, virtual
 from tests.unit.executor.world import FakeNetwork
@@ -59,6 +61,8 @@ async def _fake(_world: World) -> AsyncIterator[tuple[Network, Claim]]:
 async def _real(world: World) -> AsyncIterator[tuple[Network, Claim]]:
     it = HostdWorld(world)
     it.ipam.networks["red"].reserved["db"] = "10.0.0.9"
+    it.ipam.networks["lab"] = AddressPool(300, IPv4Network("10.3.0.0/29"))
+    it.ipam.networks["lab"].environments = frozenset({"lab"})
 
     async def claim(container_id: str) -> int:
         return it.host.claim(container_id).inode
@@ -138,6 +142,16 @@ def test_an_address_of_its_own_is_asked_for() -> None:
         assert (await network.attach(named)).ip == "10.0.0.9"
         certain = replace(spec(ContainerName("gantry-test-other.1")), ip="10.0.0.7")
         assert (await network.attach(certain)).ip == "10.0.0.7"
+
+    play("hostd", scene)
+
+
+def test_networks_for_an_environment_are_for_those_of_it() -> None:
+    async def scene(network: Network, _claim: Claim) -> None:
+        lab = spec(ContainerName("gantry-test-lab.1"), network="lab")
+        with pytest.raises(NotFound):
+            await network.attach(lab)
+        assert (await network.attach(replace(lab, environment="lab"))).ip
 
     play("hostd", scene)
 

@@ -123,6 +123,7 @@ def test_a_plan_keeps_the_invariants(
         {"image": "registry/web@sha256:2"},
         {"user": "nobody"},
         {"network": "blue"},
+        {"environment": "lab"},
         {"network_options": {"bandwidth": {"egress_kbit": 1000}}},
     ],
 )

@@ -72,6 +72,21 @@ async def test_runs_of_a_business_unit_share_a_container(world: World) -> None:
 
 
 @virtual
+async def test_the_network_is_told_the_environment_of_services_and_of_shared_containers(
+    world: World,
+) -> None:
+    it = RunWorld(world)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.run("job.1", ENDLESS, environment="lab")
+        it.launch("web.1", environment="dev")
+        it.launch("api.1")
+        await it.settle()
+        assert sorted(each.environment for each in it.network.specs.values()) == ["", "dev", "lab"]
+        await it.crash()
+
+
+@virtual
 async def test_a_container_takes_so_many_and_goes_when_it_is_idle(world: World) -> None:
     it = RunWorld(world, pool_tasks=2, pool_idle_s=60, pool_closes=1)
     async with asyncio.TaskGroup() as group:

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libs.common.errors import GantryError, TooMany, Unavailable
+from libs.common.errors import Conflict, GantryError, TooMany, Unavailable
 from libs.common.store.base import Write
 from services.ipam.jobs import Allocation
 from services.ipam.model import Claim, IpamConfig
@@ -53,6 +53,7 @@ class Invariants:
     world: World
     docs: dict[str, dict[str, Any]] = field(default_factory=dict)
     allocations: int = 0
+    by_name: int = 0
     most: int = 0
 
     def __call__(self, collection: str, write: Write) -> None:
@@ -66,11 +67,10 @@ class Invariants:
         if owner and owner != old:
             assert not old, f"{write.id} goes from {old} to {owner} without a release"
             assert body["generation"] == before.get("generation", 0) + 1
-            assert (
-                before.get("free_at", 0.0) <= self._now()
-                or before["sticky_key"] == body["sticky_key"]
-            )
+            rested = before.get("free_at", 0.0) <= self._now()
+            assert rested or _again(before, body), f"{write.id} has not rested"
             self.allocations += 1
+            self.by_name += bool(body.get("pinned"))
         self.docs[write.id] = body
         owners = [each for each in map(_owner, self.docs.values()) if each]
         assert len(owners) == len(set(owners))
@@ -86,6 +86,13 @@ class Invariants:
         return mine and (body["state"] == "allocated" or body["free_at"] > self._now())
 
 
+def _again(before: dict[str, Any], body: dict[str, Any]) -> bool:
+    """Does it go to who had it last."""
+    return any(
+        before.get(name) and before[name] == body.get(name) for name in ("sticky_key", "app")
+    )
+
+
 def _owner(body: dict[str, Any]) -> str:
     for family, name in (("4", "attachment"), ("6", "attachment6")):
         if body.get(name):
@@ -93,7 +100,7 @@ def _owner(body: dict[str, Any]) -> str:
     return ""
 
 
-async def _storm(world: World, rng: random.Random, actors: int, faulty: bool) -> None:
+async def _storm(world: World, rng: random.Random, actors: int, faulty: bool) -> Invariants:
     watch = Invariants(world)
     small = SmallWorld(world.loop, rng.randrange(1 << 30), on_write=watch)
     replicas = [await Ipam.open(small.runtime("ipam", f"ipam-{n}"), CONFIG) for n in range(3)]
@@ -109,8 +116,19 @@ async def _storm(world: World, rng: random.Random, actors: int, faulty: bool) ->
         for turn in range(5):
             names = [f"c{number}-{turn}-{n}" for n in range(rng.choice((1, 1, 1, 4)))]
             sticky = f"acme/c{number}/0" if number % 3 == 0 and len(names) == 1 else ""
+            wanted = f"10.0.{rng.randrange(2)}.{rng.randint(1, 6)}" if number % 3 == 1 else ""
+            app = f"acme/c{number}" if rng.random() < 0.5 else ""
             claims = [
-                Claim(f"{name}.eth0", "web", f"acme-{name}", f"acme-{name}.1", "h1", sticky)
+                Claim(
+                    f"{name}.eth0",
+                    "web",
+                    f"acme-{name}",
+                    f"acme-{name}.1",
+                    "h1",
+                    sticky,
+                    requested=wanted if len(names) == 1 else "",
+                    app=app,
+                )
                 for name in names
             ]
             got = [each for each in await _insist(rng, replicas, claims) if each]
@@ -126,6 +144,7 @@ async def _storm(world: World, rng: random.Random, actors: int, faulty: bool) ->
     assert watch.allocations >= actors
     small.faults.on = False
     await _nothing_is_lost(replicas, watch)
+    return watch
 
 
 async def _insist(
@@ -143,6 +162,9 @@ async def _insist(
             else:
                 results = [await ipam.allocate(left[0])]
         except TooMany:
+            results = [TooMany("")]
+        except Conflict:
+            assert left[0].requested, "only who wants a certain one can come too late"
             results = [TooMany("")]
         except Unavailable:
             await asyncio.sleep(rng.uniform(0, 0.5))
@@ -183,6 +205,11 @@ async def _nothing_is_lost(replicas: list[Ipam], watch: Invariants) -> None:
     results = await replicas[1].allocate_many(claims)
     assert sum(isinstance(each, Allocation) for each in results) == 12
     assert sum(isinstance(each, TooMany) for each in results) == 1
+
+
+def test_some_get_the_address_that_they_ask_for() -> None:
+    watch = run_virtual(lambda world: _storm(world, random.Random(7), 9, False), 7)
+    assert watch.by_name > 3
 
 
 @settings(max_examples=25, deadline=None)

@@ -107,6 +107,17 @@ def test_mesos_tasks_say_whose_the_address_is() -> None:
     assert spec_of(said).instance == "shop-web-8"
 
 
+def test_the_environment_is_the_tasks_or_the_configurations() -> None:
+    assert spec_of(ask(conf())).environment == ""
+    assert spec_of(ask(conf(environment="lab"))).environment == "lab"
+    said = ask(conf(environment="lab"), CNI_ARGS="GANTRY_ENVIRONMENT=dev")
+    assert spec_of(said).environment == "dev"
+    labels = [{"key": "gantry.environment", "value": "dev"}]
+    assert spec_of(ask(conf(args={"cni": {"labels": labels}}))).environment == "dev"
+    section = {"type": "gantry-ipam", "environment": "lab"}
+    assert spec_of(ask(conf(type="bridge", ipam=section), "gantry-ipam")).environment == "lab"
+
+
 @pytest.mark.parametrize(
     ("env", "name"),
     [

@@ -183,3 +183,8 @@ def test_nothing_of_a_run_s_own_is_told() -> None:
     told = spec.model_dump(mode="json", exclude_defaults=True)
     assert told.keys() == {"image", "network", "resources"}
     assert START and told["resources"] == {}
+
+
+def test_the_environment_is_told() -> None:
+    desk = ran(environment="lab")
+    assert in_common(desk.cluster.jobs.spec_of(desk.job(JOB))).environment == "lab"
