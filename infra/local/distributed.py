@@ -137,6 +137,7 @@ class DistributedStack:
         for file, content in (
             (data / "mesos.secret", secrets.token_urlsafe(32)),
             (data / "cluster.secret", secrets.token_hex(32)),
+            *((host.executor_secret, secrets.token_hex(32)) for host in self.hosts),
         ):
             if not file.exists():
                 file.touch(mode=0o600)
