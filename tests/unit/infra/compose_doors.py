@@ -64,7 +64,9 @@ _LOCKS: Mapping[str, Mapping[str, str]] = {
     "registry": {"REGISTRY_AUTH": "htpasswd", "REGISTRY_AUTH_HTPASSWD_PATH": _MOUNTED},
 }
 _DELETES = "REGISTRY_STORAGE_DELETE_ENABLED"
-_SECRET_NAME = re.compile(r"secret|password|(?<!ht)passwd|token|key|credential", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"secret|password|(?<!ht)passwd|token|key(?!store_type)|credential", re.IGNORECASE
+)
 
 
 def secrets_of(service: Parsed) -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from services.executor.config import ExecutorConfig
 from services.hostd.settings import HostdConfig
@@ -13,6 +14,7 @@ from services.scheduler.settings import SchedulerConfig
 from tests.unit.infra import compose, compose_doors
 from tests.unit.infra.compose import CONTROL_FILE, HOST_FILE, control, host
 
+OUTSIDE_FILE = compose.REPOSITORY / "infra/compose/kafka-outside.yml"
 FILES = pytest.mark.parametrize("file", [CONTROL_FILE, HOST_FILE], ids=lambda file: file.name)
 
 
@@ -45,6 +47,26 @@ def test_a_host_is_what_the_code_needs() -> None:
 
 def test_hosts_find_the_control_plane() -> None:
     assert [*compose_doors.wrong_neighbours(host(), control())] == []
+
+
+def test_kafkas_door_for_others_is_the_only_thing_that_it_opens() -> None:
+    arguments = ("-f", str(OUTSIDE_FILE), "config")
+    assert compose.run_compose(CONTROL_FILE, *arguments).returncode != 0, "without a name"
+    variables = {**compose.VARIABLES, "KAFKA_NAME": "kafka.example"}
+    done = compose.run_compose(CONTROL_FILE, *arguments, variables=variables)
+    assert done.returncode == 0, done.stderr
+    parsed = yaml.safe_load(done.stdout)
+    found = compose.complaints(parsed, compose_doors.CONTROL_PLANE)
+    assert found == ["kafka: can be reached from outside"]
+    assert compose.published(parsed["services"]["kafka"]) == {9094: (compose.CONTROL, 9094)}
+    beside = [n for n, each in parsed["services"].items() if "outside" in each["networks"]]
+    assert beside == ["kafka"], "would reach the listener that asks for no password"
+    variables = compose.environment(parsed["services"]["kafka"])
+    own = compose.environment(control()["services"]["kafka"])
+    for name in ("LISTENERS", "ADVERTISED_LISTENERS", "LISTENER_SECURITY_PROTOCOL_MAP"):
+        before, after = own[f"KAFKA_{name}"], variables[f"KAFKA_{name}"]
+        assert after.startswith(f"{before},OUTSIDE:"), f"{name} is another for the services"
+    assert variables["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].endswith("OUTSIDE:SASL_SSL")
 
 
 def test_who_calls_whom_is_on_a_network_with_it() -> None:
