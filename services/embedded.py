@@ -47,6 +47,7 @@ async def cluster_engine(shared: Shared) -> AsyncIterator[None]:
         return
     data_dir = shared.common.data_dir
     credentials = {PRINCIPAL: read_credential(data_dir / "mesos.secret")}
+    executor_key = read_credential(data_dir / "executor.secret").encode()
     master = MasterConfig(
         port=section.master_port,
         hostname="127.0.0.1",
@@ -65,6 +66,8 @@ async def cluster_engine(shared: Shared) -> AsyncIterator[None]:
             attributes=each.attributes,
             authenticate_http_readonly=True,
             authenticate_http_readwrite=True,
+            authenticate_http_executors=True,
+            jwt_secret_key=executor_key,
             credentials=credentials,
         )
         for each in section.agents
@@ -75,7 +78,7 @@ async def cluster_engine(shared: Shared) -> AsyncIterator[None]:
 
 
 def read_credential(file: Path) -> str:
-    """The framework's secret; made at the first start, mode 0600."""
+    """The framework's secret, or the one that signs executors' tokens; made at the first start, mode 0600."""
     if not file.exists():
         create_file(file, f"{secrets.token_urlsafe(32)}\n".encode())
     return file.read_text().strip()

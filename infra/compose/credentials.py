@@ -2,6 +2,8 @@
 
     python -m infra.compose.credentials cluster DIR          once, where the control plane runs
     python -m infra.compose.credentials host DIR NAME OUT    there, for a host that can't enrol; OUT goes to that host
+    python -m infra.compose.credentials login DIR USER       there: a login at the registry, or another password for it,
+                                                             which is printed and kept nowhere
 
 A file of the cluster that is there stays as it is. Each belongs to who reads it: the services (user 10001) or root.
 A host gets a key that is good for itself only, never the cluster's secret; `gantry host enrol` has it do so by itself.
@@ -11,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from infra.registry import htpasswd
 from libs.client.hostfiles import MODE, HostFiles, fresh, mesos_credential, mesos_credentials
 from libs.client.hosts import AgentCredential
 from libs.common.errors import InvalidInput
@@ -45,15 +49,28 @@ def make_cluster(directory: Path) -> None:
     put(directory / "mesos_credentials", mesos_credentials(known), ROOT_UID)
     # What the gateways give to hosts that enrol.
     put(directory / "agent_credential", mesos_credential(AGENT, agent), SERVICES_UID)
+    put(directory / "registry_htpasswd", "", ROOT_UID)  # nobody gets in so far
 
 
 def make_host(cluster: Path, host: str, out: Path) -> None:
     """A host's files, made of the cluster's. Raises FileNotFoundError before those are there, InvalidInput."""
     agent = AgentCredential(principal=AGENT, secret=_read(cluster / "agent_secret"))
-    secrets = read_secrets(cluster / "cluster_secret")
+    known = read_secrets(cluster / "cluster_secret")
     files = HostFiles(out)
     files.make_directory()
-    files.put(tuple(derive_key(each, Kind.HOST, host) for each in secrets), agent)
+    files.put(tuple(derive_key(each, Kind.HOST, host) for each in known), agent)
+
+
+def make_login(cluster: Path, user: str) -> str:
+    """Let a user into the registry; the new password. Raises FileNotFoundError before `make_cluster`, ValueError."""
+    file, password = cluster / "registry_htpasswd", secrets.token_urlsafe(24)
+    others = (line for line in file.read_text().splitlines() if line)
+    lines = [line for line in others if line.partition(":")[0] != user]
+    lines.append(htpasswd.line(user, password))
+    write_private(
+        file, "\n".join(lines) + "\n", MODE, ROOT_UID if os.geteuid() == ROOT_UID else None
+    )
+    return password
 
 
 def _read(file: Path) -> str:
@@ -70,13 +87,18 @@ def main(arguments: Sequence[str]) -> None:
     host.add_argument("directory", type=Path)
     host.add_argument("name")
     host.add_argument("out", type=Path)
+    login = verbs.add_parser("login")
+    login.add_argument("directory", type=Path)
+    login.add_argument("user")
     given = parser.parse_args(arguments)
     try:
         if given.verb == "cluster":
             make_cluster(given.directory)
-        else:
+        elif given.verb == "host":
             make_host(given.directory, given.name, given.out)
-    except (OSError, InvalidInput) as error:
+        else:
+            print(make_login(given.directory, given.user))
+    except (OSError, InvalidInput, ValueError) as error:
         sys.exit(f"credentials: {error}")
 
 

@@ -10,6 +10,13 @@ set -eu
 cluster=${1:?} host=${2:?} target=${3:-/host} source=${4:-/opt/gantry}
 place=$target/opt/gantry
 
+settings=$target/etc/gantry/executor.yaml
+other=$(sed -nE 's/^cluster: *//p' "$settings" 2>/dev/null || true)
+if [ -n "$other" ] && [ "$other" != "$cluster" ]; then
+  echo "install.sh: this host is of cluster $other, as $settings says; remove that file if it is to be of $cluster" >&2
+  exit 1
+fi
+
 mkdir -p "$target/opt" "$target/etc/gantry"
 rm -rf "$place.new"
 cp -a "$source" "$place.new"
@@ -18,7 +25,6 @@ rm -rf "$place.old"
 mv "$place.new" "$place"
 
 umask 077
-settings=$target/etc/gantry/executor.yaml
 {
   printf 'cluster: %s\nagent: %s\n' "$cluster" "$host"
   [ ! -e "$settings" ] || sed -E '/^(cluster|agent):/d' "$settings"

@@ -135,9 +135,13 @@ def sample_archive(image: SampleImage, base: bytes, program: bytes, names: Seque
 
 
 async def build_images(
-    engine_url: str, registry: str | None = None, images: Sequence[SampleImage] = SAMPLES
+    engine_url: str,
+    registry: str | None = None,
+    images: Sequence[SampleImage] = SAMPLES,
+    login: tuple[str, str] | None = None,
 ) -> list[BuiltImage]:
-    """Loads the images into the engine and, when there is a registry (`HOST:PORT`), pushes them.
+    """Loads the images into the engine and, when there is a registry (`HOST:PORT`), pushes them, by `login` (user and
+    password) where it wants one.
 
     Raises BuildError, CommandError, MissingToolError.
     """
@@ -149,12 +153,17 @@ async def build_images(
             local = f"{image.repository}:{image.tag}"
             names = [local] if registry is None else [local, f"{registry}/{local}"]
             archive = await asyncio.to_thread(sample_archive, image, base, program, names)
-            built.append(await _deliver(docker, archive, image, registry, local))
+            built.append(await _deliver(docker, archive, image, registry, local, login))
     return built
 
 
 async def _deliver(
-    docker: aiodocker.Docker, archive: bytes, image: SampleImage, registry: str | None, local: str
+    docker: aiodocker.Docker,
+    archive: bytes,
+    image: SampleImage,
+    registry: str | None,
+    local: str,
+    login: tuple[str, str] | None,
 ) -> BuiltImage:
     try:
         async with asyncio.timeout(ENGINE_TIMEOUT_S):
@@ -163,7 +172,8 @@ async def _deliver(
                 found = await docker.images.inspect(local)
                 return BuiltImage(local, str(found["Id"]), local)
             repository = f"{registry}/{image.repository}"
-            said = await docker.images.push(repository, tag=image.tag)
+            auth = {"username": login[0], "password": login[1]} if login else None
+            said = await docker.images.push(repository, tag=image.tag, auth=auth)
     except (DockerError, OSError) as error:  # TimeoutError is an OSError
         raise BuildError(f"{local}: {error or 'the engine took too long'}") from error
     digests = [line["aux"]["Digest"] for line in said if "Digest" in line.get("aux", {})]

@@ -46,7 +46,7 @@ class Part:
 
     name: str
     start: Callable[[], Awaitable[None]]
-    stop: Callable[[], Awaitable[None]]
+    stop: Callable[[], Awaitable[object]]
     kill9: Callable[[], Awaitable[None]]
     pause: Callable[[], Awaitable[None]]
     resume: Callable[[], Awaitable[None]]
@@ -88,6 +88,7 @@ class DistributedStack:
         self.parts: dict[str, Part] = {}
         self.credentials = layout.data / "mesos.credentials"
         self._monitor: Mapping[str, Any] = {}
+        self.overruns: list[str] = []
 
     # -- starting
 
@@ -137,6 +138,7 @@ class DistributedStack:
         for file, content in (
             (data / "mesos.secret", secrets.token_urlsafe(32)),
             (data / "cluster.secret", secrets.token_hex(32)),
+            *((host.executor_secret, secrets.token_hex(32)) for host in self.hosts),
         ):
             if not file.exists():
                 file.touch(mode=0o600)
@@ -158,6 +160,9 @@ class DistributedStack:
             self.launch(name)
             await self._until(name, lambda: self._up(name), daemon)
 
+        async def stop() -> None:
+            self.overruns += await daemon.stop()
+
         async def kill9() -> None:
             daemon.kill9()
 
@@ -167,7 +172,7 @@ class DistributedStack:
         async def resume() -> None:
             daemon.resume()
 
-        self.parts[name] = Part(name, start, daemon.stop, kill9, pause, resume)
+        self.parts[name] = Part(name, start, stop, kill9, pause, resume)
         await start()
 
     def launch(self, name: str) -> None:
@@ -351,16 +356,17 @@ class DistributedStack:
     # -- stopping
 
     async def stop(self) -> None:
-        """Stop Gantry's own processes; containers and the servers go on."""
+        """Stop Gantry's own processes; containers and the servers go on. `overruns` has those that had to be killed."""
         daemons = [self._front, *map(self.service, self.names)]
         daemons += [each for host in self.hosts for each in (host.agent,)]
         for daemon in daemons:
             daemon.resume()
-        await asyncio.gather(*(each.stop() for each in daemons))
-        await end(self.executors())
+        for overruns in await asyncio.gather(*(each.stop() for each in daemons)):
+            self.overruns += overruns
+        self.overruns += await end(self.executors())
         for daemon in (*(host.hostd for host in self.hosts), self.master):
             daemon.resume()
-            await daemon.stop()
+            self.overruns += await daemon.stop()
 
     async def destroy(self) -> None:
         """Stop everything and remove every trace."""
@@ -384,8 +390,8 @@ class DistributedStack:
         shutil.rmtree(self.layout.root, ignore_errors=True)
 
     def leftovers(self) -> list[str]:
-        """What of the cluster is still on the machine; empty after `destroy`."""
-        left = [f"process {pid}" for pid in self.executors()]
+        """What of the cluster is still on the machine, or left by force only; empty after `destroy`."""
+        left = [*self.overruns, *(f"process {pid}" for pid in self.executors())]
         paths = (self.layout.root, *(host.run_dir for host in self.hosts))
         left += [f"file {path}" for path in paths if path.exists()]
         devices = {path.name for path in Path("/sys/class/net").iterdir()}

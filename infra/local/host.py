@@ -66,6 +66,11 @@ class Host:
         full = f"{name}-{self.name}"
         return Daemon(full, self.layout.root / f"{full}.pid", self.layout.logs / f"{full}.log")
 
+    @property
+    def executor_secret(self) -> Path:
+        """By which the agent signs its executors' tokens."""
+        return self.root / "executor.secret"
+
     # -- starting
 
     def engine(self, registry: str) -> Server:
@@ -95,6 +100,8 @@ class Host:
             "executor_environment_variables": json.dumps(variables),
             "authenticate_http_readonly": "true",
             "authenticate_http_readwrite": "true",
+            "authenticate_http_executors": "true",
+            "jwt_secret_key": self.executor_secret,
             "credentials": credentials,
         }
         command = (sys.executable, "-m", "libs.minimesos", "agent")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from libs.common.logfile import MAX_BYTES, bound
+
+log = logging.getLogger(__name__)
 
 STOP_S = 15.0
 SCRIPT_S = 300.0
@@ -56,12 +59,12 @@ class Daemon:
         self.pid_file.write_text(str(process.pid))
         return process.pid
 
-    async def stop(self) -> None:
-        """TERM, and KILL when it takes too long."""
+    async def stop(self) -> list[str]:
+        """TERM, and KILL when it takes too long: see `end`."""
         pid = self.pid()
-        if pid is not None:
-            await end([pid])
+        overruns = [] if pid is None else await end([pid])
         self.pid_file.unlink(missing_ok=True)
+        return overruns
 
     def kill9(self) -> None:
         """As if the power of this process alone had failed."""
@@ -110,17 +113,36 @@ def reap(pid: int) -> None:
         pass
 
 
-async def end(pids: Sequence[int]) -> None:
-    """TERM to all, KILL to those that are there after STOP_S."""
-    for number, wait_s in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
-        for pid in pids:
-            if alive(pid):
-                os.kill(pid, number)
-        deadline = time.monotonic() + wait_s
-        while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
-        if not any(alive(pid) for pid in pids):
-            return
+async def end(pids: Sequence[int], patience_s: float = STOP_S) -> list[str]:
+    """TERM to all, KILL to those that are there after `patience_s`; says of each of these that it had to be killed."""
+    await _signal_all(pids, signal.SIGTERM, patience_s)
+    overruns = [
+        f"process {pid} was killed, {patience_s:g} s after SIGTERM: {_command(pid)}"
+        for pid in pids
+        if alive(pid)
+    ]
+    for overrun in overruns:
+        log.warning(overrun)
+    await _signal_all(pids, signal.SIGKILL, STOP_S)
+    return overruns
+
+
+async def _signal_all(pids: Sequence[int], number: signal.Signals, wait_s: float) -> None:
+    """To those that live; returns when none does, or after `wait_s`."""
+    for pid in pids:
+        if alive(pid):
+            os.kill(pid, number)
+    deadline = time.monotonic() + wait_s
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+
+
+def _command(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    return " ".join(word.decode(errors="replace") for word in words if word)
 
 
 async def run(*command: str | Path, timeout_s: float = SCRIPT_S, check: bool = True) -> str:

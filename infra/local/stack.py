@@ -41,6 +41,7 @@ class Stack:
         self.control_plane = Daemon("control plane", root / "gantry.pid", logs / "gantry.log")
         self.hostd = Daemon("hostd", root / "hostd.pid", logs / "hostd.log")
         self.bridge = HostdConfig(host=layout.hostname).bridge_name(layout.cluster)
+        self.overruns: list[str] = []
 
     # -- starting
 
@@ -128,10 +129,10 @@ class Stack:
         return executors_of(self.layout.data)
 
     async def stop(self) -> None:
-        """Stop Gantry's own processes; containers and the servers go on."""
-        await self.control_plane.stop()
-        await end(self.executors())
-        await self.hostd.stop()
+        """Stop Gantry's own processes; containers and the servers go on. `overruns` has those that had to be killed."""
+        self.overruns += await self.control_plane.stop()
+        self.overruns += await end(self.executors())
+        self.overruns += await self.hostd.stop()
 
     async def destroy(self) -> None:
         """Stop everything and remove every trace."""
@@ -160,9 +161,9 @@ class Stack:
             await run(script, "stop", "--dir", self.layout.ovs_dir, "--purge")
 
     def leftovers(self) -> list[str]:
-        """What of the cluster is still on the machine; empty after `destroy`."""
+        """What of the cluster is still on the machine, or left by force only; empty after `destroy`."""
         layout = self.layout
-        left = [f"process {pid}" for pid in self.executors()]
+        left = [*self.overruns, *(f"process {pid}" for pid in self.executors())]
         left += [f"file {path}" for path in (layout.root, layout.run) if path.exists()]
         mounts = Path("/proc/mounts").read_text()
         left += [

@@ -59,21 +59,6 @@ notifications:
 YAML
 }
 
-# htpasswd's bcrypt lines, by the C library's crypt(3); the passwords are on no command line.
-hash_logins() {
-  python3 -IS - "$logins" <<'PYTHON'
-import ctypes, secrets, sys
-
-library = ctypes.CDLL("libcrypt.so.1")
-library.crypt.restype = ctypes.c_char_p
-letters = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-for line in open(sys.argv[1]).read().split():
-    user, _, password = line.partition(":")
-    salt = "$2b$05$" + "".join(secrets.choice(letters) for _ in range(21)) + "."
-    print(f"{user}:{library.crypt(password.encode(), salt.encode()).decode()}")
-PYTHON
-}
-
 authentication() {
   [[ -n $logins ]] || return 0
   cat <<YAML
@@ -86,7 +71,7 @@ YAML
 
 write_config() {
   local text
-  [[ -z $logins ]] || (umask 077 && hash_logins >"$dir/htpasswd")
+  [[ -z $logins ]] || (umask 077 && python3 -IS "$HERE/htpasswd.py" <"$logins" >"$dir/htpasswd")
   text=$(<"$HERE/config.yml.in")
   # Quoted, or an & in them would stand for the pattern.
   text=${text//@DATA@/"$dir/data"}

@@ -56,6 +56,11 @@ class HostFiles:
         """For people who must call the agent's own API; known on this host only."""
         return self.directory / "agent_http_credentials"
 
+    @property
+    def executor_secret(self) -> Path:
+        """By which the Mesos agent signs its executors' tokens; known on this host only."""
+        return self.directory / "executor_secret"
+
     def make_directory(self) -> None:
         """Have the directory, root's alone."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -67,6 +72,8 @@ class HostFiles:
             if not self.agent_http_credentials.exists():
                 text = mesos_credentials({OPERATOR: fresh()})
                 wanted[self.agent_http_credentials] = text + "\n"
+            if not self.executor_secret.exists():
+                wanted[self.executor_secret] = fresh() + "\n"
             credential = mesos_credential(agent.principal, agent.secret)
             wanted[self.agent_credential] = credential + "\n"
         wanted[self.host_key] = text_of(keys)

@@ -63,7 +63,8 @@ class MasterConfig:
 class AgentConfig:
     """An agent. `work_dir` "" keeps nothing on disk; `virtual` runs tasks without processes.
 
-    `master` may name several with commas between: the agent is with the one that leads.
+    `master` may name several with commas between: the agent is with the one that leads. `jwt_secret_key` is what the
+    flag's file holds; it signs executors' tokens.
     """
 
     ip: str = "127.0.0.1"
@@ -89,6 +90,8 @@ class AgentConfig:
     switch_user: bool = True
     authenticate_http_readonly: bool = False
     authenticate_http_readwrite: bool = False
+    authenticate_http_executors: bool = False
+    jwt_secret_key: bytes = field(default=b"", repr=False)
     credentials: Credentials = field(default_factory=dict)
     max_completed_executors_per_framework: int = 150
     max_completed_frameworks: int = 50
@@ -98,6 +101,8 @@ class AgentConfig:
         values = self._variables()
         if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
             raise ConfigError("--executor_environment_variables: not a JSON object of strings")
+        if self.authenticate_http_executors and not self.jwt_secret_key:
+            raise ConfigError("--authenticate_http_executors=true needs --jwt_secret_key=FILE")
 
     @property
     def host(self) -> str:
@@ -117,7 +122,9 @@ class AgentConfig:
             return None
 
 
-_HIDDEN = frozenset({"credentials", "elected", "leader", "virtual", "heartbeat_interval_s"})
+_HIDDEN = frozenset(
+    {"credentials", "jwt_secret_key", "elected", "leader", "virtual", "heartbeat_interval_s"}
+)
 _OWN = frozenset(
     {
         "subscription_backoff_max_s",
@@ -164,7 +171,6 @@ _MASTER_FIXED = {
     "zk_session_timeout": "10secs",
 }
 _AGENT_FIXED = {
-    "authenticate_http_executors": "false",
     "authenticatee": "crammd5",
     "authorizer": "local",
     "container_disk_watch_interval": "15secs",

@@ -43,6 +43,8 @@ def parse(argv: Sequence[str]) -> Options:
         given.pop(name, None)
     master_values: dict[str, object] = {"credentials": credentials}
     agent_values: dict[str, object] = {"credentials": credentials}
+    if mode != "master" and "jwt_secret_key" in given:
+        agent_values["jwt_secret_key"] = _read_key(Path(given.pop("jwt_secret_key")))
     for name, text in given.items():
         _set(mode, name, text, master_values, agent_values)
     work_dir = given.get("work_dir")
@@ -102,6 +104,13 @@ def _integer(name: str, text: str) -> int:
         return int(text)
     except ValueError as error:
         raise ConfigError(f"--{name}: '{text}' is not a number") from error
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--jwt_secret_key: {error}") from error
 
 
 def read_credentials(path: Path) -> dict[str, str]:

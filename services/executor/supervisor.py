@@ -18,7 +18,7 @@ _FINAL = (0, EXIT_USAGE, EXIT_CONFIG)
 _PAUSE_MIN_S = 0.1
 _PAUSE_MAX_S = 5.0
 _STEADY_S = 30.0  # a worker that lived so long starts the pauses anew
-_TERM_GRACE_S = 10.0
+_TERM_GRACE_S = 8.0  # so that all of it is over within 10 s
 _TICK_S = 1.0  # bounds what a lost signal can cost
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 
 from tests.bench import (
     backlog,
@@ -35,8 +36,8 @@ PARTS = [
 ]
 
 
-async def main(parts: list[str], count: int) -> None:
-    """Measure the chosen parts and print what came out, also of a run that fails half-way."""
+async def main(parts: list[str], count: int) -> list[str]:
+    """Measure the chosen parts and print what came out, also of a run that fails half-way; what is above its bound."""
     report = Report()
     try:
         if "bus" in parts:
@@ -63,6 +64,7 @@ async def main(parts: list[str], count: int) -> None:
             await tasks.measure(report)
     finally:
         report.print()
+    return report.exceeded()
 
 
 if __name__ == "__main__":
@@ -70,4 +72,5 @@ if __name__ == "__main__":
     parser.add_argument("parts", nargs="*", default=PARTS)
     parser.add_argument("--count", type=int, default=containers.COUNT)
     given = parser.parse_args()
-    asyncio.run(main(given.parts, given.count))
+    if above := asyncio.run(main(given.parts, given.count)):
+        sys.exit("\n".join(above))

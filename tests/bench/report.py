@@ -1,4 +1,4 @@
-"""Figures of one run: printed as a table, written to build/bench.json as {key: {value, unit, peer, ratio}}.
+"""Figures of one run: printed as a table, written to build/bench.json as {key: {value, unit, peer, ratio, note, most}}.
 
 Machines are noisy: trust ratios to a peer of the same run, not the seconds.
 """
@@ -17,13 +17,15 @@ FILE = Path("build/bench.json")
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure. `peer` is what the same work costs without Gantry, in the same unit; `ratio` is value / peer."""
+    """One figure. `peer` is what the same work costs without Gantry, in the same unit; `ratio` is value / peer; `most`
+    is what was promised."""
 
     value: float
     unit: str
     peer: float | None = None
     ratio: float | None = None
     note: str = ""
+    most: float | None = None
 
 
 class Report:
@@ -34,15 +36,29 @@ class Report:
         self._file = file
 
     def add(
-        self, key: str, value: float, unit: str, peer: float | None = None, note: str = ""
+        self,
+        key: str,
+        value: float,
+        unit: str,
+        peer: float | None = None,
+        note: str = "",
+        most: float | None = None,
     ) -> None:
         """Add a figure, with its ratio when there is a peer."""
         ratio = round(value / peer, 3) if peer else None
         rounded = None if peer is None else round(peer, 3)
-        self.figures[key] = Figure(round(value, 3), unit, rounded, ratio, note)
+        self.figures[key] = Figure(round(value, 3), unit, rounded, ratio, note, most)
         self._file.parent.mkdir(exist_ok=True)
         content = {name: asdict(figure) for name, figure in self.figures.items()}
         self._file.write_text(json.dumps(content, indent=2) + "\n")
+
+    def exceeded(self) -> list[str]:
+        """The figures that are above what was promised."""
+        return [
+            f"{key} is {each.value:g} {each.unit}, and at most {each.most:g} was promised"
+            for key, each in self.figures.items()
+            if each.most is not None and each.value > each.most
+        ]
 
     def print(self) -> None:
         """The table."""

@@ -17,6 +17,7 @@ import yaml
 from infra.images.build import build_images
 from infra.local.processes import end
 from libs.client.api import GantryClient
+from tests.compose.doors import loose_logins, open_doors
 
 REPOSITORY = Path(__file__).parents[2]
 SECRETS = Path("/etc/gantry/secrets")
@@ -32,6 +33,7 @@ ENVIRONMENT = {
 }
 GATEWAY = "http://127.0.0.1:8080"
 APP, INSTANCES, PORT = "acme/web", 3, 8080
+REGISTRY, USER = f"{CONTROL}:5000", "acme"
 KILLED = ("scheduler-1", "ipam-1", "gateway-2")
 VSCTL = ("ovs-vsctl", "--timeout=20")
 READY_S, CALL_S = 240.0, 120.0
@@ -128,11 +130,16 @@ async def control_plane() -> str:
     """Set the control plane up; returns the first admin key."""
     run(sys.executable, "-m", "infra.compose.credentials", "cluster", str(SECRETS))
     run(*CONTROL_PLANE, "up", "-d", timeout_s=READY_S)
-    services = yaml.safe_load(run(*CONTROL_PLANE, "config"))["services"]
+    services = control_services()
     await all_healthy("gantry", len(services))
     say(f"{len(services)} containers of the control plane are healthy")
     show = ("exec", "-T", "gateway-1", "cat", "/var/lib/gantry/admin.key")
     return run(*CONTROL_PLANE, *show).strip()
+
+
+def control_services() -> list[str]:
+    """The names of the control plane's containers."""
+    return [*yaml.safe_load(run(*CONTROL_PLANE, "config"))["services"]]
 
 
 async def host(
@@ -155,10 +162,11 @@ async def host(
     return engine
 
 
-def gantry(key_file: Path, *arguments: str) -> str:
-    """The CLI, on the control machine."""
+def gantry(key_file: Path, *arguments: str, fed: str | None = None) -> str:
+    """The CLI, on the control machine; `fed` is its standard input."""
     settings = (f"GANTRY_URL={GATEWAY}", f"GANTRY_KEY_FILE={key_file}")
-    return run("env", *settings, str(Path(sys.executable).with_name("gantry")), *arguments)
+    command = str(Path(sys.executable).with_name("gantry"))
+    return run("env", *settings, command, *arguments, fed=fed)
 
 
 async def joined(client: GantryClient) -> bool:
@@ -176,9 +184,23 @@ async def until(what: str, holds: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(0.5)
 
 
+async def closed_doors() -> None:
+    """Strangers are turned away everywhere."""
+    if found := [each async for each in open_doors(CONTROL, HOST)]:
+        raise TrialFailed("\n".join(found))
+    say("every port asks who is there")
+
+
 async def an_app(client: GantryClient, key_file: Path) -> None:
     """Release, ask the instances at their own addresses over the trunk, and again beside what was killed."""
-    built = await build_images("unix:///run/docker.sock", f"{CONTROL}:5000")
+    login = ("infra.compose.credentials", "login", str(SECRETS), USER)
+    password = run(sys.executable, "-m", *login).strip()
+    run(*CONTROL_PLANE, "restart", "registry")  # the mounted file was replaced
+    await all_healthy("gantry", len(control_services()))
+    gantry(key_file, "--bu", "acme", "bu-registry", "put", REGISTRY, USER, fed=f"{password}\n")
+    built = await build_images("unix:///run/docker.sock", REGISTRY, login=(USER, password))
+    if found := [each async for each in loose_logins(REGISTRY, USER, password, built[0].reference)]:
+        raise TrialFailed("\n".join(found))
     images = {each.name.rpartition("/")[2]: each.reference for each in built}
     join_the_trunk()
     await release(client, key_file, "v1", images["sample-web:v1"])
@@ -249,6 +271,7 @@ async def main() -> None:
         key_file.write_text(key)
         async with GantryClient.open(GATEWAY, key) as client:
             engine = await host(engine, client, key_file)
+            await closed_doors()
             await an_app(client, key_file)
         say(f"the scheduler says {status()}")
         run(*ON_HOST, "down", "-v", timeout_s=READY_S)

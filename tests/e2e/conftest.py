@@ -40,7 +40,8 @@ async def cloud(ovs: OvsServer) -> AsyncIterator[Cloud]:
     """One cluster for all tests here; each uses apps of its own."""
     root = Path(tempfile.mkdtemp(prefix="ge-", dir="/tmp"))
     cluster = f"e2e-{root.name[-4:].lower().replace('_', 'x')}"
-    layout = Layout(cluster, root, vlans=(*DEFAULT_VLANS, TINY), ovs_dir=ovs.data_dir)
+    # Traced, so that what must be nowhere is looked for in spans, too.
+    layout = Layout(cluster, root, vlans=(*DEFAULT_VLANS, TINY), ovs_dir=ovs.data_dir, traced=True)
     stack = Stack(layout)
     with mail_sink() as (mail, smtp):
         try:

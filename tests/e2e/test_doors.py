@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import aiohttp
 import pytest
 
 from tests.e2e.conftest import Cloud
+from tests.e2e.doors import answer_of, listening_at
 
 pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(60)]
 
+OPEN = {"registry"}  # to everybody of this machine, as Docker takes it from there only
 DOORS = (
     ("gateway", "/v1/apps"),
     ("gateway", "/v1/events"),
@@ -21,24 +22,36 @@ DOORS = (
     ("hostd", "/v1/attachments"),
     ("mesos_master", "/state"),
     ("mesos_agent", "/state"),
+    ("mesos_master", "POST /api/v1"),
+    ("mesos_master", "POST /api/v1/scheduler"),
+    ("mesos_agent", "POST /api/v1"),
+    ("mesos_agent", "POST /api/v1/executor"),
 )
 
 
 @pytest.mark.parametrize(("port", "path"), DOORS)
 async def test_a_stranger_is_turned_away(cloud: Cloud, port: str, path: str) -> None:
-    url = f"http://127.0.0.1:{cloud.stack.layout.ports[port]}{path}"
-    async with aiohttp.ClientSession() as session, session.get(url) as answer:
-        assert answer.status == 401
+    assert await answer_of(cloud.stack.layout.ports[port], path) == 401
 
 
-async def test_no_secret_is_in_a_log_or_a_command_line(cloud: Cloud) -> None:
+async def test_no_port_is_forgotten_and_all_are_of_this_machine_alone(cloud: Cloud) -> None:
+    ports = cloud.stack.layout.ports
+    assert ports.keys() == {port for port, _ in DOORS} | OPEN
+    for name, port in ports.items():
+        await answer_of(port, "/")  # somebody is there
+        assert listening_at(port) == {"127.0.0.1"}, name
+
+
+async def test_no_secret_is_in_a_log_a_trace_or_a_command_line(cloud: Cloud) -> None:
     layout = cloud.stack.layout
     secrets = [
         cloud.stack.admin_key(),
         (layout.data / "cluster.secret").read_text().strip(),
         (layout.data / "mesos.secret").read_text().strip(),
     ]
-    texts = [file.read_text(errors="replace") for file in layout.logs.iterdir()]
+    assert layout.trace_file.stat().st_size > 0
+    files = [*layout.logs.iterdir(), layout.trace_file]
+    texts = [file.read_text(errors="replace") for file in files]
     for pid in (cloud.stack.control_plane.pid(), cloud.stack.hostd.pid(), *cloud.stack.executors()):
         with open(f"/proc/{pid}/cmdline", errors="replace") as command:
             texts.append(command.read())

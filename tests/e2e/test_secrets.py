@@ -13,6 +13,7 @@ from typing import Any
 
 import aiodocker
 import aiohttp
+import orjson
 import pytest
 import pytest_asyncio
 
@@ -30,6 +31,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(200
 
 APP = "acme/secretive"
 IN_ENV, IN_FILE, PASSWORD = "marker-in-env-7c1e", "marker-in-file-93ab", "marker-password-0d4f"
+TRACED = ("gateway", "deployer", "scheduler", "executor", "hostd")  # by whose hands a value may go
 REFS = [
     {"name": "db", "env": "DB_PASSWORD"},
     {"name": "tls", "file": "/run/secrets/tls.key"},
@@ -129,6 +131,8 @@ async def test_the_values_are_nowhere_else(running: Cloud) -> None:
         for marker in forms(value):
             assert [file for place in places for file in files_with(place, marker)] == []
     assert [*files_with(layout.root, APP)], "nothing was looked at"
+    spans = [orjson.loads(line) for line in layout.trace_file.read_bytes().splitlines()]
+    assert {each["service"] for each in spans} >= {f"gantry-{name}" for name in TRACED}
     texts = [text async for text in told_by_mesos(running)]
     async with docker(running) as engine:
         mine = (await container(running, engine, APP)).id

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from libs.minimesos.agent import executors, updates, views
+from libs.minimesos.agent import executors, tokens, updates, views
 from libs.minimesos.agent.core import Core
 from libs.minimesos.agent.model import Executor, Framework
 from libs.minimesos.config import flags
@@ -112,6 +112,10 @@ _CALLS: dict[str, Callable[[Core], Json]] = {
 
 # ---- the executor API ---------------------------------------------------------------------------
 def _executor(core: Core, request: HttpRequest) -> None:
+    config = core.config
+    asked = config.authenticate_http_executors
+    header = request.headers.get("authorization")
+    claimed = tokens.claims(config.jwt_secret_key, header) if asked else None
     call = parse_call(request, EXECUTOR_CALL)
     _validate(call)
     framework = core.frameworks.get(call["framework_id"]["value"])
@@ -120,6 +124,8 @@ def _executor(core: Core, request: HttpRequest) -> None:
     executor = framework.executors.get(call["executor_id"]["value"])
     if executor is None or not executor.alive or executor.virtual:
         raise CallError(400, "Executor cannot be found")
+    if claimed is not None and claimed != tokens.claims_of(executor):
+        raise CallError(403, "The authenticated principal's claims are not those of this executor")
     kind = call["type"]
     if kind == "SUBSCRIBE":
         require_json_accept(request)

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import orjson
 
-from libs.minimesos.agent import updates
+from libs.minimesos.agent import tokens, updates
 from libs.minimesos.agent.core import Core, executor_key, framework_key, pid_key, task_key
 from libs.minimesos.agent.executors import deliver, ended, grace_s
 from libs.minimesos.agent.model import (
@@ -203,6 +203,9 @@ def environment(core: Core, executor: Executor, command: Json) -> dict[str, str]
     for variable in command.get("environment", {}).get("variables", []):
         if "value" in variable:
             out[variable["name"]] = variable["value"]
+    if config.jwt_secret_key:
+        own = tokens.token(config.jwt_secret_key, tokens.claims_of(executor))
+        out["MESOS_EXECUTOR_AUTHENTICATION_TOKEN"] = own
     return out
 
 

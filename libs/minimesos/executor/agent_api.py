@@ -10,7 +10,6 @@ from typing import Any
 
 Json = dict[str, Any]
 CALL_TIMEOUT_S = 10.0
-_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 
 
 class AgentUnreachable(Exception):
@@ -22,15 +21,18 @@ class AgentRefused(Exception):
 
 
 class AgentApi:
-    """Calls of one executor to its agent at `endpoint` ("ip:port")."""
+    """Calls of one executor to its agent at `endpoint` ("ip:port"), with the token that the agent gave it, if any."""
 
-    def __init__(self, endpoint: str, framework_id: str, executor_id: str) -> None:
+    def __init__(self, endpoint: str, framework_id: str, executor_id: str, token: str = "") -> None:
         host, _, port = endpoint.rpartition(":")
         self._address = (host, int(port))
         self._ids: Json = {
             "framework_id": {"value": framework_id},
             "executor_id": {"value": executor_id},
         }
+        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
         self._calls: http.client.HTTPConnection | None = None
         self._stream: http.client.HTTPConnection | None = None
 
@@ -43,7 +45,7 @@ class AgentApi:
             self._calls = http.client.HTTPConnection(*self._address, timeout=CALL_TIMEOUT_S)
         try:
             body = self._body(kind, fields)
-            self._calls.request("POST", "/api/v1/executor", body, _HEADERS)
+            self._calls.request("POST", "/api/v1/executor", body, self._headers)
             response = self._calls.getresponse()
             text = response.read().decode("utf-8", "replace")
         except (OSError, http.client.HTTPException) as error:
@@ -62,7 +64,7 @@ class AgentApi:
                 "SUBSCRIBE",
                 {"subscribe": {"unacknowledged_tasks": tasks, "unacknowledged_updates": updates}},
             )
-            connection.request("POST", "/api/v1/executor", body, _HEADERS)
+            connection.request("POST", "/api/v1/executor", body, self._headers)
             response = connection.getresponse()
             if response.status != 200:
                 raise AgentRefused(response.read().decode("utf-8", "replace"))

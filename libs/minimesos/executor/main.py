@@ -69,6 +69,8 @@ class Executor:
             environment["MESOS_AGENT_ENDPOINT"],
             environment["MESOS_FRAMEWORK_ID"],
             self.executor_id,
+            # Not for the tasks' processes, which inherit the rest.
+            environment.pop("MESOS_EXECUTOR_AUTHENTICATION_TOKEN", ""),
         )
         self.sandbox = environment["MESOS_SANDBOX"]
         self.checkpoint = environment.get("MESOS_CHECKPOINT") == "1"

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel
@@ -80,6 +80,16 @@ def resolved(file: Path) -> Parsed:
     """The file with anchors and variables filled in; a copy of its own each time."""
     parsed: Parsed = yaml.safe_load(_resolved(file))
     return parsed
+
+
+def control() -> Parsed:
+    """docker-compose.yml."""
+    return resolved(CONTROL_FILE)
+
+
+def host() -> Parsed:
+    """infra/compose/host.yml."""
+    return resolved(HOST_FILE)
 
 
 def version() -> str:
@@ -250,47 +260,6 @@ def wrong_replicas(parsed: Parsed) -> Iterator[str]:
             yield f"{name}: replicas share the name {common.instance}"
 
 
-_SECRET_NAME = re.compile(r"secret|password|passwd|token|key|credential", re.IGNORECASE)
-
-
-def wrong_secrets(parsed: Parsed) -> Iterator[str]:
-    """No secret by value; each secret file that is named is mounted, each mounted one is defined and used."""
-    defined = set(parsed.get("secrets", {}))
-    used: set[str] = set()
-    for name, service in parsed["services"].items():
-        given = {}
-        for each in service.get("secrets", ()):
-            source = each["source"]
-            given[each.get("target") or f"/run/secrets/{source}"] = source
-            used.add(source)
-        for variable, value in environment(service).items():
-            if _SECRET_NAME.search(variable) and not value.startswith("/"):
-                yield f"{name}: {variable} has a secret's name and no file"
-            if re.search(r"://[^/\s@]+:[^/\s@]+@", value):
-                yield f"{name}: {variable} has a password in it"
-            if _SECRET_NAME.search(variable) and value not in given:
-                yield f"{name}: {variable}: {value} is not mounted"
-        if name in ours(parsed):
-            for section in settings(name, service):
-                for field, file in section:
-                    if field in _FILES and file is not None and str(file) not in given:
-                        yield f"{name}: {field}: {file} is not mounted"
-                    if field == "election":
-                        for each in parse_qs(urlsplit(file).query).get("password_file", ()):
-                            if each not in given:
-                                yield f"{name}: {field}: {each} is not mounted"
-    for each in defined ^ used:
-        yield f"secret {each}: defined or used, not both"
-
-
-_FILES = (
-    "secret_file",
-    "credential_file",
-    "agent_credential_file",
-    "host_key_file",
-    "webhook_token_file",
-    "webhook_signing_key_file",
-)
 _PINNED = re.compile(r"[a-z0-9./_-]+:v?\d+\.\d+\.\d+[\w.-]*")
 
 
@@ -332,26 +301,6 @@ def wrong_confinement(parsed: Parsed) -> Iterator[str]:
                 yield f"{name}: may write to its image"
 
 
-def wrong_exposure(parsed: Parsed) -> Iterator[str]:
-    """Published on one address only; events and state are not, and reach no other network."""
-    for name, service in parsed["services"].items():
-        for port, (address, _) in published(service).items():
-            if address in ("", "0.0.0.0"):
-                yield f"{name}: port {port} is open to everybody"
-        if name in ("kafka", "mongo"):
-            networks = parsed["networks"]
-            if service.get("ports") or any(
-                not (networks[each] or {}).get("internal") for each in service["networks"]
-            ):
-                yield f"{name}: can be reached from outside"
-        for file in mounted(service).values():
-            if REPOSITORY in file.parents and not file.exists():
-                yield f"{name}: {file} is not there"
-        for other in service.get("depends_on", ()):
-            if other not in parsed["services"]:
-                yield f"{name}: waits for {other}, which is not there"
-
-
 def complaints(parsed: Parsed, checks: Sequence[Any]) -> list[str]:
     """All that is wrong. A file whose settings don't even parse is not looked at further."""
     unreadable = list(wrong_settings(parsed))
@@ -359,7 +308,3 @@ def complaints(parsed: Parsed, checks: Sequence[Any]) -> list[str]:
         return unreadable
     found: Iterable[list[str]] = (list(check(parsed)) for check in checks)
     return [each for some in found for each in some]
-
-
-EVERYWHERE = (wrong_secrets, wrong_images, wrong_confinement, wrong_exposure, wrong_health)
-CONTROL_PLANE = (*EVERYWHERE, wrong_servers, wrong_peers, wrong_replicas)

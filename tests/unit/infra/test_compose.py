@@ -1,9 +1,8 @@
-"""docker-compose.yml and infra/compose/host.yml say what the code needs, and the checks would notice if not."""
+"""docker-compose.yml and infra/compose/host.yml say what the code needs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,18 +11,11 @@ import yaml
 from services.executor.config import ExecutorConfig
 from services.hostd.settings import HostdConfig
 from services.scheduler.settings import SchedulerConfig
-from tests.unit.infra import compose
-from tests.unit.infra.compose import CONTROL_FILE, HOST_FILE, Parsed
+from tests.unit.infra import compose, compose_doors
+from tests.unit.infra.compose import CONTROL_FILE, HOST_FILE, control, host
 
+OUTSIDE_FILE = compose.REPOSITORY / "infra/compose/kafka-outside.yml"
 FILES = pytest.mark.parametrize("file", [CONTROL_FILE, HOST_FILE], ids=lambda file: file.name)
-
-
-def control() -> Parsed:
-    return compose.resolved(CONTROL_FILE)
-
-
-def host() -> Parsed:
-    return compose.resolved(HOST_FILE)
 
 
 @FILES
@@ -46,31 +38,35 @@ def test_all_services_are_there() -> None:
 
 
 def test_the_control_plane_is_what_the_code_needs() -> None:
-    assert compose.complaints(control(), compose.CONTROL_PLANE) == []
+    assert compose.complaints(control(), compose_doors.CONTROL_PLANE) == []
 
 
 def test_a_host_is_what_the_code_needs() -> None:
-    assert compose.complaints(host(), compose.EVERYWHERE) == []
+    assert compose.complaints(host(), compose_doors.ON_HOSTS) == []
 
 
 def test_hosts_find_the_control_plane() -> None:
-    hostd_common, hostd = compose.settings("hostd", host()["services"]["hostd"])
-    opened = set()
-    for name, service in compose.ours(control()).items():
-        if compose.service_of(name) == "ipam":
-            common, _ = compose.settings(name, service)
-            for port, (address, _) in compose.published(service).items():
-                opened.add(f"http://{address}:{port}")
-    assert set(hostd_common.peers["ipam"].split(",")) == opened
-    assert len(opened) == len(compose.addresses(control(), "ipam"))
-    assert hostd_common.cluster == common.cluster
-    assert isinstance(hostd, HostdConfig)
-    agent = compose.environment(host()["services"]["mesos-agent"])
-    # The gateway finds hostd by the agent's attribute, and its key by the agent's host name.
-    assert f"hostd:http://{hostd.listen}" in agent["MESOS_ATTRIBUTES"].split(";")
-    assert agent["MESOS_HOSTNAME"] == hostd.host
-    zookeeper = compose.published(control()["services"]["zookeeper"])
-    assert agent["MESOS_MASTER"] == f"zk://{compose.CONTROL}:2181/mesos" and 2181 in zookeeper
+    assert [*compose_doors.wrong_neighbours(host(), control())] == []
+
+
+def test_kafkas_door_for_others_is_the_only_thing_that_it_opens() -> None:
+    arguments = ("-f", str(OUTSIDE_FILE), "config")
+    assert compose.run_compose(CONTROL_FILE, *arguments).returncode != 0, "without a name"
+    variables = {**compose.VARIABLES, "KAFKA_NAME": "kafka.example"}
+    done = compose.run_compose(CONTROL_FILE, *arguments, variables=variables)
+    assert done.returncode == 0, done.stderr
+    parsed = yaml.safe_load(done.stdout)
+    found = compose.complaints(parsed, compose_doors.CONTROL_PLANE)
+    assert found == ["kafka: can be reached from outside"]
+    assert compose.published(parsed["services"]["kafka"]) == {9094: (compose.CONTROL, 9094)}
+    beside = [n for n, each in parsed["services"].items() if "outside" in each["networks"]]
+    assert beside == ["kafka"], "would reach the listener that asks for no password"
+    variables = compose.environment(parsed["services"]["kafka"])
+    own = compose.environment(control()["services"]["kafka"])
+    for name in ("LISTENERS", "ADVERTISED_LISTENERS", "LISTENER_SECURITY_PROTOCOL_MAP"):
+        before, after = own[f"KAFKA_{name}"], variables[f"KAFKA_{name}"]
+        assert after.startswith(f"{before},OUTSIDE:"), f"{name} is another for the services"
+    assert variables["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].endswith("OUTSIDE:SASL_SSL")
 
 
 def test_who_calls_whom_is_on_a_network_with_it() -> None:
@@ -117,184 +113,6 @@ def test_the_executor_starts_from_where_it_is_installed() -> None:
     assert isinstance(hostd, HostdConfig)
     assert daemon["runtimes"].keys() == {hostd.runtime}
     assert daemon["runtimes"][hostd.runtime]["path"] == "/opt/gantry/bin/gantry-runc"
-
-
-# -- the checks notice -----------------------------------------------------------------------------
-
-
-def _put(*path: str, value: object) -> Callable[[Parsed], None]:
-    def change(parsed: Parsed) -> None:
-        inner = parsed["services"]
-        for step in path[:-1]:
-            inner = inner[step]
-        inner[path[-1]] = value
-
-    return change
-
-
-def _drop(*path: str) -> Callable[[Parsed], None]:
-    def change(parsed: Parsed) -> None:
-        inner = parsed["services"]
-        for step in path[:-1]:
-            inner = inner[step]
-        del inner[path[-1]]
-
-    return change
-
-
-def _env(service: str, name: str, value: str) -> Callable[[Parsed], None]:
-    def change(parsed: Parsed) -> None:
-        parsed["services"][service].setdefault("environment", {})[name] = value
-
-    return change
-
-
-def _peers(**changed: str) -> tuple[str, str]:
-    """The variable with the peers, some of them changed."""
-    name = "GANTRY_COMMON__PEERS"
-    as_it_is = yaml.safe_load(compose.environment(control()["services"]["gateway-1"])[name])
-    return name, yaml.safe_dump({**as_it_is, **changed})
-
-
-MISTAKES: dict[str, tuple[str, Callable[[Parsed], None]]] = {
-    # what is said of it, and what was done
-    "a key that no section has": (
-        "unknown field",
-        _env("ipam-1", "GANTRY_IPAM__COOL_DOWN_S", "60"),
-    ),
-    "another service's section": (
-        "unknown section",
-        _env("ipam-1", "GANTRY_GATEWAY__SECURE_COOKIE", "true"),
-    ),
-    "a value of the wrong kind": (
-        "valid integer",
-        _env("monitor-1", "GANTRY_MONITOR__CRASH_COUNT", "many"),
-    ),
-    "a configuration that is not mounted": (
-        "/etc/gantry/ipam.yaml",
-        _put("ipam-1", "volumes", value=[]),
-    ),
-    "a service that does not exist": (
-        "no such service",
-        lambda parsed: parsed["services"].update({"planner": parsed["services"]["ipam-1"]}),
-    ),
-    "a peer at another port": (
-        "http://ipam-2:9999 is nobody of ipam",
-        _env("gateway-1", *_peers(ipam="http://ipam-1:8083,http://ipam-2:9999")),
-    ),
-    "a peer that is not there": (
-        "http://monitor-2:8084 is nobody of monitor",
-        lambda parsed: parsed["services"].pop("monitor-2"),
-    ),
-    "a replica that nobody knows of": (
-        "does not know http://scheduler-2:8082",
-        _env("monitor-1", *_peers(scheduler="http://scheduler-1:8082")),
-    ),
-    "one of two URLs that leads elsewhere": (
-        "http://ipam-1:8083 is nobody of scheduler",
-        _env("monitor-1", *_peers(scheduler="http://scheduler-1:8082,http://ipam-1:8083")),
-    ),
-    "the same replica twice": (
-        "a replica of scheduler twice",
-        _env("monitor-1", *_peers(scheduler="http://scheduler-1:8082,http://scheduler-1:8082")),
-    ),
-    "a peer that is called and unknown": (
-        "has no address of it",
-        _env("monitor-1", "GANTRY_COMMON__PEERS", "{}"),
-    ),
-    "a port that moved": (
-        "http://ipam-1:8083 is nobody of ipam",
-        _env("ipam-1", "GANTRY_COMMON__LISTEN", '{ipam: "0.0.0.0:9999"}'),
-    ),
-    "a published port that leads nowhere": (
-        "where nobody listens",
-        _put("gateway-1", "ports", value=["127.0.0.1:8080:80/tcp"]),
-    ),
-    "health that is not asked": (
-        "health is not asked",
-        _put("scheduler-1", "healthcheck", "test", value=["CMD", "true", "http://127.0.0.1:8082"]),
-    ),
-    "health at a port nobody listens on": (
-        "health is asked at 8084",
-        _env("monitor-1", "GANTRY_COMMON__LISTEN", '{monitor: "0.0.0.0:9"}'),
-    ),
-    "no health check": ("no health", _put("registry", "healthcheck", "test", value=["NONE"])),
-    "two that lead": ("lead at once", _env("scheduler-1", "GANTRY_SCHEDULER__LEADER_LEASE_S", "0")),
-    "replicas under one name": (
-        "share the name one",
-        _env("deployer-1", "GANTRY_COMMON__INSTANCE", "one"),
-    ),
-    "replicas under one address": (
-        "mongo: 3 under one name",
-        _put("mongo", "deploy", value={"replicas": 3}),
-    ),
-    "no standby": ("nobody takes over", lambda parsed: parsed["services"].pop("monitor-2")),
-    "a secret by value": (
-        "has a secret's name",
-        _env("mongo", "MONGO_INITDB_ROOT_PASSWORD", "hunter2"),
-    ),
-    "a password in a URL": (
-        "a password in the environment can be read by others",
-        _env("ipam-1", "GANTRY_COMMON__STORE", "mongodb://me:pass@mongo:27017/gantry"),
-    ),
-    "a secret that is not mounted": (
-        "mesos_secret is not mounted",
-        _put("scheduler-1", "secrets", value=[]),
-    ),
-    "a password of ZooKeeper's that is not mounted": (
-        "zookeeper_secret is not mounted",
-        _put("monitor-1", "secrets", value=[{"source": "cluster_secret"}]),
-    ),
-    "an election that the other replica knows nothing of": (
-        "elect a leader each in their own way",
-        _env("scheduler-1", "GANTRY_COMMON__ELECTION", "zk://zookeeper:2181/other"),
-    ),
-    "an election where nobody is": (
-        "no server zookeeper-2:2181",
-        _env("scheduler-1", "GANTRY_COMMON__ELECTION", "zk://zookeeper-2:2181/gantry"),
-    ),
-    "an agents' credential that is not mounted": (
-        "agent_credential is not mounted",
-        _put("gateway-1", "secrets", value=[{"source": "cluster_secret"}]),
-    ),
-    "another database": (
-        "don't agree",
-        _env("ipam-1", "GANTRY_COMMON__STORE", "mongodb://mongo:27017/other"),
-    ),
-    "a broker that is not there": (
-        "no server kafka-2:9092",
-        _env("ipam-1", "GANTRY_COMMON__BUS", "kafka://kafka-2:9092"),
-    ),
-    "an image without a version": ("not pinned", _put("mongo", "image", value="mongo")),
-    "an image of a moving tag": ("not pinned", _put("mongo", "image", value="mongo:7")),
-    "an older image of ours": ("the project is", _put("ipam-1", "image", value="gantry:0.0.9")),
-    "no memory limit": ("kafka: no mem_limit", _drop("kafka", "mem_limit")),
-    "no CPU limit": ("gateway-1: no cpus", _drop("gateway-1", "cpus")),
-    "a user that is root": ("runs as 0:0", _put("gateway-1", "user", value="0:0")),
-    "a capability": ("keeps capabilities", _put("ipam-1", "cap_add", value=["NET_ADMIN"])),
-    "a privileged service": (
-        "deployer-1: privileged",
-        _put("deployer-1", "privileged", value=True),
-    ),
-    "an image that can be written to": ("may write", _put("deployer-1", "read_only", value=False)),
-    "a port open to everybody": (
-        "open to everybody",
-        _put("registry", "ports", value=["5000:5000/tcp"]),
-    ),
-    "events reachable from outside": (
-        "kafka: can be reached",
-        _put("kafka", "networks", value={"front": None}),
-    ),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_noticed(mistake: str) -> None:
-    reason, change = MISTAKES[mistake]
-    parsed = control()
-    change(parsed)
-    found = compose.complaints(parsed, compose.CONTROL_PLANE)
-    assert any(reason in each for each in found), found
 
 
 def test_a_key_that_compose_does_not_know_is_refused(tmp_path: Path) -> None:

@@ -108,15 +108,27 @@ def test_installing_on_a_host_replaces_what_was_there(tmp_path: Path) -> None:
         _install(target, source, "gantry", f"host-{content}")
     written = target / "etc/gantry/executor.yaml"
     written.write_text(written.read_text() + "# ours\npool_tasks: 8\n")
-    _install(target, source, "blue", "host-third")
+    _install(target, source, "gantry", "host-four")
     assert (target / "opt/gantry/code").read_text() == "third"
     assert (target / "opt/gantry.old/code").read_text() == "third"
     made = sorted(each.name for each in (target / "opt").iterdir())
     assert made == ["gantry", "gantry-cni", "gantry.old"]
     executor = load_executor(written)
-    assert (executor.cluster, executor.agent) == ("blue", "host-third")
+    assert (executor.cluster, executor.agent) == ("gantry", "host-four")
     assert executor.pool_tasks == 8, "what was set by hand stays"
     assert written.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_host_of_one_cluster_is_not_made_anothers(tmp_path: Path) -> None:
+    """Its executor's settings are there once: the other one's executors would be told the wrong cluster."""
+    source, target = tmp_path / "image", tmp_path / "host"
+    shutil.copytree(SHIM, source / "app" / SHIM.relative_to(REPOSITORY))
+    _install(target, source, "gantry", "host-1")
+    before = {each: each.read_bytes() for each in target.rglob("*") if each.is_file()}
+    command = [str(INSTALL), "blue", "host-1", str(target), str(source)]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1 and "is of cluster gantry" in refused.stderr
+    assert {each: each.read_bytes() for each in target.rglob("*") if each.is_file()} == before
 
 
 def test_each_cluster_on_a_host_has_its_own_cni_plugins(tmp_path: Path) -> None:
@@ -125,6 +137,7 @@ def test_each_cluster_on_a_host_has_its_own_cni_plugins(tmp_path: Path) -> None:
     clusters = ("gantry", "blue")
     for cluster in clusters:
         _install(target, source, cluster, "host-1")
+        (target / "etc/gantry/executor.yaml").unlink()  # the host goes to the other one
     for cluster in clusters:
         plugins = target / "opt/gantry-cni" / cluster
         for name in ("gantry", "gantry-ipam"):

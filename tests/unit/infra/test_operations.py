@@ -344,7 +344,12 @@ def test_a_host_enrols_as_the_guide_says() -> None:
     assert set(re.findall(r"--[a-z-]+", options)) <= known
     # It writes what host.yml mounts: by default, from where the guide mounts it into the container.
     files = HostFiles(SECRETS)
-    written = {files.host_key, files.agent_credential, files.agent_http_credentials}
+    written = {
+        files.host_key,
+        files.agent_credential,
+        files.agent_http_credentials,
+        files.executor_secret,
+    }
     mounted = {Path(each["file"]) for each in compose.resolved(HOST_FILE)["secrets"].values()}
     assert written == mounted and f"-v {SECRETS}:{SECRETS}" in docker
 

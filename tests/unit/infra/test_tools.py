@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import pytest
 
 from infra.compose import ask, credentials
 from libs.common.clock import SystemClock
@@ -25,7 +28,8 @@ def test_secrets_are_made_once_and_for_their_readers_alone(tmp_path: Path) -> No
     files = {each.name: each for each in tmp_path.iterdir()}
     before = {name: file.read_text() for name, file in files.items()}
     assert files.keys() == {
-        "cluster_secret", "mesos_secret", "zookeeper_secret", "agent_secret", "mesos_credentials", "agent_credential"
+        "cluster_secret", "mesos_secret", "zookeeper_secret", "agent_secret", "mesos_credentials", "agent_credential",
+        "registry_htpasswd",
     }  # fmt: skip
     assert {each.stat().st_mode & 0o777 for each in files.values()} == {0o400}
     credentials.main(["cluster", str(tmp_path)])
@@ -51,6 +55,34 @@ def test_a_host_gets_what_is_its_own(tmp_path: Path) -> None:
     agent = json.loads((out / "agent_credential").read_text())
     master = json.loads((cluster / "mesos_credentials").read_text())["credentials"]
     assert agent in master
+
+
+def test_each_login_at_the_registry_has_a_password_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    credentials.main(["cluster", str(tmp_path)])
+    file = tmp_path / "registry_htpasswd"
+    assert file.read_text().strip() == "", "there is a login that nobody asked for"
+
+    def login(user: str) -> str:
+        credentials.main(["login", str(tmp_path), user])
+        return capsys.readouterr().out.strip()
+
+    old, beta, acme = login("acme"), login("beta"), login("acme")
+    assert file.stat().st_mode & 0o777 == 0o400
+    hashes = dict(each.split(":") for each in file.read_text().splitlines())
+    assert hashes.keys() == {"acme", "beta"}
+    assert [_opens(each, hashes["acme"]) for each in (old, beta, acme)] == [False, False, True]
+    assert _opens(beta, hashes["beta"])
+    with pytest.raises(SystemExit, match="a user's name"):
+        credentials.main(["login", str(tmp_path), "acme:x"])
+
+
+def _opens(password: str, hashed: str) -> bool:
+    library = ctypes.CDLL("libcrypt.so.1")
+    library.crypt.restype = ctypes.c_char_p
+    again: bytes = library.crypt(password.encode(), hashed.encode())
+    return again.decode() == hashed
 
 
 @asynccontextmanager

@@ -1,0 +1,1 @@
+"""The image registry's servers and logins."""
