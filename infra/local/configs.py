@@ -108,6 +108,7 @@ def hostd(layout: Layout) -> dict[str, Any]:
             "ovsdb": str(layout.ovs_dir / "db.sock"),
             "datapath_type": (layout.ovs_dir / "datapath-type").read_text().strip(),
             "docker": str(layout.root / "engine/docker.sock"),
+            "runs": str(layout.data / "executor" / layout.cluster / "runs"),
         },
     }
 

@@ -124,6 +124,7 @@ class Host:
                 "ovsdb": str(layout.ovs_dir / "db.sock"),
                 "datapath_type": (layout.ovs_dir / "datapath-type").read_text().strip(),
                 "docker": str(self.socket),
+                "runs": str(self.root / "executor" / layout.cluster / "runs"),
                 "uplinks": list(self.uplinks),
             },
         }

@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from libs.cli import job_text, job_times, spec_file
+from libs.cli import job_output, job_text, job_times, spec_file
 from libs.cli.apps_cmd import TimeOut, changes
 from libs.cli.context import Context, context_of
 from libs.cli.exits import RunFailed
@@ -223,24 +223,28 @@ def history(
 
 
 @job.command()
-def logs(ctx: typer.Context, job: JobArgument, run: RunArgument = "") -> None:
-    """The last that a run wrote, of both its outputs: by default the job's newest run that has begun."""
+def logs(
+    ctx: typer.Context,
+    job: JobArgument,
+    run: RunArgument = "",
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="go on as it writes more, until it has ended")
+    ] = False,
+) -> None:
+    """What a run writes to both its outputs, and the last of it once it has ended: by default of the newest begun."""
     context = context_of(ctx)
-    name = context.settings.job(job)
+    printer, name = context.printer, context.settings.job(job)
 
-    async def find(client: GantryClient) -> RunView:
-        if run:
-            return await _of_job(client, name, run)
-        before = ""
-        while page := (await client.jobs.runs(name, limit=PAGE, before=before)).runs:
-            for each in page:
-                if each.started:
-                    return each
-            before = page[-1].run
-        raise NotFound(f"no run of {name} has begun yet")
+    async def print_it(client: GantryClient) -> None:
+        found = await (_of_job(client, name, run) if run else _newest_begun(client, name))
+        if follow and found.state not in ENDED:
+            await job_output.follow(client, printer, found)
+            return
+        if found.state not in ENDED:
+            found = await job_output.so_far(client, found)
+        job_output.show(printer, found)
 
-    found = context.ask(find)
-    _show_output(context.printer, found)
+    context.ask(print_it)
 
 
 @job.command()
@@ -279,7 +283,7 @@ def run(
 
     found = context.ask(begin)
     if wait:
-        _show_output(printer, found)
+        job_output.show(printer, found)
     else:
         printer.tell(found, job_text.describe_run(found))
     if found.state in ENDED and found.state != "succeeded":  # it may be missed at once
@@ -320,6 +324,17 @@ def _change(
     context.printer.tell(view, f"{name}: {_next(view)}")
 
 
+async def _newest_begun(client: GantryClient, job: str) -> RunView:
+    """The job's newest run that has begun. Raises NotFound."""
+    before = ""
+    while page := (await client.jobs.runs(job, limit=PAGE, before=before)).runs:
+        for each in page:
+            if each.started:
+                return each
+        before = page[-1].run
+    raise NotFound(f"no run of {job} has begun yet")
+
+
 async def _of_job(client: GantryClient, job: str, run: str) -> RunView:
     """The run. Raises NotFound, also for another job's."""
     found = await client.jobs.one_run(run)
@@ -349,14 +364,3 @@ async def _settled(
     if asked.state == "refused":
         raise Conflict(asked.problem)
     return asked
-
-
-def _show_output(printer: Printer, run: RunView) -> None:
-    if printer.is_json:
-        printer.json(run)
-        return
-    printer.out.file.write(run.output)
-    if run.output and not run.output.endswith("\n"):
-        printer.out.file.write("\n")
-    printer.out.file.flush()
-    printer.note(job_text.describe_run(run))

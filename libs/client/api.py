@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 import aiohttp
@@ -320,15 +320,9 @@ class GantryClient:
         """Lines that an instance writes: {time, stream, line}."""
         query = {"follow": str(follow).lower(), "tail": str(tail), "since": str(since)}
         path = f"/v1/instances/{segment(instance)}/logs"
-        rest = b""
-        async with self._transport.stream(path, query=query) as chunks:
-            async for chunk in chunks:
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    if line.strip():
-                        yield _json(line)
-        if rest.strip():
-            yield _json(rest)
+        async with aclosing(self._transport.lines(path, query)) as lines:
+            async for line in lines:
+                yield line
 
     # -- parts -----------------------------------------------------------------------------------
 
@@ -388,10 +382,3 @@ def _event(data: str, cursor: str) -> model.EventView:
         return model.EventView.model_validate({**orjson.loads(data), "cursor": cursor})
     except (ValidationError, ValueError, TypeError):
         raise Unavailable("the event stream sent something else than an event") from None
-
-
-def _json(line: bytes) -> dict[str, Any]:
-    try:
-        return dict(orjson.loads(line))
-    except (ValueError, TypeError):
-        return {"line": line.decode(errors="replace"), "stream": "stdout", "time": None}

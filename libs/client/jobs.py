@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import orjson
@@ -224,6 +226,19 @@ class JobCalls:
     async def one_run(self, run: str) -> RunView:
         """One run."""
         return read(RunView, await self._transport.call("GET", _run(run)))
+
+    async def output(
+        self, job: str, run: str, *, follow: bool = False, tail: int | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Lines that a run's present try writes, or its last one wrote: {time, stream, line}.
+
+        Raises NotFound, with `follow` also Conflict while none is under way.
+        """
+        query = {"follow": str(follow).lower(), **({} if tail is None else {"tail": str(tail)})}
+        path = f"{_job(job)}/runs/{segment(run)}/output"
+        async with aclosing(self._transport.lines(path, query)) as lines:
+            async for line in lines:
+                yield line
 
     async def stats(self, job: str) -> JobStats:
         """How a job's runs went."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
+import orjson
 from pydantic import BaseModel, ValidationError
 
 from libs.common.backoff import Backoff
@@ -115,6 +116,20 @@ class Transport:
         check(response)
         return response
 
+    async def lines(
+        self, path: str, query: Mapping[str, str]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The JSON objects of an answer that has one a line. Raises as `stream` does."""
+        rest = b""
+        async with self.stream(path, query=query) as chunks:
+            async for chunk in chunks:
+                *whole, rest = (rest + chunk).split(b"\n")
+                for line in whole:
+                    if line.strip():
+                        yield _object(line)
+        if rest.strip():
+            yield _object(rest)
+
     @asynccontextmanager
     async def stream(
         self,
@@ -180,3 +195,10 @@ def check(response: Response) -> None:
         if request_id:
             error.add_note(f"request id: {request_id}")
         raise
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        return dict(orjson.loads(line))
+    except (ValueError, TypeError):
+        return {"line": line.decode(errors="replace"), "stream": "stdout", "time": None}

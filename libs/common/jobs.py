@@ -17,6 +17,8 @@ from libs.common.workload import Workload
 Seconds = Annotated[float, Field(gt=0, le=366 * 86_400.0)]
 OUTPUT_TAIL = 8192
 """So many bytes of a run's output, its last, are kept with its history."""
+CHRONOS_NAME = "chronos.name"
+"""The label of a job that came by Chronos' API: its name there."""
 
 
 class Retry(Strict):

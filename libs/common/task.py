@@ -24,6 +24,8 @@ class RunPayload(BaseModel):
     target: float  # the time it was due, Unix seconds
     reuse: Literal["shared", "never"] = "shared"
     timeout_s: float = 0.0  # 0: none
+    tries: int | None = None  # that began before this one; None: an older scheduler does not say
+    hostname: str = ""  # of its host, as Mesos calls it
 
 
 class TaskPayload(BaseModel):

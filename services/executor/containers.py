@@ -30,6 +30,7 @@ from services.executor.model import (
     SecretFile,
     View,
 )
+from services.executor.runs import chronos
 from services.executor.runs.wire import CAPABILITIES, PROGRAM
 
 MIB = 1024 * 1024
@@ -100,6 +101,7 @@ def container_spec(
     payload = attempt.payload
     spec = payload.spec
     secrets = delivery.secrets
+    in_variables = {each.env: each.content.decode() for each in secrets if each.env}
     return ContainerSpec(
         name=attempt.container,
         image=spec.image,
@@ -107,7 +109,7 @@ def container_spec(
         runtime=config.runtime,
         limits=limits(spec, config),
         labels=labels(payload, identity),
-        env={**spec.env, **{each.env: each.content.decode() for each in secrets if each.env}},
+        env={**spec.env, **chronos.variables(payload), **in_variables},
         secret_files=tuple(
             SecretFile(each.file, each.content) for each in secrets if each.file is not None
         ),

@@ -23,12 +23,16 @@ from libs.common.errors import Conflict, InvalidInput, NotFound, Unavailable
 from libs.common.http import Access, Request, Response, Role, Route, problem, reply
 from libs.common.jobs import JobSpec
 from services.gateway.api_apps import IDEMPOTENT
+from services.gateway.api_streams import NDJSON
+from services.gateway.auth import key_id_of
 from services.gateway.jobs import Jobs, Outcome, State
+from services.gateway.outputs import Asked, open_output
 from services.gateway.parts import (
     NAME,
     Gateway,
     Target,
     actor_of,
+    flag,
     guarded,
     own_target,
     reading,
@@ -174,11 +178,32 @@ def _runs(gateway: Gateway, jobs: Jobs) -> tuple[Route, ...]:
     )
     target: Target = own_target
     page = {"limit": "at most so many", "before": "the run that the page before ended with"}
+    part = {
+        "follow": "go on as more is written, until this try of it ends",
+        "tail": "at most so many of the last lines",
+    }
+
+    async def output(request: Request) -> Response:
+        asked = Asked(
+            job_of(request), request.params["run"], flag(request, "follow"), _tail(request)
+        )
+        return await open_output(
+            gateway, jobs, actor_of(request), key_id_of(request.principal), asked
+        )
+
     return (
         reading(gateway, f"{JOB}/runs", runs, "Its runs, newest first", Runs, query=page),
+        reading(
+            gateway, f"{JOB}/runs/{{run}}/output", output, "What a run writes, and the last that it wrote",
+            None, query=part, produces=NDJSON,
+        ),
         reading(gateway, RUN, one, "One run", RunView),
         guarded(gateway, killing, "job.kill", target),
-    )
+    )  # fmt: skip
+
+
+def _tail(request: Request) -> int | None:
+    return whole(request, "tail") if "tail" in request.query else None
 
 
 def _names(request: Request) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from services.gateway.model import KeyId
 from services.gateway.offsets import decode
 from services.gateway.parts import Gateway, actor_of, flag, reading, whole
 from services.gateway.peers import with_query
-from services.gateway.views import find_container
+from services.gateway.views import Container, find_container
 
 TOPIC_NAMES = tuple(topic.name for topic in TOPICS)
 SSE = "text/event-stream"
@@ -114,9 +114,16 @@ async def open_logs(
     if len(instance) > 200:
         raise InvalidInput.of("instance", "is too long", "at most 200 characters")
     container = await find_container(gateway, actor, instance)
+    path = with_query(f"/v1/containers/{segment(container.name)}/logs", query)
+    return await open_lines(gateway, actor, key_id, container, path)
+
+
+async def open_lines(
+    gateway: Gateway, actor: Actor, key_id: KeyId, container: Container, path: str
+) -> Response:
+    """Lines as hostd of the container's host tells them. Raises NotFound, Unavailable, TooMany."""
     free = gateway.slots.take(f"logs:{actor.name}")
     try:
-        path = with_query(f"/v1/containers/{segment(container.name)}/logs", query)
         answer = await gateway.peers.open(actor, container.host, container.url, path)
     except BaseException:
         free()

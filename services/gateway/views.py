@@ -156,12 +156,19 @@ async def find_container(gateway: Gateway, actor: Actor, instance: str) -> Conta
     if not row.container or not row.agent:
         waiting = f": {row.waiting}" if row.waiting else ""
         raise Conflict(f"{instance} has no container yet ({row.state}{waiting})")
+    return await container_on(gateway, actor, row.agent, row.hostname, row.container)
+
+
+async def container_on(
+    gateway: Gateway, actor: Actor, agent: str, hostname: str, container: str
+) -> Container:
+    """A container of that agent's host. Raises Unavailable when where its hostd listens can't be told."""
     nodes = await list_nodes(gateway, actor)
     for node in nodes.nodes:
         url = hostd_url(node)
-        if node.agent == row.agent and url:
-            return Container(node.hostname, url, row.container)
-    raise Unavailable(f"where hostd of {row.hostname or row.agent} listens is not known")
+        if node.agent == agent and url:
+            return Container(node.hostname, url, container)
+    raise Unavailable(f"where hostd of {hostname or agent} listens is not known")
 
 
 def hostd_url(node: NodeView) -> str:

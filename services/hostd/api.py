@@ -72,6 +72,11 @@ def read_routes(service: HostdService, access: Access = Access.SERVICE) -> Seque
             "GET", "/v1/containers/{container}/logs", handlers.logs, access,
             "A container's output, a JSON object a line", query=log_query, produces=NDJSON,
         ),
+        Route(
+            "GET", "/v1/containers/{container}/runs/{run}/output", handlers.output, access,
+            "What a run writes in a container that it shares", produces=NDJSON,
+            query={"tail": log_query["tail"], "follow": "1: go on with new lines until the run ends"},
+        ),
         Route("GET", "/v1/containers/{container}/stats", handlers.stats, access, "A container's use"),
         Route(
             "GET", "/v1/doctor", handlers.doctor, access, "What is wrong with the host's network",
@@ -130,9 +135,16 @@ class Handlers:
         query = LogQuery(
             tail=_number(request, "tail", MAX_TAIL),
             since=_number(request, "since", 2**40),
-            follow=request.query.get("follow", "0") in ("1", "true"),
+            follow=_follow(request),
         )
         lines = await self._service.ports.engine.logs(request.params["container"], query)
+        return replace(Response(content_type=NDJSON), stream=lines)
+
+    async def output(self, request: Request) -> Response:
+        """GET what a run writes."""
+        query = LogQuery(tail=_number(request, "tail", MAX_TAIL), follow=_follow(request))
+        container, run = request.params["container"], request.params["run"]
+        lines = await self._service.ports.outputs.of_run(container, run, query)
         return replace(Response(content_type=NDJSON), stream=lines)
 
     async def stats(self, request: Request) -> Response:
@@ -149,6 +161,10 @@ class Handlers:
 
 def _key(request: Request) -> tuple[str, str]:
     return request.params["container"], request.params["ifname"]
+
+
+def _follow(request: Request) -> bool:
+    return request.query.get("follow", "0") in ("1", "true")
 
 
 def _number(request: Request, name: str, most: int) -> int | None:

@@ -37,6 +37,7 @@ from services.hostd.deployer import HttpDeliveries
 from services.hostd.docker import DockerEngine
 from services.hostd.ipam import HttpIpam
 from services.hostd.netns import LinuxNetwork
+from services.hostd.outputs import FileOutputs
 from services.hostd.ovs import OvsSwitch
 from services.hostd.ports import Ports
 from services.hostd.registry import FileRegistry
@@ -100,6 +101,7 @@ async def open_service(
             state=state,
             ipam=HttpIpam(peers, host, config.zone),
             engine=engine,
+            outputs=FileOutputs(config.runs_path(cluster), clock),
             deliveries=HttpDeliveries(peers, host, own_keys, rng),
             measure=measure,
         )

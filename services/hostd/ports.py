@@ -275,6 +275,14 @@ class Engine(Protocol):
         ...
 
 
+class OutputPort(Protocol):
+    """What runs of jobs write in containers that they share: the engine knows nothing of it."""
+
+    async def of_run(self, container: str, run: str, query: LogQuery) -> AsyncIterator[bytes]:
+        """JSON lines {time, stream, line} of the run's newest try, until it ends. Raises NotFound."""
+        ...
+
+
 Measure = Callable[[Path], Space]
 """The room where a path is. Raises Unavailable."""
 
@@ -289,5 +297,6 @@ class Ports:
     state: StateStore
     ipam: IpamPort
     engine: Engine
+    outputs: OutputPort
     deliveries: DeliveryPort
     measure: Measure

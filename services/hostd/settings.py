@@ -42,6 +42,11 @@ class HostdConfig(BaseModel):
     fail_mode: Literal["secure", "standalone"] = "secure"
     docker: str = "/var/run/docker.sock"
     runtime: str = "gantry"
+    runs: Path | None = Field(
+        None,
+        description="where the executor has what runs of jobs write, `<its data_dir>/<cluster>/runs`; "
+        "default /var/lib/gantry/executor/<cluster>/runs",
+    )
     reconcile_s: float = Field(30.0, gt=0)
     watch_s: float = Field(5.0, gt=0)
     orphan_grace_s: float = Field(
@@ -97,6 +102,10 @@ class HostdConfig(BaseModel):
     def socket_path(self, cluster: str) -> Path:
         """Where the executor and the CNI shim connect."""
         return self.socket or self.run_path(cluster) / "hostd.sock"
+
+    def runs_path(self, cluster: str) -> Path:
+        """Where the executor's shared containers have their places."""
+        return self.runs or Path("/var/lib/gantry/executor", cluster, "runs")
 
     def owner(self, cluster: str) -> str:
         """Whose the links and ports are: hosts that share a kernel never touch each other's."""

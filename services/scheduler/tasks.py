@@ -58,6 +58,7 @@ class TaskFactory:
 
     def task_info(self, instance: Instance, purse: Purse) -> TaskInfo:
         """The task of the instance's current attempt, on its agent, paid out of the purse."""
+        run = instance.run
         payload = TaskPayload(
             cluster=self.cluster,
             app=instance.app,
@@ -70,7 +71,7 @@ class TaskFactory:
             adopt=instance.adopt,
             cleanup=instance.cleanup,
             traceparent=instance.traceparent,
-            run=instance.run.payload(instance.id) if instance.run is not None else None,
+            run=run.payload(instance.id, instance.hostname) if run is not None else None,
         )
         return {
             "name": instance.id,

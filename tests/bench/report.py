@@ -1,16 +1,18 @@
-"""Figures of one run: printed as a table, written to build/bench.json as {key: {value, unit, peer, ratio, note, most}}.
+"""Figures of one run: printed as a table, written to build/bench.json as {key: {value, unit, peer, ratio, …}}.
 
+What a run of some parts did not measure stays there; each figure has the commit and the time at which it was measured.
 Machines are noisy: trust ratios to a peer of the same run, not the seconds.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from tests.figures import merge
 
 FILE = Path("build/bench.json")
 
@@ -48,9 +50,7 @@ class Report:
         ratio = round(value / peer, 3) if peer else None
         rounded = None if peer is None else round(peer, 3)
         self.figures[key] = Figure(round(value, 3), unit, rounded, ratio, note, most)
-        self._file.parent.mkdir(exist_ok=True)
-        content = {name: asdict(figure) for name, figure in self.figures.items()}
-        self._file.write_text(json.dumps(content, indent=2) + "\n")
+        merge(self._file, {key: asdict(self.figures[key])})
 
     def exceeded(self) -> list[str]:
         """The figures that are above what was promised."""

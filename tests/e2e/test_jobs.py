@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -84,6 +85,19 @@ async def test_a_job_s_life(cloud: Cloud) -> None:
     for name in ("fails", "slow"):
         await jobs.run(f"acme/{name}")
 
+    # What one writes is seen while it is under way.
+    await put(cloud, "acme/talks", "echo begun; sleep 4; echo over")
+    talks = await jobs.run("acme/talks")
+    assert isinstance(talks, RunView)
+    async with asyncio.timeout(SOON_S):
+        while (await jobs.one_run(talks.run)).state != "running":
+            await asyncio.sleep(0.1)
+        async with aclosing(jobs.output("acme/talks", talks.run, follow=True)) as lines:
+            first = await anext(lines)
+            assert (first["line"], (await jobs.one_run(talks.run)).state) == ("begun", "running")
+            assert [each["line"] async for each in lines] == ["over"]
+    await story.gantry("job", "logs", "-f", "acme/talks")
+
     # Each second, each target once, none before its time, all in the container of the first.
     ticks = await runs(cloud, "acme/tick", lambda ended: len(ended) >= 4)
     assert {each.state for each in ticks} == {"succeeded"}
@@ -112,7 +126,9 @@ async def test_a_job_s_life(cloud: Cloud) -> None:
     await runs(cloud, "acme/tick", lambda ended: ended[-1].target > before + 2.0)
 
     names = [each.job for each in (await jobs.jobs("acme")).jobs]
-    assert set(names) == {f"acme/{name}" for name in ("hello", "tick", "tock", "fails", "slow")}
+    assert set(names) == {
+        f"acme/{name}" for name in ("hello", "tick", "tock", "fails", "slow", "talks")
+    }
     await story.gantry("job", "rm", names.pop())
     await asyncio.gather(*map(jobs.remove, names))
     async with asyncio.timeout(SOON_S):

@@ -35,6 +35,7 @@ class FakeJobs:
     requests: dict[str, dict[str, Any]] = field(default_factory=dict)
     heard: list[ev.JobRequested] = field(default_factory=list)
     commands: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    containers: dict[str, str] = field(default_factory=dict)  # of runs that are under way
 
     def routes(self) -> list[Route]:
         """As the real one's."""
@@ -46,6 +47,7 @@ class FakeJobs:
             ("GET", f"{job}/runs"): self.list_runs,
             ("GET", f"{job}/stats"): self.stats,
             ("GET", "/v1/runs/{run}"): self.get_run,
+            ("GET", "/v1/instances/{instance}"): self.get_instance,
             ("GET", "/v1/job-requests/{request}"): self.get_request,
         }
         return [Route(method, path, self._up(each)) for (method, path), each in table.items()]
@@ -202,6 +204,15 @@ class FakeJobs:
         if run not in self.runs:
             raise NotFound(f"there is no run {run!r}")
         return reply(self.runs[run])
+
+    async def get_instance(self, request: Request) -> Response:
+        """Of a run that has not ended."""
+        run = self.runs.get(request.params["instance"])
+        if run is None or run["ended"] is not None:
+            raise NotFound("there is no such instance that has not ended")
+        container = self.containers.get(run["run"], "")
+        place = {"agent": "agent-1", "hostname": "host-1"} if container else {}
+        return reply({"instance": run["run"], "container": container, **place})
 
     async def get_request(self, request: Request) -> Response:
         found = self.requests.get(request.params["request"])

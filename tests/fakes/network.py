@@ -69,6 +69,7 @@ class FakeHost:
     containers: dict[str, ContainerView] = field(default_factory=dict)  # by id
     ended: set[str] = field(default_factory=set)  # ids of those that ran
     logs: dict[str, list[bytes]] = field(default_factory=dict)
+    outputs: dict[tuple[str, str], list[bytes]] = field(default_factory=dict)  # (container, run)
     deliveries: dict[str, Delivery] = field(default_factory=dict)  # by attempt
     strangers: dict[str, str] = field(default_factory=dict)  # address -> whose MAC claims it
     disk: FakeDisk = field(default_factory=lambda: FakeDisk({}))
@@ -388,11 +389,7 @@ class FakeEngine:
         if found is None:
             raise NotFound(f"no container {container}")
         lines = self._host.logs.get(found.id, [])
-        return self._give(lines if query.tail is None else lines[len(lines) - query.tail :])
-
-    async def _give(self, lines: list[bytes]) -> AsyncIterator[bytes]:
-        for line in lines:
-            yield line
+        return _give(lines if query.tail is None else lines[len(lines) - query.tail :])
 
     def _arrive(self) -> None:
         if not self._host.engine_up:
@@ -416,6 +413,25 @@ class FakeDeliveries:
         return self._host.deliveries[attempt]
 
 
+async def _give(lines: list[bytes]) -> AsyncIterator[bytes]:
+    for line in lines:
+        yield line
+
+
+class FakeOutputs:
+    """Runs' output. See OutputPort."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+
+    async def of_run(self, container: str, run: str, query: LogQuery) -> AsyncIterator[bytes]:
+        """See OutputPort."""
+        lines = self._host.outputs.get((container, run))
+        if lines is None:
+            raise NotFound(f"{run} does not run in there")
+        return _give(lines if query.tail is None else lines[len(lines) - query.tail :])
+
+
 def fake_ports(host: FakeHost, ipam: FakeIpam) -> Ports:
     """All ports of one hostd process on a host."""
     return Ports(
@@ -425,6 +441,7 @@ def fake_ports(host: FakeHost, ipam: FakeIpam) -> Ports:
         state=FakeState(host),
         ipam=ipam,
         engine=FakeEngine(host),
+        outputs=FakeOutputs(host),
         deliveries=FakeDeliveries(host),
         measure=host.disk.measure,
     )

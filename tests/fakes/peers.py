@@ -44,6 +44,7 @@ class FakeOthers:
     away: set[str] = field(default_factory=set)
     alerts: list[dict[str, Any]] = field(default_factory=list)
     log_lines: int = 3
+    outputs: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # (container, run)
     findings: list[dict[str, str]] = field(default_factory=list)  # of host-1's network
     unknown_tasks: list[str] = field(default_factory=list)
     doors: dict[str, dict[str, Any]] = field(default_factory=dict)  # of hosts, as they were asked
@@ -62,7 +63,11 @@ class FakeOthers:
                 "/v1/framework/reregister": self.reregister,
             },
             "monitor": {"/v1/nodes": self.nodes, "/v1/alerts": self.list_alerts},
-            "hostd": {"/v1/containers/{container}/logs": self.logs, "/v1/doctor": self.doctor},
+            "hostd": {
+                "/v1/containers/{container}/logs": self.logs,
+                "/v1/containers/{container}/runs/{run}/output": self.output,
+                "/v1/doctor": self.doctor,
+            },
         }
 
         def up(handler: Any) -> Any:
@@ -187,7 +192,7 @@ class FakeOthers:
 
     async def logs(self, request: Request) -> Response:
         container = request.params["container"]
-        if not container.startswith("gantry-test-"):
+        if not container.startswith("gantry-"):
             raise NotFound(f"there is no container {container!r}")
 
         async def lines() -> AsyncIterator[bytes]:
@@ -195,6 +200,18 @@ class FakeOthers:
             for n in range(max(0, self.log_lines - tail), self.log_lines):
                 line = {"time": 1.5 + n, "stream": "stdout", "line": f"line {n} of {container}"}
                 yield orjson.dumps(line) + b"\n"
+
+        return Response(200, b"", content_type="application/x-ndjson", stream=lines())
+
+    async def output(self, request: Request) -> Response:
+        """Lines of runs in shared containers; the last says whether it was followed."""
+        known = self.outputs.get((request.params["container"], request.params["run"]))
+        if known is None:
+            raise NotFound("it does not run in there")
+
+        async def lines() -> AsyncIterator[bytes]:
+            for each in (*known, f"follow={request.query.get('follow')}"):
+                yield orjson.dumps({"time": "", "stream": "output", "line": each}) + b"\n"
 
         return Response(200, b"", content_type="application/x-ndjson", stream=lines())
 

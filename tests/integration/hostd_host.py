@@ -95,6 +95,7 @@ class Host:
             "hostd.ovsdb": self.ovs.socket,
             "hostd.datapath_type": self.ovs.datapath_type,
             "hostd.docker": self.engine.socket,
+            "hostd.runs": self.home / "executor" / self.cluster / "runs",
             "hostd.reconcile_s": 1,
             "hostd.watch_s": 0.5,
             **{f"hostd.{key}": value for key, value in settings.items()},

@@ -6,8 +6,14 @@ What a task can't do or see is tried in `tests/unit/native/test_init.py`; here t
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
+import pytest
+
+from libs.common.errors import NotFound
 from libs.common.spec import InstanceSpec, Resources
 from libs.common.task import Ahead, MakeReady, RunPayload
 from services.executor.model import LABEL_POOL
@@ -88,6 +94,56 @@ async def test_runs_share_a_container_and_nothing_else(cloud: Cloud) -> None:
     await cloud.gone("alone.1")
     await cloud.kill("long.1")
     await cloud.reaches("long.1", "TASK_KILLED")
+
+
+async def lines_of(cloud: Cloud, run: str, *, follow: bool = True) -> AsyncGenerator[str, None]:
+    """What hostd tells of what a run writes."""
+    path = f"/v1/containers/{cloud.report(f'{run}.1').container}/runs/{run}/output"
+    answer = await cloud.host.client.open(cloud.host.url, f"{path}?follow={int(follow)}")
+    if answer.status == 404:
+        raise NotFound(path)
+    assert answer.status == 200 and answer.stream is not None
+    rest = b""
+    async for chunk in answer.stream:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for each in whole:
+            yield json.loads(each)["line"]
+    assert rest == b""
+
+
+async def until(lines: AsyncGenerator[str, None], wanted: str) -> list[str]:
+    """All lines up to that one."""
+    found = [""]
+    while found[-1] != wanted:
+        found.append(await anext(lines))
+    return found[1:]
+
+
+async def test_what_a_run_writes_is_told_as_it_writes_it_whoever_begins_anew(cloud: Cloud) -> None:
+    ticks = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.1; done"
+    await start(cloud, "ticks.1", f"trap 'echo bye; exit 0' TERM; {ticks}")
+    # More than is kept of it, in parts of a few hundred KiB.
+    much = "n=0; while [ $n -lt 500000 ]; do seq $n $((n+49999)); n=$((n+50000)); sleep 0.3; done"
+    await start(cloud, "much.1", f"sleep 1; {much}")
+    for name in ("ticks.1", "much.1"):
+        await cloud.reaches(name, "TASK_RUNNING")
+    async with asyncio.timeout(60), aclosing(lines_of(cloud, "ticks")) as ticking:
+        async with aclosing(lines_of(cloud, "much")) as lines:
+            assert [each async for each in lines] == [str(n) for n in range(500_000)]
+        seen = await until(ticking, "20")
+        await cloud.kill9(WORKER)
+        seen += await until(ticking, "30")
+        await output(cloud, "after.1", "echo there is a worker again")
+        seen += await until(ticking, "60")
+        assert seen == [str(n) for n in range(61)]
+        async with aclosing(lines_of(cloud, "ticks", follow=False)) as now:
+            assert [each async for each in now][:61] == seen
+        await cloud.kill("ticks.1")
+        *_, last = [each async for each in ticking]  # ends with the run
+    assert last == "bye"
+    await cloud.reaches("ticks.1", "TASK_KILLED")
+    with pytest.raises(NotFound):
+        await anext(lines_of(cloud, "ticks"))
 
 
 async def test_a_run_that_was_foretold_finds_its_container(cloud: Cloud) -> None:

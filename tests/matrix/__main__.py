@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from infra.local.layout import SHARED_OVS
 from tests.e2e.distributed import distributed
+from tests.figures import merge
 from tests.matrix.parts import PARTS
 from tests.matrix.runner import KINDS, Matrix, Row, describe
 
@@ -36,8 +36,7 @@ async def main(parts: Sequence[str], kinds: Sequence[str], size: int, outage_s: 
                 await matrix.begin()
                 for part, kind in product(parts, kinds):
                     rows.append(await matrix.cell(part, kind))
-                    FILE.parent.mkdir(exist_ok=True)
-                    FILE.write_text(json.dumps([asdict(each) for each in rows], indent=2) + "\n")
+                    merge(FILE, {f"{part} {kind}": asdict(rows[-1])})
                     CONSOLE.print(*describe(rows[-1]), sep="  ")
             finally:
                 await cloud.story.stop_load()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from libs.common.clock import system_rng
+from tests.figures import merge
 from tests.network.churn import ChurnFailed, churn
 from tests.network.plan import Size
 from tests.network.site import NETWORKS, Site, open_site
@@ -78,9 +78,9 @@ async def run(parts: list[str], seed: int, steps: int) -> int:
             say(f"held: {outcome}")
         except ChurnFailed as error:
             failed = True
+            results["churn"] = {"failed": str(error)}
             say(f"did not hold: {error}")
-    FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text(json.dumps(results, indent=2) + "\n")
+    merge(FILE, results)
     return 1 if failed else 0
 
 

@@ -31,7 +31,7 @@ from tests.fakes.disk import FakeDisk, MemoryLedger
 from tests.fakes.docker import FakeDocker, FakeEngine, FakeImage
 from tests.fakes.inits import FakeInits
 from tests.fakes.journal import MemoryJournal
-from tests.fakes.network import FakeHost, FakeNetns, FakeRegistry, FakeState
+from tests.fakes.network import FakeHost, FakeNetns, FakeOutputs, FakeRegistry, FakeState
 from tests.fakes.prober import FakeProber
 from tests.fakes.switch import FakeSwitch
 from tests.simulation.engine import HostdEngine, claim_on
@@ -113,6 +113,7 @@ class Host:
             state=FakeState(self.kernel),
             ipam=HttpIpam(peers, self.name),
             engine=HostdEngine(self.docker, self.kernel.cluster),
+            outputs=FakeOutputs(self.kernel),
             deliveries=HttpDeliveries(peers, self.name, own_key, rng),
             measure=self.disk.measure,
         )

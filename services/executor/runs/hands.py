@@ -14,7 +14,7 @@ from services.executor import moves as m
 from services.executor.config import ExecutorConfig
 from services.executor.model import Attempt, AttemptId, ContainerName, Ref, State
 from services.executor.ports import Engine, Inits
-from services.executor.runs import shared
+from services.executor.runs import chronos, shared
 from services.executor.runs.model import ImageConfig, TaskStart
 
 _READ_S = 10.0  # for what a run wrote: its end is told without it rather than later
@@ -130,7 +130,7 @@ def task_of(
     given = {name: value for name, _, value in (each.partition("=") for each in image.env)}
     secrets = {each.env: each.content.decode() for each in delivery.secrets if each.env}
     own = {"HOSTNAME": shared.hostname_of(a.container, a.payload.cluster)}
-    variables = {**own, **given, **spec.env, **secrets}
+    variables = {**own, **given, **spec.env, **chronos.variables(a.payload), **secrets}
     return TaskStart(
         task=a.task or a.id,
         command=spec.command if spec.command is not None else image.command,

@@ -10,10 +10,10 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import quote
 
 from libs.common.errors import InvalidInput, Unavailable
 from libs.common.jobs import OUTPUT_TAIL
+from libs.common.outputs import OUT, Entries, place_of
 from libs.common.telemetry import Log
 from services.executor.model import ContainerName, Ref
 from services.executor.runs import cgroups, wire
@@ -22,13 +22,8 @@ from services.executor.runs.model import Listed, TaskRefused, TaskStart, TaskVie
 _ANSWER_BYTES = 64 * 1024
 
 
-def place_of(directory: Path, name: ContainerName) -> Path:
-    """The directory of a shared container: its init's socket, its tasks' output and files."""
-    return directory / quote(name, safe="")
-
-
 def make_place(directory: Path, name: ContainerName) -> Path:
-    """Make it, for root alone. Raises Unavailable."""
+    """Make the place of a shared container, for root alone. Raises Unavailable."""
     place = place_of(directory, name)
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,8 +48,17 @@ class _Link:
     number: int = 0
     listed: bool = False  # all that the init knows is known here
     cells: dict[str, str] = field(default_factory=dict)
+    entries: Entries = field(init=False)
     stale: list[str] = field(default_factory=list)  # whose cgroups are still to be removed
     sending: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.entries = Entries(self.place)
+
+    def enter(self, task: str, cell: str) -> None:
+        """The task is in the cell."""
+        self.cells[task] = cell
+        self.entries.add(task, cell)
 
 
 class SocketInits:
@@ -90,16 +94,18 @@ class SocketInits:
                     link.spare = cell
                 case ["running" | "ended", task, cell, *_]:
                     link.number = max(link.number, _number(cell))
-                    link.cells[task] = cell
+                    link.enter(task, cell)
                     yield _seen(link, _view(fields))
                 case ["listed", _]:
                     for stale in link.groups.cells() - {*link.cells.values(), link.spare}:
                         link.groups.remove(stale)
                     if not link.spare:
                         await self._prepare(link)
+                    link.entries.keep(link.cells)
                     link.listed = True
                     yield Listed(tuple(link.cells))
                 case ["refused", name, why] if name in link.cells:
+                    link.entries.remove(name)
                     del link.cells[name]
                     yield TaskRefused(name, why)
                 case ["refused", name, why]:
@@ -141,7 +147,8 @@ class SocketInits:
             except ValueError as error:
                 raise InvalidInput.of("task", str(error)) from None
             link.groups.limit(cell, task.limits)
-            link.spare, link.cells[task.task] = "", cell
+            link.spare = ""
+            link.enter(task.task, cell)
             await _send(link, request)
             await self._prepare(link)
 
@@ -153,9 +160,9 @@ class SocketInits:
     async def forget(self, container: ContainerName, task: str) -> None:
         """See Inits."""
         link = self._link(container)
+        link.entries.remove(task)  # first: who follows its output reads the rest of it now
         await _send(link, wire.encode("ack", task))
-        cell = link.cells.pop(task, "")
-        if cell:
+        if cell := link.cells.pop(task, ""):
             link.stale.append(cell)
         link.stale = [each for each in link.stale if not link.groups.remove(each)]
 
@@ -176,7 +183,7 @@ def _seen(link: _Link, view: TaskView) -> TaskView:
     if view.running:
         return view
     oom = link.groups.out_of_memory(view.cell)
-    return replace(view, oom_killed=oom, output=tail(link.place / "out" / view.cell))
+    return replace(view, oom_killed=oom, output=tail(link.place / OUT / view.cell))
 
 
 def tail(file: Path) -> str:

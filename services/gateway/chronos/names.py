@@ -13,10 +13,10 @@ import re
 from collections.abc import Mapping
 
 from libs.common.errors import InvalidInput
+from libs.common.jobs import CHRONOS_NAME
 from libs.common.wishes import NAME_PATTERN
 from services.gateway.chronos.model import Version
 
-NAME_LABEL = "chronos.name"
 LONGEST = 200
 _OURS = re.compile(NAME_PATTERN)
 _MADE = re.compile(r".*-x[0-9a-f]{12}", re.ASCII)
@@ -45,7 +45,7 @@ def candidates(name: str) -> tuple[str, ...]:
 
 def chronos_name(our: str, labels: Mapping[str, str]) -> str:
     """The Chronos name of a job of ours; its own when it has no other."""
-    return labels.get(NAME_LABEL, our)
+    return labels.get(CHRONOS_NAME, our)
 
 
 def check_name(name: str, version: Version) -> None:

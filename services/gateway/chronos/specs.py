@@ -19,7 +19,7 @@ import orjson
 from pydantic import ValidationError
 
 from libs.common.errors import InvalidInput
-from libs.common.jobs import JobSpec
+from libs.common.jobs import CHRONOS_NAME, JobSpec
 from libs.common.problems import invalid
 from libs.common.spec import NAME_PATTERN
 from services.gateway.chronos import schedules
@@ -31,7 +31,6 @@ from services.gateway.chronos.model import (
     Variable,
     Version,
 )
-from services.gateway.chronos.names import NAME_LABEL
 from services.gateway.model import ChronosConfig
 
 KEPT_LABEL = "chronos.fields"
@@ -114,7 +113,7 @@ def to_spec(job: ChronosJob, bu: str, parents: Names, config: ChronosConfig) -> 
         },
         "command": command_of(job),
         "env": _env(job),
-        "labels": {NAME_LABEL: job.name},
+        "labels": {CHRONOS_NAME: job.name},
         "constraints": [_constraint(each) for each in job.constraints],
         "priority": HIGH_PRIORITY if job.high_priority else 0,
         "concurrency": "allow" if job.concurrent else "forbid",

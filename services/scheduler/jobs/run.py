@@ -64,10 +64,16 @@ class Run:
         """How many there were, the current one included once it has begun."""
         return max(self.begun, self.failed)
 
-    def payload(self, run: str) -> RunPayload:
-        """What its host is told."""
+    def payload(self, run: str, hostname: str) -> RunPayload:
+        """What its host is told of a try that is to begin there."""
         return RunPayload(
-            job=self.job, run=run, target=self.target, reuse=self.reuse, timeout_s=self.timeout_s
+            job=self.job,
+            run=run,
+            target=self.target,
+            reuse=self.reuse,
+            timeout_s=self.timeout_s,
+            tries=self.tries,
+            hostname=hostname,
         )
 
 

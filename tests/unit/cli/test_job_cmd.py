@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,53 @@ def test_the_tables_and_the_outputs(live: Live, file: str) -> None:
         assert words in shown
     told = live.gantry("job", "stats", "acme/report").out
     assert "acme/report: 23 runs, 1 succeeded, 1 failed, 21 missed" in told and "median" in told
+
+
+def test_the_output_of_a_run_that_goes_on(live: Live, file: str) -> None:
+    live.gantry("job", "put", file)
+    jobs, outputs = live.world.jobs, live.world.others.outputs
+    run = jobs.begin("acme/report")
+    jobs.containers[run], outputs["c.1", run] = "c.1", ["one", "two"]
+    logs = live.gantry("job", "logs", "acme/report")
+    assert logs.out == "one\ntwo\nfollow=0\n" and f"{run}: running, on host-1" in logs.err
+    assert live.gantry("job", "logs", "acme/report", "-o", "json").json()["output"] == logs.out
+    with soon(lambda: jobs.end(run, "failed", output="two\n")):
+        logs = live.gantry("job", "logs", "acme/report", run, "-f")
+    assert logs.out == "one\ntwo\nfollow=1\n" and f"{run}: failed" in logs.err
+
+
+def test_a_run_that_waits_is_followed_through_its_tries(live: Live, file: str) -> None:
+    live.gantry("job", "put", file)
+    jobs, outputs = live.world.jobs, live.world.others.outputs
+    run = jobs.begin("acme/report")
+    jobs.runs[run] |= {"state": "pending", "tries": 0}
+
+    def go_on() -> None:
+        for number in (1, 2):
+            jobs.containers[run], outputs["c.1", run] = "c.1", [f"try {number}"]
+            jobs.runs[run] |= {"state": "running", "tries": number}
+            time.sleep(0.7)
+            del outputs["c.1", run]
+            jobs.runs[run] |= {"state": "pending"}
+            time.sleep(0.7)
+        jobs.runs[run] |= {"tries": 3}  # too short to be seen
+        jobs.end(run, output="try 3\n")
+
+    with soon(go_on):
+        logs = live.gantry("job", "logs", "acme/report", run, "--follow")
+    assert logs.out == "try 1\nfollow=1\ntry 2\nfollow=1\ntry 3\n"
+    assert f"{run}: succeeded" in logs.err
+
+
+@contextmanager
+def soon(act: Callable[[], None]) -> Iterator[None]:
+    """Do it in a moment, beside what is done now."""
+    worker = threading.Timer(0.5, act)
+    worker.start()
+    try:
+        yield
+    finally:
+        worker.join()
 
 
 def test_pause_resume_kill_rm(live: Live, file: str) -> None:

@@ -28,9 +28,9 @@ class RunWorld(ExecutorWorld):
         self.docker.images[ALONE] = FakeImage(exits_after_s=0.1, exit_code=3, output="said\n")
 
     def run(self, attempt: str, image: str = BRIEF, **changes: Any) -> None:
-        fields = {key: changes.pop(key) for key in ("reuse", "timeout_s") if key in changes}
+        fields = {key: changes.pop(key) for key in RunPayload.model_fields if key in changes}
         run = RunPayload.model_validate(
-            {"job": "bu/job", "run": attempt.rpartition(".")[0], "target": 0.0, **fields}
+            {"job": "bu/job", "run": attempt.rpartition(".")[0], "target": 0.0} | fields
         )
         self.launch(attempt, image=image, run=run, **changes)
 
@@ -204,6 +204,41 @@ async def test_secrets_are_a_tasks_own_and_files_a_containers(world: World) -> N
         assert it.agent.report("file.1").container.endswith("file.1")
         assert it.ends("unknown.1") == ["TASK_FAILED"]
         assert "s3cret" not in str(it.journal.files)
+        await it.crash()
+
+
+@virtual
+async def test_what_chronos_tells_each_try_is_in_the_environment_of_its_jobs(world: World) -> None:
+    it = RunWorld(world)
+    asked = {
+        "target": 1_767_258_000.5,
+        "hostname": "host-1",
+        "labels": {"chronos.name": "DB export.1"},
+        "env": {"HOST": "mine", "A": "b"},
+    }
+    told = {
+        "CHRONOS_JOB_RUN_TIME=1767258000500",
+        "CHRONOS_JOB_RUN_ATTEMPT=2",
+        "HOST=host-1",
+        "A=b",
+        "mesos_task_id=ct:1767258000500:2:DB export.1:",
+    }
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.run("shared.3", ENDLESS, tries=2, **asked)
+        it.run("alone.3", ENDLESS, tries=2, reuse="never", **asked)
+        it.run("old.1", ENDLESS, **{**asked, "hostname": ""})  # by a scheduler that tells less
+        it.run("ours.1", ENDLESS, tries=2, **{**asked, "labels": {}})
+        await it.settle()
+        env = {name: set(given.env) for name, given in it.inits.given.items()}
+        (alone,) = (each for each in it.docker.containers.values() if each not in it.pools)
+        env["alone.3"] = {f"{name}={value}" for name, value in alone.spec.env.items()}
+        assert env["shared.3"] >= {*told, "MESOS_TASK_ID=shared.3"}
+        assert env["alone.3"] >= {*told, "MESOS_TASK_ID=alone.3"}
+        assert env["old.1"] >= {"CHRONOS_JOB_RUN_TIME=1767258000500", "HOST=mine"}
+        for foreign in ("ATTEMPT", "mesos_task_id"):
+            assert foreign not in str(env["old.1"])
+        assert "HOST=mine" in env["ours.1"] and "CHRONOS" not in str(env["ours.1"])
         await it.crash()
 
 

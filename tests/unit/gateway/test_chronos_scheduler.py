@@ -21,6 +21,7 @@ from libs.common.task import TaskPayload, TaskReport
 from libs.mesos import events as mesos
 from libs.mesos.framework import Permit
 from libs.mesos.messages import FrameworkInfo
+from services.executor.runs.chronos import variables
 from services.gateway.model import ChronosConfig
 from services.scheduler.mesos import MesosDriver
 from services.scheduler.model import Action, Launch, Revive
@@ -176,6 +177,11 @@ async def test_a_job_without_a_cause_runs_once_at_once(cluster: Cluster) -> None
     assert job["schedule"] == "R1//PT24H"
     env = cluster.mesos.ran[0].spec.env
     assert env["CHRONOS_JOB_NAME"] == "etl" and env["CHRONOS_RESOURCE_MEM"] == "128.0"
+    run = cluster.mesos.ran[0].run
+    assert run is not None and (run.tries, run.hostname) == (0, "host-a1")
+    (told,) = (await cluster.chronos.get(f"{V3}/job/stat/etl"))["taskStatHistory"]
+    task_id = variables(cluster.mesos.ran[0])["mesos_task_id"]
+    assert told["taskId"] == task_id
 
 
 async def test_failures_are_counted_and_a_success_can_be_claimed(cluster: Cluster) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 
+from libs.common.task import container_name
 from services.gateway.store import Repository
 from tests.fakes.gateway import World
 
@@ -263,3 +265,74 @@ async def test_while_no_scheduler_leads_changes_are_written_down(
     listed = (await world.call("GET", "/v1/jobs")).json()
     assert listed == {"incomplete": ["scheduler"], "jobs": []}
     assert [each.action for each in world.jobs.heard] == ["put", "put", "run"]
+
+
+async def lines_of(world: World, run: str, query: str = "", key: str | None = None) -> list[str]:
+    """What is told of a run's output."""
+    response = await world.call("GET", f"{JOB}/runs/{run}/output{query}", key=key)
+    assert (response.status, response.content_type) == (200, "application/x-ndjson"), response.body
+    body = response.body
+    if response.stream is not None:
+        body = b"".join([chunk async for chunk in response.stream])
+    return [str(orjson.loads(each)["line"]) for each in body.splitlines()]
+
+
+async def test_what_a_run_writes_comes_from_its_host_while_it_is_under_way(world: World) -> None:
+    await put(world)
+    run = world.jobs.begin("acme/report")
+    assert await lines_of(world, run) == []
+    waiting = await world.call("GET", f"{JOB}/runs/{run}/output?follow=true")
+    assert waiting.status == 409 and "is not under way" in waiting.json()["detail"]
+    # In a container that it shares; and in one of its own, whose log hostd has from the engine.
+    world.jobs.containers[run] = "gantry-test-acme-runs-1.1"
+    world.others.outputs["gantry-test-acme-runs-1.1", run] = ["one", "two"]
+    assert await lines_of(world, run) == ["one", "two", "follow=0"]
+    assert await lines_of(world, run, "?follow=true") == ["one", "two", "follow=1"]
+    own = world.jobs.containers[run] = container_name(world.shared.common.cluster, f"{run}.2")
+    assert await lines_of(world, run, "?tail=1") == [f"line 2 of {own}"]
+    # Its end is known to its host, and not yet to the scheduler: nothing is told twice.
+    world.jobs.containers[run] = "gantry-test-acme-runs-1.1"
+    world.others.outputs.clear()
+    world.jobs.runs[run]["output"] = "of an earlier try\n"
+    assert await lines_of(world, run, "?follow=true") == []
+    world.jobs.end(run, output="two\nthree\nfour")
+    for query in ("", "?follow=true"):
+        assert await lines_of(world, run, query) == ["two", "three", "four"]
+    assert await lines_of(world, run, "?tail=1") == ["four"]
+
+
+async def test_who_may_see_what_a_run_writes(world: World) -> None:
+    await put(world)
+    run = world.jobs.begin("acme/report")
+    world.jobs.containers[run] = "gantry-test-acme-runs-1.1"
+    world.others.outputs["gantry-test-acme-runs-1.1", run] = ["secret"]
+    path = f"{JOB}/runs/{run}/output"
+    acme, beta = await world.key("acme", "viewer"), await world.key("beta", "deployer")
+    assert (await world.call("GET", path, key=acme)).status == 200
+    for other in (path, path.replace("acme", "beta", 1)):
+        assert (await world.call("GET", other, key=beta)).status == 404
+    for other in (f"/v1/jobs/acme/other/runs/{run}/output", f"{JOB}/runs/nobody/output"):
+        assert (await world.call("GET", other, key=acme)).status == 404
+    assert (await world.call("GET", path, key="nonsense")).status == 401
+    for query in ("?follow=2", "?tail=x", "?tail=-1"):
+        assert (await world.call("GET", f"{path}{query}", key=acme)).status == 422
+    world.others.away.add("hostd")
+    assert (await world.call("GET", path, key=acme)).status == 503
+
+
+async def test_streams_of_runs_have_a_bound_and_give_their_places_back(world: World) -> None:
+    await put(world)
+    run = world.jobs.begin("acme/report")
+    world.jobs.containers[run] = "gantry-test-acme-runs-1.1"
+    world.others.outputs["gantry-test-acme-runs-1.1", run] = ["one"]
+    path = f"{JOB}/runs/{run}/output?follow=true"
+    opened = []
+    while (response := await world.call("GET", path)).status == 200:
+        opened.append(response.stream)
+    assert response.status == 429 and len(opened) > 1
+    for stream in opened:
+        await stream.aclose()  # type: ignore[union-attr]
+    assert (await world.call("GET", path)).status == 200
+    world.others.outputs.clear()  # a refusal takes none
+    for _ in range(len(opened) + 1):
+        assert await lines_of(world, run, "?follow=true") == []

@@ -5,6 +5,7 @@ set -e
 dir=$1 init=$2
 shift 2
 mount --make-rprivate /
+ip link set lo up
 root=$(mktemp -d)
 mount -t tmpfs root "$root"
 cd "$root"

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,17 +108,24 @@ class Init:
 
 @pytest.fixture
 def init(native: Path, tmp_path: Path) -> Iterator[Init]:
+    with open_init(native, tmp_path) as started:
+        yield started
+
+
+@contextmanager
+def open_init(native: Path, directory: Path) -> Iterator[Init]:
+    """A container's, until the end."""
     script = Path(__file__).with_name("root.sh")
     command: list[str | Path] = [
         *UNSHARED,
         "sh",
         script,
-        tmp_path,
+        directory,
         native / "gantry-init",
         "--output=4096",
     ]
     process = subprocess.Popen(command)
-    started = Init(tmp_path, process, socket.socket())
+    started = Init(directory, process, socket.socket())
     try:
         deadline = time.monotonic() + 20
         while True:
@@ -232,7 +240,7 @@ def test_nothing_is_left_of_a_task(init: Init) -> None:
     assert view.leaked
     looks = """
       ls /left /tmp/left /dev/shm/left; wc -l </etc/group; ls -A /tmp; ps | grep -c '[s]leep 1000'
-      nc -w 1 127.0.0.1 7777 </dev/null"""
+      nc -w 1 127.0.0.1 7777 </dev/null && echo it listens"""
     _, said = init.sh(f"({looks}) 2>/dev/null")
     assert said.split() == ["3", "0"]
     deadline = time.monotonic() + 10
@@ -276,6 +284,25 @@ def test_ipc_is_each_ones_own(init: Init) -> None:
     seen = [set(init.output(init.end_of(each)).split()) for each in tasks]
     assert len(seen[0]) == len(seen[1]) == 3
     assert seen[0].isdisjoint(seen[1])
+
+
+def test_those_at_the_same_time_share_their_containers_network_and_no_other(
+    init: Init, native: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """So it is written in docs/cron.md: ports, loopback and, being of the namespace, abstract sockets."""
+    network, knock = "readlink /proc/self/ns/net", "nc -w 1 127.0.0.1 7777 </dev/null 2>&1"
+    listener = init.start("sh", "-c", f"{network}; echo hello | nc -l -p 7777")
+    init.begin_of(listener)
+    assert init.sh("until grep -q :1E61 /proc/net/tcp*; do sleep 0.05; done") == (0, "")
+    with open_init(native, tmp_path_factory.mktemp("elsewhere")) as other:
+        _, elsewhere = other.sh(network)
+        assert "refused" in other.sh(knock)[1]
+        assert other.sh("nc -l -p 7777 & sleep 0.3; kill $!") == (0, "")  # the port is free there
+    code, said = init.sh("nc -l -p 7777 2>&1")
+    assert code == 1 and "Address already in use" in said
+    code, said = init.sh(f"{network}; {knock}")
+    assert code == 0 and said == init.output(init.end_of(listener)) + "hello\n"
+    assert elsewhere not in said
 
 
 @pytest.mark.parametrize("user", ["root", "nobody"])

@@ -68,12 +68,17 @@ def test_a_failed_run_is_tried_again_after_its_wait_until_its_tries_are_used_up(
     (run,) = desk.at(0.0)
     desk.begin()
     waits = []
-    for _ in range(2):
+    for number in (1, 2):
         desk.end(run, "TASK_FAILED", exit_code=7)
         assert launches(desk.offer()) == []
         waits.append(desk[run].not_before - desk.now)
         desk.now += waits[-1]
-        assert launches(desk.offer()) == [desk[run].attempt]
+        actions = desk.offer()
+        assert launches(actions) == [desk[run].attempt]
+        (launch,) = [each for each in actions if isinstance(each, Launch)]
+        payload = TaskPayload.model_validate_json(b64decode(launch.tasks[0]["data"]))
+        assert payload.run is not None
+        assert (payload.run.tries, payload.run.hostname) == (number, "host-a1")
         desk.runs(run)
     assert waits == [5, 10] and desk.states() == []
     desk.end(run, "TASK_FAILED", exit_code=7)
