@@ -89,8 +89,7 @@ class Handlers:
     async def add(self, request: Request) -> Response:
         """PUT an attachment."""
         spec = request.parse(AttachmentSpec)
-        traceparent = request.headers.get("traceparent", "")
-        with self._service.telemetry.span("hostd.add", traceparent, attempt=spec.attempt):
+        with self._service.telemetry.span("hostd.add", attempt=spec.attempt):
             return reply(await self._service.add(*_key(request), spec))
 
     async def get(self, request: Request) -> Response:
