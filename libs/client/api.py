@@ -18,6 +18,7 @@ from libs.client.maintenance import MaintenanceCalls
 from libs.client.networks_api import NetworkCalls
 from libs.client.scheduling import SchedulerCalls
 from libs.client.sse import Parser
+from libs.client.stats import InstanceStats
 from libs.client.transport import ModelT, Transport, read
 from libs.client.vault import VaultClient
 from libs.common.clock import Clock, Ids, RngIds, SystemClock, system_rng
@@ -329,6 +330,10 @@ class GantryClient:
                         yield _json(line)
         if rest.strip():
             yield _json(rest)
+
+    async def stats(self, instance: str) -> InstanceStats:
+        """What an instance's container uses; see `cpus_between`."""
+        return await self._get(InstanceStats, f"/v1/instances/{segment(instance)}/stats")
 
     # -- parts -----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ carries them out at once, with the events that the real ones publish on the way.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -44,6 +45,7 @@ class FakeOthers:
     away: set[str] = field(default_factory=set)
     alerts: list[dict[str, Any]] = field(default_factory=list)
     log_lines: int = 3
+    looks: Counter[str] = field(default_factory=Counter)  # at numbers, by container
     findings: list[dict[str, str]] = field(default_factory=list)  # of host-1's network
     unknown_tasks: list[str] = field(default_factory=list)
     doors: dict[str, dict[str, Any]] = field(default_factory=dict)  # of hosts, as they were asked
@@ -62,7 +64,11 @@ class FakeOthers:
                 "/v1/framework/reregister": self.reregister,
             },
             "monitor": {"/v1/nodes": self.nodes, "/v1/alerts": self.list_alerts},
-            "hostd": {"/v1/containers/{container}/logs": self.logs, "/v1/doctor": self.doctor},
+            "hostd": {
+                "/v1/containers/{container}/logs": self.logs,
+                "/v1/containers/{container}/stats": self.stats,
+                "/v1/doctor": self.doctor,
+            },
         }
 
         def up(handler: Any) -> Any:
@@ -197,6 +203,18 @@ class FakeOthers:
                 yield orjson.dumps(line) + b"\n"
 
         return Response(200, b"", content_type="application/x-ndjson", stream=lines())
+
+    async def stats(self, request: Request) -> Response:
+        """Half a processor is used, and a second passes with each look."""
+        container = request.params["container"]
+        if not container.startswith("gantry-test-"):
+            raise NotFound(f"there is no container {container!r}")
+        self.looks[container] += 1
+        looks = self.looks[container]
+        numbers = {"cpu_ns": looks * 500_000_000, "mem_bytes": 12 * 2**20, "pids": 3}
+        network = {"rx_bytes": 2048, "tx_bytes": 3 * 2**20, "rx_packets": 7, "tx_packets": 9}
+        content = {"at": 1000.0 + looks, **numbers, "mem_limit_bytes": 64 * 2**20}
+        return reply({**content, "network": {**network, "rx_dropped": 0, "tx_dropped": 1}})
 
 
 @dataclass(frozen=True)
