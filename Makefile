@@ -14,7 +14,7 @@ help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(STAMP): requirements.lock pyproject.toml infra/pymesos/wheel.py
-	$(PYTHON) -m venv $(VENV) || { apt-get install -qy --no-install-recommends python3-venv && $(PYTHON) -m venv $(VENV); }
+	$(PYTHON) -m venv $(VENV) || { infra/host/setup.sh python && $(PYTHON) -m venv $(VENV); }
 	wheels=$$($(BIN)/python infra/pymesos/wheel.py) && \
 	  $(BIN)/python -m pip install --quiet --require-hashes --find-links "$$wheels" -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .

@@ -11,7 +11,9 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +24,7 @@ from infra.local.layout import SHARED_OVS, Layout
 from infra.local.processes import LocalError
 from infra.local.stack import Stack
 from libs.client.api import GantryClient
+from libs.common.errors import GantryError
 
 CONSOLE = Console()
 
@@ -91,6 +94,19 @@ def table(steps: list[Step]) -> Table:
     return shown
 
 
+async def why_not(work: Coroutine[Any, Any, None]) -> str:
+    """What kept the work from coming out; "" when it did. What is no known kind of trouble is raised: a bug."""
+    said = ""
+    try:
+        await work
+    except* (DemoFailed, LocalError, GantryError) as group:
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        said = str(first) or type(first).__name__
+    return said
+
+
 async def main(size: int, keep: bool, ovs_dir: Path = SHARED_OVS) -> int:
     """Run it; 0 when everything held."""
     root = Path(tempfile.mkdtemp(prefix="gd-", dir="/tmp"))
@@ -99,9 +115,9 @@ async def main(size: int, keep: bool, ovs_dir: Path = SHARED_OVS) -> int:
         Layout(cluster, root, ovs_dir=ovs_dir), lambda text: CONSOLE.print(f"  [dim]{text}…[/]")
     )
     started = time.monotonic()
-    story: Crashes | None = None
-    failure = ""
-    try:
+    steps: list[Step] = []
+
+    async def whole() -> None:
         CONSOLE.print("[bold cyan]▶ start everything[/]")
         await stack.start()
         images = await stack.push_samples()
@@ -109,11 +125,16 @@ async def main(size: int, keep: bool, ovs_dir: Path = SHARED_OVS) -> int:
             f"  [green]✓[/] console: {stack.layout.url}/ [dim](key in {stack.layout.admin_key_file})[/]"
         )
         async with GantryClient.open(stack.layout.url, stack.admin_key()) as client:
-            story = Crashes(stack, client, images, size, CONSOLE.print)
-            story.steps.append(Step("start everything", time.monotonic() - started, "ready"))
-            await tell(story)
-    except* (DemoFailed, LocalError) as group:
-        failure = str(group.exceptions[0])
+            story = Crashes(stack, client, images, size, CONSOLE.print, steps)
+            steps.append(Step("start everything", time.monotonic() - started, "ready"))
+            try:
+                await tell(story)
+            finally:
+                await story.stop_load()
+
+    failure = ""
+    try:
+        failure = await why_not(whole())
     finally:
         if failure and keep:
             CONSOLE.print(f"left running in {root}")
@@ -121,8 +142,7 @@ async def main(size: int, keep: bool, ovs_dir: Path = SHARED_OVS) -> int:
             if failure:
                 shutil.copytree(stack.layout.logs, "build/demo-logs", dirs_exist_ok=True)
             await stack.destroy()
-    if story is not None:
-        CONSOLE.print(table(story.steps))
+    CONSOLE.print(table(steps))
     if not failure and (left := stack.leftovers()):
         failure = f"left behind: {', '.join(left)}"
     if failure:

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.demo.story import SETTLE_S, DemoFailed, Story
+from infra.demo.story import APP, SETTLE_S, DemoFailed, Story
 from infra.local.processes import alive, reap, run
 from infra.local.stack import Stack
 
@@ -49,7 +49,19 @@ class Crashes(Story):
         after = await self.containers()
         if after != before:
             raise DemoFailed(f"kill -9 of {name} changed containers: {set(before) ^ set(after)}")
-        return f"{name} is back; all {len(after)} containers are the same as before"
+        told = f"{name} is back; all {len(after)} containers are the same as before"
+        if name == "control plane":
+            return told
+        await self._one_more()
+        return f"{told}, and new ones are wired"
+
+    async def _one_more(self) -> None:
+        """Scale by one and back: what the API last knew would look well, an instance that answers at its address is."""
+        for count in (self.size + 1, self.size):
+            await self.gantry("scale", APP, str(count))
+            versions = await self.ask_each(await self.healthy(count, f"scaled to {count}"))
+            if sum(versions.values()) != count or len(versions) != 1:
+                raise DemoFailed(f"scaled to {count}, and found {versions}")
 
     async def _kill_worker(self) -> None:
         workers = self._workers()

@@ -3,12 +3,13 @@
 # accord except the system's Docker and Open vSwitch where systemd runs. Asks nothing;
 # running it again is quick and changes nothing.
 #
-# usage: setup.sh [host|test|browser]...        (default: host)
+# usage: setup.sh [host|test|browser|images|python]...        (default: host)
 #   host     Docker engine, Open vSwitch, HAProxy, C compiler, local image registry
 #   test     host, Java, Maven and ZooKeeper for the integration tests' servers, docker-compose, CNI's own
 #            plugins, and cnitool (built once by cnitool.sh)
 #   browser  Chromium, for the console's screenshots
 #   images   test, and debootstrap for images that are built without any registry
+#   python   what Python needs to make a virtual environment
 # exit: 0 all there; 1 failed; 2 wrong usage or not root.
 set -euo pipefail
 
@@ -26,13 +27,16 @@ readonly TEST_PACKAGES="default-jdk-headless=javac maven=mvn zookeeperd docker-c
   containernetworking-plugins golang-go=go"
 readonly BROWSER_PACKAGES="chromium=chromium"
 readonly IMAGES_PACKAGES="debootstrap"
+readonly PYTHON_PACKAGES="python3-venv"
 # Their packages would start a server on a well-known port at the next boot; Gantry runs its own.
 readonly PRIVATE_ONLY="docker-registry zookeeper haproxy"
+# The system's engine.
+readonly ENGINE_CONFIG=/etc/docker/daemon.json ENGINE_SOCKET=/run/docker.sock ENGINE_PID=/run/docker.pid
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { local code=$1; shift; say "$*"; exit "$code"; }
 
-usage() { sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'; }
+usage() { sed -n '2,13p' "$0" | sed 's/^# \{0,1\}//'; }
 
 wanted_packages() {
   local profile
@@ -42,7 +46,7 @@ wanted_packages() {
       test) echo "$HOST_PACKAGES $TEST_PACKAGES" ;;
       browser) echo "$BROWSER_PACKAGES" ;;
       images) echo "$HOST_PACKAGES $TEST_PACKAGES $IMAGES_PACKAGES" ;;
-      -h | --help) usage; exit 0 ;;
+      python) echo "$PYTHON_PACKAGES" ;;
       *) usage >&2; die 2 "no such profile: $profile" ;;
     esac
   done
@@ -113,10 +117,40 @@ install_packages() {
 
 # Live-restore lets containers outlive the engine; without it an engine upgrade stops them all.
 configure_system_engine() {
-  [[ -e /etc/docker/daemon.json ]] && return 0
-  mkdir -p /etc/docker
+  [[ -e $ENGINE_CONFIG ]] && return 0
+  mkdir -p "$(dirname "$ENGINE_CONFIG")"
   printf '{\n  "live-restore": true,\n  "log-opts": {"max-size": "20m", "max-file": "3"}\n}\n' \
-    >/etc/docker/daemon.json
+    >"$ENGINE_CONFIG"
+}
+
+# "live-restore swarm-state" of the system's engine, such as "false inactive"; nothing if it does not run.
+engine_says() {
+  env -u DOCKER_CONTEXT timeout 20 docker -H "unix://$ENGINE_SOCKET" info \
+    --format '{{if .ServerVersion}}{{.LiveRestoreEnabled}} {{.Swarm.LocalNodeState}}{{end}}' 2>/dev/null || true
+}
+
+# A Docker that was here before us has it set only where that can hurt nobody: a configuration of its owner is not
+# ours to rewrite, and an engine in swarm mode does not start with it.
+ensure_live_restore() {
+  local says
+  says=$(engine_says)
+  [[ $says == true* ]] && return 0
+  if [[ $says == "false inactive" && ! -e $ENGINE_CONFIG && $EUID == 0 && -s $ENGINE_PID ]]; then
+    mkdir -p "$(dirname "$ENGINE_CONFIG")"
+    printf '{\n  "live-restore": true\n}\n' >"$ENGINE_CONFIG"
+    kill -HUP "$(<"$ENGINE_PID")"
+    sleep 1 # it reads its configuration again
+    says=$(engine_says)
+    [[ $says == true* ]] && { say "live-restore is on now in the Docker engine that was here"; return 0; }
+  fi
+  if [[ -n $says ]]; then
+    say "WARNING: the Docker engine here runs without live-restore: its upgrade or crash stops all containers."
+  elif grep -Eqs '"live-restore"[[:space:]]*:[[:space:]]*true' "$ENGINE_CONFIG"; then
+    return 0
+  else
+    say "WARNING: the Docker engine here does not run, and nothing tells it to keep containers over its restarts."
+  fi
+  say "         Put \"live-restore\": true into $ENGINE_CONFIG; then systemctl reload docker (no swarm mode)."
 }
 
 start_system_services() {
@@ -142,12 +176,14 @@ build_tools() {
 
 main() {
   local wanted missing
+  [[ " $* " != *" -h "* && " $* " != *" --help "* ]] || { usage; return 0; }
   # shellcheck disable=SC2046 # both lists are words by design
   wanted=$(wanted_packages "${@:-host}") || exit $?
   # shellcheck disable=SC2086
   missing=$(missing_packages $wanted)
   if [[ -z $missing ]]; then
     build_tools "${@:-host}"
+    [[ $wanted != *docker.io* ]] || ensure_live_restore
     say "everything is there"
     return 0
   fi
@@ -168,6 +204,7 @@ main() {
     [[ -z $missing ]] || die 1 "still missing: ${missing//$'\n'/ }"
   fi
   build_tools "${@:-host}"
+  [[ $wanted != *docker.io* ]] || ensure_live_restore
   say "done"
 }
 

@@ -23,7 +23,7 @@ import aiohttp
 import yaml
 
 from infra.images.build import BuiltImage, SampleImage, build_images
-from infra.local import edge, front
+from infra.local import edge, front, leftovers
 from infra.local.configs import chronos
 from infra.local.host import CONFIG_VARIABLE, Host
 from infra.local.layout import SHARED_OVS, Layout, choose_ports
@@ -392,14 +392,11 @@ class DistributedStack:
     def leftovers(self) -> list[str]:
         """What of the cluster is still on the machine, or left by force only; empty after `destroy`."""
         left = [*self.overruns, *(f"process {pid}" for pid in self.executors())]
-        paths = (self.layout.root, *(host.run_dir for host in self.hosts))
-        left += [f"file {path}" for path in paths if path.exists()]
-        devices = {path.name for path in Path("/sys/class/net").iterdir()}
+        run_dirs = [host.run_dir for host in self.hosts]
         names = {each for host in self.hosts for each in (host.bridge, *host.uplinks)}
-        left += [f"link {name}" for name in sorted(names & devices)]
-        edge_name = self.layout.edge
-        left += [f"namespace {edge_name}"] if Path("/run/netns", edge_name).exists() else []
-        return left
+        return left + leftovers.of(
+            self.layout, run_dirs, [host.owner for host in self.hosts], names
+        )
 
 
 def replicas_at(root: Path) -> int:

@@ -53,6 +53,11 @@ class Host:
         return HostdConfig(host=self.name).bridge_name(self.layout.cluster)
 
     @property
+    def owner(self) -> str:
+        """Whose its instances' links are."""
+        return HostdConfig(host=self.name).owner(self.layout.cluster)
+
+    @property
     def hostd(self) -> Daemon:
         """The host daemon."""
         return self._daemon("hostd")

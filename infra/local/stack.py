@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 
 from infra.images.build import BuiltImage, build_images
-from infra.local import configs, edge
+from infra.local import configs, edge, leftovers
 from infra.local.layout import SHARED_OVS, Layout, choose_ports
 from infra.local.processes import Daemon, LocalError, end, run
 from services.hostd.settings import HostdConfig
@@ -40,7 +40,9 @@ class Stack:
         root, logs = layout.root, layout.logs
         self.control_plane = Daemon("control plane", root / "gantry.pid", logs / "gantry.log")
         self.hostd = Daemon("hostd", root / "hostd.pid", logs / "hostd.log")
-        self.bridge = HostdConfig(host=layout.hostname).bridge_name(layout.cluster)
+        hostd = HostdConfig(host=layout.hostname)
+        self.bridge = hostd.bridge_name(layout.cluster)
+        self._owner = hostd.owner(layout.cluster)
         self.overruns: list[str] = []
 
     # -- starting
@@ -164,18 +166,9 @@ class Stack:
         """What of the cluster is still on the machine, or left by force only; empty after `destroy`."""
         layout = self.layout
         left = [*self.overruns, *(f"process {pid}" for pid in self.executors())]
-        left += [f"file {path}" for path in (layout.root, layout.run) if path.exists()]
-        mounts = Path("/proc/mounts").read_text()
-        left += [
-            f"mount {line.split()[1]}" for line in mounts.splitlines() if str(layout.root) in line
-        ]
-        devices = {path.name for path in Path("/sys/class/net").iterdir()}
-        left += [f"bridge {self.bridge}"] if self.bridge in devices else []
-        left += [
-            f"port {name}" for name in sorted(devices) if name.startswith(f"{self.bridge[-6:]}-e")
-        ]
-        left += [f"namespace {layout.edge}"] if Path("/run/netns", layout.edge).exists() else []
-        return left
+        left += leftovers.of(layout, (layout.run,), (self._owner,), {self.bridge})
+        legs = (name for name in leftovers.links() if name.startswith(f"{self.bridge[-6:]}-e"))
+        return left + [f"port {name}" for name in sorted(legs)]
 
 
 def executors_of(directory: Path) -> list[int]:

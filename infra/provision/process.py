@@ -200,7 +200,7 @@ def free_ports(count: int) -> list[int]:
     """
     first, last = map(int, _EPHEMERAL.read_text().split())
     candidates = [port for port in range(10_000, 65_536) if not first <= port <= last]
-    random.shuffle(candidates)  # others choose at the same time
+    random.shuffle(candidates)  # noqa: TID251 - others choose at the same time
     rest = iter(candidates)
     with contextlib.ExitStack() as held:
         return [_hold(held, rest) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Commands that look on: events and logs."""
+"""Commands that look on: events, logs and stats."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ import typer
 from rich.text import Text
 
 from libs.cli.context import Context, context_of
-from libs.cli.output import time_of
+from libs.cli.output import Column, number, time_of
 from libs.client import GantryClient
-from libs.client.model import EventView, InstanceView
-from libs.common.errors import InvalidInput, NotFound
+from libs.client.model import EventView, InstanceView, View
+from libs.client.stats import InstanceStats, cpus_between
+from libs.common.errors import GantryError, InvalidInput, NotFound
 from libs.common.waiting import TaskGroup
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
 MAX_FOLLOWED = 50
+MAX_ASKED = 8  # at a time
+MIB = 2**20
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(events)
     app.command()(logs)
+    app.command()(stats)
 
 
 def events(
@@ -145,3 +149,75 @@ async def _print_log(
             head = Text(f"{prefix}  ", style=colour) if prefix else Text()
             style = "red" if line.get("stream") == "stderr" else ""
             printer.out.print(head + Text(str(line.get("line", "")), style=style), soft_wrap=True)
+
+
+def stats(
+    ctx: typer.Context,
+    what: Annotated[str, typer.Argument(metavar="APP|INSTANCE")],
+    interval: Annotated[
+        float, typer.Option(min=0.1, max=60, help="seconds over which processors are counted")
+    ] = 1.0,
+) -> None:
+    """What an instance, or every instance of an app, uses now."""
+    context = context_of(ctx)
+
+    async def run(client: GantryClient) -> list[Use]:
+        found = await _instances(context, client, what)
+        at_once = asyncio.Semaphore(MAX_ASKED)
+
+        async def of(instance: str) -> InstanceStats:
+            async with at_once:
+                return await client.stats(instance)
+
+        async def use(instance: str) -> Use:
+            try:
+                before = await of(instance)
+                await asyncio.sleep(interval)
+                after = await of(instance)
+            except GantryError as error:  # an app's instances come and go; one alone must be there
+                if len(found) == 1:
+                    raise
+                return Use(instance=instance, error=str(error))
+            return Use(instance=instance, cpus=cpus_between(before, after), stats=after)
+
+        return list(await asyncio.gather(*(use(each.instance) for each in found)))
+
+    answer = Uses(instances=tuple(context.ask(run)))
+    context.printer.rows(answer, answer.instances, USE_COLUMNS, "no instances")
+
+
+class Use(View):
+    """A row of `stats`: processors in use and the newest numbers, or why there are none."""
+
+    instance: str
+    cpus: float | None = None
+    stats: InstanceStats | None = None
+    error: str = ""
+
+
+class Uses(View):
+    """All of them."""
+
+    instances: tuple[Use, ...]
+
+
+def _memory(use: Use) -> str:
+    if use.stats is None:
+        return ""
+    most = number(use.stats.mem_limit_bytes / MIB, 0) if use.stats.mem_limit_bytes else "?"
+    return f"{use.stats.mem_bytes / MIB:.1f}/{most}"
+
+
+def _traffic(use: Use) -> str:
+    network = use.stats.network if use.stats else None
+    return f"{network.rx_bytes / MIB:.2f}/{network.tx_bytes / MIB:.2f}" if network else ""
+
+
+USE_COLUMNS = (
+    Column("INSTANCE", lambda u: u.instance),
+    Column("CPUS", lambda u: number(u.cpus, 2), right=True),
+    Column("MEM MIB", _memory, right=True),
+    Column("RX/TX MIB", _traffic, right=True),
+    Column("PIDS", lambda u: u.stats.pids if u.stats else None, right=True),
+    Column("", lambda u: u.error or " "),
+)

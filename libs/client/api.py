@@ -18,6 +18,7 @@ from libs.client.maintenance import MaintenanceCalls
 from libs.client.networks_api import NetworkCalls
 from libs.client.scheduling import SchedulerCalls
 from libs.client.sse import Parser
+from libs.client.stats import InstanceStats
 from libs.client.transport import ModelT, Transport, read
 from libs.client.vault import VaultClient
 from libs.common.clock import Clock, Ids, RngIds, SystemClock, system_rng
@@ -323,6 +324,10 @@ class GantryClient:
         async with aclosing(self._transport.lines(path, query)) as lines:
             async for line in lines:
                 yield line
+
+    async def stats(self, instance: str) -> InstanceStats:
+        """What an instance's container uses; see `cpus_between`."""
+        return await self._get(InstanceStats, f"/v1/instances/{segment(instance)}/stats")
 
     # -- parts -----------------------------------------------------------------------------------
 

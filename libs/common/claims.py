@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -87,7 +87,7 @@ class Sealer:
 
     def seal(self, content: bytes) -> Sealed:
         """The content, for the claim's maker alone."""
-        nonce = os.urandom(_NONCE_BYTES)
+        nonce = secrets.token_bytes(_NONCE_BYTES)
         return Sealed(self._public_key, nonce + AESGCM(self._key).encrypt(nonce, content, None))
 
 

@@ -1,20 +1,22 @@
 """HTTP conventions of all services: routes as data, problem+json, authentication on every one of them.
 
 A service's `api.py` makes `Route`s; `HttpApp` matches, authenticates, calls and turns errors into
-`application/problem+json` (RFC 9457). It knows no sockets: `libs/common/serve.py` puts it behind aiohttp,
-and the embedded form and the simulation call it directly, with the same serialised bytes.
+`application/problem+json` (RFC 9457), in a span of the caller's trace. It knows no sockets: `libs/common/serve.py`
+puts it behind aiohttp, and the embedded form and the simulation call it directly, with the same serialised bytes.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar, runtime_checkable
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import orjson
+from opentelemetry.trace import Span
 from pydantic import BaseModel, ValidationError
 
 from libs.common import errors
@@ -131,7 +133,8 @@ class Access(StrEnum):
 class Route:
     """One operation. `path` is a template such as `/v1/apps/{bu}/{app}`; `{rest:path}` spans slashes.
 
-    The models are for OpenAPI; `query` maps a parameter's name to its description.
+    The models are for OpenAPI; `query` maps a parameter's name to its description. What is not `traced` gets no span:
+    it is asked for every few seconds, on behalf of nobody.
     """
 
     method: str
@@ -146,6 +149,7 @@ class Route:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     produces: str = JSON
+    traced: bool = True
 
 
 class Authenticator(Protocol):
@@ -158,6 +162,17 @@ class Authenticator(Protocol):
 
 Observer = Callable[[Route | None, Request, int, float], None]
 """Told of each finished request: route (None if unmatched), request, status, seconds."""
+
+
+class Tracer(Protocol):
+    """Opens spans, as `Telemetry` does."""
+
+    def span(
+        self, name: str, traceparent: str = "", **attributes: Any
+    ) -> AbstractContextManager[Span]:
+        """A span under `traceparent`, or under the current one when that is empty."""
+        ...
+
 
 _ALLOWED: Mapping[Access, frozenset[Kind]] = {
     Access.PUBLIC: frozenset(Kind),
@@ -189,12 +204,14 @@ class HttpApp:
         monotonic: Callable[[], float],
         observe: Observer | None = None,
         on_error: Callable[[Request, BaseException], None] | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.routes = tuple(routes)
         self._authenticate = authenticate
         self._monotonic = monotonic
         self._observe = observe
         self._on_error = on_error
+        self._tracer = tracer
         self._table = [(route, _compile(route.path)) for route in self.routes]
 
     async def dispatch(
@@ -213,16 +230,33 @@ class HttpApp:
         route: Route | None = None
         try:
             route, params = self._match(request)
-            response = await self._call(route, replace(request, params=params))
         except GantryError as error:
             response = problem(error)
-        except Exception as error:  # a bug: tell the log everything, and the asker nothing
-            if self._on_error:
-                self._on_error(request, error)
-            response = _telling(INTERNAL)
+        else:
+            response = await self._traced(route, replace(request, params=params))
         if self._observe:
             self._observe(route, request, response.status, self._monotonic() - started)
         return response
+
+    async def _traced(self, route: Route, request: Request) -> Response:
+        if self._tracer is None or not route.traced:
+            return await self._answer(route, request)
+        name = f"{route.method} {route.path}"
+        known = {"request_id": id_} if (id_ := request.headers.get("x-request-id")) else {}
+        with self._tracer.span(name, request.headers.get("traceparent", ""), **known) as span:
+            response = await self._answer(route, request)
+            span.set_attribute("status", response.status)
+            return response
+
+    async def _answer(self, route: Route, request: Request) -> Response:
+        try:
+            return await self._call(route, request)
+        except GantryError as error:
+            return problem(error)
+        except Exception as error:  # a bug: tell the log everything, and the asker nothing
+            if self._on_error:
+                self._on_error(request, error)
+            return _telling(INTERNAL)
 
     async def _call(self, route: Route, request: Request) -> Response:
         if route.access is not Access.PUBLIC:

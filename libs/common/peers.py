@@ -59,9 +59,6 @@ class PeerClient:
     ) -> Response:
         """Call `service` (or a base URL given in its place); see `ServiceClient.call`."""
         sent = self._headers(headers)
-        traceparent = current_traceparent()
-        if traceparent:
-            sent["traceparent"] = traceparent
         try:
             async with asyncio.timeout(timeout_s):
                 app = self._local.apps.get(service)
@@ -102,6 +99,9 @@ class PeerClient:
         # Who is called with credentials of a narrower kind must not get ours beside them.
         if self._signer is not None and "authorization" not in sent:
             sent = {**self._signer.headers(), **sent}
+        traceparent = current_traceparent()
+        if traceparent:
+            sent["traceparent"] = traceparent
         return sent
 
     async def _ask(

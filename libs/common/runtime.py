@@ -129,7 +129,7 @@ class Runtime:
         authenticate: Authenticator | None = None,
         ready: Ready | None = None,
     ) -> HttpApp:
-        """The service's routes with /healthz, /readyz and /metrics, authenticated and measured."""
+        """The service's routes with /healthz, /readyz and /metrics, authenticated, measured and traced."""
         seconds = self.telemetry.http_seconds
 
         def observe(route: Route | None, request: Request, status: int, took_s: float) -> None:
@@ -147,6 +147,7 @@ class Runtime:
             monotonic=self.clock.monotonic,
             observe=observe,
             on_error=on_error,
+            tracer=self.telemetry,
         )
 
     def _standard_routes(self, ready: Ready | None) -> Sequence[Route]:
@@ -166,8 +167,8 @@ class Runtime:
             return Response(200, self.telemetry.exposition(), content_type=text)
 
         return (
-            Route("GET", "/healthz", healthz, Access.PUBLIC, "Is the process alive"),
-            Route("GET", "/readyz", readyz, Access.PUBLIC, "Can it do its work"),
+            Route("GET", "/healthz", healthz, Access.PUBLIC, "Is the process alive", traced=False),
+            Route("GET", "/readyz", readyz, Access.PUBLIC, "Can it do its work", traced=False),
             Route(
                 "GET",
                 "/metrics",
@@ -175,6 +176,7 @@ class Runtime:
                 Access.METRICS,
                 "Prometheus metrics",
                 produces="text/plain",
+                traced=False,
             ),
         )
 

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from libs.client.model import EventView
 from libs.common.actor import Actor
 from libs.common.bus.base import TopicPartition
-from libs.common.errors import InvalidInput
 from libs.common.events import TOPICS
 from libs.common.http import Request, Response, Route
 from libs.common.serve import segment
@@ -111,8 +110,6 @@ async def open_logs(
     gateway: Gateway, actor: Actor, key_id: KeyId, instance: str, query: Mapping[str, str | int]
 ) -> Response:
     """The log of an instance, from hostd of its host. Raises NotFound, Conflict, Unavailable, TooMany."""
-    if len(instance) > 200:
-        raise InvalidInput.of("instance", "is too long", "at most 200 characters")
     container = await find_container(gateway, actor, instance)
     path = with_query(f"/v1/containers/{segment(container.name)}/logs", query)
     return await open_lines(gateway, actor, key_id, container, path)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from libs.client.doctor import NetworkDiagnosis
 from libs.client.model import Alerts, Instances, Nodes
+from libs.client.stats import InstanceStats
 from libs.common.errors import InvalidInput, NotFound
 from libs.common.http import Request, Response, Route, reply
 from services.gateway.parts import Gateway, actor_of, app_filter, reading, require_all
-from services.gateway.views import diagnose_host, list_alerts, list_instances, list_nodes
+from services.gateway.views import (
+    diagnose_host,
+    instance_stats,
+    list_alerts,
+    list_instances,
+    list_nodes,
+)
 
 MAX_HOST = 253
 ALERT_STATES = ("firing", "resolved")
@@ -18,6 +25,10 @@ def view_routes(gateway: Gateway) -> tuple[Route, ...]:
 
     async def instances(request: Request) -> Response:
         return reply(await list_instances(gateway, actor_of(request), app_filter(request)))
+
+    async def stats(request: Request) -> Response:
+        found = await instance_stats(gateway, actor_of(request), request.params["instance"])
+        return reply(found)
 
     async def nodes(request: Request) -> Response:
         return reply(await list_nodes(gateway, actor_of(request)))
@@ -40,6 +51,10 @@ def view_routes(gateway: Gateway) -> tuple[Route, ...]:
     text = "Instances: wanted and observed"
     return (
         reading(gateway, "/v1/instances", instances, text, Instances, query=app),
+        reading(
+            gateway, "/v1/instances/{instance}/stats", stats,
+            "What an instance uses: processor time, memory, processes, traffic", InstanceStats,
+        ),
         reading(gateway, "/v1/nodes", nodes, "Hosts, and what is reserved there", Nodes),
         reading(
             gateway, "/v1/nodes/{host}/network", doctor,

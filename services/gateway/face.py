@@ -1,4 +1,4 @@
-"""Around the routes: a request id on every answer, a span, and the headers that browsers need to be told."""
+"""Around the routes: a request id on every answer, and the headers that browsers need to be told."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import orjson
 from libs.common.clock import Ids
 from libs.common.http import Dispatcher, Response
 from libs.common.problems import PROBLEM
-from libs.common.telemetry import Telemetry
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 SECURITY_HEADERS = {
@@ -32,7 +31,6 @@ class PublicFace:
 
     inner: Dispatcher
     ids: Ids
-    telemetry: Telemetry
 
     async def dispatch(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
@@ -42,10 +40,7 @@ class PublicFace:
         given = sent.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else self.ids.uuid()
         sent["x-request-id"] = request_id
-        with self.telemetry.span(
-            f"gateway {method}", sent.get("traceparent", ""), request_id=request_id
-        ):
-            response = await self.inner.dispatch(method, target, sent, body)
+        response = await self.inner.dispatch(method, target, sent, body)
         return _marked(response, request_id)
 
 

@@ -55,7 +55,7 @@ async def run_with(rt: Runtime, key_file: KeyFile) -> None:
         pruning = rt.queue("prune", Pruner(gateway).prune, workers=1)
         inner = rt.http_app(routes(gateway), authenticate=gateway.gate, ready=_ready(repository))
         spoken = frozenset(Version(each) for each in gateway.config.chronos.versions)
-        outer = PublicFace(ChronosFace(inner, spoken), rt.ids, rt.telemetry)
+        outer = PublicFace(ChronosFace(inner, spoken), rt.ids)
         async with rt.serve(outer):
             group.create_task(make_topics(rt))
             group.create_task(lasting(relay.run()), name="relay")

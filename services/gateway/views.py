@@ -8,8 +8,10 @@ from typing import Any
 
 from libs.client.doctor import NetworkDiagnosis
 from libs.client.model import Alerts, Apps, Instances, Nodes, NodeView
+from libs.client.stats import InstanceStats
 from libs.common.actor import Actor
-from libs.common.errors import Conflict, NotFound, Unavailable
+from libs.common.errors import Conflict, InvalidInput, NotFound, Unavailable
+from libs.common.serve import segment
 from services.gateway.core import Part, bu_of_labels, bu_of_target, incomplete
 from services.gateway.parts import Gateway
 from services.gateway.peers import DEPLOYER, MONITOR, SCHEDULER, whole, with_query
@@ -25,6 +27,7 @@ _FROM_SCHEDULER = (
     "since",
     "why",
 )
+MAX_INSTANCE = 200
 _FROM_AGENT = ("instances", "reserved_cpus", "reserved_mem_mib", "offered_cpus", "offered_mem_mib")
 
 
@@ -145,8 +148,10 @@ class Container:
 async def find_container(gateway: Gateway, actor: Actor, instance: str) -> Container:
     """Where an instance runs.
 
-    Raises NotFound, Conflict when it has no container (yet), Unavailable when its host can't be told.
+    Raises InvalidInput, NotFound, Conflict when it has no container (yet), Unavailable when its host can't be told.
     """
+    if len(instance) > MAX_INSTANCE:
+        raise InvalidInput.of("instance", "is too long", f"at most {MAX_INSTANCE} characters")
     instances = await list_instances(gateway, actor)
     row = next((each for each in instances.instances if each.instance == instance), None)
     if row is None:
@@ -169,6 +174,20 @@ async def container_on(
         if node.agent == agent and url:
             return Container(node.hostname, url, container)
     raise Unavailable(f"where hostd of {hostname or agent} listens is not known")
+
+
+async def instance_stats(gateway: Gateway, actor: Actor, instance: str) -> InstanceStats:
+    """What an instance uses, asked of its host now. Raises what `find_container` does; NotFound if it just ended."""
+    container = await find_container(gateway, actor, instance)
+    path = f"/v1/containers/{segment(container.name)}/stats"
+    opened = await gateway.peers.open(actor, container.host, container.url, path)
+    answer = await whole(opened, gateway.peers.timeout_s)
+    try:
+        # An older hostd does not say when.
+        told = {"at": gateway.clock.now(), **answer.json(), "instance": instance}
+        return InstanceStats.model_validate(told)
+    except (TypeError, ValueError):
+        raise Unavailable(f"hostd on {container.host} answered what can't be read") from None
 
 
 def hostd_url(node: NodeView) -> str:

@@ -94,8 +94,7 @@ class Handlers:
     async def add(self, request: Request) -> Response:
         """PUT an attachment."""
         spec = request.parse(AttachmentSpec)
-        traceparent = request.headers.get("traceparent", "")
-        with self._service.telemetry.span("hostd.add", traceparent, attempt=spec.attempt):
+        with self._service.telemetry.span("hostd.add", attempt=spec.attempt):
             return reply(await self._service.add(*_key(request), spec))
 
     async def get(self, request: Request) -> Response:
@@ -148,10 +147,10 @@ class Handlers:
         return replace(Response(content_type=NDJSON), stream=lines)
 
     async def stats(self, request: Request) -> Response:
-        """GET a container's numbers; its traffic is counted at the host's end of its link."""
+        """GET a container's numbers and when (`at`); its traffic is counted at the host's end of its link."""
         name = request.params["container"]
         ports = self._service.ports
-        numbers = dict(await ports.engine.stats(name))
+        numbers = {"at": self._service.clock.now(), **await ports.engine.stats(name)}
         every = (a for a in self._service.table.all() if a.parked_at is None)
         known = next((a for a in every if a.container == name), None)
         link = link_name(self._service.owner, known.id) if known else ""

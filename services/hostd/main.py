@@ -135,7 +135,7 @@ def make_app(
     authenticate: Authenticator,
     metrics: Access = Access.METRICS,
 ) -> HttpApp:
-    """Routes with /healthz, /readyz and, for whom `metrics` says, /metrics; measured."""
+    """Routes with /healthz, /readyz and, for whom `metrics` says, /metrics; measured and traced."""
     telemetry = service.telemetry
 
     def observe(route: Route | None, request: Request, status: int, took_s: float) -> None:
@@ -153,6 +153,7 @@ def make_app(
         monotonic=service.clock.monotonic,
         observe=observe,
         on_error=on_error,
+        tracer=telemetry,
     )
 
 
@@ -173,9 +174,9 @@ def _standard_routes(service: HostdService, access: Access) -> Sequence[Route]:
         return Response(200, service.telemetry.exposition(), content_type=text)
 
     return (
-        Route("GET", "/healthz", healthz, Access.PUBLIC, "Is the process alive"),
-        Route("GET", "/readyz", readyz, Access.PUBLIC, "Can it do its work"),
-        Route("GET", "/metrics", metrics, access, "Metrics", produces="text/plain"),
+        Route("GET", "/healthz", healthz, Access.PUBLIC, "Is the process alive", traced=False),
+        Route("GET", "/readyz", readyz, Access.PUBLIC, "Can it do its work", traced=False),
+        Route("GET", "/metrics", metrics, access, "Metrics", produces="text/plain", traced=False),
     )
 
 

@@ -1,10 +1,12 @@
-"""`make bench`: measure on this machine. `python -m tests.bench [PART]… [--count N]`; all of PARTS, unless said."""
+"""`make bench`: measure on this machine. `python -m tests.bench [PART]… [--count N]`; all parts, unless said."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import sys
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
 
 from tests.bench import (
     backlog,
@@ -21,56 +23,52 @@ from tests.bench import (
 )
 from tests.bench.report import Report
 
-PARTS = [
-    "bus",
-    "backlog",
-    "placement",
-    "path",
-    "network",
-    "containers",
-    "ipam",
-    "services",
-    "drivers",
-    "cron",
-    "tasks",
-]
+Part = Callable[[Report], Awaitable[None] | None]
 
 
-async def main(parts: list[str], count: int) -> list[str]:
-    """Measure the chosen parts and print what came out, also of a run that fails half-way; what is above its bound."""
-    report = Report()
+def parts_of(count: int) -> dict[str, Part]:
+    """All parts, those first that what was promised is read from."""
+    return {
+        "containers": lambda report: containers.measure(report, count),
+        "bus": bus.measure,
+        "backlog": backlog.measure,
+        "placement": placement.measure,
+        "path": path.measure,
+        "network": network.measure,
+        "ipam": ipam.measure,
+        "services": services.measure,
+        "drivers": drivers.measure,
+        "cron": cron.measure,
+        "tasks": tasks.measure,
+    }
+
+
+async def main(parts: Mapping[str, Part], report: Report) -> list[str]:
+    """Measure and print what came out; which parts failed, which keeps no other from being measured, and what is above
+    its bound."""
+    failed = []
     try:
-        if "bus" in parts:
-            await bus.measure(report)
-        if "backlog" in parts:
-            await backlog.measure(report)
-        if "placement" in parts:
-            placement.measure(report)
-        if "path" in parts:
-            await path.measure(report)
-        if "network" in parts:
-            await network.measure(report)
-        if "containers" in parts:
-            await containers.measure(report, count)
-        if "ipam" in parts:
-            await ipam.measure(report)
-        if "services" in parts:
-            await services.measure(report)
-        if "drivers" in parts:
-            await drivers.measure(report)
-        if "cron" in parts:
-            await cron.measure(report)
-        if "tasks" in parts:
-            await tasks.measure(report)
+        for name, measure in parts.items():
+            try:
+                measured = measure(report)
+                if measured is not None:
+                    await measured
+            except Exception:
+                print(f"{name} failed:\n{traceback.format_exc()}", file=sys.stderr)
+                failed.append(name)
     finally:
         report.print()
-    return report.exceeded()
+    return [*(f"{name} failed" for name in failed), *report.exceeded()]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=PARTS)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts_of(0)))
     parser.add_argument("--count", type=int, default=containers.COUNT)
     given = parser.parse_args()
-    if above := asyncio.run(main(given.parts, given.count)):
-        sys.exit("\n".join(above))
+    known = parts_of(given.count)
+    if unknown := sorted(set(given.parts) - known.keys()):
+        parser.error(f"no such part: {', '.join(unknown)}")
+    chosen = {name: each for name, each in known.items() if name in (given.parts or known)}
+    if wrong := asyncio.run(main(chosen, Report())):
+        sys.exit("\n".join(wrong))

@@ -6,6 +6,7 @@ carries them out at once, with the events that the real ones publish on the way.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -45,6 +46,7 @@ class FakeOthers:
     alerts: list[dict[str, Any]] = field(default_factory=list)
     log_lines: int = 3
     outputs: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # (container, run)
+    looks: Counter[str] = field(default_factory=Counter)  # at numbers, by container
     findings: list[dict[str, str]] = field(default_factory=list)  # of host-1's network
     unknown_tasks: list[str] = field(default_factory=list)
     doors: dict[str, dict[str, Any]] = field(default_factory=dict)  # of hosts, as they were asked
@@ -66,6 +68,7 @@ class FakeOthers:
             "hostd": {
                 "/v1/containers/{container}/logs": self.logs,
                 "/v1/containers/{container}/runs/{run}/output": self.output,
+                "/v1/containers/{container}/stats": self.stats,
                 "/v1/doctor": self.doctor,
             },
         }
@@ -214,6 +217,18 @@ class FakeOthers:
                 yield orjson.dumps({"time": "", "stream": "output", "line": each}) + b"\n"
 
         return Response(200, b"", content_type="application/x-ndjson", stream=lines())
+
+    async def stats(self, request: Request) -> Response:
+        """Half a processor is used, and a second passes with each look."""
+        container = request.params["container"]
+        if not container.startswith("gantry-test-"):
+            raise NotFound(f"there is no container {container!r}")
+        self.looks[container] += 1
+        looks = self.looks[container]
+        numbers = {"cpu_ns": looks * 500_000_000, "mem_bytes": 12 * 2**20, "pids": 3}
+        network = {"rx_bytes": 2048, "tx_bytes": 3 * 2**20, "rx_packets": 7, "tx_packets": 9}
+        content = {"at": 1000.0 + looks, **numbers, "mem_limit_bytes": 64 * 2**20}
+        return reply({**content, "network": {**network, "rx_dropped": 0, "tx_dropped": 1}})
 
 
 @dataclass(frozen=True)

@@ -211,6 +211,22 @@ def test_logs_of_an_instance_and_of_an_app(live: Live, file: str) -> None:
     assert live.gantry("logs", "acme/none").code == 4
 
 
+def test_stats_of_an_instance_and_of_an_app(live: Live, file: str) -> None:
+    live.gantry("deploy", file)
+    one, two, three = live.world.deployer.instances
+    head, row = live.gantry("stats", one, "--interval", "0.1").out.splitlines()
+    assert head.split() == ["INSTANCE", "CPUS", "MEM", "MIB", "RX/TX", "MIB", "PIDS"]
+    assert row.split() == [one, "0.50", "12.0/64", "0.00/3.00", "3"]
+    live.world.deployer.instances[two]["container"] = "gone"
+    answer = live.gantry("stats", "acme/web", "--interval", "0.1", "-o", "json").json()
+    rows = {each["instance"]: each for each in answer["instances"]}
+    assert set(rows) == {one, two, three}
+    assert rows[three]["cpus"] == 0.5 and rows[three]["stats"]["network"]["rx_packets"] == 7
+    assert rows[two]["cpus"] is None and "gone" in rows[two]["error"]
+    assert live.gantry("stats", two).code == 4
+    assert live.gantry("stats", "acme/none").code == 4
+
+
 def test_events_follow_and_resume(live: Live) -> None:
     async def tell(n: int) -> None:
         await live.world.deployer.tell(ev.NodeLost(agent=f"a{n}", hostname=f"h{n}"))

@@ -96,7 +96,9 @@ async def test_other_units_things_do_not_exist(world: World) -> None:
     for path, name in (("/v1/apps", "apps"), ("/v1/instances", "instances")):
         assert (await world.call("GET", path, key=other)).json()[name] == []
     (instance, *_) = world.deployer.instances
-    assert (await world.call("GET", f"/v1/instances/{instance}/logs", key=other)).status == 404
+    for part in ("logs", "stats"):
+        path = f"/v1/instances/{instance}/{part}"
+        assert (await world.call("GET", path, key=other)).status == 404
     acme = await world.key("acme", "viewer")
     assert (await world.call("GET", "/v1/networks/secret", key=acme)).status == 404
     names = [

@@ -338,6 +338,23 @@ async def test_logs_come_from_the_host(world: World) -> None:
     assert (await world.call("GET", f"/v1/instances/{instance}/logs")).status == 503
 
 
+async def test_numbers_come_from_the_host(world: World) -> None:
+    await world.put_app()
+    await world.deployed(DEPLOYS)
+    (instance, *_) = world.deployer.instances
+    path = f"/v1/instances/{instance}/stats"
+    found = (await world.call("GET", path)).json()
+    assert found["instance"] == instance and found["network"]["tx_bytes"] == 3 * 2**20
+    assert (found["at"], found["cpu_ns"], found["pids"]) == (1001.0, 500_000_000, 3)
+    assert (await world.call("GET", "/v1/instances/nobody/stats")).status == 404
+    assert (await world.call("GET", f"/v1/instances/{'x' * 201}/stats")).status == 422
+    world.others.away.add("hostd")
+    assert (await world.call("GET", path)).status == 503
+    world.others.away.clear()
+    world.deployer.instances[instance].update(container="", state="requested", waiting="no cpu")
+    assert (await world.call("GET", path)).status == 409
+
+
 async def test_answers_carry_the_headers_browsers_need(world: World) -> None:
     response = await world.call("GET", "/v1/apps")
     assert "default-src 'none'" in response.headers["Content-Security-Policy"]

@@ -96,7 +96,7 @@ async def test_logs_and_numbers(world: World) -> None:
         assert (await ask(client, "GET", "/v1/containers/web-1/stats")).json()["network"] is None
         await ask(client, "PUT", PATH, {"network": "red"})
         numbers = (await ask(client, "GET", f"/v1/containers/{ID}/stats")).json()
-        assert numbers["pids"] == 1
+        assert numbers["pids"] == 1 and numbers["at"] == world.clock.now()
         assert (await ask(client, "GET", "/v1/containers/web-1/stats")).json()["network"][
             "rx_bytes"
         ] == 0
