@@ -9,18 +9,21 @@ from typing import Any
 from services.executor.model import LABEL_INSTANCE, LABEL_POOL
 from tests.simulation.cloud import Cloud
 from tests.simulation.invariants import ENDED_DEPLOYMENT, Invariants
-from tests.simulation.workload import APPS, Acked, User
+from tests.simulation.promises import Promises
+from tests.simulation.workload import APPS, User
 
 
 async def check_end(
     cloud: Cloud,
     users: Sequence[User],
-    acked: Acked,
+    promises: Promises,
     invariants: Invariants,
     outcomes: Counter[str],
     last: Sequence[str | None],
 ) -> None:
     """All checks that make sense only when everything has come to rest."""
+    acked = promises.acked
+    promises.check()
     by_app = {user.app: user for user in users}
     for deployment, app in acked.deployments.items():
         state = await by_app[app].state(deployment)
@@ -36,6 +39,10 @@ async def check_end(
         spec = response.json()["spec"]
         if spec["env"].get("MARK") != mark:
             invariants.fail(f"{app}: the spec that was put last is lost: {spec['env']} not {mark}")
+        if spec["instances"] not in acked.numbers(app):
+            invariants.fail(
+                f"{app}: scaled to {acked.numbers(app)}, but its spec has {spec['instances']}"
+            )
     for doc in cloud.store.spoiled():
         invariants.fail(f"{doc}: a reader changed what is stored")
     _desired_is_actual(cloud, invariants)

@@ -9,6 +9,7 @@
 | no address is of a wrong network | every write |
 | generations and versions never go back; an ended instance or deployment stays so | every write |
 | an app's instances stay within what its strategy allows | every write of an app |
+| the deployer's stops leave as many ready ones as the strategy promises (readiness.py) | every write of an app |
 | nothing new is placed on a cordoned or drained host | every write of an instance |
 | a drain takes no more of an app than it can spare | every write of an app |
 | no instance is placed on a host that its app's constraints forbid | every write of an instance |
@@ -25,7 +26,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import ip_address
 from typing import Any, cast
 
@@ -39,6 +40,7 @@ from tests.fakes.docker import FakeContainer
 from tests.fakes.network import HOST_INODE
 from tests.simulation.cloud import SETTINGS, Cloud
 from tests.simulation.host import Host
+from tests.simulation.readiness import Readiness
 from tests.simulation.workload import SECRET_VARIABLE, SECRETS
 
 ENDED_DEPLOYMENT = frozenset(
@@ -79,6 +81,7 @@ class Invariants:
         self._lost: dict[str, int] = {}  # tries of runs that were given up
         self._born: set[str] = set()  # instances whose birth was decided
         self._doomed: set[str] = set()  # and those whose end was
+        self.readiness = Readiness(cloud, self.fail)
         self.closed: set[str] = set()  # hosts on which nothing new may be placed
         cloud.on_write.append(self.on_write)
         cloud.mesos.on_acknowledge = self.acknowledged
@@ -101,6 +104,8 @@ class Invariants:
         self._generations.clear()
         self._ended.clear()
         self._born.clear()
+        self._doomed.clear()
+        self.readiness.store_went_back()
 
     def fail(self, what: str) -> None:
         """An invariant is violated."""
@@ -189,6 +194,7 @@ class Invariants:
                 self._grows(f"instance {write.id} at the deployer", int(body["generation"]))
                 self._stays(f"instance {write.id} at the deployer", body["state"] == "gone")
                 self._grows(f"what the deployer has seen of {write.id}", int(body["seen"]) + 1)
+                self.readiness.wrote(write.id, body)
             case "deployer_deployments":
                 self._deployment(write.id, body)
             case "deployer_apps":
@@ -256,7 +262,12 @@ class Invariants:
     def _app(self, app: str, body: Mapping[str, Any]) -> None:
         """Births are decided only up to what the strategy allows beyond the wanted number."""
         deployment = body["deployment"]
-        self._spared(app, body)
+        deaths = {each["id"]: each["reason"] for each in body["intents"]["deaths"]}
+        fresh = {name: reason for name, reason in deaths.items() if name not in self._doomed}
+        if fresh:
+            self._doomed |= fresh.keys()
+            self._spared(app, body, fresh, deaths)
+            self.readiness.stopped(app, body, fresh, self._doomed)
         made = {each["id"] for each in body["intents"]["births"]} - self._born
         if not made:
             return
@@ -280,12 +291,15 @@ class Invariants:
                 f"{app}: {len(made)} instances are made beside {len(existing)}; {allowed} allowed"
             )
 
-    def _spared(self, app: str, body: Mapping[str, Any]) -> None:
+    def _spared(
+        self,
+        app: str,
+        body: Mapping[str, Any],
+        fresh: Mapping[str, str],
+        deaths: Collection[str],
+    ) -> None:
         """Whoever is to go for a drain, enough of the app are left; unless a deadline has passed."""
-        deaths = {each["id"]: each["reason"] for each in body["intents"]["deaths"]}
-        fresh = deaths.keys() - self._doomed
-        self._doomed |= fresh
-        reasons = [deaths[each] for each in fresh if " is drained" in deaths[each]]
+        reasons = [each for each in fresh.values() if " is drained" in each]
         if not reasons or any("deadline has passed" in each for each in reasons):
             return
         spec, wanted = AppSpec.model_validate(body["spec"]), int(body["wanted"])

@@ -7,7 +7,8 @@ import asyncio
 from tests.simulation.cloud import Cloud, SimulationFailed
 from tests.simulation.faults import Point
 from tests.simulation.invariants import Invariants
-from tests.simulation.workload import Acked, User
+from tests.simulation.promises import Acked
+from tests.simulation.workload import User
 
 MEAN_PAUSE_S = 120.0
 

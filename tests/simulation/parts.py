@@ -53,18 +53,27 @@ class KeyBox:
         self.key = self.key or key
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What people were told of an alert: a turn of it, since when by the monitor's clock."""
+
+    alert: str
+    firing: bool
+    since: float
+
+
 @dataclass
 class Mailbox:
     """The people who are told of alerts."""
 
     faults: Faults
-    told: list[tuple[str, bool]] = field(default_factory=list)  # (alert, firing)
+    told: list[Told] = field(default_factory=list)
 
     async def tell(self, alert: Alert) -> None:
         """See Notifier."""
         if self.faults.strike(Point.SMTP_FAILS):
             raise Unavailable("SMTP: connection refused")
-        self.told.append((alert.id, alert.firing))
+        self.told.append(Told(alert.id, alert.firing, alert.since))
 
 
 @dataclass

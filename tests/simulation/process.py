@@ -116,7 +116,7 @@ class Process:
         self.life: Life | None = None
         self.stopped = False
         self._main = main
-        self._skew_s = skew_s
+        self.skew_s = skew_s
         self._failures = 0
         self._backoff = Backoff(0.2, 10.0)
 
@@ -124,7 +124,7 @@ class Process:
         """Begin a life, if there is none and it is not stopped."""
         if self.stopped or (self.life is not None and not self.life.dead):
             return
-        life = self.life = Life(self.world.loop, self.name, self._skew_s)
+        life = self.life = Life(self.world.loop, self.name, self.skew_s)
         life.on_kill = self._killed
         self.world.trace.add(self.name, "starts")
         life.spawn(self._live(life))

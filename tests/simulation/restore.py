@@ -12,7 +12,8 @@ from services.executor.model import LABEL_ATTEMPT, LABEL_INSTANCE
 from tests.simulation.cloud import Cloud
 from tests.simulation.invariants import Invariants
 from tests.simulation.loop import EPOCH_S
-from tests.simulation.workload import Acked, User
+from tests.simulation.promises import Promises
+from tests.simulation.workload import User
 
 RECOVERY_S = 320.0  # ipam's patience, and a little
 
@@ -23,19 +24,17 @@ class Drill:
 
     cloud: Cloud
     invariants: Invariants
-    acked: Acked
+    promises: Promises
     file: Path
     unknown: dict[str, str] = field(default_factory=dict)  # what only hosts know: container → host
     later: dict[str, str] = field(default_factory=dict)  # attempts newer than stored, by instance
-    _deployments: dict[str, str] = field(default_factory=dict)
-    _markers: dict[str, str] = field(default_factory=dict)
 
     def _now(self) -> float:
         return EPOCH_S + self.cloud.loop.time()
 
     async def back_up(self) -> None:
         """While all runs. What is promised from now on is lost by the restore."""
-        self._deployments, self._markers = dict(self.acked.deployments), dict(self.acked.markers)
+        self.promises.remember()
         await back_up(self.cloud.store, self.file, self._now())
 
     async def restore(self, down_s: float) -> None:
@@ -47,8 +46,7 @@ class Drill:
         await asyncio.sleep(down_s)
         await restore(cloud.store, self.file, self._now(), replace_all=True)
         self.invariants.store_went_back()
-        self.acked.deployments = dict(self._deployments)
-        self.acked.markers = dict(self._markers)
+        self.promises.store_went_back()
         self._compare(cloud.store.bodies("scheduler_instances"))
         for process in cloud.processes:
             process.stopped = False

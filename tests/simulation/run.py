@@ -23,7 +23,8 @@ from tests.simulation.jobs.outages import Observer
 from tests.simulation.jobs.users import JobUser
 from tests.simulation.loop import EPOCH_S
 from tests.simulation.operator import Operator
-from tests.simulation.workload import APPS, Acked, User, begin
+from tests.simulation.promises import Acked, Promises
+from tests.simulation.workload import APPS, User, begin
 
 MakeCloud = Callable[[loop.World], Cloud]
 
@@ -52,6 +53,7 @@ class Result:
     steps: int = 0
     checks: int = 0
     placements: int = 0  # with constraints, looked at
+    stops: int = 0  # of ready instances, looked at
     targets: int = 0  # of jobs, each of which had to have its run
     tries: int = 0  # of runs of jobs, that began
     error: str = ""
@@ -89,6 +91,7 @@ def simulate(seed: int, plan: Plan | None = None, make: MakeCloud = Cloud) -> Re
 
 async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
     invariants, acked = Invariants(cloud), Acked()
+    promises = Promises(cloud, acked, invariants.fail)
     await begin(cloud, invariants.after_step)
     users = [User(cloud, app, acked) for app in APPS]
     jobs = JobUser(cloud)
@@ -117,13 +120,14 @@ async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
     await _until(cloud, plan.end_s)
     result.checks = invariants.checks
     result.placements = invariants.placements
+    result.stops = invariants.readiness.stops
     if asking is not None:
         await asking
         faults = Outage(EPOCH_S + plan.faults_from_s, well_again)
         judge = Judge(jobs, ledger, invariants.fail, observer, faults, plan.sharp)
         await judge.judge()
         result.targets, result.tries = judge.wanted, len(ledger.tries)
-    await check_end(cloud, users, acked, invariants, result.outcomes, last)
+    await check_end(cloud, users, promises, invariants, result.outcomes, last)
     cloud.loop.after_step = None
     cloud.check()
 

@@ -5,21 +5,28 @@ Nothing is edited: the world is built with the crippled part in the place of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
+from libs.common.errors import Unavailable
+from libs.common.events.model import DeployAction
 from libs.mesos.messages import TaskStatus
-from services.deployer import observations
+from services.deployer import core as deployer_core
+from services.deployer import observations, rolling
+from services.deployer.model import App, Deployment
 from services.deployer.model import Instance as DeployedInstance
 from services.deployer.observe import ObservedEvent, observe
 from services.executor import launching
 from services.executor.model import Attachment, AttachmentSpec, ContainerName
 from services.executor.ports import Network
+from services.gateway.core import operation_id
 from services.ipam import core as ipam_core
 from services.ipam.model import Address
+from services.monitor.model import Alert
 from services.scheduler import runs
 from services.scheduler.cluster import Draft
 from services.scheduler.jobs import starting
@@ -29,19 +36,28 @@ from services.scheduler.service import Scheduler
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.store import Saved
 from tests.simulation.cloud import Cloud
+from tests.simulation.faults import RATES, Point
 from tests.simulation.host import Host
-from tests.simulation.loop import EPOCH_S
+from tests.simulation.loop import EPOCH_S, World
+from tests.simulation.parts import Mailbox
 from tests.simulation.run import MakeCloud, Plan, simulate, told
 
 SEEDS = range(1, 9)
+FULL = Plan()
+BRIEF = Plan(
+    faults_until_s=450.0, work_until_s=500.0, settled_s=650.0, end_s=800.0, jobs=False
+)  # where a few releases tell
 
 
 def caught(
-    said: str, make: MakeCloud = Cloud, seeds: Iterable[int] = SEEDS, sharp: bool = False
+    said: str,
+    make: MakeCloud = Cloud,
+    seeds: Iterable[int] = SEEDS,
+    plan: Plan = FULL,
 ) -> str:
     """The violation that the first of a few seeds shows."""
     for seed in seeds:
-        result = simulate(seed, Plan(sharp=sharp), make)
+        result = simulate(seed, plan, make)
         if result.error:
             assert said in result.error, told(result, 30)
             return result.error
@@ -60,7 +76,7 @@ def test_due_runs_wait_for_a_minute_in_the_scheduler(monkeypatch: pytest.MonkeyP
         return after
 
     monkeypatch.setattr(starting, "begin", drowsy)
-    caught("missing: ", sharp=True)
+    caught("missing: ", plan=Plan(sharp=True))
 
 
 @pytest.mark.timeout(200)
@@ -161,3 +177,72 @@ def test_runs_that_ended_unseen_are_begun_again_by_the_executor(
 ) -> None:
     monkeypatch.setattr(launching, "_adopt_ended", launching._start_anew)
     caught("doubles: 1", seeds=(10, 4, 5, *SEEDS))
+
+
+@pytest.mark.timeout(200)
+def test_all_old_ones_are_stopped_at_once_by_the_deployer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hasty(
+        _new: object, old: Sequence[DeployedInstance], *_: object
+    ) -> Sequence[DeployedInstance]:
+        return old
+
+    monkeypatch.setattr(rolling, "replaced", hasty)
+    caught("were ready and are stopped", plan=BRIEF)
+
+
+@pytest.mark.timeout(200)
+def test_the_number_of_a_scale_is_forgotten_by_the_deployer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = deployer_core._after_success
+
+    def forgetful(app: App, deployment: Deployment) -> dict[str, object]:
+        kept = real(app, deployment)
+        if deployment.action is DeployAction.SCALE:
+            kept.pop("spec", None)
+        return kept
+
+    monkeypatch.setattr(deployer_core, "_after_success", forgetful)
+    caught("but its spec has", plan=BRIEF)
+
+
+class DeafCloud(Cloud):
+    """Many an answer is lost."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.faults.rates = {**RATES, Point.HTTP_RESPONSE_LOST: 0.1}
+
+
+@pytest.mark.timeout(200)
+def test_repetitions_are_not_recognised_by_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = iter(range(1 << 20))
+
+    def forgetful(actor: str, key: str) -> str:
+        return operation_id(actor, f"{key}-{next(asked)}")
+
+    monkeypatch.setattr("services.gateway.operations.operation_id", forgetful)
+    caught("nobody was told of deployment", DeafCloud, plan=BRIEF)
+
+
+@dataclass
+class Resigned(Mailbox):
+    """A monitor's way to tell people that does not try again."""
+
+    async def tell(self, alert: Alert) -> None:
+        """See Notifier."""
+        with suppress(Unavailable):
+            await super().tell(alert)
+
+
+class ResignedCloud(Cloud):
+    """Alerts whose mail failed count as told."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.mailbox = Resigned(self.faults)
+
+
+@pytest.mark.timeout(200)
+def test_mails_that_fail_are_not_sent_again_by_the_monitor() -> None:
+    caught("of which nobody was told", ResignedCloud, plan=BRIEF)

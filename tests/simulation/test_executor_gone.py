@@ -12,8 +12,9 @@ from tests.simulation import loop
 from tests.simulation.cloud import Cloud
 from tests.simulation.host import Host
 from tests.simulation.invariants import Invariants
+from tests.simulation.promises import Acked
 from tests.simulation.test_roll import APP, until_ended
-from tests.simulation.workload import Acked, User, begin
+from tests.simulation.workload import User, begin
 
 
 def instances(host: Host) -> set[str]:

@@ -15,8 +15,9 @@ from tests.simulation import loop
 from tests.simulation.cloud import Cloud
 from tests.simulation.final import check_end
 from tests.simulation.invariants import Invariants
+from tests.simulation.promises import Acked, Promises
 from tests.simulation.test_roll import until_ended
-from tests.simulation.workload import APPS, Acked, User, begin
+from tests.simulation.workload import APPS, User, begin
 
 GLASS = {"break_glass": True, "reason": "the bus is gone"}
 SECONDS = 45.0
@@ -40,6 +41,7 @@ def published(cloud: Cloud, topic: str) -> list[Delivered]:
 async def play(world: loop.World) -> Cloud:
     cloud, acked = Cloud(world), Acked()
     invariants = Invariants(cloud)
+    promises = Promises(cloud, acked, invariants.fail)
     await begin(cloud, invariants.after_step)
     users = {app: User(cloud, app, acked) for app in APPS}
     for user in users.values():
@@ -74,7 +76,7 @@ async def play(world: loop.World) -> Cloud:
     audits = [EVENT_TYPES.open(each.record)[0] for each in published(cloud, "audit.recorded")]
     loud = [a for a in audits if isinstance(a, ev.AuditRecorded) and "BREAK GLASS" in a.detail]
     assert Counter(each.target for each in loud) == dict.fromkeys(APPS, 2)  # gateway and deployer
-    await check_end(cloud, list(users.values()), acked, invariants, Counter(), [])
+    await check_end(cloud, list(users.values()), promises, invariants, Counter(), [])
     cloud.check()
     cloud.loop.after_step = None
     return cloud

@@ -12,8 +12,9 @@ from tests.simulation import loop
 from tests.simulation.cloud import Cloud
 from tests.simulation.final import check_end
 from tests.simulation.invariants import Invariants
+from tests.simulation.promises import Acked, Promises
 from tests.simulation.restore import Drill
-from tests.simulation.workload import APPS, Acked, User, begin
+from tests.simulation.workload import APPS, User, begin
 
 SEEDS = range(1, 5)
 
@@ -28,13 +29,14 @@ def test_a_restored_store_costs_no_container_and_gives_no_address_twice(
     async def main(world: loop.World) -> None:
         cloud = Cloud(world)
         invariants, acked = Invariants(cloud), Acked()
+        promises = Promises(cloud, acked, invariants.fail)
         await begin(cloud, invariants.after_step)
         users = [User(cloud, app, acked) for app in APPS]
         async with asyncio.TaskGroup() as group:
             for user in users:
                 group.create_task(user.first())
         await asyncio.sleep(world.rng.uniform(40, 90))
-        drill = Drill(cloud, invariants, acked, tmp_path / "backup.gz")
+        drill = Drill(cloud, invariants, promises, tmp_path / "backup.gz")
         await drill.back_up()
         await _go_on(cloud, users, world)
         framework = cloud.store.body("scheduler_framework", "framework")
@@ -54,7 +56,7 @@ def test_a_restored_store_costs_no_container_and_gives_no_address_twice(
                 outcomes["taken up"] += 1
         last = [await user.last() for user in users]
         await asyncio.sleep(240)
-        await check_end(cloud, users, acked, invariants, outcomes, last)
+        await check_end(cloud, users, promises, invariants, outcomes, last)
         cloud.loop.after_step = None
         cloud.check()
 

@@ -9,7 +9,8 @@ import pytest
 from tests.simulation import loop
 from tests.simulation.cloud import Cloud
 from tests.simulation.invariants import Invariants
-from tests.simulation.workload import APPS, Acked, User, begin
+from tests.simulation.promises import Acked
+from tests.simulation.workload import APPS, User, begin
 
 APP = "acme/web"
 WANTED = int(APPS[APP]["instances"])

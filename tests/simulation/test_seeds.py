@@ -55,7 +55,7 @@ def test_without_faults_all_goes_as_asked() -> None:
     result = simulate(3, Plan(faults=False))
     assert not result.error, told(result, 60)
     assert result.outcomes["succeeded"] >= 10
-    assert result.checks > 1000 and result.placements > 5
+    assert result.checks > 1000 and result.placements > 5 and result.stops > 5
     assert result.targets > 50 and result.tries > 50
 
 

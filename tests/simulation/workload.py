@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -19,21 +18,12 @@ from tests.fakes.docker import FakeImage
 from tests.simulation.cloud import Cloud, SimulationFailed
 from tests.simulation.faults import Point
 from tests.simulation.life import Life
+from tests.simulation.promises import Acked
 from tests.simulation.wire import NetClient
 
 REGISTRY = "registry.sim"
 RETRY_S = 2.0
 MAX_INSTANCES = 8
-PUT_KEEPS = ("env", "instances")
-
-
-@dataclass
-class Acked:
-    """What the cloud has promised: deployments by id, and the newest spec of each app."""
-
-    deployments: dict[str, str] = field(default_factory=dict)  # id → app
-    markers: dict[str, str] = field(default_factory=dict)  # app → env MARK of its newest PUT
-    wanted: dict[str, int] = field(default_factory=dict)
 
 
 SECRET_VARIABLE = "API_TOKEN"
@@ -146,7 +136,9 @@ class User:
             self.refused.append(f"{what}: {response.status} {response.body.decode()}")
             return None
         deployment = str(response.json()["deployment"])
-        self.acked.deployments[deployment] = self.app
+        self.acked.take(deployment, self.app)
+        if what == "scale":
+            self.acked.scales[deployment] = int(content["instances"])
         return deployment
 
     async def put(self, **changes: Any) -> None:
@@ -159,11 +151,12 @@ class User:
             "env": {"MARK": mark},
             **changes,
         }
-        AppSpec.model_validate(spec)
+        valid = AppSpec.model_validate(spec)
+        self.acked.begin_put(self.app)
         response = await self.call("PUT", f"/v1/apps/{self.app}", spec)
         if response.status not in (200, 201):
             raise SimulationFailed(f"PUT {self.app}: {response.status} {response.body.decode()}")
-        self.acked.markers[self.app] = mark
+        self.acked.end_put(self.app, mark, valid.instances)
 
     def image(self, tag: str) -> str:
         """A tag of the app's image."""

@@ -14,7 +14,8 @@ from tests.simulation.cloud import Cloud, SimulationFailed
 from tests.simulation.faults import Point
 from tests.simulation.jobs.drawing import BU, Plan, Timing, plans
 from tests.simulation.loop import EPOCH_S
-from tests.simulation.workload import Acked, User
+from tests.simulation.promises import Acked
+from tests.simulation.workload import User
 
 LOOK_S = 2.0
 HANGS_S = 100_000.0
