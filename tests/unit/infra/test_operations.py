@@ -239,6 +239,7 @@ def test_the_scrape_configuration_names_every_replica() -> None:
 NOT_SETTINGS = {each.name for each in TOPICS} | {
     *(f"dead.{service}" for service in CONTROL_PLANE),
     "host.yml",
+    "password.properties",
     "unique.x",
     "retention.ms",
 }
