@@ -34,6 +34,12 @@ def _shared(attributes: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
     return dict(attributes)
 
 
+def _attributes(body: Mapping[str, Any]) -> Mapping[str, str] | None:
+    if "attributes" not in body or body.get("attributes_of") != body["agent"]:
+        return None
+    return _shared(tuple(body["attributes"].items()))
+
+
 def to_body(instance: Instance) -> dict[str, Any]:
     """The instance as a document's body."""
     body: dict[str, Any] = dict(zip(_PLAIN, _plain_values(instance), strict=True))
@@ -42,7 +48,8 @@ def to_body(instance: Instance) -> dict[str, Any]:
     body["spec"] = _spec_body(instance.spec)
     body["strays"] = [list(each) for each in instance.strays]
     if instance.attributes is not None:
-        body["attributes"] = dict(instance.attributes)
+        # With the agent: an older release leaves them when it goes on elsewhere.
+        body |= {"attributes": dict(instance.attributes), "attributes_of": instance.agent}
     if instance.cleanup:
         body["cleanup"] = True
     if instance.run is not None:
@@ -66,7 +73,7 @@ def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:
         strays=tuple((AttemptId(task), AgentId(agent)) for task, agent in body["strays"]),
         cleanup=body.get("cleanup", False),
         run=run_of(body["run"]) if "run" in body else None,
-        attributes=_shared(tuple(body["attributes"].items())) if "attributes" in body else None,
+        attributes=_attributes(body),
         **{
             name: body[name] for name in (*_PLAIN, *_RARE) if name in body
         },  # an older one has fewer

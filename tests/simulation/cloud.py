@@ -39,6 +39,7 @@ from tests.simulation.trace import Trace
 from tests.simulation.wire import Net
 
 HOSTS = 3
+ZONES = {f"host-{n}": "ab"[n % 2] for n in range(HOSTS)}
 SKEW_S = 2.0
 PARTITIONS = 3  # a topic; more would only take time
 REPLICAS = {"gateway": 1, "deployer": 2, "scheduler": 2, "ipam": 2, "monitor": 1}
@@ -112,7 +113,7 @@ class Cloud:
                 port=FIRST_AGENT_PORT + index,
                 hostname=f"host-{index}",
                 resources="cpus:8;mem:8192;disk:20000",
-                attributes=f"zone:{'ab'[index % 2]}",
+                attributes=f"zone:{ZONES[f'host-{index}']}",
                 recovery_timeout_s=900.0,
             )
             for index in range(HOSTS)

@@ -11,6 +11,7 @@
 | an app's instances stay within what its strategy allows | every write of an app |
 | the deployer's stops leave as many ready ones as the strategy promises (readiness.py) | every write of an app |
 | nothing new is placed on a cordoned or drained host | every write of an instance |
+| what is saved of an instance's host is what that host is | every write of an instance |
 | a drain takes no more of an app than it can spare | every write of an app |
 | no instance is placed on a host that its app's constraints forbid | every write of an instance |
 | an update is acknowledged only when what it says is saved | Mesos' wire, the scheduler's documents |
@@ -38,7 +39,7 @@ from services.executor.model import LABEL_APP, LABEL_ATTEMPT, LABEL_INSTANCE
 from services.ipam.model import IpamConfig
 from tests.fakes.docker import FakeContainer
 from tests.fakes.network import HOST_INODE
-from tests.simulation.cloud import SETTINGS, Cloud
+from tests.simulation.cloud import SETTINGS, ZONES, Cloud
 from tests.simulation.host import Host
 from tests.simulation.readiness import Readiness
 from tests.simulation.workload import SECRET_VARIABLE, SECRETS
@@ -209,6 +210,12 @@ class Invariants:
         fresh = int(body["generation"]) != self._generations.get(f"instance {instance}", 0)
         self._grows(f"instance {instance}", int(body["generation"]))
         self._stays(f"instance {instance}", body["state"] == "ended")
+        told = body.get("attributes")
+        learning = self.recovering or body.get("returned")  # its host is yet to offer something
+        if body["state"] in _BEFORE_END and not (told is None and learning):
+            zone = ZONES[body["hostname"]]
+            if told != {"zone": zone}:
+                self.fail(f"{instance} is in zone {zone}, but {told} is saved of its host")
         if fresh and body["state"] == "staged" and body["container"] and not body["adopt"]:
             if body["hostname"] in self.closed and not body.get("cleanup"):
                 self.fail(f"{instance} is placed on {body['hostname']}, which is closed")

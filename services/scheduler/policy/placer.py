@@ -108,8 +108,7 @@ class Round:
         """Agents where the next one of a shape may go, room or not."""
         mask = allowed(self.agents, shape, self._zone(shape), self._available)
         bound = self._bound(shape)
-        for each in bound.filters:
-            mask &= each.mask
+        mask = bound.passing(mask)
         for cap in bound.caps:
             mask &= cap.open()
         for level in bound.levels:
@@ -145,16 +144,16 @@ class Round:
         found: Given = []
         need, bound = shape.vector, self._bound(shape)
         if bound.together:
-            mask = self._chosen(need, mask, bound, count)
+            mask = self._chosen(need, bound.passing(mask), bound, count)
         while count > 0:
-            may = mask
-            for each in bound.filters:
-                may = may & each.mask
+            may = bound.passing(mask)
             if bound.crossing or count <= FEW:
                 return found + self._in_turn(shape, may, bound, count)
             given = self._spread(shape, need, may, bound, count)
             if not given:
-                break
+                # The room that caps leave may have been counted on better agents than those whose turn it is.
+                rest = self._in_turn(shape, may, bound, count) if bound.caps else []
+                return found + rest
             found += given
             count -= sum(number for _, number in given)
             if count > 0:

@@ -175,6 +175,12 @@ class Relations:
         wide |= {each.attribute for each in hard if not each.identity}
         return len(hard) > 1 or len(wide) > 1
 
+    def passing(self, mask: Mask) -> Mask:
+        """Of the agents in `mask`, those that pass all filters."""
+        for each in self.filters:
+            mask = mask & each.mask
+        return mask
+
     def book(self, row: int, number: int) -> None:
         """So many more of the app are on a row."""
         for cap in self.caps:
@@ -388,10 +394,8 @@ def _level(
 
 def _hold(own: Here, standing: Mask, found: Relations) -> None:
     """Values with siblings on agents that might take more count in turn, even if those offer nothing now."""
-    for each in found.filters:
-        standing = standing & each.mask
     rows = own.rows()
-    rows = rows[standing[rows]]
+    rows = rows[found.passing(standing)[rows]]
     for level in found.levels:
         if level.hard:
             level.held[level.codes[rows]] = True

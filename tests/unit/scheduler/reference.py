@@ -96,6 +96,17 @@ class Reference:
     def _next_in_turn(
         self, rule: Constraint, shape: Shape, running: list[Candidate]
     ) -> list[Candidate]:
+        """Those whose value has the fewest of all."""
+        counts = self._counts(shape, rule.attribute)
+        least = self._least(rule, shape)
+        return [each for each in running if counts[value_of(each, rule.attribute)] == least]
+
+    def is_even(self, rule: Constraint, shape: Shape) -> bool:
+        """Does no value have more than one instance more than any other on which one may go (GROUP_BY)."""
+        most = max(self._counts(shape, rule.attribute).values(), default=0)
+        return most <= self._least(rule, shape) + 1
+
+    def _least(self, rule: Constraint, shape: Shape) -> int:
         """GROUP_BY looks at all agents that are in the running but for room and for caps."""
         counts = self._counts(shape, rule.attribute)
         others = [each for each in shape.constraints if each.operator is not _O.GROUP_BY]
@@ -111,7 +122,7 @@ class Reference:
         values = {value_of(each, rule.attribute) for each in self.candidates} - {""}
         if (rule.value or "").isdigit() and int(rule.value or 0) > len(values):
             least = 0
-        return [each for each in running if counts[value_of(each, rule.attribute)] == least]
+        return least
 
     def _fits(self, shape: Shape, each: Candidate) -> bool:
         left = self.free[each.agent] - shape.amounts
@@ -123,15 +134,26 @@ class Reference:
         return left.cpus + left.mem_mib / 64.0
 
 
-def violations(shapes: Mapping[str, Shape], where: Mapping[str, list[Candidate]]) -> list[str]:
-    """Hard rules that a placement, begun with nothing, breaks; one shape an app."""
+def violations(
+    shapes: Mapping[str, Shape],
+    where: Mapping[str, list[Candidate]],
+    candidates: Sequence[Candidate],
+) -> list[str]:
+    """Hard rules that a placement on the candidates, begun with nothing, breaks; one shape an app."""
     found = []
+    # Where an app may not be for another's sake depends on who came first.
+    apart = {app for app, shape in shapes.items() if shape.apart_from}
+    apart |= {other for shape in shapes.values() for other in shape.apart_from}
     for app, shape in shapes.items():
         mine = where.get(app, [])
         for rule in shape.constraints:
             values = [value_of(each, rule.attribute) for each in mine]
             if not _holds(rule, Counter(values)):
                 found.append(f"{app}: {rule.attribute} {rule.operator} {rule.value}: {values}")
+            if rule.operator is _O.GROUP_BY and app not in apart:
+                of = Reference(candidates, {app: mine})
+                if not of.is_even(rule, shape):
+                    found.append(f"{app}: {rule.attribute} is not even: {values}")
         hosts = {each.hostname for other in shape.apart_from for each in where.get(other, ())}
         if hosts & {each.hostname for each in mine}:
             found.append(f"{app}: not apart from {shape.apart_from}")

@@ -14,8 +14,11 @@ from libs.mesos import events as mesos
 from services.scheduler.documents import from_body, to_body
 from services.scheduler.model import (
     Acknowledge,
+    AgentId,
+    AttemptId,
     Decline,
     InstanceId,
+    Kill,
     Launch,
     Reconcile,
     Retell,
@@ -90,12 +93,16 @@ def test_a_pending_instance_stops_at_once_a_running_one_when_its_task_ends() -> 
     assert InstanceId("i2") in desk.cluster.ended
 
 
-def test_a_kill_is_asked_for_again_until_the_task_ends() -> None:
+def test_a_kill_is_asked_for_again_until_the_task_ends_each_time_with_its_grace() -> None:
     desk = Desk()
-    desk.running()
-    desk.give(unwant("i1"))
+    desk.running(of=spec().model_copy(update={"stop_grace_s": 7.5}))
+    first = desk.give(unwant("i1"))
     assert kills(desk.tick(1.0)) == []
-    assert kills(desk.tick(desk.config.kill_retry_s)) == ["i1.1"]
+    again = desk.tick(desk.config.kill_retry_s)
+    for actions in (first, again):
+        assert [each for each in actions if isinstance(each, Kill)] == [
+            Kill(AttemptId("i1.1"), AgentId("a1"), 7.5)
+        ]
 
 
 def test_a_failed_attempt_is_followed_by_the_next_after_a_growing_pause() -> None:

@@ -7,7 +7,9 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from libs.mesos import events as mesos
 from services.scheduler.model import Action, Launch
+from services.scheduler.pacing import BURST_S
 from services.scheduler.settings import SchedulerConfig
 from tests.unit.scheduler.world import Desk, launches, spec, want
 
@@ -65,6 +67,35 @@ def test_the_cluster_launches_no_faster_than_its_rate() -> None:
         desk.now += 1.0
         seen.append(len(launches(desk.offer())))
     assert seen == [4, 2, 2, 2, 2]  # the bucket holds two seconds' worth
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["wait", "offer", "again"]), st.integers(0, 8)), max_size=30
+    ),
+    st.sampled_from([0.3, 1.0, 2.5]),
+)
+@settings(max_examples=60, deadline=None)
+def test_in_no_span_of_time_more_than_its_rate_and_the_burst(
+    steps: list[tuple[str, int]], rate: float
+) -> None:
+    desk = _desk(SchedulerConfig(launches_per_s=rate), 40)
+    seen: list[tuple[float, int]] = []
+    for step, n in steps:
+        match step:
+            case "wait":
+                actions = desk.tick(n / 4)
+            case "offer":
+                actions = desk.offer(*(f"a{k}" for k in range(n)))
+            case _:
+                desk.give(mesos.Disconnected("cut", True, 1.0))
+                actions = desk.subscribe()
+        seen.append((desk.now, len(launches(actions))))
+    burst = max(1.0, rate * BURST_S)
+    for i, (begin, _) in enumerate(seen):
+        for j in range(i, len(seen)):
+            launched = sum(count for _, count in seen[i : j + 1])
+            assert launched <= rate * (seen[j][0] - begin) + burst + 1e-6
 
 
 @given(

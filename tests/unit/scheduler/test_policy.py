@@ -105,7 +105,7 @@ def test_capacity_and_constraints_hold(needs: list[Need], offered: list[Candidat
         left = by_agent[agent].free - taken
         assert min(left.cpus, left.mem_mib) >= -1e-6
     shapes = {need.shape.app: need.shape for need in needs}
-    assert violations(shapes, _where(needs, offered, result)) == []
+    assert violations(shapes, _where(needs, offered, result), offered) == []
     for refusal in result.refused.values():
         assert refusal.agents == len(offered)
         assert sum(refusal.failed.values()) == len(offered)  # each agent failed something
@@ -137,6 +137,11 @@ def test_many_at_once_are_placed_as_one_by_one(
         if spread[:1] == ("zone",) and len(mine) == len(theirs):
             # A level of water is the same whoever fills it.
             assert _evenness(mine, "zone", offered) == _evenness(theirs, "zone", offered)
+    first = set(spread[:1])
+    chosen = any(c.operator is _O.CLUSTER and not c.value for c in constraints)
+    if first and wide <= first and len(mine) == len(theirs) and not chosen:
+        for attribute in first:
+            assert _evenness(mine, attribute, offered) == _evenness(theirs, attribute, offered)
 
 
 def _evenness(where: list[Candidate], attribute: str, offered: list[Candidate]) -> list[int]:
@@ -234,6 +239,17 @@ def test_a_full_zone_stops_group_by_but_not_spread() -> None:
     assert Counter(result.placed.values()) == {"a0": 10, "a1": 2}
 
 
+@pytest.mark.parametrize("count", [3, 30])
+def test_what_a_zone_may_have_goes_to_the_host_whose_turn_it_is(count: int) -> None:
+    offered = [_candidate(0, "a", 0.1, 96.0), _candidate(1, "a", 0.2, 64.0)]
+    rules = (
+        Constraint(attribute="hostname", operator=_O.GROUP_BY),
+        Constraint(attribute="zone", operator=_O.MAX_PER, value="2"),
+    )
+    result = place([_need(f"i{n}", spec(0.1, 32, rules)) for n in range(count)], offered)
+    assert Counter(result.placed.values()) == {"a0": 1, "a1": 1}
+
+
 def test_a_group_that_nobody_has_seen_yet_is_waited_for() -> None:
     offered = [_candidate(0, "a", 10.0, 10240)]
     rule = Constraint(attribute="zone", operator=_O.GROUP_BY, value="2")
@@ -268,6 +284,17 @@ def test_apart_from_another_app() -> None:
     need = _need("i", of)
     assert place([need], offered).placed == {need.id: "a0"}
     assert place([need], offered, {"acme/db": [{"hostname": "h0"}]}).placed == {need.id: "a1"}
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_the_zone_in_which_all_are_together_is_one_where_they_may_be(count: int) -> None:
+    offered = [_candidate(0, "a", 4.0, 1024), _candidate(1, "b", 2.0, 1024)]
+    together = Constraint(attribute="zone", operator=_O.CLUSTER)
+    of = spec(0.1, 64, (together,)).model_copy(update={"apart_from": ("db",)})
+    result = place(
+        [_need(f"i{n}", of) for n in range(count)], offered, {"acme/db": [{"hostname": "h0"}]}
+    )
+    assert Counter(result.placed.values()) == {"a1": count}
 
 
 @pytest.mark.parametrize(("wanted", "goes"), [("thin", "a1"), ("fat", "a0"), ("windows", None)])

@@ -48,6 +48,16 @@ def _led_by_another(desk: Desk, without: str = "") -> Desk:
     return other
 
 
+def test_what_an_older_release_has_left_of_another_agent_does_not_count() -> None:
+    desk = Desk()
+    desk.subscribe()
+    desk.give(want("i1"))
+    _offers(desk, "a1")
+    body = to_body(desk["i1"])
+    assert from_body("i1", 1, body).attributes == {"zone": "a"}
+    assert from_body("i1", 1, {**body, "agent": "b1"}).attributes is None
+
+
 def _again(desk: Desk) -> Desk:
     desk.give(mesos.Disconnected("cut", True, 1.0))
     desk.subscribe()
