@@ -10,6 +10,7 @@ from libs.common.backoff import Backoff
 from libs.common.errors import Conflict, InvalidInput, Refused, Unavailable
 from services.hostd import core
 from services.hostd.model import Address, Attachment, PendingRelease, Phase
+from services.hostd.probing import ConflictProbes
 
 if TYPE_CHECKING:
     from services.hostd.service import HostdService
@@ -22,8 +23,9 @@ T = TypeVar("T")
 class Addressing:
     """Of one host. All calls are made under the attachment's lock."""
 
-    def __init__(self, service: HostdService) -> None:
+    def __init__(self, service: HostdService, probes: ConflictProbes) -> None:
         self._service = service
+        self._probes = probes
         self._table = service.table
         self._log = service.telemetry.log
 
@@ -46,7 +48,7 @@ class Addressing:
                 raise Conflict(f"others have the {CONFLICT_TRIES} addresses that ipam gave")
         addressed = await self._service.parking.inherit(given) or await self._number(given)
         if attachment.caller is None:
-            self._service.probes.begin(addressed)
+            self._probes.begin(addressed)
         return addressed
 
     async def _given(self, attachment: Attachment) -> Attachment:
@@ -64,7 +66,7 @@ class Addressing:
 
     async def _is_anothers(self, given: Attachment) -> bool:
         """Has another station the address? Then ipam is told so. Raises Refused: no other will do; and Unavailable."""
-        claims = await self._service.probes.ask(given)
+        claims = await self._probes.ask(given)
         try:
             for probe, by in claims.items():
                 self._log.warning("an address is used by another", ip=probe.address, mac=by)

@@ -80,10 +80,10 @@ class HostdService:
         self.release_wanted = asyncio.Event()
         self._ids = ids
         self._add_seconds = telemetry.histogram("hostd_add_seconds", "Time of an ADD")
-        self.probes = ConflictProbes(ports.switch, settings.conflict_probe, telemetry)
+        self._probes = ConflictProbes(ports.switch, settings.conflict_probe, telemetry)
+        self.addressing = Addressing(self, self._probes)
         self.wiring = Wiring(owner, self.table, ports, clock, telemetry, batch=settings.batch)
         self.parking = Parking(self)
-        self.addressing = Addressing(self)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -102,7 +102,7 @@ class HostdService:
                 self.table.run(),
                 *self.wiring.jobs(),
                 self.parking.run(),
-                self.probes.run(),
+                self._probes.run(),
                 *sweeper.jobs(),
             )
             tasks = [group.create_task(job) for job in jobs]
@@ -205,7 +205,7 @@ class HostdService:
                 raise Stale(
                     f"{container} is of generation {attachment.spec.generation}, not {spec.generation}"
                 )
-            claims = await self.probes.claims(attachment.id)
+            claims = await self._probes.claims(attachment.id)
             if claims:
                 await self._give_up(attachment, claims)
             namespace = await self._present_namespace(attachment)
@@ -224,7 +224,7 @@ class HostdService:
         # Saved first: whoever dies between this and ipam's answer asks ipam, and the wire, again.
         await self.table.put(core.unaddressed(attachment))
         self.table.ready.pop(attachment.id, None)
-        self.probes.forget(attachment.id)
+        self._probes.forget(attachment.id)
         for probe, by in claims.items():
             self.telemetry.log.warning("an address is used by another", ip=probe.address, mac=by)
             await self.ports.ipam.conflict(attachment, probe.address, by)
@@ -276,7 +276,7 @@ class HostdService:
         if attachment.phase is not Phase.RELEASING:
             attachment = await self.table.put(attachment.moved(Phase.RELEASING))
         await self._revoke(attachment)
-        self.probes.forget(attachment.id)
+        self._probes.forget(attachment.id)
         if await self.parking.park(attachment):
             return
         await self.wiring.take_down(attachment)
