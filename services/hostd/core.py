@@ -145,6 +145,8 @@ def port_of(owner: str, attachment: Attachment) -> SwitchPort:
         ip6=address.ip6.ip if address.ip6 else "",
         bandwidth=attachment.spec.bandwidth,
         leaving=attachment.phase is Phase.RELEASING,
+        netns=attachment.caller.netns if attachment.caller else attachment.id,
+        generation=",".join(str(part.generation) for part in address.parts()),
     )
 
 
@@ -344,6 +346,8 @@ def _has_port(owner: str, attachment: Attachment, ports: Mapping[str, PortView])
         and view.error is None
         and (view.vlan, view.ofport) == (wanted.vlan, wanted.ofport)
         and (view.attachment, view.container) == (wanted.attachment, wanted.container)
+        # Ports of before these marks are left as they are.
+        and (view.netns, view.generation) in (("", ""), (wanted.netns, wanted.generation))
         and view.bandwidth == wanted.bandwidth
     )
 

@@ -292,7 +292,8 @@ class Namespace:
 class SwitchPort:
     """A port of the bridge, with the sender addresses ("" for none) that may come in by it, and its limits.
 
-    `leaving`: its DEL has begun. What it has it keeps, flow by flow, as long as the switch has the port.
+    `leaving`: its DEL has begun. What it has it keeps, flow by flow, as long as the switch has the port. `netns` (our
+    namespace's name, or a caller's path) and `generation` (of its addresses, IPv4 first) tell who looks at the switch.
     """
 
     name: str
@@ -305,6 +306,8 @@ class SwitchPort:
     ip6: str = ""
     bandwidth: Bandwidth = NO_LIMITS
     leaving: bool = False
+    netns: str = ""
+    generation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +321,8 @@ class PortView:
     container: str = ""
     error: str | None = None
     bandwidth: Bandwidth = NO_LIMITS
+    netns: str = ""
+    generation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

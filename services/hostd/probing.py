@@ -1,7 +1,8 @@
 """Asking the wire whether an address is somebody else's, before a container uses it.
 
 The question takes three tries of 100 ms and costs a start nothing but what the engine needs less than that to make the
-container: it is asked while that is made, and its answer waited for before leave to start is given.
+container: it is asked while that is made, and its answer waited for before leave to start is given. Callers of CNI ask
+for no leave; their ADD waits.
 """
 
 from __future__ import annotations
@@ -54,6 +55,14 @@ class ConflictProbes:
             future: asyncio.Future[Mapping[Probe, str]] = asyncio.get_running_loop().create_future()
             self._asked[attachment.id] = future
             self._wanted.put_nowait((probes, future))
+
+    async def ask(self, attachment: Attachment) -> Mapping[Probe, str]:
+        """Who else has these addresses, if the policy says so; waits for the answer. Nothing is kept of it."""
+        self.begin(attachment)
+        try:
+            return await self.claims(attachment.id)
+        finally:
+            self.forget(attachment.id)
 
     async def claims(self, attachment: AttachmentId) -> Mapping[Probe, str]:
         """Who else has the attachment's addresses; waits for the answer. Nothing when nobody asked."""

@@ -13,6 +13,7 @@ ATTACHMENT_KEY, CONTAINER_KEY, CLUSTER_KEY = (
     "gantry-container",
     "gantry-cluster",
 )
+NETNS_KEY, GENERATION_KEY = "gantry-netns", "gantry-generation"
 QUEUEING = "linux-htb"
 EMPTY = ["set", []]
 COMPARED = ("ofport_request", "ingress_policing_rate")
@@ -104,7 +105,14 @@ def put_ports(
     operations, queueing = _put_limits(replica, bridge, ports)
     added = []
     for n, port in enumerate(ports):
-        marks = to_map({ATTACHMENT_KEY: port.attachment, CONTAINER_KEY: port.container})
+        marks = to_map(
+            {
+                ATTACHMENT_KEY: port.attachment,
+                CONTAINER_KEY: port.container,
+                NETNS_KEY: port.netns,
+                GENERATION_KEY: port.generation,
+            }
+        )
         limit = port.bandwidth.ingress_kbit
         qos = queueing[limit] if limit is not None else EMPTY
         row = {"tag": port.vlan, "external_ids": marks, "qos": qos}
@@ -228,6 +236,8 @@ def views(replica: Replica, bridge: str) -> dict[str, PortView]:
             ofport=number if number is not None and number > 0 else None,
             attachment=marks[ATTACHMENT_KEY],
             container=marks.get(CONTAINER_KEY, ""),
+            netns=marks.get(NETNS_KEY, ""),
+            generation=marks.get(GENERATION_KEY, ""),
             error=one(interface["error"]),
             bandwidth=Bandwidth.model_construct(
                 egress_kbit=interface["ingress_policing_rate"] or None,

@@ -1,5 +1,5 @@
 """Attachments come and go: ADD, registration, revocation, DEL. What keeps them true is in `sweep.py`, what of them
-outlives a DEL in `parking.py`.
+outlives a DEL in `parking.py`, how they come to an address in `addressing.py`.
 
 Each step is saved before the next one acts, and each can be repeated; so whatever is broken off is taken up again
 by the caller's retry, or by the sweep.
@@ -16,18 +16,17 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from libs.common.backoff import Backoff
 from libs.common.clock import Clock, Ids
 from libs.common.errors import Conflict, InvalidInput, NotFound, Refused, Stale, Unavailable
 from libs.common.telemetry import Telemetry
 from libs.common.waiting import TaskGroup
 from services.hostd import core
+from services.hostd.addressing import Addressing
 from services.hostd.answers import AttachmentView, view_of
 from services.hostd.disks import Disks
 from services.hostd.model import (
     CONTAINER,
     IFNAME,
-    Address,
     Attachment,
     AttachmentId,
     AttachmentSpec,
@@ -47,7 +46,6 @@ from services.hostd.sweep import Sweeper
 from services.hostd.table import Table
 from services.hostd.wiring import Wiring
 
-IPAM_BACKOFF = Backoff(0.05, 1.0)
 STICKY_RELEASE_S = 1.0
 
 
@@ -84,6 +82,7 @@ class HostdService:
         self._ids = ids
         self._add_seconds = telemetry.histogram("hostd_add_seconds", "Time of an ADD")
         self._probes = ConflictProbes(ports.switch, settings.conflict_probe, telemetry)
+        self.addressing = Addressing(self, self._probes)
         self.wiring = Wiring(owner, self.table, ports, clock, telemetry, batch=settings.batch)
         self.parking = Parking(self)
         self.pulse = Pulse(ports, settings.watch_s, clock, telemetry.log)
@@ -146,7 +145,7 @@ class HostdService:
             attachment = await self._begin(container, ifname, spec, caller)
             if attachment.phase is Phase.ADDRESSING:
                 with self.telemetry.span("hostd.address"):
-                    attachment = await self._address(attachment)
+                    attachment = await self.addressing.address(attachment)
             attachment = await self.wiring.wire(attachment)
         took_s = self.clock.monotonic() - started
         self._add_seconds.observe(took_s)
@@ -196,58 +195,6 @@ class HostdService:
         if (spec.mtu, spec.bandwidth) != (known.spec.mtu, known.spec.bandwidth):
             self.table.ready.pop(known.id, None)  # its wire and its port must learn them
         return await self.table.put(known.model_copy(update={"spec": spec}))
-
-    async def _address(self, attachment: Attachment) -> Attachment:
-        await self.parking.resolve(attachment)
-        try:
-            address = await self._ask_ipam(attachment)
-        except Refused:
-            await self.table.drop(attachment, None)
-            raise
-        given = attachment.model_copy(update={"address": address})
-        if reason := core.unfit(given):
-            await self.let_go(given)
-            raise InvalidInput.of("mtu", reason, "at least 1280, or a network without IPv6")
-        addressed = await self.parking.inherit(given) or await self._number(given)
-        self._probes.begin(addressed)
-        return addressed
-
-    async def _number(self, attachment: Attachment) -> Attachment:
-        number = self.table.reserve_ofport()
-        try:
-            changes = {"ofport": number}
-            return await self.table.put(
-                attachment.moved(Phase.ADDRESSED).model_copy(update=changes)
-            )
-        finally:
-            self.table.unreserve_ofport(number)
-
-    async def _ask_ipam(self, attachment: Attachment) -> Address:
-        if attachment.given is not None:
-            return attachment.given
-        give_up_at = self.clock.monotonic() + self.settings.ipam_wait_s
-        failures = 0
-        while True:
-            try:
-                for pending in self._about_to_go(attachment):
-                    await self.release(pending)
-                return await self.ports.ipam.allocate(attachment)
-            except Unavailable:
-                failures += 1
-                pause_s = IPAM_BACKOFF.delay_s(failures, self.rng)
-                if self.clock.monotonic() + pause_s > give_up_at:
-                    raise
-            await self.clock.sleep(pause_s)
-
-    def _about_to_go(self, attachment: Attachment) -> list[PendingRelease]:
-        """What ipam still holds under this key must not be handed out as the new one; what it holds for who had the
-        address before must be free to be."""
-        spec = attachment.spec
-        return [
-            each
-            for key, each in sorted(self.table.releases.items())
-            if key == attachment.ipam_key or core.are_kin(each.spec, spec)
-        ]
 
     # -- registration --------------------------------------------------------------------------------
 

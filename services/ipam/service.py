@@ -34,7 +34,7 @@ from services.ipam.tally import Tally
 from services.ipam.telling import Telling
 
 BATCH = 256
-LANES = 32  # networks that are worked at side by side
+LANES = 16  # networks that are worked at side by side
 FORGET_EVERY_S = 600.0
 LOOK_EVERY_S = 15.0
 PART = 20.0  # of the time, at most one part in so many goes into looking

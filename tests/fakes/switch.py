@@ -120,7 +120,15 @@ class FakeSwitch:
         # As the real one: a link that vanished later keeps its number and shows no error.
         error = None if number else f"could not open network device {port.name}"
         return PortView(
-            port.name, port.vlan, number, port.attachment, port.container, error, port.bandwidth
+            port.name,
+            port.vlan,
+            number,
+            port.attachment,
+            port.container,
+            error,
+            port.bandwidth,
+            port.netns,
+            port.generation,
         )
 
     def _judge(self, port: SwitchPort) -> PortView:

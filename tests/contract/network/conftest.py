@@ -41,7 +41,8 @@ def wire(n: int, cluster: str = CLUSTER) -> Wire:
 def port(n: int, vlan: int = 100, ofport: int | None = None) -> SwitchPort:
     """The n-th attachment's port."""
     w = wire(n)
-    return SwitchPort(w.link, vlan, ofport or 2000 + n, w.mac, w.ip, w.namespace, f"container-{n}")
+    made = SwitchPort(w.link, vlan, ofport or 2000 + n, w.mac, w.ip, w.namespace, f"container-{n}")
+    return replace(made, netns=w.namespace, generation=f"{n},7")
 
 
 def dual_wire(n: int, only6: bool = False) -> Wire:

@@ -142,6 +142,21 @@ async def test_takes_the_report_of_what_lives(ipam: IpamPort) -> None:
     assert await ipam.allocate(attachment("one")) == one
 
 
+async def test_an_address_that_another_station_has_is_put_aside(ipam: IpamPort) -> None:
+    one, mac = attachment("one"), "02:00:00:00:00:09"
+    address = await ipam.allocate(one)
+    for _ in range(2):  # the first answer may have been lost
+        await ipam.conflict(one.model_copy(update={"address": address}), address.ip, mac)
+    others = [await ipam.allocate(each) for each in (one, attachment("a"), attachment("b"))]
+    assert address.ip not in {each.ip for each in others}
+    certain = attachment("two", ip="10.0.0.5")
+    given = await ipam.allocate(certain)
+    with pytest.raises(Conflict):
+        await ipam.conflict(certain.model_copy(update={"address": given}), given.ip, mac)
+    with pytest.raises(TooMany):
+        await ipam.allocate(attachment("late"))
+
+
 async def test_tells_what_a_host_should_have(ipam: IpamPort) -> None:
     assert await ipam.known() == {}
     one = await ipam.allocate(attachment("one"))

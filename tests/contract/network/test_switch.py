@@ -32,6 +32,7 @@ async def test_adds_ports_as_asked(switch: SwitchWorld) -> None:
         assert view.error is None
         assert (view.name, view.vlan, view.ofport) == (each.name, each.vlan, each.ofport)
         assert (view.attachment, view.container) == (each.attachment, each.container)
+        assert (view.netns, view.generation) == (each.netns, each.generation)
     assert set(await switch.driver.view()) == set(views)
     assert {cookie(each) for each in ports} <= await switch.cookies()
 
@@ -46,9 +47,10 @@ async def test_again_is_the_same(switch: SwitchWorld) -> None:
 async def test_a_port_may_change(switch: SwitchWorld) -> None:
     await switch.make_link(port(1))
     await switch.driver.ensure([port(1)])
-    changed = replace(port(1), vlan=300, container="its-heir")
+    changed = replace(port(1), vlan=300, container="its-heir", generation="8")
     (view,) = await switch.driver.ensure([changed])
     assert (view.error, view.vlan, view.container) == (None, 300, "its-heir")
+    assert view.generation == "8"
 
 
 async def test_a_port_without_a_link_tells_so(switch: SwitchWorld) -> None:

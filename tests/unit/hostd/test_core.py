@@ -49,7 +49,17 @@ def actual_of(*attachments: Attachment) -> Actual:
     ports = []
     for each in attachments:
         port = core.port_of(CLUSTER, each)
-        ports.append(PortView(port.name, port.vlan, port.ofport, port.attachment, port.container))
+        ports.append(
+            PortView(
+                port.name,
+                port.vlan,
+                port.ofport,
+                port.attachment,
+                port.container,
+                netns=port.netns,
+                generation=port.generation,
+            )
+        )
     return Actual(
         NetworkView(
             frozenset(each.id for each in attachments),
@@ -123,6 +133,8 @@ def test_everything_is_stale() -> None:
         {"ofport": None},
         {"error": "no device"},
         {"container": "web-9"},
+        {"generation": "9"},
+        {"netns": "another"},
         {"attachment": "0000000009"},
     ],
 )
@@ -130,6 +142,12 @@ def test_a_port_that_is_wrong(change: dict[str, object]) -> None:
     actual = actual_of(attachment(1))
     wrong = actual.with_ports((replace(actual.ports[0], **change),))  # type: ignore[arg-type]
     assert core.plan(CLUSTER, [attachment(1)], wrong) == core.Plan(ports=("0000000001",))
+
+
+def test_a_port_from_before_there_were_all_marks_is_left_as_it_is() -> None:
+    actual = actual_of(attachment(1))
+    older = actual.with_ports((replace(actual.ports[0], netns="", generation=""),))
+    assert not core.plan(CLUSTER, [attachment(1)], older)
 
 
 def test_what_is_going_is_finished_and_its_leave_revoked() -> None:

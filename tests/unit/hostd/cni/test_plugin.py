@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from libs.common.errors import Unavailable
 from services.hostd.cni.api import replaying
 from services.hostd.cni.model import VERSIONS, Code, Command
 from services.hostd.cni.plugin import CniPlugin
-from services.hostd.model import AttachmentSpec
+from services.hostd.model import AttachmentSpec, Probe
 from tests.fakes.cni import FakeIpamPlugins, FakeQueue
 from tests.fakes.network import HOST_INODE
 from tests.simulation.loop import World, run, virtual
@@ -30,8 +30,8 @@ LOCAL = {"ipam": {"type": "host-local"}, "vlan": 300}
 class CniWorld:
     """A HostdWorld whose hostd speaks CNI."""
 
-    def __init__(self, world: World) -> None:
-        self.it = HostdWorld(world, ipam_wait_s=0.5)
+    def __init__(self, world: World, **settings: object) -> None:
+        self.it = HostdWorld(world, ipam_wait_s=0.5, **settings)
         self.queue, self.plugins = FakeQueue(), FakeIpamPlugins()
         self.group = asyncio.TaskGroup()
         self.plugin: CniPlugin | None = None
@@ -69,9 +69,9 @@ class CniWorld:
 
 
 @asynccontextmanager
-async def at_work(world: World) -> AsyncIterator[CniWorld]:
+async def at_work(world: World, **settings: object) -> AsyncIterator[CniWorld]:
     """A host with a namespace of a caller's at NETNS."""
-    cni = CniWorld(world)
+    cni = CniWorld(world, **settings)
     async with cni.group:
         await cni.start()
         cni.it.host.bring_namespace(NETNS)
@@ -101,6 +101,71 @@ async def test_the_whole_life(world: World) -> None:
         assert host.callers.keys() == {NETNS}
         await settled(world, 1)
         cni.it.check_clean()
+
+
+@virtual
+async def test_an_address_that_another_station_has_is_never_in_an_answer(world: World) -> None:
+    for plugin in ("gantry", "gantry-ipam"):
+        async with at_work(world, conflict_probe="always") as cni:
+            host = cni.it.host
+            for n in (1, 2):
+                host.strangers[f"10.0.0.{n}"] = "02:00:00:00:00:09"
+            seen: list[str] = []
+            host.fault = seen.append
+            said = conf(type="bridge", ipam={"type": "gantry-ipam"}) if "-" in plugin else conf()
+            result = await cni.call("ADD", said, plugin)
+            assert result["ips"][0]["address"] == "10.0.0.3/28"
+            assert cni.addresses == ["10.0.0.1", "10.0.0.2", "10.0.0.3"], "two are quarantined"
+            assert {each.ip for each in host.wires.values()} <= {"10.0.0.3"}
+            if plugin == "gantry":  # the container is not even wired before that is known
+                steps = [each for each in seen if each in ("switch.probe", "switch.ensure")]
+                assert steps == ["switch.probe"] * 3 + ["switch.ensure"]
+            assert await cni.call("ADD", said, plugin) == result
+            assert seen.count("switch.probe") == 3, "the same again asks nothing"
+            assert await cni.code("DEL", said, plugin) == 0
+
+
+@virtual
+async def test_an_add_whose_address_cannot_be_had_leaves_nothing(world: World) -> None:
+    async with at_work(world, conflict_probe="always") as cni:
+        host = cni.it.host
+        host.strangers = {f"10.0.0.{n}": "02:00:00:00:00:09" for n in range(1, 15)}
+        wanted = await cni.call("ADD", CNI_ARGS="IP=10.0.0.7")
+        assert wanted["code"] == Code.REFUSED and "02:00:00:00:00:09" in wanted["details"]
+        failed = await cni.call("ADD")
+        assert failed["code"] == Code.REFUSED and "others have the 4 addresses" in failed["details"]
+        host.strangers["10.90.0.2"] = "02:00:00:00:00:09"
+        local = await cni.call("ADD", conf(**LOCAL))
+        assert local["code"] == Code.REFUSED and "is used by" in local["details"]
+        assert not cni.plugins.held
+        await settled(world, 1)
+        held = cni.it.ipam.networks["red"].held
+        assert all(key.startswith("quarantine ") for key in held if held[key].ip != "10.0.0.7")
+        assert not cni.it.service or not cni.it.service.table.all()
+        assert not host.ports and not host.links
+        host.strangers.clear()
+        assert (await cni.call("ADD"))["ips"]
+
+
+@virtual
+async def test_a_crash_before_the_wire_has_answered_asks_it_again(world: World) -> None:
+    async with at_work(world) as cni:
+        host = cni.it.host
+        host.strangers["10.0.0.1"] = "02:00:00:00:00:09"
+
+        async def silent(probes: Sequence[Probe]) -> Mapping[Probe, str]:
+            await asyncio.Event().wait()
+            return dict.fromkeys(probes, "")
+
+        assert cni.it.service is not None
+        cni.it.service.ports.switch.probe = silent  # type: ignore[method-assign]
+        adding = asyncio.create_task(cni.call("ADD"))
+        await world.clock.sleep(0.2)
+        assert not adding.done() and cni.addresses == ["10.0.0.1"]
+        await cni.it.crash()
+        adding.cancel()
+        await cni.start()
+        assert (await cni.call("ADD"))["ips"][0]["address"] == "10.0.0.2/28"
 
 
 @virtual
