@@ -92,6 +92,9 @@ class Output:
             raise NotFound(f"{run} is in no cell")
         self._path = place / OUT / cell
         self._files: list[FileIO] = []
+        self._doubtful: FileIO | None = None
+        self.gaps = 0
+        """How often so much was written between two reads that there may have been more before the last answer."""
         self._turned()
 
     def over(self) -> bool:
@@ -99,15 +102,14 @@ class Output:
         return not self._link.is_symlink()
 
     def read(self) -> bytes:
-        """The next, at most CHUNK bytes; b"": there is no more now.
-
-        Nothing is left out as long as less than the two files hold is written between two reads.
-        """
+        """The next, at most CHUNK bytes; b"": there is no more now. See `gaps`."""
         while True:
             if self._files and (chunk := self._files[0].read(CHUNK)):
                 return chunk
             if len(self._files) > 1:
                 self._files.pop(0).close()
+                if self._files[0] is self._doubtful:
+                    self.gaps += 1
             elif not self._turned():
                 return b""
 
@@ -127,6 +129,9 @@ class Output:
                 self._files.append(found)
             elif found is not None:
                 found.close()
+        # The one before the newest is neither read nor known: nobody can tell how many there were.
+        if before and len(self._files) == before + 2:
+            self._doubtful = self._files[before]
         return len(self._files) > before
 
     def close(self) -> None:

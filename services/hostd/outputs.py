@@ -17,6 +17,7 @@ from services.hostd.ports import LogQuery
 
 STREAM = "output"
 """Neither which of its outputs a run wrote to is known, nor when."""
+GAP = b"[more was written here than was read in time: some of it may be missing]"
 POLL_S = 0.2
 
 
@@ -34,12 +35,15 @@ class FileOutputs:
         return self._lines(output, query)
 
     async def _lines(self, output: Output, query: LogQuery) -> AsyncIterator[bytes]:
-        split = LineSplitter()
+        split, gaps = LineSplitter(), 0
         lines = deque[bytes](maxlen=query.tail)
         with closing(output):
             while True:
                 over = output.over() or not query.follow
                 while chunk := await asyncio.to_thread(output.read):
+                    if output.gaps > gaps:
+                        gaps = output.gaps
+                        lines.extend((*split.end(), _line(GAP, "gantry")))
                     lines.extend(split.feed(chunk))
                     if lines.maxlen is None and lines:
                         yield b"".join(lines)
@@ -73,6 +77,6 @@ class LineSplitter:
         return [_line(rest)] if rest else []
 
 
-def _line(text: bytes) -> bytes:
+def _line(text: bytes, stream: str = STREAM) -> bytes:
     line = text.decode(errors="replace").rstrip("\r")
-    return orjson.dumps({"time": "", "stream": STREAM, "line": line}) + b"\n"
+    return orjson.dumps({"time": "", "stream": stream, "line": line}) + b"\n"

@@ -13,7 +13,7 @@ from libs.common.clock import SystemClock
 from libs.common.errors import NotFound
 from libs.common.outputs import Entries, place_of
 from services.hostd.logs import MAX_LINE_BYTES
-from services.hostd.outputs import FileOutputs, LineSplitter
+from services.hostd.outputs import GAP, FileOutputs, LineSplitter
 from services.hostd.ports import LogQuery
 
 CONTAINER, RUN = "gantry-test-bu-runs-1.1", "job-1"
@@ -60,6 +60,21 @@ async def test_what_comes_until_it_ends(tmp_path: Path, place: Path) -> None:
         Entries(place).remove(f"{RUN}.1")
         (place / "out/c1").unlink()
         assert await said(lines) == ["five", "and no more"]
+
+
+async def test_what_may_be_missing_is_said(tmp_path: Path, place: Path) -> None:
+    file = place / "out/c1"
+    lines = await FileOutputs(tmp_path, SystemClock()).of_run(CONTAINER, RUN, LogQuery(follow=True))
+    async with asyncio.timeout(20):
+        await anext(lines)
+        for text in ("lost\n", "ee\nfo", "ur\n"):
+            file.rename(place / "out/c1.1")
+            file.write_text(text)
+        told: list[dict[str, str]] = []
+        while len(told) < 4:
+            told += [orjson.loads(each) for each in (await anext(lines)).splitlines()]
+    assert [each["line"] for each in told] == ["thr", GAP.decode(), "ee", "four"]
+    assert [each["stream"] for each in told] == ["output", "gantry", "output", "output"]
 
 
 def test_lines_that_do_not_end_are_cut() -> None:
