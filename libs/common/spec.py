@@ -112,7 +112,7 @@ def _checked(value: int | str) -> int | str:
         if not PERCENT.fullmatch(value):
             raise ValueError("must be a whole number, or a percentage such as '25%' up to '100%'")
     elif value < 0:
-        raise ValueError("must not be negative")
+        raise ValueError("must be 0 or more")
     return value
 
 

@@ -165,6 +165,30 @@ def test_each_wrong_field_is_named(path: str, value: Any) -> None:
     assert all(each.problem and each.expected for each in problems)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "problem", "expected"),
+    [
+        ("disruption_budget", -1, "must be 0 or more", "0 or more"),
+        ("image", "a b", "not an image reference", "e.g. registry.example:5000/team/web:1.2"),
+        (
+            "load_balancer",
+            {"driver": "haproxy"},
+            "driver haproxy needs `port`, 1 to 65535",
+            "needs `port`, 1 to 65535",
+        ),
+        ("keep_address", "perhaps", None, "true or false"),
+        ("instances", 10_001, None, "le 10000"),
+    ],
+)
+def test_what_would_be_right_is_said(
+    path: str, value: Any, problem: str | None, expected: str
+) -> None:
+    with pytest.raises(ValidationError) as raised:
+        AppSpec.model_validate(changed(path, value))
+    (found,) = invalid(raised.value).problems
+    assert found.expected == expected and problem in (None, found.problem)
+
+
 def test_there_is_a_wrong_value_of_each_field() -> None:
     assert leaves_without(path for path, _ in WRONG) == set()
 
