@@ -57,11 +57,13 @@ class Crashes(Story):
 
     async def _one_more(self) -> None:
         """Scale by one and back: what the API last knew would look well, an instance that answers at its address is."""
-        for count in (self.size + 1, self.size):
-            await self.gantry("scale", APP, str(count))
-            versions = await self.ask_each(await self.healthy(count, f"scaled to {count}"))
-            if sum(versions.values()) != count or len(versions) != 1:
-                raise DemoFailed(f"scaled to {count}, and found {versions}")
+        more = self.size + 1
+        await self.gantry("scale", APP, str(more))
+        versions = await self.ask_each(await self.healthy(more, f"scaled to {more}"))
+        if sum(versions.values()) != more or len(versions) != 1:
+            raise DemoFailed(f"scaled to {more}, and found {versions}")
+        await self.gantry("scale", APP, str(self.size))
+        await self.healthy(self.size, f"scaled back to {self.size}")
 
     async def _kill_worker(self) -> None:
         workers = self._workers()

@@ -8,7 +8,7 @@ die() { local code=$1; shift; say "$*"; exit "$code"; }
 # that a reused pid is never taken for ours.
 pid_of() {
   local pid cmdline
-  [[ -s $1 ]] && pid=$(<"$1") && [[ $pid =~ ^[0-9]+$ ]] || return 1
+  pid=$(cat "$1" 2>/dev/null) && [[ $pid =~ ^[0-9]+$ ]] || return 1
   { cmdline=$(tr '\0' ' ' <"/proc/$pid/cmdline"); } 2>/dev/null || return 1
   # Empty for a moment in the middle of exec, which is no reason to call a daemon dead.
   [[ -z $cmdline || $cmdline == *"$2"* ]] && ! gone "$pid" || return 1
@@ -55,9 +55,10 @@ stop_pid() {
   wait_until 5 gone "$1" || die 1 "pid $1 does not die"
 }
 
+# Not by $(<FILE): under `set -e` that ends bash 5.2, whatever follows, when the file has just gone.
 gone() { # true for a zombie too: nobody may ever reap it
   local stat
-  { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 0
+  stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
   [[ ${stat##*) } == Z* ]]
 }
 

@@ -138,7 +138,7 @@ ensure_live_restore() {
   if [[ $says == "false inactive" && ! -e $ENGINE_CONFIG && $EUID == 0 && -s $ENGINE_PID ]]; then
     mkdir -p "$(dirname "$ENGINE_CONFIG")"
     printf '{\n  "live-restore": true\n}\n' >"$ENGINE_CONFIG"
-    kill -HUP "$(<"$ENGINE_PID")"
+    kill -HUP "$(cat "$ENGINE_PID")"
     sleep 1 # it reads its configuration again
     says=$(engine_says)
     [[ $says == true* ]] && { say "live-restore is on now in the Docker engine that was here"; return 0; }

@@ -125,7 +125,8 @@ class Printer:
             return
         if isinstance(error, InvalidInput):
             for each in error.problems:
-                hint = f" (expected: {each.expected})" if each.expected else ""
+                said = not each.expected or each.expected in each.problem
+                hint = "" if said else f" (expected: {each.expected})"
                 self.err.print(
                     Text.assemble(("error: ", "bold red"), f"{each.field}: {each.problem}{hint}")
                 )

@@ -5,6 +5,7 @@ The one table of errors and status codes; `libs/common/http.py` makes answers of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,14 +107,43 @@ def error_of(service: str, status: int, body: bytes) -> GantryError:
     return errors.Unavailable(f"{service} answered {status}: {detail}")
 
 
+# What is right where pydantic's context does not say so, by the first word of the error's type.
+_RIGHT: Mapping[str, str] = {
+    "bool": "true or false",
+    "dict": "names with values",
+    "finite": "a finite number",
+    "float": "a number",
+    "int": "a whole number",
+    "json": "valid JSON",
+    "list": "a list",
+    "missing": "it is required",
+    "model": "names with values",
+    "string": "text",
+    "tuple": "a list",
+}
+_DEMAND = re.compile(r"\b(?:must (?:be )?|(?=needs |give ))(.+)", re.DOTALL)
+
+
+def _own_words(message: str) -> tuple[str, str]:
+    """What a check of our own finds wrong, and what would be right: it says so after "; expected", or in a demand."""
+    problem, said, expected = message.partition("; expected ")
+    if said:
+        return problem, expected
+    demand = _DEMAND.search(message)
+    return message, demand[1] if demand else ""
+
+
 def invalid(error: ValidationError, prefix: str = "") -> errors.InvalidInput:
-    """Pydantic's findings as InvalidInput, each with the field's dotted path."""
+    """Pydantic's findings as InvalidInput, each with the field's dotted path and, if it can be told, what is right."""
     problems = []
     for each in error.errors(include_url=False):
         path = ".".join(str(part) for part in each["loc"]) or "body"
         known = each.get("ctx") or {}
         expected = "; ".join(f"{name} {value}" for name, value in known.items() if name != "error")
         message = each["msg"].removeprefix("Value error, ")
+        if each["type"] == "value_error":
+            message, expected = _own_words(message)
+        expected = expected or _RIGHT.get(each["type"].partition("_")[0], "")
         if each["type"] == "extra_forbidden":
             message, expected = "unknown field", "remove it, or check its spelling"
         problems.append(FieldProblem(f"{prefix}{path}", message, expected))

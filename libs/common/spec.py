@@ -93,7 +93,8 @@ class Strategy(Strict):
     def _can_move(self) -> Self:
         if _is_zero(self.max_surge) and _is_zero(self.max_unavailable):
             raise ValueError(
-                "max_surge and max_unavailable are both 0, so no instance could ever be replaced"
+                "max_surge and max_unavailable are both 0, so no instance could ever be replaced; "
+                "expected one of them to be 1 or more"
             )
         return self
 
@@ -112,7 +113,7 @@ def _checked(value: int | str) -> int | str:
         if not PERCENT.fullmatch(value):
             raise ValueError("must be a whole number, or a percentage such as '25%' up to '100%'")
     elif value < 0:
-        raise ValueError("must not be negative")
+        raise ValueError("must be 0 or more")
     return value
 
 
@@ -192,7 +193,9 @@ class AppSpec(Workload):
         if wish is None or strategy is None or instances is None:
             return wish
         if instances > 1 and not wish.many:
-            raise ValueError(f"is for one instance; name reservations with {SLOT} for more of them")
+            raise ValueError(
+                f"is for one instance; expected reservations named with {SLOT} for more"
+            )
         if strategy.surge(max(1, instances)):
             raise ValueError(
                 "needs strategy.max_surge 0 and max_unavailable 1 or more: "

@@ -64,7 +64,8 @@ class Constraint(Strict):
             try:
                 re.compile(self.value or "")
             except re.error as error:
-                raise ValueError(f"value is not a regular expression: {error}") from None
+                wrong = f"value is not a regular expression: {error}"
+                raise ValueError(f"{wrong}; expected one such as rack-[0-9]+") from None
         if self.operator is ConstraintOperator.MAX_PER and not (self.value or "").isdigit():
             raise ValueError("operator MAX_PER needs a whole number as its value")
         return self
@@ -102,7 +103,7 @@ class SecretRef(Strict):
         if not SECRET_PATH.fullmatch(value) or posixpath.normpath(value) != value:
             raise ValueError("must be a plain absolute path such as /run/secrets/password")
         if any(value == each or value.startswith(f"{each}/") for each in _TAKEN):
-            raise ValueError("is a path that the container needs for itself")
+            raise ValueError("is one of the container's own paths; expected another")
         return value
 
     @model_validator(mode="after")
@@ -162,7 +163,7 @@ class Workload(Strict):
         for name in value:
             if not ENV_NAME.fullmatch(name):
                 raise ValueError(
-                    f"{name!r} is not an environment variable name (letters, digits, _)"
+                    f"{name!r} is not an environment variable name; expected letters, digits and _"
                 )
         return value
 
@@ -174,11 +175,15 @@ class Workload(Strict):
         for ref in refs:
             if ref.env is not None:
                 if ref.env in variables:
-                    raise ValueError(f"the environment variable {ref.env} is given twice")
+                    raise ValueError(
+                        f"the environment variable {ref.env} is given twice; expected once"
+                    )
                 variables.add(ref.env)
             if ref.file is not None:
                 for other in files:
                     if f"{ref.file}/".startswith(f"{other}/") or other.startswith(f"{ref.file}/"):
-                        raise ValueError(f"{ref.file} and {other} are in each other's way")
+                        raise ValueError(
+                            f"{ref.file} and {other} are in each other's way; expected paths apart"
+                        )
                 files.append(ref.file)
         return refs

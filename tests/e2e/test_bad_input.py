@@ -14,6 +14,7 @@ from libs.client.model import NewKey, Role
 from libs.common.errors import Forbidden, NotFound, Unauthenticated
 from libs.common.spec import AppSpec
 from tests.e2e.conftest import Cloud
+from tests.unit.common.test_spec import leaves_without
 
 pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(200)]
 
@@ -40,6 +41,37 @@ WRONG: tuple[tuple[str, Any], ...] = (
     ("load_balancer.port", 0),
     ("stop_grace_s", -1),
     ("max_surge", 1),  # belongs under `strategy`
+    ("network_options.mtu", 100),
+    ("network_options.bandwidth.egress_kbit", 1),
+    ("network_options.bandwidth.ingress_kbit", 1),
+    ("resources.disk_mib", -1),
+    ("secrets.0.name", "No Name"),
+    ("secrets.0.env", "1A"),
+    ("secrets.0.file", "/etc/hosts"),
+    ("labels", 7),
+    ("constraints.0.attribute", ""),
+    ("constraints.0.value", 7),
+    ("spread", "zone"),
+    ("apart_from", ["No Name"]),
+    ("priority", 101),
+    ("health.0.path", "health"),
+    ("health.0.command", "check"),
+    ("health.0.grace_s", -1),
+    ("health.0.timeout_s", 0),
+    ("health.0.max_consecutive_failures", 0),
+    ("strategy.type", "big-bang"),
+    ("strategy.min_ready_s", -1),
+    ("strategy.max_failures", -1),
+    ("strategy.auto_rollback", "perhaps"),
+    ("disruption_budget", "101%"),
+    ("unreachable.replace_after_s", -1),
+    ("unreachable.keep", "both"),
+    ("load_balancer.backend", "x" * 201),
+    ("load_balancer.drain_s", -1),
+    ("load_balancer.deadline_s", 0),
+    ("keep_address", "perhaps"),
+    ("address.reservation", "No Name"),
+    ("address.requested", "10.0.0"),
 )
 
 
@@ -75,12 +107,17 @@ async def raw_put(cloud: Cloud, app: str, spec: dict[str, Any], key: str = "") -
 
 @pytest.mark.parametrize(("field", "value"), WRONG, ids=[f"{f}={v}" for f, v in WRONG])
 async def test_each_wrong_field_is_named(cloud: Cloud, field: str, value: Any) -> None:
-    status, problem = await raw_put(cloud, "acme/bad", broken(good(cloud), field, value))
+    spec = good(cloud, secrets=[{"name": "db", "env": "DB"}])
+    status, problem = await raw_put(cloud, "acme/bad", broken(spec, field, value))
     assert status == 422, problem
     assert any(each["field"].startswith(field) for each in problem["errors"]), problem
-    assert all(each["problem"] for each in problem["errors"])
+    assert all(each["problem"] and each["expected"] for each in problem["errors"]), problem
     with pytest.raises(NotFound):
         await cloud.client.app("acme/bad")
+
+
+async def test_no_field_is_left_out() -> None:
+    assert leaves_without(field for field, _ in WRONG) == set()
 
 
 async def test_wrong_keys_are_refused(cloud: Cloud) -> None:

@@ -11,12 +11,15 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 import aiodocker
 from aiodocker.containers import DockerContainer
 
+from infra.local import edge
+from infra.local.layout import Layout, Vlan
 from infra.provision import OvsServer, Server
 from infra.provision.process import wait_gone
 from libs.common.clock import SystemClock
@@ -309,6 +312,58 @@ async def tcp(namespace: str, ip: str, source: str = "") -> bool:
         stderr=asyncio.subprocess.DEVNULL,
     )
     return await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def ping(namespace: str, ip: str) -> bool:
+    """Does the address answer ICMP, asked from inside a namespace (within a second)?"""
+    command = ("busybox", "ping", "-c", "3", "-i", "0.2", "-W", "1", ip)
+    process = await asyncio.create_subprocess_exec(
+        "nsenter", f"--net={namespace}", *command,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    return await asyncio.wait_for(process.wait(), 10) == 0
+
+
+_LISTEN = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("0.0.0.0", 9))
+s.settimeout(1.0)
+print("ready", flush=True)
+sys.exit(0 if s.recv(100) == b"hello" else 1)
+"""
+_SEND = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for n in range(3):
+    s.sendto(b"hello", (sys.argv[1], 9))
+"""
+
+
+async def udp(namespace: str, there: str, ip: str) -> bool:
+    """Does a datagram from inside a namespace to `ip` arrive at whoever listens inside another (within a second)?"""
+    listener = await asyncio.create_subprocess_exec(
+        "nsenter", f"--net={there}", sys.executable, "-IS", "-c", _LISTEN,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert listener.stdout is not None
+    assert await listener.stdout.readline() == b"ready\n"
+    await asyncio.to_thread(inside, namespace, sys.executable, "-IS", "-c", _SEND, ip)
+    return await asyncio.wait_for(listener.wait(), 10) == 0
+
+
+@asynccontextmanager
+async def router(host: Host) -> AsyncIterator[str]:
+    """A gateway with a leg in every network, as a local cluster has one; it forwards nothing. Yields its namespace."""
+    vlans = tuple(
+        Vlan(str(n["name"]), int(str(n["vlan"])), IPv4Network(n["cidr"])) for n in NETWORKS
+    )
+    layout = Layout(host.cluster, host.home, vlans=vlans, ovs_dir=host.ovs.data_dir)
+    try:
+        await edge.up(layout, host.bridge)
+        yield layout.edge
+    finally:
+        await edge.down(layout)
 
 
 @asynccontextmanager

@@ -54,6 +54,24 @@ def test_an_engine_that_somebody_has_configured_is_left_to_them(tmp_path: Path) 
     assert "/etc/docker/daemon.json" in said
 
 
+def test_a_process_that_has_been_reaped_is_gone_and_ends_no_script() -> None:
+    script = """
+    set -euo pipefail
+    source "$1/infra/host/lib.sh"
+    sleep 60 & pid=$!
+    ! gone $pid
+    kill $pid; wait $pid || true
+    gone $pid
+    stop_pid $pid 1
+    ! pid_of "$1/no/such/file" sleep
+    echo all said
+    """
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", str(ROOT)], capture_output=True, text=True, timeout=20
+    )
+    assert done.stdout == "all said\n", done.stderr
+
+
 def test_who_asks_for_help_gets_it_and_nothing_is_installed() -> None:
     done = subprocess.run([SETUP, "--help"], capture_output=True, text=True, timeout=10, check=True)
     assert "usage: setup.sh" in done.stdout and not done.stderr

@@ -12,7 +12,18 @@ import pytest
 from infra.provision import OvsServer, Server
 from infra.provision.process import free_ports
 from libs.common.errors import Conflict, NotFound
-from tests.integration.hostd_host import HOST_INODE, Host, inside, open_host, run, tcp
+from tests.integration.hostd_host import (
+    HOST_INODE,
+    PORT,
+    Host,
+    inside,
+    open_host,
+    ping,
+    router,
+    run,
+    tcp,
+    udp,
+)
 
 # -- who can talk to whom ------------------------------------------------------------------------
 
@@ -31,6 +42,30 @@ async def test_one_vlan_talks_and_two_do_not(host: Host) -> None:
     assert not await tcp(other.namespace, one.ip)
     # The host itself has no way in.
     assert not await tcp("/proc/self/ns/net", one.ip)
+
+
+async def test_the_gateway_is_no_way_into_another_vlan(host: Host) -> None:
+    one, two, other = await asyncio.gather(
+        host.start("one"), host.start("two"), host.start("other", "blue")
+    )
+    async with router(host) as gateway:
+        for each, beyond, via in (
+            (one, "10.89.0.0/24", "10.88.0.1"),
+            (other, "10.88.0.0/24", "10.89.0.1"),
+        ):
+            inside(each.namespace, "ip", "route", "replace", beyond, "via", via)
+        await host.wait_served(one.namespace, two.ip)
+        # Each reaches its own gateway, which has a leg in the other VLAN, and gets no further: in any protocol.
+        for asker, near, far in ((one, "10.88.0.1", other.ip), (other, "10.89.0.1", one.ip)):
+            assert await ping(asker.namespace, near)
+            assert not await ping(asker.namespace, far)
+            assert not await tcp(asker.namespace, far)
+        assert await udp(one.namespace, two.namespace, two.ip)
+        assert not await udp(one.namespace, other.namespace, other.ip)
+        assert not await udp(other.namespace, one.namespace, one.ip)
+        # The routes are right: one that forwards, which ours does not, would join them.
+        run("ip", "netns", "exec", gateway, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        assert await udp(one.namespace, other.namespace, other.ip)
 
 
 async def test_the_container_sees_its_own_network_only(host: Host) -> None:
@@ -195,8 +230,9 @@ async def test_logs_and_stats(host: Host) -> None:
     lines = [json.loads(line) for line in response.body.splitlines()]
     for line in lines:
         assert set(line) == {"time", "stream", "line"}
+    assert f"listens on port {PORT}" in lines[0]["line"]
     stats = await host.call("GET", f"/v1/containers/{one.name}/stats")
-    assert stats["mem_bytes"] > 0
+    assert stats["mem_bytes"] > 0 and stats["cpu_ns"] > 0 and stats["at"] > 0
     assert stats["pids"] >= 1
     assert stats["network"]["rx_bytes"] > 0
     with pytest.raises(NotFound):

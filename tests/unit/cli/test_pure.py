@@ -223,6 +223,9 @@ def test_errors_tell_field_expectation_and_request() -> None:
     shown.error(error)
     assert "instances: is -1 (expected: 0 to 10000)" in err.getvalue()
     assert "request id: r-1" in err.getvalue()
+    shown, _, err = printer(Output.TABLE)
+    shown.error(InvalidInput.of("port", "must be 1 to 9", "1 to 9"))
+    assert err.getvalue() == "error: port: must be 1 to 9\n"  # once is enough
     shown, _, err = printer(Output.JSON)
     shown.error(error)
     assert '"request_id":"r-1"' in err.getvalue() and '"expected":"0 to 10000"' in err.getvalue()

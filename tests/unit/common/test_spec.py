@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -83,7 +84,54 @@ WRONG: list[tuple[str, Any]] = [
     ("stop_grace_s", 3601),
     ("keep_address", "perhaps"),
     ("instancse", 3),
+    ("env", "A=1"),
+    ("labels", ["a"]),
+    ("network_options.mtu", 100),
+    ("network_options.bandwidth.egress_kbit", 1),
+    ("network_options.bandwidth.ingress_kbit", "much"),
+    ("secrets.0.name", "No Name"),
+    ("secrets.0.env", "1A"),
+    ("secrets.0.file", "/etc/hosts"),
+    ("constraints.0.value", 7),
+    ("spread", ["zone", ""]),
+    ("spread", "zone"),
+    ("apart_from", ["No Name"]),
+    ("priority", 101),
+    ("health.0.command", "check"),
+    ("strategy.auto_rollback", "perhaps"),
+    ("disruption_budget", "101%"),
+    ("unreachable.replace_after_s", -1),
+    ("unreachable.keep", "both"),
+    ("load_balancer.backend", "x" * 201),
+    ("load_balancer.deadline_s", 0),
+    ("address.reservation", "No Name"),
+    ("address.requested", "10.0.0"),
 ]  # fmt: skip
+
+
+def leaves(schema: Mapping[str, Any], defs: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """The dotted paths of all fields that have no fields of their own."""
+    if "$ref" in schema:
+        schema = defs[schema["$ref"].rpartition("/")[2]]
+    kinds = [each for each in schema.get("anyOf", ()) if each.get("type") != "null"]
+    if len(kinds) == 1:
+        yield from leaves(kinds[0], defs, path)
+    elif "properties" in schema:
+        for name, inner in schema["properties"].items():
+            yield from leaves(inner, defs, f"{path}.{name}".removeprefix("."))
+    elif "$ref" in schema.get("items", {}):
+        yield from leaves(schema["items"], defs, f"{path}.0")
+    else:
+        yield path
+
+
+def leaves_without(wrong: Iterable[str]) -> set[str]:
+    """The fields of an app's spec of which there is no wrong value at these paths."""
+    schema = AppSpec.model_json_schema()
+    paths = set(wrong)
+    found = set(leaves(schema, schema["$defs"]))
+    assert {"image", "network_options.bandwidth.egress_kbit", "secrets.0.name"} <= found
+    return {each for each in found if not any(f"{path}.".startswith(f"{each}.") for path in paths)}
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -95,9 +143,9 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         if isinstance(content, list):
             at = int(names[0])
             return [put(each, names[1:]) if n == at else each for n, each in enumerate(content)]
-        return {**content, names[0]: put(content.get(names[0]), names[1:])}
+        return {**(content or {}), names[0]: put((content or {}).get(names[0]), names[1:])}
 
-    made: dict[str, Any] = put(GOOD, path.split("."))
+    made: dict[str, Any] = put({**GOOD, "secrets": REFS[:1]}, path.split("."))
     return made
 
 
@@ -114,14 +162,44 @@ def test_each_wrong_field_is_named(path: str, value: Any) -> None:
         AppSpec.model_validate(changed(path, value))
     problems = invalid(raised.value).problems
     assert any(each.field == path or each.field.startswith(f"{path}.") for each in problems)
-    assert all(each.problem for each in problems)
+    assert all(each.problem and each.expected for each in problems)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem", "expected"),
+    [
+        ("disruption_budget", -1, "must be 0 or more", "0 or more"),
+        ("image", "a b", "not an image reference", "e.g. registry.example:5000/team/web:1.2"),
+        (
+            "load_balancer",
+            {"driver": "haproxy"},
+            "driver haproxy needs `port`, 1 to 65535",
+            "needs `port`, 1 to 65535",
+        ),
+        ("keep_address", "perhaps", None, "true or false"),
+        ("instances", 10_001, None, "le 10000"),
+    ],
+)
+def test_what_would_be_right_is_said(
+    path: str, value: Any, problem: str | None, expected: str
+) -> None:
+    with pytest.raises(ValidationError) as raised:
+        AppSpec.model_validate(changed(path, value))
+    (found,) = invalid(raised.value).problems
+    assert found.expected == expected and problem in (None, found.problem)
+
+
+def test_there_is_a_wrong_value_of_each_field() -> None:
+    assert leaves_without(path for path, _ in WRONG) == set()
 
 
 @pytest.mark.parametrize("field", ["image", "network"])
 def test_what_is_needed_is_said(field: str) -> None:
     with pytest.raises(ValidationError) as raised:
         AppSpec.model_validate({name: value for name, value in GOOD.items() if name != field})
-    assert [each.field for each in invalid(raised.value).problems] == [field]
+    assert [(each.field, each.expected) for each in invalid(raised.value).problems] == [
+        (field, "it is required")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -238,8 +316,9 @@ def test_the_environment_travels_and_is_left_out_when_there_is_none() -> None:
 def test_a_wrong_secret_is_named(field: str, refs: list[dict[str, str]]) -> None:
     with pytest.raises(ValidationError) as raised:
         AppSpec.model_validate({**GOOD, "env": {"TAKEN": "1"}, "secrets": refs})
-    found = {".".join(map(str, each["loc"])) for each in raised.value.errors()}
-    assert found == {field}
+    problems = invalid(raised.value).problems
+    assert {each.field for each in problems} == {field}
+    assert all(each.expected for each in problems)
 
 
 ALONE: dict[str, Any] = {**GOOD, "instances": 1, "strategy": {"max_surge": 0, "max_unavailable": 1}}
@@ -274,4 +353,5 @@ def test_an_instance_asks_for_its_own_slots_reservation() -> None:
 def test_a_wrong_wish_for_an_address_is_named(field: str, changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as raised:
         AppSpec.model_validate({**ALONE, **changes})
-    assert [each.field for each in invalid(raised.value).problems] == [field]
+    problems = invalid(raised.value).problems
+    assert [each.field for each in problems] == [field] and problems[0].expected
