@@ -384,8 +384,8 @@ class DistributedStack:
         shutil.rmtree(self.layout.root, ignore_errors=True)
 
     def leftovers(self) -> list[str]:
-        """What of the cluster is still on the machine, or left by force only; empty after `destroy`."""
-        left = [*self.overruns, *(f"process {pid}" for pid in self.executors())]
+        """What of the cluster is still on the machine; empty after `destroy`."""
+        left = [f"process {pid}" for pid in self.executors()]
         paths = (self.layout.root, *(host.run_dir for host in self.hosts))
         left += [f"file {path}" for path in paths if path.exists()]
         devices = {path.name for path in Path("/sys/class/net").iterdir()}

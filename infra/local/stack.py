@@ -161,9 +161,9 @@ class Stack:
             await run(script, "stop", "--dir", self.layout.ovs_dir, "--purge")
 
     def leftovers(self) -> list[str]:
-        """What of the cluster is still on the machine, or left by force only; empty after `destroy`."""
+        """What of the cluster is still on the machine; empty after `destroy`."""
         layout = self.layout
-        left = [*self.overruns, *(f"process {pid}" for pid in self.executors())]
+        left = [f"process {pid}" for pid in self.executors()]
         left += [f"file {path}" for path in (layout.root, layout.run) if path.exists()]
         mounts = Path("/proc/mounts").read_text()
         left += [
