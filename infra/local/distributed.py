@@ -390,8 +390,8 @@ class DistributedStack:
         shutil.rmtree(self.layout.root, ignore_errors=True)
 
     def leftovers(self) -> list[str]:
-        """What of the cluster is still on the machine, or left by force only; empty after `destroy`."""
-        left = [*self.overruns, *(f"process {pid}" for pid in self.executors())]
+        """What of the cluster is still on the machine; empty after `destroy`."""
+        left = [f"process {pid}" for pid in self.executors()]
         run_dirs = [host.run_dir for host in self.hosts]
         names = {each for host in self.hosts for each in (host.bridge, *host.uplinks)}
         return left + leftovers.of(

@@ -163,9 +163,9 @@ class Stack:
             await run(script, "stop", "--dir", self.layout.ovs_dir, "--purge")
 
     def leftovers(self) -> list[str]:
-        """What of the cluster is still on the machine, or left by force only; empty after `destroy`."""
+        """What of the cluster is still on the machine; empty after `destroy`."""
         layout = self.layout
-        left = [*self.overruns, *(f"process {pid}" for pid in self.executors())]
+        left = [f"process {pid}" for pid in self.executors()]
         left += leftovers.of(layout, (layout.run,), (self._owner,), {self.bridge})
         legs = (name for name in leftovers.links() if name.startswith(f"{self.bridge[-6:]}-e"))
         return left + [f"port {name}" for name in sorted(legs)]

@@ -1,9 +1,10 @@
 """service_start_s, service_stop_s, service_rss_mib: the worst service of an idle cluster of many processes.
 
 A start is from the process' exec until /readyz says 200 (it leads, it reads, it writes); a stop from SIGTERM until the
-process is gone. START_S, STOP_S and RSS_MIB are what was promised, for a machine that has nothing else to do; the peer
-of a start is an interpreter that only imports what all of them need. Kafka and the MongoDB-wire server are real;
-service_stop_kafka_frozen_s and service_stop_mongo_frozen_s are stops while that one answers nothing.
+process is gone. START_S, STOP_S and RSS_MIB are what was promised. The peer of a start is an interpreter that only
+imports what all of them need: on a busy machine, where that takes long, a start may take START_RATIO times as long.
+Kafka and the MongoDB-wire server are real; service_stop_kafka_frozen_s and service_stop_mongo_frozen_s are stops while
+that one answers nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tests.bench.report import Report
 
 ROUNDS = 3
 START_S, STOP_S, RSS_MIB = 2.0, 10.0, 120.0
+START_RATIO = 3.0
 IMPORTS = "import aiohttp, aiokafka, motor.motor_asyncio, pydantic, opentelemetry.sdk.trace"
 IDLE_S = 10.0
 FROZEN_S = 5.0  # so that calls to it hang already
@@ -50,7 +52,8 @@ async def measure(report: Report) -> None:
                 stops[service] = statistics.median(each[0] for each in rounds)
                 starts[service] = statistics.median(each[1] for each in rounds)
             _worst(report, "service_stop_s", stops, "s", STOP_S)
-            _worst(report, "service_start_s", starts, "s", START_S, peer=bare)
+            soon = max(START_S, START_RATIO * bare)
+            _worst(report, "service_start_s", starts, "s", soon, peer=bare)
             for server in ("kafka", "mongo"):
                 stops = await _without(stack, server)
                 _worst(report, f"service_stop_{server}_frozen_s", stops, "s", STOP_S)

@@ -52,7 +52,12 @@ def main() -> int:
         print(f"compose: {error}", file=sys.stderr)
         return 1
     finally:
-        asyncio.run(engine_server(root / "engine").control.purge())
+        try:
+            asyncio.run(engine_server(root / "engine").control.purge())
+        except (
+            ProvisionError
+        ) as error:  # a busy disk takes its time with that much; what held has held
+            print(f"compose: {error}", file=sys.stderr)
         subprocess.run(("rm", "-rf", "--one-file-system", str(root)), check=False)
 
 

@@ -52,4 +52,4 @@ async def cloud(ovs: OvsServer) -> AsyncIterator[Cloud]:
         finally:
             shutil.copytree(layout.logs, "build/e2e-logs", dirs_exist_ok=True)
             await stack.destroy()
-    assert stack.leftovers() == []
+    assert (stack.leftovers(), stack.overruns) == ([], [])

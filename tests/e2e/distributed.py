@@ -93,4 +93,4 @@ async def _running(stack: DistributedStack, size: int) -> AsyncIterator[Distribu
             shutil.rmtree(LOGS, ignore_errors=True)
             shutil.copytree(stack.layout.logs, LOGS)
             await stack.destroy()
-    assert stack.leftovers() == []
+    assert (stack.leftovers(), stack.overruns) == ([], [])

@@ -6,25 +6,33 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
 from infra.demo.__main__ import finish, releases
-from infra.local.distributed import SERVICES
+from infra.local.distributed import SERVICES, DistributedStack
+from infra.local.processes import end
 from infra.provision import OvsServer
 from libs.common.spec import AppSpec
+from tests.bench.containers import rss_mib
 from tests.e2e.conftest import Cloud
 from tests.e2e.distributed import Distributed, distributed
+from tests.e2e.doors import answer_of
 from tests.matrix.runner import Matrix
 
 pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(400)]
 SIZE = 4
 OUTAGE_S = 6.0
 SOON_S = 30.0
+STOP_S = 10.0  # from SIGTERM until a process is gone
+FROZEN_S = 2.0  # so that calls to it hang
+IDLE_MIB = 120.0
 CELLS = (
     ("kafka", "kill9", OUTAGE_S),
     ("mongo", "stop", OUTAGE_S),
@@ -74,6 +82,91 @@ async def test_two_clusters_on_one_machine_do_not_touch_each_other(
     assert await many.story.containers() == {}
     assert await cloud.story.healthy(len(mine), "the other cluster's stop") == mine
     await cloud.story.gantry("stop", "acme/web")
+
+
+# What only those who are known may ask of each kind of port. The front is HAProxy before the gateways.
+ASKED = {
+    "gateway": ("/v1/apps", "/metrics"),
+    "deployer": ("/v1/apps", "/metrics"),
+    "scheduler": ("/v1/status", "/metrics"),
+    "ipam": ("/v1/networks", "/metrics"),
+    "monitor": ("/v1/nodes", "/metrics"),
+    "hostd": ("/v1/attachments", "/metrics"),
+    "mesos_master": ("/state", "POST /api/v1", "POST /api/v1/scheduler"),
+    "agent": ("/state", "POST /api/v1", "POST /api/v1/executor"),
+}
+
+
+async def test_a_stranger_is_turned_away_at_every_port(many: Distributed) -> None:
+    answers = {
+        (name, asked): await answer_of(port, asked)
+        for name, port in many.stack.layout.ports.items()
+        for asked in ASKED[re.split(r"[-:]", name)[0]]
+    }
+    standbys = {name for (name, _), status in answers.items() if status == 503}
+    assert len(standbys) == len({name.rpartition("-")[0] for name in standbys}), "one of two leads"
+    assert {name.rpartition("-")[0] for name in standbys} == {"scheduler", "monitor"}
+    doors = {door: status for door, status in answers.items() if door[0] not in standbys}
+    assert {door: status for door, status in doors.items() if status != 401} == {}
+
+
+async def test_idle_processes_are_small_and_leave_in_time(many: Distributed) -> None:
+    """Each of ours, hosts' daemons and executors included, after an app's life; then SIGTERM to all at once.
+
+    The engines are frozen then: who calls them waits for nothing. (Services without Kafka and store: `test_stop`.)
+    """
+    story, stack = many.story, many.stack
+    story.size = SIZE
+    await story.release("sample-web:v1")
+    await story.gantry("stop", "acme/web")
+    daemons = {name: stack.service(name) for name in stack.names}
+    daemons |= {each.hostd.name: each.hostd for each in stack.hosts}
+    pids = {name: daemon.pid() or 0 for name, daemon in daemons.items()}
+    executors = {f"executor {pid}": pid for pid in stack.executors()}
+    assert len(executors) == 2 * len(stack.hosts), "a supervisor and a worker on each host"
+    pids |= executors
+    large = {name: size for name, pid in pids.items() if (size := rss_mib(pid)) >= IDLE_MIB}
+    assert large == {}
+
+    for host in stack.hosts:
+        await stack.parts[f"engine-{host.name}"].pause()
+    await asyncio.sleep(FROZEN_S)
+    overruns = await end([*pids.values()], STOP_S)
+    for host in stack.hosts:
+        await stack.parts[f"engine-{host.name}"].resume()
+    assert overruns == []
+
+
+async def test_the_order_of_starts_does_not_matter(many: Distributed) -> None:
+    """Services and hosts first, what they stand on last, the store before the bus; then an app is released."""
+    story, stack = many.story, many.stack
+    hosts = [each.name for host in stack.hosts for each in (host.agent, host.hostd)]
+    ours = [*stack.names, *hosts]
+    servers = ("zookeeper", "mongo", "kafka")
+    for name in (*hosts, "mesos-master", *servers):
+        await stack.parts[name].stop()
+    for name in ours:
+        stack.launch(name)
+    async with asyncio.timeout(60):
+        while not all([await waits(stack, name) for name in stack.names]):
+            await asyncio.sleep(0.2)
+    await stack.parts["mesos-master"].start()
+    for name in servers:
+        await stack.parts[name].start()
+    for name in ours:
+        await stack.parts[name].start()
+    await many.ready()
+    await story.release("sample-web:v2")
+    await story.expect_versions("v2", SIZE)
+    await story.gantry("stop", "acme/web")
+
+
+async def waits(stack: DistributedStack, name: str) -> bool:
+    """Does the service's process answer, and say that it can't work so far."""
+    try:
+        return await answer_of(stack.layout.ports[name], "/readyz") == 503
+    except aiohttp.ClientError:
+        return False
 
 
 async def test_one_replica_of_each_service(ovs: OvsServer) -> None:

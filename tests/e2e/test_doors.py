@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.e2e.conftest import Cloud
@@ -48,6 +50,8 @@ async def test_no_secret_is_in_a_log_a_trace_or_a_command_line(cloud: Cloud) -> 
         cloud.stack.admin_key(),
         (layout.data / "cluster.secret").read_text().strip(),
         (layout.data / "mesos.secret").read_text().strip(),
+        (layout.data / "executor.secret").read_text().strip(),
+        *(token for pid in cloud.stack.executors() for token in tokens_of(pid)),
     ]
     assert layout.trace_file.stat().st_size > 0
     files = [*layout.logs.iterdir(), layout.trace_file]
@@ -57,3 +61,12 @@ async def test_no_secret_is_in_a_log_a_trace_or_a_command_line(cloud: Cloud) -> 
             texts.append(command.read())
     assert all(secrets)
     assert not [secret for secret in secrets for text in texts if secret in text]
+
+
+def tokens_of(pid: int) -> list[str]:
+    """What an executor was given to show its agent."""
+    words = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    name = "MESOS_EXECUTOR_AUTHENTICATION_TOKEN="
+    found = [word.removeprefix(name) for word in words if word.startswith(name)]
+    assert found, "it has none"
+    return found

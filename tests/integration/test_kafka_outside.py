@@ -102,8 +102,8 @@ async def as_the_guide_says(tool: str, broker: Broker, directory: Path) -> None:
     found = re.search(rf"exec -T kafka /opt/kafka/bin/{tool} ([^\n]+)", GUIDE)
     assert found
     words = found[1].replace("localhost:9092", broker.inside).split()
-    if "<password.properties" in words:
-        words.remove("<password.properties")
+    if "<password" in words:
+        words.remove("<password")
     file = directory / "password.properties"
     file.write_text(f"SCRAM-SHA-512=password={PASSWORD}\n")
     words = [str(file) if word == "/dev/stdin" else word for word in words]
