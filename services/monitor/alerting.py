@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 from libs.common.errors import Conflict, Unavailable
@@ -56,9 +57,9 @@ class Alerting:
         try:
             await self.set(fresh, holds, summary)
             if fresh.id in self._unkept:
-                del self._unkept[fresh.id]
                 if not holds:  # the store never knew: nobody else would say that it is over
                     await self._notifier.tell(replace(fresh, since=self._rt.clock.now()))
+                del self._unkept[fresh.id]
         except (Unavailable, Conflict) as error:
             self._log.warning("can't keep an alert", alert=fresh.id, holds=holds, error=str(error))
             if holds and fresh.id not in self._unkept:
@@ -98,27 +99,39 @@ class Alerting:
         """Tell people of a change once, and end what time ends."""
         alert = await self.store.alert(alert_id)
         if alert is None:
+            self._mailed.pop(alert_id, None)
             return None
         change = core.on_time(alert, self._rt.clock.now(), self._config)
         if change.alert is not None:
             await self.save(change)
             return None
-        if alert.notified != alert.firing:
-            turn = (alert.firing, alert.since)
-            if self._mailed.get(alert_id) != turn:
-                await self._notifier.tell(alert)
-                self._mailed[alert_id] = turn
-            await self._told(alert)
+        if alert.notified == alert.firing and alert_id not in self._mailed:
+            return None
+        turn = (alert.firing, alert.since)
+        if self._mailed.get(alert_id) != turn:
+            # Before the mail: if we die, or it turns meanwhile, people are told of what comes next in any case.
+            with suppress(Unavailable):  # as on a full disk: they are told all the same
+                if not await self._keep_known(alert, None):
+                    return 0.0
+            await self._notifier.tell(alert)
+            self._mailed[alert_id] = turn
+        if not await self._keep_known(alert, alert.firing):
+            return 0.0  # it turned meanwhile; that is told next
+        self._mailed.pop(alert_id, None)
         return None
 
-    async def _told(self, alert: Alert) -> None:
-        """Remember what people know, however often the alert is counted on meanwhile: nobody is told twice."""
+    async def _keep_known(self, alert: Alert, known: bool | None) -> bool:
+        """Remember what people know of this turn, however often the alert is counted on meanwhile.
+
+        False when it has turned, or is counted on all the time.
+        """
         for _ in range(TRIES):
             current = await self.store.alert(alert.id)
             if current is None or (current.firing, current.since) != (alert.firing, alert.since):
-                break  # it turned meanwhile; that is told next
-            told = replace(current, notified=current.firing)
+                return False
+            if current.notified is known:
+                return True
+            told = replace(current, notified=known)
             if await self.store.save_alert(told, (), self._rt.clock.now()):
-                self._mailed.pop(alert.id, None)
-                return
-        self._queue.add(alert.id)
+                return True
+        return False

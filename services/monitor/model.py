@@ -134,7 +134,8 @@ Exit = tuple[float, str]
 class Alert:
     """One thing that may be wrong, e.g. `app-crashing:acme/web`; a document.
 
-    `exits` are what the rule counts: when, and the event's id; `notified` is the state that the last mail told of.
+    `exits` are what the rule counts: when, and the event's id; `notified` is the state that the last mail told of,
+    None when that is not sure: a mail is on its way, or was when its sender died.
     """
 
     id: str
@@ -145,7 +146,7 @@ class Alert:
     summary: str = ""
     since: float = 0.0
     exits: tuple[Exit, ...] = ()
-    notified: bool = False
+    notified: bool | None = False
     version: int = 0
 
     @property

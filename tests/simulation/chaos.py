@@ -27,7 +27,8 @@ class Chaos:
         self._running: dict[asyncio.Task[None], None] = {}
         incidents: Mapping[Point, tuple[int, Callable[[], Awaitable[None]]]] = {
             Point.CRASH: (6, self._crash),
-            Point.LEADER_PAUSED: (3, self._pause_leader),
+            Point.LEADER_PAUSED: (3, self._pause_scheduler),
+            Point.MONITOR_PAUSED: (2, self._pause_monitor),
             Point.WORKER_KILLED: (4, self._kill_worker),
             Point.SUPERVISOR_KILLED: (2, self._kill_supervisor),
             Point.EXECUTOR_GONE: (1, self._executor_gone),
@@ -88,16 +89,19 @@ class Chaos:
         self._hit(Point.CRASH, process.name)
         process.kill()
 
-    async def _pause_leader(self) -> None:
-        leads = [each for each in self.cloud.service("scheduler") if each.name == self._leader()]
-        for process in leads:
-            if process.life is not None and not process.life.dead:
-                self._hit(Point.LEADER_PAUSED, process.name)
-                process.life.pause(self.rng.uniform(15, 40))
+    async def _pause_scheduler(self) -> None:
+        self._pause_leader("scheduler", Point.LEADER_PAUSED)
 
-    def _leader(self) -> str:
-        holder = self.cloud.store.lease_holder("scheduler")
-        return holder.rpartition("-")[0]
+    async def _pause_monitor(self) -> None:
+        self._pause_leader("monitor", Point.MONITOR_PAUSED)
+
+    def _pause_leader(self, service: str, point: Point) -> None:
+        leader = self.cloud.store.lease_holder(service).rpartition("-")[0]
+        for process in self.cloud.service(service):
+            life = process.life
+            if process.name == leader and life is not None and not life.dead:
+                self._hit(point, process.name)
+                life.pause(self.rng.uniform(15, 40))
 
     async def _kill_worker(self) -> None:
         workers = self._host().workers()

@@ -29,7 +29,7 @@ from services.scheduler.settings import JobsConfig, SchedulerConfig
 from tests.fakes.docker import FakeImage
 from tests.simulation import parts
 from tests.simulation.balancer import Balancer
-from tests.simulation.faults import Faults, Point
+from tests.simulation.faults import Faults
 from tests.simulation.host import Host
 from tests.simulation.loop import EPOCH_S, VirtualClock, World
 from tests.simulation.mesosnet import FIRST_AGENT_PORT, MASTERS, MesosNet
@@ -42,7 +42,7 @@ HOSTS = 3
 ZONES = {f"host-{n}": "ab"[n % 2] for n in range(HOSTS)}
 SKEW_S = 2.0
 PARTITIONS = 3  # a topic; more would only take time
-REPLICAS = {"gateway": 1, "deployer": 2, "scheduler": 2, "ipam": 2, "monitor": 1}
+REPLICAS = {"gateway": 1, "deployer": 2, "scheduler": 2, "ipam": 2, "monitor": 2}
 SETTINGS: Settings = {
     "gateway": GatewayConfig(),
     "deployer": DeployerConfig(keep_gone_s=600.0),
@@ -68,7 +68,9 @@ SETTINGS: Settings = {
         cooldown_s=30.0,
         leak_grace_s=60.0,
     ),
-    "monitor": MonitorConfig(masters=MASTERS, node_poll_s=10.0, sweep_s=10.0, lag_s=60.0),
+    "monitor": MonitorConfig(
+        masters=MASTERS, node_poll_s=10.0, sweep_s=10.0, lag_s=60.0, leader_lease_s=12.0
+    ),
 }
 
 
@@ -101,7 +103,7 @@ class Cloud:
         self.balancer = Balancer(clock, self.faults)
         self.failed: list[str] = []
         self._pids = 100
-        self.hosts = [Host(self, index) for index in range(HOSTS)]
+        self.hosts = [Host(self, index, self._skew_s()) for index in range(HOSTS)]
         self.mesos = MesosNet(self._mesos(), world.loop, self.faults, self.trace)
         self.processes = self._processes()
 
@@ -139,11 +141,13 @@ class Cloud:
         made = []
         for service, count in REPLICAS.items():
             for number in range(1, count + 1):
-                skew_s = self.rng.uniform(-SKEW_S, SKEW_S)
-                self.faults.hits[Point.CLOCK_SKEW] += 1
                 name = f"{service}-{number}"
-                made.append(Process(self, name, service, self.main_of(service), skew_s))
+                made.append(Process(self, name, service, self.main_of(service), self._skew_s()))
         return made
+
+    def _skew_s(self) -> float:
+        """How wrong a clock is."""
+        return self.rng.uniform(-SKEW_S, SKEW_S)
 
     def main_of(self, service: str) -> Main:
         """What a service runs."""

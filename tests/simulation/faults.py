@@ -61,11 +61,17 @@ class Point(StrEnum):
     CRASH_AFTER_WRITE = "crash after a write"
     CRASH = "a service is killed"
     LEADER_PAUSED = "a leader is paused, replaced, and goes on"
-    CLOCK_SKEW = "clocks differ"
+    MONITOR_PAUSED = "the leading monitor is paused, replaced, and goes on"
+    CLOCK_SKEW = "a service goes by a wrong clock"
+    HOST_CLOCK_SKEW = "hostd or an executor goes by its host's wrong clock"
     WORKER_KILLED = "executor: the worker is killed"
     SUPERVISOR_KILLED = "executor: the supervisor is killed"
+    JOURNAL_CRASH_BEFORE = "executor: killed before a line of its journal"
+    JOURNAL_CRASH_AFTER = "executor: killed after a line of its journal"
     EXECUTOR_GONE = "executor: it dies, and none can be started on its host for long"
     HOSTD_KILLED = "hostd is killed"
+    HOSTD_CRASH_BEFORE = "hostd is killed before a write of its state"
+    HOSTD_CRASH_AFTER = "hostd is killed after a write of its state"
     HOSTD_DISK = "hostd: its disk or kernel fails before or after a step"
     SWITCH_RESTART = "the switch is restarted"
     DOCKER_AWAY = "docker: away for a while"
@@ -109,6 +115,10 @@ RATES: Mapping[Point, float] = {
     Point.MESOS_UPDATE_DOUBLED: 0.02,
     Point.CRASH_BEFORE_WRITE: 0.002,
     Point.CRASH_AFTER_WRITE: 0.002,
+    Point.JOURNAL_CRASH_BEFORE: 0.0005,
+    Point.JOURNAL_CRASH_AFTER: 0.0005,
+    Point.HOSTD_CRASH_BEFORE: 0.002,
+    Point.HOSTD_CRASH_AFTER: 0.002,
     Point.HOSTD_DISK: 0.003,
     Point.DOCKER_FAILS: 0.005,
     Point.REGISTRY_FAILS: 0.1,
@@ -180,8 +190,11 @@ class StoreHandleFaults(StoreFaults):
         return float(faults.strike(Point.STORE_REPLY_LOST))
 
 
+_WRITES = ("replace_many", "delete", "mark_sent", "take_lease", "drop_lease", "raise_epoch")
+
+
 def _writes(what: str) -> bool:
-    return what.endswith(("replace_many", "delete", "mark_sent", "take_lease"))
+    return what.endswith(_WRITES)
 
 
 _BUS_POINTS: Mapping[BusPoint, Point] = {

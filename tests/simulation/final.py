@@ -43,6 +43,9 @@ async def check_end(
             invariants.fail(
                 f"{app}: scaled to {acked.numbers(app)}, but its spec has {spec['instances']}"
             )
+        body = cloud.store.body("deployer_apps", app)
+        if last and body is not None and body["wanted"] != spec["instances"]:
+            invariants.fail(f"{app}: released, but {body['wanted']} are wanted: {spec}")
     for doc in cloud.store.spoiled():
         invariants.fail(f"{doc}: a reader changed what is stored")
     _desired_is_actual(cloud, invariants)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Protocol
 
 from libs.common.clock import RngIds
@@ -36,6 +37,7 @@ from tests.fakes.prober import FakeProber
 from tests.fakes.switch import FakeSwitch
 from tests.simulation.engine import HostdEngine, claim_on
 from tests.simulation.faults import Point
+from tests.simulation.journal import DyingJournal
 from tests.simulation.life import Life, LifeClock
 from tests.simulation.loop import VirtualClock
 from tests.simulation.mesosnet import MesosNet, MesosTransport
@@ -51,6 +53,10 @@ from tests.simulation.process import (
 
 POOL_IDLE_S = 20.0
 RESTART_S = (0.3, 3.0)  # of hostd and of the executor's worker
+_STATE_CRASHES: Mapping[str, Point] = {
+    "state.save": Point.HOSTD_CRASH_BEFORE,
+    "state.saved": Point.HOSTD_CRASH_AFTER,
+}
 
 
 class HostWorld(Surroundings, Protocol):
@@ -65,14 +71,15 @@ class HostWorld(Surroundings, Protocol):
 
 
 class Host:
-    """A machine by name. hostd and the executor's worker are processes that come and go on it."""
+    """A machine by name. hostd and the executor's worker are processes that come and go on it, by its clock."""
 
-    def __init__(self, world: HostWorld, index: int) -> None:
+    def __init__(self, world: HostWorld, index: int, skew_s: float = 0.0) -> None:
         self.world = world
         self.index = index
         self.name = f"host-{index}"
+        self.skew_s = skew_s
         self.kernel = FakeHost(cluster=world.common.cluster, fault=self._kernel_fault)
-        clock = VirtualClock(world.loop)
+        clock = VirtualClock(world.loop, self.skew_s)
         self.claimed: dict[str, int] = {}  # container → generation of the leave it was started with
         self.docker = FakeDocker(clock, world.faults.rng, claim=claim_on(self.kernel, self.claimed))
         self.docker.fault = self._docker_fault
@@ -84,11 +91,17 @@ class Host:
         self.by_hand = ""  # the container that somebody is about to start
         self.barren = False  # does every executor end at once?
 
+    def life(self, what: str) -> Life:
+        """A process on this host begins, and goes by its clock."""
+        life = Life(self.world.loop, f"{what}@{self.name}", self.skew_s)
+        life.on_skew = partial(self.world.faults.hit, Point.HOST_CLOCK_SKEW, life.name)
+        return life
+
     # -- hostd
 
     def start_hostd(self) -> None:
         """Begin hostd's next life."""
-        life = self.hostd = Life(self.world.loop, f"hostd@{self.name}")
+        life = self.hostd = self.life("hostd")
         life.on_kill = self._hostd_killed
         self.world.trace.add(life.name, "starts")
         life.spawn(self._run_hostd(life))
@@ -146,8 +159,14 @@ class Host:
         life.dead = True
 
     def _kernel_fault(self, step: str) -> None:
-        self.world.faults.dirty = True
-        if self.world.faults.strike(Point.HOSTD_DISK):
+        faults, hostd = self.world.faults, self.hostd
+        faults.dirty = True
+        point = _STATE_CRASHES.get(step)
+        if hostd is not None and point is not None and not hostd.dead and faults.strike(point):
+            hostd.kill()
+        if hostd is not None and hostd.dead:
+            raise Unavailable("this hostd is dead")
+        if faults.strike(Point.HOSTD_DISK):
             raise Unavailable(f"{step} failed")
 
     async def _docker_fault(self, step: str, name: str) -> None:
@@ -226,7 +245,7 @@ class Supervisor:
         if self.ended:
             return
         world = self.host.world
-        life = self.worker = Life(world.loop, f"executor@{self.host.name}")
+        life = self.worker = self.host.life("executor")
         life.on_kill = self._worker_killed
         world.trace.add(life.name, "starts")
         life.spawn(self._run(life))
@@ -280,7 +299,7 @@ class Supervisor:
             deliveries=hostd,
             prober=FakeProber(host.docker),
             inits=FakeInits(host.docker),
-            journal=self.journal,
+            journal=DyingJournal(self.journal, life, world.faults),
             clock=clock,
             rng=rng,
             telemetry=telemetry,

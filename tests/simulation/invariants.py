@@ -21,6 +21,7 @@
 | what runs has its own app's secret, and no other's | engines |
 | no secret is written in clear, nor told in an event | every write |
 | runs of jobs: jobs/ledger.py (when one starts), jobs/judge.py (at the end) | engines, the scheduler
+| what was acknowledged holds in the end, and alerts and their ends are told: promises.py | users, documents, mails |
 | no kill of unknown tasks is held back: none are unknown | the scheduler's breaker, by its alert |
 """
 

@@ -19,6 +19,7 @@ class Life:
         self.dead = False
         self.resume_at = 0.0
         self.on_kill: Callable[[Life], None] | None = None
+        self.on_skew: Callable[[], None] | None = None  # its clock is gone by for the first time
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
     def kill(self) -> None:
@@ -61,7 +62,11 @@ class LifeClock:
 
     def now(self) -> float:
         """Seconds since the epoch, as this process believes."""
-        return EPOCH_S + self._life.loop.time() + self._life.skew_s
+        life = self._life
+        if life.on_skew is not None:
+            told, life.on_skew = life.on_skew, None
+            told()
+        return EPOCH_S + life.loop.time() + life.skew_s
 
     def monotonic(self) -> float:
         """The loop's time."""

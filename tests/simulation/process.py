@@ -8,6 +8,7 @@ import random
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 from libs.common.backoff import Backoff
@@ -22,7 +23,7 @@ from libs.common.telemetry import Telemetry
 from libs.common.tokens import TokenSigner, TokenVerifier, derive_key
 from libs.common.waiting import is_being_cancelled
 from libs.mesos.errors import MesosError
-from tests.simulation.faults import BusHandleFaults, Faults, StoreHandleFaults
+from tests.simulation.faults import BusHandleFaults, Faults, Point, StoreHandleFaults
 from tests.simulation.life import Life, LifeClock
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.tap import TapStore
@@ -126,6 +127,7 @@ class Process:
             return
         life = self.life = Life(self.world.loop, self.name, self.skew_s)
         life.on_kill = self._killed
+        life.on_skew = partial(self.world.faults.hit, Point.CLOCK_SKEW, self.name)
         self.world.trace.add(self.name, "starts")
         life.spawn(self._live(life))
 

@@ -48,8 +48,11 @@ class Acked:
 
     def numbers(self, app: str) -> set[int]:
         """How many instances the app's spec may have."""
-        given = self.wanted.get(app, ())
-        return {each if isinstance(each, int) else self.scales[each] for each in given}
+        found = (
+            each if isinstance(each, int) else self.scales.get(each)
+            for each in self.wanted.get(app, ())
+        )
+        return {each for each in found if each is not None}
 
 
 class Promises:

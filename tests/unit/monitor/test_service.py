@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from libs.common.errors import Unavailable
@@ -53,6 +54,7 @@ class Mails:
 
     told: list[tuple[str, bool]] = field(default_factory=list)
     failing: int = 0
+    on_tell: Callable[[], Awaitable[object]] | None = None  # once, when a mail was handed over
 
     async def tell(self, alert: Alert) -> None:
         """See Notifier."""
@@ -60,6 +62,9 @@ class Mails:
             self.failing -= 1
             raise Unavailable("SMTP")
         self.told.append((alert.id, alert.firing))
+        if self.on_tell is not None:
+            work, self.on_tell = self.on_tell, None
+            await work()
 
 
 @dataclass
@@ -168,6 +173,52 @@ async def test_a_mail_that_fails_is_sent_later_and_once(world: World) -> None:
     task = desk.start()
     await desk.crash(3)
     await within(world, 30, (CRASHING, True), desk=desk)
+    task.cancel()
+
+
+HOST = Node("a1", "h1")
+
+
+@virtual
+async def test_what_turns_while_it_is_being_mailed_is_told_each_time(world: World) -> None:
+    desk = Desk(SmallWorld(world.loop), Master([HOST]))
+    task = desk.start()
+    await world.clock.sleep(10)
+
+    async def meanwhile(agents: list[Node]) -> None:
+        """The mail server takes its time."""
+        desk.master.agents = agents
+        await world.clock.sleep(20)
+
+    desk.mails.on_tell = partial(meanwhile, [HOST])
+    desk.master.agents = []
+    told = [(LOST, True), (LOST, False)]
+    await within(world, 60, *told, desk=desk)
+
+    desk.master.agents = []
+    told.append((LOST, True))
+    await within(world, 60, *told, desk=desk)
+    desk.mails.on_tell = partial(meanwhile, [])
+    desk.master.agents = [HOST]
+    await within(world, 60, *told, (LOST, False), (LOST, True), desk=desk)
+    task.cancel()
+
+
+@virtual
+async def test_the_end_is_told_of_what_a_dead_monitor_had_mailed(world: World) -> None:
+    desk = Desk(SmallWorld(world.loop), Master([HOST]))
+    task = desk.start()
+    await world.clock.sleep(10)
+    desk.mails.on_tell = asyncio.Event().wait
+    desk.master.agents = []
+    await within(world, 60, (LOST, True), desk=desk)
+    task.cancel()  # before it could keep that people know
+    await world.clock.sleep(1)
+    desk.master.agents = [HOST]
+    task = desk.start()
+    await within(world, 60, (LOST, True), (LOST, False), desk=desk)
+    await world.clock.sleep(60)
+    assert desk.mails.told == [(LOST, True), (LOST, False)]
     task.cancel()
 
 
