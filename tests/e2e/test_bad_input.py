@@ -54,6 +54,7 @@ WRONG: tuple[tuple[str, Any], ...] = (
     ("spread", "zone"),
     ("apart_from", ["No Name"]),
     ("priority", 101),
+    ("environment", "No Name"),
     ("health.0.path", "health"),
     ("health.0.command", "check"),
     ("health.0.grace_s", -1),

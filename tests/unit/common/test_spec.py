@@ -97,6 +97,7 @@ WRONG: list[tuple[str, Any]] = [
     ("spread", "zone"),
     ("apart_from", ["No Name"]),
     ("priority", 101),
+    ("environment", "No Name"),
     ("health.0.command", "check"),
     ("strategy.auto_rollback", "perhaps"),
     ("disruption_budget", "101%"),
