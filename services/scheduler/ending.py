@@ -20,8 +20,8 @@ from services.scheduler.telling import place_of
 ENDED_STATES = TERMINAL_STATES | {"TASK_UNKNOWN"}
 SETTLE_S = 10.0
 """After a subscription: by then reconciliation has told of the attempts that we have forgotten, if any."""
-RETOLD_S = 15.0
-"""An agent tells an end that nobody has acknowledged again after 10 s, with its exit code."""
+RETOLD_S = 40.0
+"""An agent tells an end that nobody has acknowledged again, with its exit code: after 10 s, then 20 s, then 40 s."""
 RECONCILED = "REASON_RECONCILIATION"
 OWN_ENDS = frozenset({"TASK_FINISHED", "TASK_FAILED", "TASK_KILLED"})
 """What an executor tells of its own, and a master repeats."""

@@ -96,7 +96,7 @@ async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
     users = [User(cloud, app, acked) for app in APPS]
     jobs = JobUser(cloud)
     ledger = Ledger(cloud, invariants.given_up, invariants.fail, jobs.may_overlap)
-    observer = Observer(cloud)
+    observer = Observer(cloud, ledger)
     if plan.jobs:
         cloud.loop.create_task(observer.watch(), name="observer")
     asking = cloud.loop.create_task(jobs.all(), name="jobs") if plan.jobs else None

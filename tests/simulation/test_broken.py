@@ -92,7 +92,7 @@ def test_runs_of_healthy_hosts_are_given_up_by_the_scheduler(
             real(draft, instance, status, *rest)
 
     monkeypatch.setattr(runs, "ended", distrustful)
-    caught("is given up, and nothing was wrong with its host")
+    caught("given up, and nothing was wrong with its host")
 
 
 @pytest.mark.timeout(200)

@@ -8,6 +8,9 @@ with a repetition are no excuse):
 - runs must not overlap, and another one was under way; it was paused.
 A window that was open stays open until RECOVERY_S after that, and only then a target may be told as missed.
 
+That nobody knows how far a try came is the scheduler's word, and excuses another one for its target. `Observer` looks
+at each such word: it counts only where something of the try's host itself was not well.
+
 Not covered: of a job whose runs may overlap, one run's trouble excuses the others of that time, too; and how long a
 child waits for its parents is not asked, but that it ran.
 """
@@ -74,7 +77,6 @@ class Judge:
             self._children(kept)
             await self._told(kept)
         self._ended()
-        self._lost()
 
     # -- what excuses
 
@@ -104,13 +106,6 @@ class Judge:
                 first.setdefault(one.run, one.start)
             found += [Outage(at, ledger.finished.get(run, now)) for run, at in first.items()]
         return found
-
-    def _lost(self) -> None:
-        """That a try is given up excuses another one for its target, so it takes more than the scheduler's word."""
-        for loss in self.ledger.losses:
-            breaks = self.observer.breaks(loss.host, self.ledger.now())
-            if not touching(breaks, loss.staged, loss.at):
-                self.fail(f"{loss} is given up, and nothing was wrong with its host: {breaks}")
 
     # -- targets and what ran
 

@@ -61,7 +61,7 @@ class Ledger:
     place: dict[str, str] = field(default_factory=dict)  # …on which host…
     over: dict[str, float] = field(default_factory=dict)  # …and when it was known to be over
     finished: dict[str, float] = field(default_factory=dict)  # run → when its end was saved
-    losses: list[Loss] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)  # not yet looked at
     _placed: dict[str, float] = field(default_factory=dict)  # run → when its newest try was staged
     _open: dict[str, Try] = field(default_factory=dict)  # by container
     _started: dict[str, Try] = field(default_factory=dict)  # by attempt

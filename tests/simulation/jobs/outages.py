@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from tests.cron.checker import Outage
 from tests.simulation.cloud import Cloud
 from tests.simulation.host import Host
+from tests.simulation.jobs.ledger import Ledger
 from tests.simulation.loop import EPOCH_S
 
 LOOK_S = 0.5
@@ -45,6 +46,7 @@ class Observer:
     """Watches a cloud. Times are true ones, Unix seconds."""
 
     cloud: Cloud
+    ledger: Ledger
     unable: Spans = field(default_factory=Spans)
     sick: dict[str, Spans] = field(default_factory=dict)
     broken: dict[str, Spans] = field(default_factory=dict)
@@ -63,6 +65,7 @@ class Observer:
                 sick = not (able and addresses and well)
                 self.sick.setdefault(host.name, Spans()).note(before, now, sick)
                 self.broken.setdefault(host.name, Spans()).note(before, now, not well)
+            self._losses(now)
             before = now
             await asyncio.sleep(LOOK_S)
 
@@ -75,9 +78,13 @@ class Observer:
         ]
         return [*(self.sick[host].until(now) if host in self.sick else []), *unanswered]
 
-    def breaks(self, host: str, now: float) -> list[Outage]:
-        """When something of a host itself was not well, so that the end of what ran there may go unseen."""
-        return self.broken[host].until(now) if host in self.broken else []
+    def _losses(self, now: float) -> None:
+        """A try is given up where its end went unseen: something of its host was not well while it was there."""
+        while self.ledger.losses:
+            loss = self.ledger.losses.pop(0)
+            broken = self.broken[loss.host].until(now)
+            if not touching(broken, loss.staged, loss.at):
+                self.ledger.fail(f"{loss}: given up, and nothing was wrong with its host: {broken}")
 
     async def _able(self) -> bool:
         cloud = self.cloud

@@ -59,6 +59,17 @@ def test_who_is_worn_takes_nobody_and_goes_when_it_is_empty() -> None:
     assert len(plan(members, [], closing=1).closes) == 1
 
 
+def test_who_is_old_goes_as_soon_as_it_is_idle_though_its_runs_will_come_again() -> None:
+    habits = {"k": pool.Habit(last=990.0, period_s=30.0, starts=9)}
+    busy, idle = member("busy", tasks=1, idle_since=990.0), member("idle", idle_since=990.0)
+    younger = member("younger", made_at=1.0, idle_since=990.0)
+    members = [busy, idle, younger]
+    assert pool.plan(members, [], habits, 0, CONFIG, 999.9).closes == ()
+    found = pool.plan(members, [Waiting("run-0", "k")], habits, 0, CONFIG, 1000.0)
+    assert found.closes == (("idle", "it is 1000 s old"),)
+    assert found.joins == (("run-0", "younger"),)
+
+
 def test_when_all_ends_what_is_unused_goes_at_once() -> None:
     members = [member("a"), member("b", tasks=1), member("c", ready=False), member("d")]
     found = pool.plan(members, [], {}, 3, CONFIG, 10.0, draining=True)

@@ -284,7 +284,7 @@ def test_an_end_that_a_master_repeats_is_waited_for() -> None:
     desk.took()
     desk.at(0.0)
     run = desk.begin()
-    desk.now += 20
+    desk.now += 15
     desk.report(run.attempt, "TASK_FINISHED", reason="REASON_RECONCILIATION")
     desk.now += RETOLD_S - 1
     assert launches(desk.offer()) == []
@@ -298,7 +298,7 @@ def test_an_end_that_nobody_tells_again_is_looked_for() -> None:
     desk.took()
     desk.at(0.0)
     run = desk.begin()
-    desk.now += 20
+    desk.now += 15
     desk.report(run.attempt, "TASK_FINISHED", reason="REASON_RECONCILIATION")
     desk.now += RETOLD_S
     assert launches(desk.offer()) == [f"{run.id}.2"] and desk[run.id].adopt == "c"
