@@ -17,7 +17,7 @@ mount -t tmpfs tmpfs /run && mkdir /run/lock
 mount -t tmpfs tmpfs /etc/docker
 [[ -z $GIVEN ]] || printf '%s' "$GIVEN" >/etc/docker/daemon.json
 dockerd -H unix:///run/docker.sock --bridge none --iptables=false --ip6tables=false --ip-forward=false \
-  --pidfile /run/docker.pid --data-root "$ROOT/data" --exec-root "$ROOT/exec" >"$ROOT/log" 2>&1 &
+  --pidfile /run/docker.pid --data-root "$ROOT/data" --exec-root /run/exec >"$ROOT/log" 2>&1 &
 for ((n = 0; n < 300; n++)); do
   ! docker -H unix:///run/docker.sock version >/dev/null 2>&1 || break
   sleep 0.1
