@@ -190,7 +190,8 @@ def kill_tree(pid: int) -> None:
         more = {s.pid for s in everyone if s.parent in doomed or s.session == pid or s.group == pid}
         grown = not more <= doomed
         doomed |= more
-    for victim in doomed:
+    # The first before the others: a shell would end by itself when it sees its command killed, and say another status.
+    for victim in sorted(doomed, key=lambda each: each != pid):
         try:
             os.kill(victim, signal.SIGKILL)
         except ProcessLookupError:

@@ -127,7 +127,7 @@ class Schedulers:
             status = await self.status()
             return status.get("instances") == {"running": count}
 
-        await until(holds, 25)
+        await until(holds, 60)
 
     async def tasks_launched(self) -> int:
         """How many tasks the master has that have not ended."""

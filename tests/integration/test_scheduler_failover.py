@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
-
 from infra.provision import Server
 from tests.contract.bus.worlds import kafka_world_url
 from tests.contract.mesos.cluster import minimesos
@@ -75,12 +73,11 @@ async def test_the_leader_is_killed(
         await _check(made, framework)
 
 
-@pytest.mark.parametrize("elected_by", ["store", "zookeeper"])
 async def test_the_leader_freezes_and_goes_on(
-    elected_by: str, tmp_path: Path, kafka_url: str, mongo_url: str, zookeeper_server: Server
+    tmp_path: Path, kafka_url: str, mongo_url: str, zookeeper_server: Server
 ) -> None:
     """The old leader finds itself replaced, and changes nothing."""
-    election = "store" if elected_by == "store" else f"{zookeeper_server.url}/{MARK}/frozen"
+    election = f"{zookeeper_server.url}/{MARK}/frozen"
     async with _middle(tmp_path, kafka_url, mongo_url, election) as (made, framework):
         failed = made.log_of(0).read_text().count("service failed")
         made.signal(0, signal.SIGSTOP)

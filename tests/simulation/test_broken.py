@@ -176,7 +176,7 @@ def test_runs_that_ended_unseen_are_begun_again_by_the_executor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(launching, "_adopt_ended", launching._start_anew)
-    caught("doubles: 1", seeds=(10, 4, 5, *SEEDS))
+    caught("doubles: 1", seeds=(7, *SEEDS))
 
 
 @pytest.mark.timeout(200)
