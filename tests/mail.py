@@ -67,21 +67,11 @@ class MailSink:
 
     def part(self) -> Part:
         """It as something that fails."""
-        daemon = self._daemon
 
         async def start() -> None:
             self.start()
 
-        async def kill9() -> None:
-            daemon.kill9()
-
-        async def pause() -> None:
-            daemon.pause()
-
-        async def resume() -> None:
-            daemon.resume()
-
-        return Part("smtp", start, self.stop, kill9, pause, resume)
+        return Part.of(self._daemon, start, self.stop)
 
 
 @contextmanager

@@ -51,6 +51,26 @@ class Part:
     pause: Callable[[], Awaitable[None]]
     resume: Callable[[], Awaitable[None]]
 
+    @classmethod
+    def of(
+        cls,
+        daemon: Daemon,
+        start: Callable[[], Awaitable[None]],
+        stop: Callable[[], Awaitable[object]],
+    ) -> Part:
+        """A process of its own."""
+
+        async def kill9() -> None:
+            daemon.kill9()
+
+        async def pause() -> None:
+            daemon.pause()
+
+        async def resume() -> None:
+            daemon.resume()
+
+        return cls(daemon.name, start, stop, kill9, pause, resume)
+
 
 class DistributedStack:
     """One local cluster of many processes. `replicas` is how many of each service run.
@@ -163,16 +183,7 @@ class DistributedStack:
         async def stop() -> None:
             self.overruns += await daemon.stop()
 
-        async def kill9() -> None:
-            daemon.kill9()
-
-        async def pause() -> None:
-            daemon.pause()
-
-        async def resume() -> None:
-            daemon.resume()
-
-        self.parts[name] = Part(name, start, stop, kill9, pause, resume)
+        self.parts[name] = Part.of(daemon, start, stop)
         await start()
 
     def launch(self, name: str) -> None:

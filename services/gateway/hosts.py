@@ -45,7 +45,7 @@ from services.gateway.core import (
     why_not_enrol,
 )
 from services.gateway.model import Host, HostToken
-from services.gateway.operations import Operations
+from services.gateway.operations import Operations, made_another
 from services.gateway.store import Repository
 
 WRITE_TRIES = 40
@@ -105,8 +105,7 @@ class Hosts:
                 # This request made it before, and its answer was lost.
                 token, _ = await self.repository.host_token(token_id) or (token, 0)
                 if token.host != wanted.host or token.revoked_at is not None:
-                    refused = "this Idempotency-Key has made another token; use a fresh one"
-                    raise Conflict(refused) from None
+                    raise made_another("token") from None
             return reply(token_view(token, host.generation, now), 201)
 
         target = target_of(wanted.host)

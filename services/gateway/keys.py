@@ -12,7 +12,7 @@ from services.gateway.auth import Gate
 from services.gateway.core import FIRST_KEY, compose_key, derive, hash_secret, secret_of
 from services.gateway.keyfile import KeyFile
 from services.gateway.model import ApiKey, KeyId
-from services.gateway.operations import Operations
+from services.gateway.operations import Operations, made_another
 from services.gateway.store import Repository
 
 
@@ -75,7 +75,7 @@ class KeyRing:
                 # This request made it before, and its answer was lost.
                 made = await self._repository.key(key_id)
                 if made is None or made.revoked_at is not None or not _are_alike(made, key):
-                    raise Conflict("this Idempotency-Key has made another key; use a fresh one")
+                    raise made_another("key")
                 key = made
             return reply(view(key), 201)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from libs.client.model import Accepted
 from libs.common.clock import Clock, Ids
 from libs.common.direct import Courier
-from libs.common.errors import GantryError, Unavailable
+from libs.common.errors import Conflict, GantryError, Unavailable
 from libs.common.events import Cause, Event, seal
 from libs.common.events import model as ev
 from libs.common.http import Request, Response
@@ -279,6 +279,11 @@ class Operations:
             cause=cause,
             aggregate=operation.id,
         )
+
+
+def made_another(what: str) -> Conflict:
+    """Why a request can't make this one: the id that is made of its Idempotency-Key is another's, see `id_for`."""
+    return Conflict(f"this Idempotency-Key has made another {what}; use a fresh one")
 
 
 def _audit(

@@ -11,7 +11,7 @@ from libs.common.errors import Conflict, NotFound
 from libs.common.http import Request, Response, Role, reply
 from libs.common.producers import read_public_key
 from services.gateway.model import ProducerKey
-from services.gateway.operations import Operations
+from services.gateway.operations import Operations, made_another
 from services.gateway.store import Repository
 
 MAX_KEYS = 100  # of a business unit
@@ -45,7 +45,7 @@ class Producers:
                 # This request made it before, and its answer was lost.
                 made = await self.repository.producer_key(key.id)
                 if made is None or made.public_key != public_key:
-                    raise Conflict("this Idempotency-Key has made another key; use a fresh one")
+                    raise made_another("key")
                 key = made
             return reply(view(key), 201)
 

@@ -226,9 +226,8 @@ class Sweeper:
     async def _adopt(self, actual: Actual, broken: Collection[str]) -> None:
         """What was made before this process began, and is as it should be, is ready."""
         for attachment in self._present():
-            if attachment.phase is not Phase.ADDRESSED or attachment.id in broken:
-                continue
-            if attachment.id in self._table.ready:
+            settled = attachment.id in self._table.ready or attachment.id in broken
+            if attachment.phase is not Phase.ADDRESSED or settled:
                 continue
             caller = attachment.caller
             if caller is not None:

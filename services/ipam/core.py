@@ -224,32 +224,26 @@ def _adopted(stored: Address, told: Reported, host: str, now: float) -> Verdict:
     return Verdict(after, (allocation(after), _audit(after, host, True, detail)), gone_back=True)
 
 
+def claim_of(held: Address | Reported, host: str, now: float) -> Claimed:
+    """That an attachment of a host has it."""
+    return Claimed(
+        host,
+        held.attachment,
+        held.generation,
+        now,
+        instance=held.instance,
+        attempt=held.attempt,
+        sticky_key=held.sticky_key,
+        app=held.app,
+    )
+
+
 def quarantined(stored: Address, told: Reported, host: str, now: float) -> Verdict:
     """The address for nobody, until all who claim it have let it go."""
     claims = stored.claims
     if stored.state is State.ALLOCATED:
-        holder = Claimed(
-            stored.host,
-            stored.attachment,
-            stored.generation,
-            now,
-            instance=stored.instance,
-            attempt=stored.attempt,
-            sticky_key=stored.sticky_key,
-            app=stored.app,
-        )
-        claims = (*claims, holder)
+        claims = (*claims, claim_of(stored, stored.host, now))
     held = ", ".join(f"{each.attachment} on {each.host}" for each in claims) or "nobody"
-    claim = Claimed(
-        host,
-        told.attachment,
-        told.generation,
-        now,
-        instance=told.instance,
-        attempt=told.attempt,
-        sticky_key=told.sticky_key,
-        app=told.app,
-    )
     after = replace(
         stored,
         state=State.QUARANTINED,
@@ -258,7 +252,7 @@ def quarantined(stored: Address, told: Reported, host: str, now: float) -> Verdi
         bu=stored.reserved.bu if stored.reserved else "",
         since=now,
         missing_since=None,
-        claims=(*claims, claim),
+        claims=(*claims, claim_of(told, host, now)),
     )
     conflicted = ev.IpConflicted(
         network=after.network,

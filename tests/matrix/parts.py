@@ -64,17 +64,7 @@ async def part_of(stack: DistributedStack, name: str, mail: MailSink) -> Part:
 def _vswitchd(stack: DistributedStack) -> Part:
     """The switch alone: its database goes on."""
     daemon = Daemon("vswitchd", stack.layout.ovs_dir / "ovs-vswitchd.pid", stack.layout.logs / "-")
-
-    async def kill9() -> None:
-        daemon.kill9()
-
-    async def pause() -> None:
-        daemon.pause()
-
-    async def resume() -> None:
-        daemon.resume()
-
-    return Part("vswitchd", stack.parts["ovs"].start, daemon.stop, kill9, pause, resume)
+    return Part.of(daemon, stack.parts["ovs"].start, daemon.stop)
 
 
 def _executor(stack: DistributedStack, name: str) -> Part:
