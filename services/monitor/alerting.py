@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 
 from libs.common.errors import Conflict, Unavailable
@@ -105,23 +104,18 @@ class Alerting:
         if change.alert is not None:
             await self.save(change)
             return None
-        if alert.notified == alert.firing and alert_id not in self._mailed:
-            return None
         turn = (alert.firing, alert.since)
-        if self._mailed.get(alert_id) != turn:
-            # Before the mail: if we die, or it turns meanwhile, people are told of what comes next in any case.
-            with suppress(Unavailable):  # as on a full disk: they are told all the same
-                if not await self._keep_known(alert, None):
-                    return 0.0
-            await self._notifier.tell(alert)
-            self._mailed[alert_id] = turn
-        if not await self._keep_known(alert, alert.firing):
-            return 0.0  # it turned meanwhile; that is told next
+        if alert.notified != alert.firing:
+            if self._mailed.get(alert_id) != turn:
+                await self._notifier.tell(alert)
+                self._mailed[alert_id] = turn
+            if not await self._keep_told(alert):
+                return 0.0  # it turned meanwhile; that is told next
         self._mailed.pop(alert_id, None)
         return None
 
-    async def _keep_known(self, alert: Alert, known: bool | None) -> bool:
-        """Remember what people know of this turn, however often the alert is counted on meanwhile.
+    async def _keep_told(self, alert: Alert) -> bool:
+        """Remember that people know of this turn, however often the alert is counted on meanwhile.
 
         False when it has turned, or is counted on all the time.
         """
@@ -129,9 +123,7 @@ class Alerting:
             current = await self.store.alert(alert.id)
             if current is None or (current.firing, current.since) != (alert.firing, alert.since):
                 return False
-            if current.notified is known:
-                return True
-            told = replace(current, notified=known)
+            told = replace(current, notified=current.firing)
             if await self.store.save_alert(told, (), self._rt.clock.now()):
                 return True
         return False

@@ -79,12 +79,12 @@ def on_time(alert: Alert, now: float, config: MonitorConfig) -> Change:
 
 
 def _fire(alert: Alert, now: float, summary: str) -> Change:
-    fired = replace(alert, firing=True, since=now, summary=summary)
+    fired = replace(alert, firing=True, since=now, summary=summary, notified=None)
     return Change(fired, (ev.AlertRaised(**_event(fired)),))
 
 
 def _resolve(alert: Alert, now: float) -> Change:
-    resolved = replace(alert, firing=False, since=now)
+    resolved = replace(alert, firing=False, since=now, notified=None)
     return Change(resolved, (ev.AlertResolved(**_event(resolved)),))
 
 

@@ -135,7 +135,8 @@ class Alert:
     """One thing that may be wrong, e.g. `app-crashing:acme/web`; a document.
 
     `exits` are what the rule counts: when, and the event's id; `notified` is the state that the last mail told of,
-    None when that is not sure: a mail is on its way, or was when its sender died.
+    None from each turn until its mail is known to have been sent. A sender that dies in between is made up for: a turn
+    that stays is told once at least.
     """
 
     id: str

@@ -216,9 +216,10 @@ async def test_the_end_is_told_of_what_a_dead_monitor_had_mailed(world: World) -
     await world.clock.sleep(1)
     desk.master.agents = [HOST]
     task = desk.start()
-    await within(world, 60, (LOST, True), (LOST, False), desk=desk)
     await world.clock.sleep(60)
-    assert desk.mails.told == [(LOST, True), (LOST, False)]
+    *before, last = desk.mails.told
+    assert set(before) == {(LOST, True)}  # perhaps again: the next can't know of the first
+    assert last == (LOST, False)
     task.cancel()
 
 
