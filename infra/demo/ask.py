@@ -9,7 +9,7 @@ from collections import Counter
 
 import aiohttp
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 15.0
 
 
 async def main(port: int, addresses: list[str]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import aiohttp
 
 WRITE_EVERY_S = 0.5
-TIMEOUT_S = 5.0
+TIMEOUT_S = 15.0
 KEPT_ERRORS = 50
 
 

@@ -132,15 +132,18 @@ engine_says() {
 # A Docker that was here before us has it set only where that can hurt nobody: a configuration of its owner is not
 # ours to rewrite, and an engine in swarm mode does not start with it.
 ensure_live_restore() {
-  local says
+  local says n
   says=$(engine_says)
   [[ $says == true* ]] && return 0
   if [[ $says == "false inactive" && ! -e $ENGINE_CONFIG && $EUID == 0 && -s $ENGINE_PID ]]; then
     mkdir -p "$(dirname "$ENGINE_CONFIG")"
     printf '{\n  "live-restore": true\n}\n' >"$ENGINE_CONFIG"
     kill -HUP "$(cat "$ENGINE_PID")"
-    sleep 1 # it reads its configuration again
-    says=$(engine_says)
+    for ((n = 0; n < 50; n++)); do # it reads its configuration again
+      says=$(engine_says)
+      [[ $says == true* ]] && break
+      sleep 0.2
+    done
     [[ $says == true* ]] && { say "live-restore is on now in the Docker engine that was here"; return 0; }
   fi
   if [[ -n $says ]]; then

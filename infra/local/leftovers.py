@@ -13,7 +13,7 @@ from services.hostd.core import is_link_of
 
 PROC = Path("/proc")
 LINKS = Path("/sys/class/net")
-LOOK_S = 2.0  # what was killed a moment ago may take so long to be gone
+LOOK_S = 15.0  # what was killed a moment ago may take so long to be gone
 
 
 def of(

@@ -65,6 +65,7 @@ def _zookeeper_environment(ports: list[int]) -> dict[str, str]:
         "ZOO_4LW_COMMANDS_WHITELIST": "srvr",
         "ZOO_ADMINSERVER_ENABLED": "false",
         "ZOO_TICK_TIME": "500",
+        "ZOO_CFG_EXTRA": "maxSessionTimeout=60000",
     }
 
 

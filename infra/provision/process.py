@@ -100,7 +100,7 @@ async def spawn(
     async def written() -> bool:
         return _there(pid_file)
 
-    await wait_until(written, timeout_s=5, what=f"pid file {pid_file}")
+    await wait_until(written, timeout_s=30, what=f"pid file {pid_file}")
 
 
 def _there(path: Path) -> bool:
@@ -180,7 +180,7 @@ async def terminate(pids: Sequence[int], *, grace_s: float) -> None:
         await wait_gone(pids, timeout_s=grace_s)
     except NotStoppedError:
         send(pids, signal.SIGKILL)
-        await wait_gone(pids, timeout_s=5)
+        await wait_gone(pids, timeout_s=30)
 
 
 async def wait_until(probe: Callable[[], Awaitable[bool]], *, timeout_s: float, what: str) -> None:

@@ -20,8 +20,9 @@ from services.scheduler.telling import place_of
 ENDED_STATES = TERMINAL_STATES | {"TASK_UNKNOWN"}
 SETTLE_S = 10.0
 """After a subscription: by then reconciliation has told of the attempts that we have forgotten, if any."""
-RETOLD_S = 40.0
-"""An agent tells an end that nobody has acknowledged again, with its exit code: after 10 s, then 20 s, then 40 s."""
+RETOLD_S = 80.0
+"""An agent tells an end that nobody has acknowledged again, with its exit code: after 10 s, then 20 s, then 40 s.
+By then it has been told three times more, of which two may have been lost."""
 RECONCILED = "REASON_RECONCILIATION"
 OWN_ENDS = frozenset({"TASK_FINISHED", "TASK_FAILED", "TASK_KILLED"})
 """What an executor tells of its own, and a master repeats."""
@@ -49,16 +50,17 @@ def ended(
         if now - since >= config.adoption_deadline_s:
             give_up_adoption(draft, instance, now)
             return
+        retold_at = _retold_at(instance, status, now)
         orphan = replace(
             instance,
             state=State.ORPHANED,
             since=now,
             adopt=instance.container,
-            orphaned_at=instance.orphaned_at or now,
+            orphaned_at=instance.orphaned_at or max(now, retold_at),
             not_before=max(
                 now + config.restart_backoff_s if instance.adopt else now,
                 _settled_at(draft, reason),
-                _retold_at(instance, status, now),
+                retold_at,
             ),
             message=instance.message if instance.stop else message,
         )

@@ -56,7 +56,7 @@ class Instance:
     """One wanted instance and its current attempt; a document of the scheduler's.
 
     `generation` counts attempts; `attempt` is `<id>.<number>`, the number its generation unless an older one returned.
-    `adopt` is the container of an earlier attempt that this one is to take over, `orphaned_at` when it lost its task.
+    `adopt` is the container of an earlier attempt that this one is to take over, `orphaned_at` from when on it may.
     Times are Unix seconds.
     """
 

@@ -45,7 +45,8 @@ async def cloud(ovs: OvsServer) -> AsyncIterator[Cloud]:
     stack = Stack(layout)
     with mail_sink() as (mail, smtp):
         try:
-            await stack.start({"smtp": smtp, "crash_quiet_s": 5.0, "sweep_s": 1.0})
+            # Longer than a container takes to crash again, or its crashes never add up.
+            await stack.start({"smtp": smtp, "crash_quiet_s": 10.0, "sweep_s": 1.0})
             images = await stack.push_samples()
             async with GantryClient.open(stack.layout.url, stack.admin_key()) as client:
                 yield Cloud(stack, Crashes(stack, client, images, 4, print), mail)

@@ -44,7 +44,7 @@ class Distributed:
 
     async def ready(self) -> None:
         """Wait until the API answers for all services, whoever leads."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while True:
                 try:
                     answers = await self.story.client.instances(), await self.story.client.nodes()

@@ -10,7 +10,7 @@ from libs.common.spec import AppSpec
 from tests.e2e.conftest import Cloud
 from tests.e2e.test_bad_input import good
 
-pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(500)]
 
 APP = "acme/crashing"
 

@@ -19,9 +19,10 @@ from libs.common.errors import NotFound
 from libs.common.jobs import JobSpec
 from tests.e2e.conftest import Cloud
 
-pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(400)]
 SOON_S = 60.0
-LATE_S = 5.0  # of a run, on a machine that does much else
+LATE_S = 30.0  # of a run, on a machine that does much else
+EVERY_S = 3  # so that runs one after the other keep up
 VLAN = DEFAULT_VLANS[0]
 ADDRESS = "ip -4 -o addr show scope global"
 
@@ -78,15 +79,23 @@ async def test_a_job_s_life(cloud: Cloud) -> None:
     assert said.output.startswith("hello\n")
     assert address(said) in VLAN.cidr
 
-    await put(cloud, "acme/tick", ADDRESS, schedule="* * * * * *", concurrency="queue")
-    await put(cloud, "acme/tock", "true", schedule="* * * * * *", concurrency="queue")
+    # Whenever the scheduler looks, every target has its run.
+    often: dict[str, Any] = {
+        "schedule": f"*/{EVERY_S} * * * * *",
+        "concurrency": "queue",
+        "queue_limit": 1000,
+        "catch_up": {"policy": "all", "limit": 1000},
+    }
+    await put(cloud, "acme/tick", ADDRESS, **often)
+    await put(cloud, "acme/tock", "true", **often)
     await put(cloud, "acme/fails", "echo no; exit 7", retry={"limit": 1, "delay_s": 0.5})
-    await put(cloud, "acme/slow", "echo begun; exec sleep 600", timeout_s=1, stop_grace_s=1)
+    await put(cloud, "acme/slow", "echo begun; exec sleep 600", timeout_s=5, stop_grace_s=1)
     for name in ("fails", "slow"):
         await jobs.run(f"acme/{name}")
 
-    # What one writes is seen while it is under way.
-    await put(cloud, "acme/talks", "echo begun; sleep 4; echo over")
+    # What one writes is seen while it is under way, which is until it is killed.
+    talking = "trap 'echo over; exit' TERM; sleep 600 & echo begun; wait"
+    await put(cloud, "acme/talks", talking)
     talks = await jobs.run("acme/talks")
     assert isinstance(talks, RunView)
     async with asyncio.timeout(SOON_S):
@@ -95,14 +104,15 @@ async def test_a_job_s_life(cloud: Cloud) -> None:
         async with aclosing(jobs.output("acme/talks", talks.run, follow=True)) as lines:
             first = await anext(lines)
             assert (first["line"], (await jobs.one_run(talks.run)).state) == ("begun", "running")
+            await jobs.kill_run(talks.run)
             assert [each["line"] async for each in lines] == ["over"]
     await story.gantry("job", "logs", "-f", "acme/talks")
 
-    # Each second, each target once, none before its time, all in the container of the first.
-    ticks = await runs(cloud, "acme/tick", lambda ended: len(ended) >= 4)
+    # Every three seconds, each target once, none before its time, all in the container of the first.
+    ticks = await runs(cloud, "acme/tick", lambda ended: len(ended) >= 3)
     assert {each.state for each in ticks} == {"succeeded"}
     targets = [each.target for each in ticks]
-    assert targets == [targets[0] + n for n in range(len(ticks))]
+    assert targets == [targets[0] + EVERY_S * n for n in range(len(ticks))]
     assert all(0 <= (each.started or 0.0) - each.target < LATE_S for each in ticks), ticks
     assert {address(each) for each in ticks} == {address(said)}
     assert len(await shared_containers(cloud)) == 1
@@ -111,7 +121,7 @@ async def test_a_job_s_life(cloud: Cloud) -> None:
     assert (failed.state, failed.exit_code, failed.tries) == ("failed", 7, 2)
     assert failed.output == "no\n"
     (cut,) = await runs(cloud, "acme/slow", lambda ended: len(ended) == 1)
-    assert (cut.state, cut.reason, cut.output) == ("failed", "it took longer than 1 s", "begun\n")
+    assert (cut.state, cut.reason, cut.output) == ("failed", "it took longer than 5 s", "begun\n")
 
     await jobs.pause("acme/tick")
     async with asyncio.timeout(SOON_S):
@@ -119,11 +129,12 @@ async def test_a_job_s_life(cloud: Cloud) -> None:
             await asyncio.sleep(0.1)
     before = (await jobs.runs("acme/tick", limit=1)).runs[0].target
     newest = (await jobs.runs("acme/tock", limit=1)).runs[0].target
-    await runs(cloud, "acme/tock", lambda ended: ended[-1].target >= newest + 2.0)
+    later = newest + 2 * EVERY_S
+    await runs(cloud, "acme/tock", lambda ended: bool(ended) and ended[-1].target >= later)
     assert (await jobs.job("acme/tick")).next is None
     assert (await jobs.runs("acme/tick", limit=1)).runs[0].target == before
     await jobs.resume("acme/tick")
-    await runs(cloud, "acme/tick", lambda ended: ended[-1].target > before + 2.0)
+    await runs(cloud, "acme/tick", lambda ended: bool(ended) and ended[-1].target >= later)
 
     names = [each.job for each in (await jobs.jobs("acme")).jobs]
     assert set(names) == {

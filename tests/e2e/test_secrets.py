@@ -100,7 +100,7 @@ async def running(cloud: Cloud) -> AsyncIterator[Cloud]:
     assert ended.state == "succeeded", ended
     yield cloud
     await cloud.client.wait((await cloud.client.stop(APP)).deployment, 0.1)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while list(secrets_dir(cloud).iterdir()):
             await asyncio.sleep(0.1)
 
@@ -137,7 +137,12 @@ async def test_the_values_are_nowhere_else(running: Cloud) -> None:
     async with docker(running) as engine:
         mine = (await container(running, engine, APP)).id
         for each in await engine.containers.list(all=True):
-            shown = str(await each.show())
+            try:
+                shown = str(await each.show())
+            except aiodocker.DockerError as error:
+                if error.status != 404:  # another test's, gone since
+                    raise
+                continue
             if shown.find(mine) < 0:
                 texts.append(shown)
     texts += list(told_by_proc())
@@ -206,7 +211,7 @@ async def test_a_missing_secret_leaves_the_old_release_running(running: Cloud) -
     planned = await running.client.plan(APP, spec=spec)
     assert planned.refused == why
     await running.client.put_app(APP, spec)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         refused = await deploy(running.client, APP)
     assert (refused.state, refused.reason) == ("refused", why)
     after = (await running.client.instances(APP)).instances

@@ -7,7 +7,7 @@ import pytest
 from infra.demo.__main__ import tell
 from tests.e2e.conftest import Cloud
 
-pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(900)]
 
 
 async def test_release_roll_rollback_scale_and_survive(cloud: Cloud) -> None:

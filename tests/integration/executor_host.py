@@ -65,6 +65,7 @@ class Cloud:
         if self._mesos is not None:
             await self._mesos.aclose()
             self._mesos = None
+        self.offers.clear()  # the next master does not know them
 
     async def schedule(self) -> None:
         """Follow the scheduler's events for ever: offers are kept, updates acknowledged."""
@@ -149,7 +150,7 @@ class Cloud:
     def report(self, attempt: str) -> TaskReport:
         return TaskReport.model_validate_json(b64decode(self.of(attempt)[-1]["data"]))
 
-    async def reaches(self, attempt: str, state: str, timeout_s: float = 30.0) -> TaskStatus:
+    async def reaches(self, attempt: str, state: str, timeout_s: float = 90.0) -> TaskStatus:
         """Wait until the attempt is told to be in this state."""
         await self.until(
             lambda: state in self.states(attempt), f"{attempt} never was {state}", timeout_s
@@ -177,7 +178,7 @@ class Cloud:
         await self.host.until(nothing, f"something is left of {attempt}")
 
     async def until(
-        self, condition: Callable[[], bool], what: str, timeout_s: float = 30.0
+        self, condition: Callable[[], bool], what: str, timeout_s: float = 90.0
     ) -> None:
         try:
             async with asyncio.timeout(timeout_s):
@@ -234,7 +235,7 @@ class Cloud:
         pid = self.pid_of(module)
         assert pid, f"no {module} runs"
         os.kill(pid, signal.SIGKILL)
-        await self.until(lambda: not Path(f"/proc/{pid}/cmdline").exists(), "it lives", 10)
+        await self.until(lambda: not Path(f"/proc/{pid}/cmdline").exists(), "it lives")
         return pid
 
 

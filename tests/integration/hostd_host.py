@@ -8,9 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from aiodocker.containers import DockerContainer
 from infra.local import edge
 from infra.local.layout import Layout, Vlan
 from infra.provision import OvsServer, Server
-from infra.provision.process import wait_gone
+from infra.provision.process import wait_gone, wait_stopped
 from libs.common.clock import SystemClock
 from libs.common.http import Kind, call_json
 from libs.common.peers import PeerClient
@@ -123,12 +124,13 @@ class Host:
         self.process.kill()
         await self.process.wait()
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def frozen(self) -> AsyncIterator[None]:
         """hostd does nothing meanwhile."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
         try:
+            await wait_stopped((self.process.pid,), timeout_s=10)
             yield
         finally:
             self.process.send_signal(signal.SIGCONT)
@@ -236,14 +238,11 @@ class Host:
         await started.container.delete(force=True)
         await self.delete(started.name)
 
-    async def wait_served(self, namespace: str, ip: str) -> None:
-        async def served() -> bool:
-            return await tcp(namespace, ip)
-
-        await self.until(served, f"{ip} does not answer")
+    async def wait_served(self, namespace: str, ip: str, source: str = "") -> None:
+        await self.until(partial(tcp, namespace, ip, source), f"{ip} does not answer")
 
     async def until(
-        self, condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float = 20.0
+        self, condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float = 60.0
     ) -> None:
         try:
             async with asyncio.timeout(timeout_s):

@@ -32,7 +32,7 @@ from libs.common.tokens import TokenSigner, party_keys
 from tests.contract.mesos.cluster import Mesos
 
 APP = "acme/web"
-LEASE_S = 4.0  # a busy machine must not have the leader doubt itself
+LEASE_S = 8.0  # a busy machine must not have the leader doubt itself
 SPEC = InstanceSpec(
     image="web@sha256:" + "a" * 64, network="blue", resources=Resources(cpus=0.1, mem_mib=32)
 )
@@ -92,9 +92,20 @@ class Schedulers:
         except (Unavailable, Refused):
             return {}
 
+    async def told(self) -> Mapping[str, Any]:
+        """The status, by a leader that answers."""
+        found: list[Mapping[str, Any]] = []
+
+        async def holds() -> bool:
+            found.append(await self.status())
+            return bool(found[-1])
+
+        await until(holds, 60)
+        return found[-1]
+
     async def instances(self) -> dict[str, Mapping[str, Any]]:
         """The leader's, by name."""
-        found = await call_json(self.peers, "scheduler", "GET", "/v1/instances", timeout_s=5)
+        found = await call_json(self.peers, "scheduler", "GET", "/v1/instances", timeout_s=30)
         return {each["instance"]: each for each in found["instances"]}
 
     async def subscribed(self) -> None:
@@ -103,7 +114,7 @@ class Schedulers:
         async def holds() -> bool:
             return bool((await self.status()).get("subscribed"))
 
-        await until(holds, 20)
+        await until(holds, 60)
 
     async def publish(self, events: Sequence[Event], sequence: int) -> None:
         """As the deployer."""
@@ -127,7 +138,7 @@ class Schedulers:
             status = await self.status()
             return status.get("instances") == {"running": count}
 
-        await until(holds, 60)
+        await until(holds, 150)
 
     async def tasks_launched(self) -> int:
         """How many tasks the master has that have not ended."""

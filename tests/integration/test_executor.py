@@ -15,7 +15,7 @@ from infra.provision import Server
 from infra.provision.process import free_ports
 from libs.common.spec import HealthCheck, Resources
 from tests.integration.executor_host import SUPERVISOR, WORKER, Cloud, open_cloud
-from tests.integration.hostd_host import PORT, Host, tcp
+from tests.integration.hostd_host import PORT, Host
 
 HOST_INODE = Path("/proc/self/ns/net").stat().st_ino
 HTTP = HealthCheck(port=PORT, path="/health", interval_s=0.5, timeout_s=2, grace_s=20)
@@ -26,13 +26,13 @@ HTTP = HealthCheck(port=PORT, path="/health", interval_s=0.5, timeout_s=2, grace
 
 async def test_instances_come_up_with_addresses_and_go(cloud: Cloud) -> None:
     names = ["a.1", "b.1", "c.1"]
-    await cloud.launch(*names, health=(HTTP,))
+    await cloud.launch(*names, health=(HTTP,), stop_grace_s=60.0)
     reports = [await cloud.healthy(each) for each in names]
     assert len({each.address for each in reports}) == 3
     attachments = await cloud.host.attachments()
     first = attachments[cloud.name("a.1")]
     for report in reports:  # from inside the VLAN
-        assert await tcp(first["namespace"], report.address)
+        await cloud.host.wait_served(first["namespace"], report.address)
     statuses = cloud.of("a.1")[0]["container_status"]["network_infos"]
     assert statuses[0]["ip_addresses"][0]["ip_address"] == reports[0].address
     await cloud.kill("a.1")
@@ -93,17 +93,17 @@ async def test_failures_say_why(cloud: Cloud, samples: dict[str, str]) -> None:
     await cloud.launch("eats.1", command=eats, resources=Resources(mem_mib=16))
     await cloud.launch("nothing.1", command=("/no/such/program",))
     await cloud.launch("nowhere.1", network="no-such-network")
-    status = await cloud.reaches("missing.1", "TASK_FAILED", 10)
+    status = await cloud.reaches("missing.1", "TASK_FAILED")
     assert f"{repository}@sha256:{'0' * 64} does not exist" in status["message"]
-    status = await cloud.reaches("crash.1", "TASK_FAILED", 10)
+    status = await cloud.reaches("crash.1", "TASK_FAILED")
     assert (status["message"], cloud.report("crash.1").exit_code) == ("exited with code 3", 3)
-    status = await cloud.reaches("eats.1", "TASK_FAILED", 10)
+    status = await cloud.reaches("eats.1", "TASK_FAILED")
     assert "more than 16 MiB" in status["message"]
     assert status["reason"] == "REASON_CONTAINER_LIMITATION_MEMORY"
     assert cloud.report("eats.1").oom_killed
-    status = await cloud.reaches("nothing.1", "TASK_FAILED", 10)
+    status = await cloud.reaches("nothing.1", "TASK_FAILED")
     assert "/no/such/program" in status["message"]
-    status = await cloud.reaches("nowhere.1", "TASK_FAILED", 10)
+    status = await cloud.reaches("nowhere.1", "TASK_FAILED")
     assert "no-such-network" in status["message"]
     for attempt in ("missing.1", "crash.1", "eats.1", "nothing.1", "nowhere.1"):
         await cloud.gone(attempt)
@@ -125,11 +125,15 @@ async def test_an_image_is_pulled_by_digest(cloud: Cloud, samples: dict[str, str
 
 
 async def test_health_checks_of_all_kinds(cloud: Cloud, samples: dict[str, str]) -> None:
-    quick = {"interval_s": 0.2, "timeout_s": 2.0, "grace_s": 1.0}
+    # What a check says while the app is not up yet, or when a probe is slow, must not count.
+    quick = {"interval_s": 0.2, "timeout_s": 20.0, "grace_s": 1.0}
+    slow, patient = {**quick, "grace_s": 5.0}, {**quick, "grace_s": 60.0}
+    broken = HealthCheck(port=PORT, path="/health", **slow)
+    await cloud.launch("http.1", image=samples["sample-web:v3-broken"], health=(broken,))
     good = (
         HTTP,
-        HealthCheck(type="tcp", port=PORT, **quick),
-        HealthCheck(type="command", command=("/bin/sh", "-c", "test -x /app"), **quick),
+        HealthCheck(type="tcp", port=PORT, **patient),
+        HealthCheck(type="command", command=("/bin/sh", "-c", "test -x /app"), **patient),
     )
     await cloud.launch("good.1", health=good)
     bad_port = HealthCheck(type="tcp", port=9, **quick)
@@ -138,8 +142,6 @@ async def test_health_checks_of_all_kinds(cloud: Cloud, samples: dict[str, str])
     await cloud.launch("command.1", health=(says,))
     hangs = HealthCheck(type="command", command=("sleep", "60"), **{**quick, "timeout_s": 0.5})
     await cloud.launch("hangs.1", health=(hangs,))
-    broken = HealthCheck(port=PORT, path="/health", **quick)
-    await cloud.launch("http.1", image=samples["sample-web:v3-broken"], health=(broken,))
     await cloud.healthy("good.1")
     for attempt, said in (
         ("tcp.1", "Connection refused"),
@@ -187,13 +189,13 @@ async def test_kill9_of_the_worker_changes_nothing(cloud: Cloud) -> None:
     pids = [(await cloud.inspect(each))["State"]["Pid"] for each in ("a.1", "b.1")]
     told = len(cloud.statuses)
     supervisor, worker = cloud.pid_of(SUPERVISOR), await cloud.kill9(WORKER)
-    await cloud.until(lambda: len(cloud.lines("subscribed")) == 2, "no new worker")
+    await cloud.until(lambda: len(cloud.lines("subscribed")) >= 2, "no new worker")
     assert cloud.pid_of(WORKER) not in (0, worker)
     assert cloud.pid_of(SUPERVISOR) == supervisor
     assert [(await cloud.inspect(each))["State"]["Pid"] for each in ("a.1", "b.1")] == pids
     await cloud.launch("c.1", health=(HTTP,))
     await cloud.healthy("c.1")
-    assert [each["task_id"]["value"] for each in cloud.statuses[told:]] == ["c.1"]
+    assert {each["task_id"]["value"] for each in cloud.statuses[told:]} == {"c.1"}
     await cloud.kill("a.1")
     await cloud.reaches("a.1", "TASK_KILLED")
     await cloud.gone("a.1")

@@ -53,7 +53,7 @@ async def test_runs_share_a_container_and_nothing_else(cloud: Cloud) -> None:
     await cloud.reaches("a.1", "TASK_FAILED")
     first = cloud.report("a.1")
     assert (first.exit_code, first.output) == (3, "hello from a\nagain\n")
-    assert 0 < first.ended_at - first.started_at < 5
+    assert 0 < first.ended_at - first.started_at < 60
     attachments = await cloud.host.attachments()
     assert attachments[first.container]["ip"] == first.address
 
@@ -88,7 +88,7 @@ async def test_runs_share_a_container_and_nothing_else(cloud: Cloud) -> None:
     await cloud.reaches("alone.1", "TASK_FAILED")
     alone = cloud.report("alone.1")
     assert (alone.exit_code, sorted(alone.output.split())) == (5, ["one", "two"])
-    assert 0 < alone.ended_at - alone.started_at < 5
+    assert 0 < alone.ended_at - alone.started_at < 60
     await cloud.reaches("alone-late.1", "TASK_FAILED")
     assert cloud.report("alone-late.1").timed_out
     await cloud.gone("alone.1")
@@ -132,7 +132,7 @@ async def test_what_a_run_writes_is_told_as_it_writes_it_whoever_begins_anew(clo
             assert [each async for each in lines] == [str(n) for n in range(290_000)]
         seen = await until(ticking, "20")
         await cloud.kill9(WORKER)
-        await cloud.until(lambda: len(cloud.lines("subscribed")) == 2, "no worker came")
+        await cloud.until(lambda: len(cloud.lines("subscribed")) >= 2, "no worker came")
         seen += await until(ticking, str(len(seen) + 20))
         assert seen == [str(n) for n in range(len(seen))]
         async with aclosing(lines_of(cloud, "ticks", follow=False)) as now:

@@ -18,7 +18,7 @@ from infra.provision import Server
 from libs.common.spec import HealthCheck
 from tests.contract.network.conftest import restart_switch
 from tests.integration.executor_host import SUPERVISOR, WORKER, Cloud
-from tests.integration.hostd_host import PORT, Host, inside, run, tcp
+from tests.integration.hostd_host import PORT, Host, inside, run
 
 HTTP = HealthCheck(port=PORT, path="/health", interval_s=0.5, timeout_s=2, grace_s=20)
 NO_ADDRESS, NO_PEER = 41, 42
@@ -29,7 +29,7 @@ KEY = "bu/web/peer"
 def first_thing(peer: str) -> tuple[str, ...]:
     """A command that looks at its interface and calls a peer, once; only then it becomes the app."""
     address = "$(ip -4 -o addr show dev eth0)"
-    answer = f"$(printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {peer} {PORT})"
+    answer = f"$(printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {peer} {PORT})"
     checks = ((address, "*' inet 10.'*", NO_ADDRESS), (answer, "*' 200 '*", NO_PEER))
     script = [f'case "{told}" in {good}) ;; *) exit {code};; esac' for told, good, code in checks]
     return ("/bin/sh", "-c", "; ".join((*script, "exec /app")))
@@ -62,7 +62,6 @@ async def test_after_a_boot_apps_start_when_their_network_is_up(cloud: Cloud) ->
 
     await boot(cloud.host, executor_down)
     await cloud.start_mesos()
-    cloud.offers.clear()
     await cloud.reaches("web-0.1", "TASK_FAILED")
     names = ["peer.2", *(f"web-{n}.2" for n in range(TOGETHER))]
     await cloud.launch(names[0], health=(HTTP,), sticky_key=KEY)
@@ -149,7 +148,7 @@ async def test_after_a_boot_an_attachment_is_as_it_was(host: Host) -> None:
         await each.container.start()
     namespace = after[web.name]["namespace"]
     await host.wait_served(namespace, peer.ip)
-    assert await tcp(after[peer.name]["namespace"], web.ip)
+    await host.wait_served(after[peer.name]["namespace"], web.ip)
     assert f"inet {web.ip}/24" in inside(namespace, "ip", "-4", "-o", "addr", "show", "eth0")
 
 

@@ -148,14 +148,17 @@ async def test_a_lost_answer_costs_a_retry_and_no_second_deployment(tmp_path: Pa
     async with gateway_world(tmp_path) as world:
         flaky = Flaky(world.app)
         async with serve(flaky, "127.0.0.1:0") as url:
-            async with client(url, world.admin_key, timeout_s=0.3) as gantry:
-                await gantry.put_app("acme/web", WEB)
+            async with (
+                client(url, world.admin_key) as patient,
+                client(url, world.admin_key, timeout_s=0.3) as gantry,
+            ):
+                await patient.put_app("acme/web", WEB)
                 flaky.lose = 2
                 accepted = await gantry.deploy("acme/web")
-                assert (await gantry.wait(accepted.deployment)).state == "succeeded"
+                assert (await patient.wait(accepted.deployment)).state == "succeeded"
                 assert len(world.deployer.heard) == 1
                 flaky.refuse = 3
-                assert len((await gantry.apps()).apps) == 1
+                assert len((await patient.apps()).apps) == 1
             flaky.over.set()
 
 
@@ -163,8 +166,11 @@ async def test_a_lost_answer_to_a_delete_costs_a_retry_and_no_error(tmp_path: Pa
     async with gateway_world(tmp_path) as world:
         flaky = Flaky(world.app)
         async with serve(flaky, "127.0.0.1:0") as url:
-            async with client(url, world.admin_key, timeout_s=1.0) as gantry:
-                await gantry.addressing.put_quota("acme", QuotaBody(limit=5))
+            async with (
+                client(url, world.admin_key) as patient,
+                client(url, world.admin_key, timeout_s=5.0) as gantry,
+            ):
+                await patient.addressing.put_quota("acme", QuotaBody(limit=5))
                 flaky.lose = 2
                 await gantry.addressing.remove_quota("acme")
                 deletes = [path for method, path in flaky.calls if method == "DELETE"]
@@ -191,7 +197,7 @@ async def test_retries_are_bounded_and_a_put_is_not_repeated(tmp_path: Path) -> 
 
 
 async def test_being_too_quick_is_waited_out(tmp_path: Path) -> None:
-    config = GatewayConfig(rate_per_s=1.0, rate_burst=2)
+    config = GatewayConfig(rate_per_s=0.125, rate_burst=2)
     async with live_gateway(tmp_path, config) as (world, url):
         clock = QuickClock()
         async with client(url, world.admin_key, clock=clock, tries=3) as gantry:
@@ -199,7 +205,10 @@ async def test_being_too_quick_is_waited_out(tmp_path: Path) -> None:
             await gantry.apps()
             with pytest.raises(TooMany) as caught:
                 await gantry.apps()
-            assert caught.value.retry_after_s == 1.0 and clock.slept_s == [1.0, 1.0]
+            after_s = caught.value.retry_after_s
+            assert after_s is not None and len(clock.slept_s) == 2
+            first_s, second_s = clock.slept_s  # what it was told each time, which grows less
+            assert 1 <= after_s <= second_s <= first_s <= 8
 
 
 async def test_events_survive_broken_connections_without_gap_or_double(
@@ -261,10 +270,13 @@ async def test_a_reader_that_left_gives_its_place_back_though_nothing_is_written
                         await asyncio.sleep(0.05)
 
 
-async def test_a_stop_does_not_wait_for_readers(tmp_path: Path) -> None:
+async def test_a_stop_does_not_wait_for_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loop = asyncio.get_running_loop()
     async with gateway_world(tmp_path) as world:
         stopped_at = 0.0
+        monkeypatch.setattr("libs.common.serve.SHUTDOWN_S", 60.0)
 
         async def read(url: str, begun: asyncio.Event) -> None:
             async with (
@@ -280,7 +292,7 @@ async def test_a_stop_does_not_wait_for_readers(tmp_path: Path) -> None:
                 reader = group.create_task(read(url, begun))
                 await begun.wait()
                 stopped_at = loop.time()
-            assert loop.time() - stopped_at < 2.0
+            assert loop.time() - stopped_at < 30.0
             reader.cancel()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,15 +58,17 @@ async def test_the_gateway_is_no_way_into_another_vlan(host: Host) -> None:
         await host.wait_served(one.namespace, two.ip)
         # Each reaches its own gateway, which has a leg in the other VLAN, and gets no further: in any protocol.
         for asker, near, far in ((one, "10.88.0.1", other.ip), (other, "10.89.0.1", one.ip)):
-            assert await ping(asker.namespace, near)
+            await host.until(partial(ping, asker.namespace, near), f"{near} does not answer")
             assert not await ping(asker.namespace, far)
             assert not await tcp(asker.namespace, far)
-        assert await udp(one.namespace, two.namespace, two.ip)
+        sends = partial(udp, one.namespace, two.namespace, two.ip)
+        await host.until(sends, "no datagram came")
         assert not await udp(one.namespace, other.namespace, other.ip)
         assert not await udp(other.namespace, one.namespace, one.ip)
         # The routes are right: one that forwards, which ours does not, would join them.
         run("ip", "netns", "exec", gateway, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        assert await udp(one.namespace, other.namespace, other.ip)
+        forwards = partial(udp, one.namespace, other.namespace, other.ip)
+        await host.until(forwards, "no datagram came by the gateway")
 
 
 async def test_the_container_sees_its_own_network_only(host: Host) -> None:
@@ -87,7 +90,7 @@ async def test_a_sender_cannot_pretend(host: Host) -> None:
     await host.wait_served(one.namespace, two.ip)
     inside(one.namespace, "ip", "addr", "add", "10.88.0.200/32", "dev", "eth0")
     assert not await tcp(one.namespace, two.ip, source="10.88.0.200")
-    assert await tcp(one.namespace, two.ip, source=one.ip)
+    await host.wait_served(one.namespace, two.ip, source=one.ip)
     neighbours = inside(two.namespace, "ip", "neigh", "show", "10.88.0.200")
     assert "lladdr" not in neighbours
     inside(one.namespace, "ip", "link", "set", "eth0", "address", "0a:00:00:00:00:99")
@@ -106,7 +109,7 @@ async def test_kill_9_changes_nothing(host: Host) -> None:
     await host.register(name, waiting.id)
     before = await host.attachments()
     await host.kill_hostd()
-    assert await tcp(one.namespace, two.ip)
+    await host.wait_served(one.namespace, two.ip)
     await waiting.start()  # leave given before the crash is good after it
     _leave_rubbish(host)
     await host.start_hostd()
@@ -116,7 +119,7 @@ async def test_kill_9_changes_nothing(host: Host) -> None:
     assert after == before
     assert (await host.add(one.name))["inode"] == one.inode
     await host.until(lambda: _rubbish_gone(host), "rubbish stays")
-    assert await tcp(one.namespace, two.ip)
+    await host.wait_served(one.namespace, two.ip)
     await host.end(one)
     await host.wait_served(two.namespace, after[name]["ip"])
 
@@ -156,7 +159,7 @@ async def test_what_is_lost_is_mended(host: Host) -> None:
         for name in host.vsctl("list-ports", host.bridge).split()
         if two.name in host.vsctl("get", "port", name, "external_ids")
     )
-    with host.frozen():  # it mends faster than a test can look
+    async with host.frozen():  # it mends faster than a test can look
         host.vsctl("del-port", host.bridge, port)
         assert not await tcp(one.namespace, two.ip)
     await host.wait_served(one.namespace, two.ip)
@@ -227,8 +230,14 @@ async def test_logs_and_stats(host: Host) -> None:
     one, two = await asyncio.gather(host.start("one"), host.start("two"))
     await host.wait_served(two.namespace, one.ip)
     path = f"/v1/containers/{one.name}/logs?tail=1000"
-    response = await host.client.call(host.url, "GET", path)
-    lines = [json.loads(line) for line in response.body.splitlines()]
+    lines: list[dict[str, str]] = []
+
+    async def written() -> bool:  # the engine copies what a container says, a moment later
+        response = await host.client.call(host.url, "GET", path)
+        lines[:] = [json.loads(line) for line in response.body.splitlines()]
+        return bool(lines)
+
+    await host.until(written, "nothing is in its log")
     for line in lines:
         assert set(line) == {"time", "stream", "line"}
     assert f"listens on port {PORT}" in lines[0]["line"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,15 @@ class Wired:
             assert each["what"] and each["advice"] and each["evidence"], each
             checks.setdefault(each["container"], set()).add(each["check"])
         return checks
+
+    async def finds(self, expected: dict[str, set[str]]) -> None:
+        """These and no others. Looks again: a station may answer too late for one look, and nothing is mended."""
+        found: dict[str, set[str]] = {}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(60):
+                while (found := await self.doctor()) != expected:
+                    await asyncio.sleep(0.02)
+        assert found == expected
 
 
 @pytest.fixture
@@ -123,10 +133,10 @@ async def test_the_doctor_says_what_was_broken(wired: Wired) -> None:
         full["lost"]: {"ipam-disagrees"},
         full["gone"]: {"link-missing", "interface-missing"},
     }
-    assert await wired.doctor() == expected
+    await wired.finds(expected)
     run(*ofctl, "add-flow", bridge, "priority=50,tcp,actions=NORMAL")
     run("ip", "link", "set", UPLINK, "mtu", "1300")
-    assert await wired.doctor() == {**expected, "": {"flows-foreign", "mtu-mismatch"}}
+    await wired.finds({**expected, "": {"flows-foreign", "mtu-mismatch"}})
     run("ip", "link", "set", UPLINK, "down")
     found = await wired.doctor()
     assert found[""] == {"flows-foreign", "uplink-down"}

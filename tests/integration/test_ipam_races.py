@@ -60,7 +60,12 @@ async def _client(
     number: int, host: IpamHost, seen: Ownership, rng: random.Random, until: float
 ) -> None:
     loop, turn = asyncio.get_running_loop(), 0
-    while loop.time() < until:
+
+    def going() -> bool:
+        """A slow machine does as much in a longer time."""
+        return loop.time() < until or seen.given <= 2 * CLIENTS
+
+    while going():
         turn += 1
         attachment, zone = f"c{number}-{turn}.eth0", rng.choice(("", "a", "b"))
         try:
@@ -93,12 +98,13 @@ async def _insist(ask: Callable[[], Awaitable[Any]]) -> Any:
 async def _killer(processes: IpamProcesses, rng: random.Random, until: float) -> int:
     loop, killed = asyncio.get_running_loop(), 0
     await asyncio.sleep(0.5)
-    while loop.time() < until - 0.5:
+    while True:
         victim = rng.choice(sorted(processes.running))
         await processes.kill(victim)
         killed += 1
         await processes.start(victim)
-    return killed
+        if loop.time() >= until - 0.5:
+            return killed
 
 
 @pytest.mark.parametrize("store", ["sqlite", "mongo"])
@@ -114,7 +120,7 @@ async def test_no_address_twice(store: str, tmp_path: Path, mongo_url: str) -> N
             for n, host in enumerate(hosts):
                 group.create_task(_client(n, host, seen, random.Random(n), until))
         assert killer.result() >= 1 and seen.given > 2 * CLIENTS and not seen.owners
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             while any(each.state is not State.RELEASED for each in await _stored(url)):
                 # What a killed process had half done is nobody's: a leak, which two reports find.
                 await asyncio.gather(*(_insist(partial(host.report, ())) for host in hosts))

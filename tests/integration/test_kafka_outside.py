@@ -112,7 +112,7 @@ async def as_the_guide_says(tool: str, broker: Broker, directory: Path) -> None:
     await process.run((*java, CLASSES[tool], *words), timeout_s=60)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(280)
 async def test_outsiders_come_by_tls_and_read_what_they_may(tmp_path: Path) -> None:
     async with broker(tmp_path / "kafka") as kafka:
         for tool in CLASSES:

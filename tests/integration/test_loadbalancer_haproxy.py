@@ -31,10 +31,11 @@ ADDRESSES = iter(f"127.9.{n // 250}.{n % 250 + 1}" for n in range(60_000))
 PORT = 18_099
 WORK_S = 0.03
 ACCEPT_TURNS = 5  # of the loop, until a connection that was just accepted is among the server's
+# Bounds of what should not come: a request that is still open when a drain's time is over is lost.
 SPEC = {
     "instances": 4,
-    "strategy": {"max_surge": 2, "deadline_s": 30},
-    "load_balancer": {"driver": "haproxy", "port": PORT, "drain_s": 5, "deadline_s": 5},
+    "strategy": {"max_surge": 2, "deadline_s": 120},
+    "load_balancer": {"driver": "haproxy", "port": PORT, "drain_s": 60, "deadline_s": 60},
 }
 
 
@@ -220,11 +221,14 @@ async def test_a_restarted_haproxy_is_filled_again() -> None:
         async def filled() -> bool:
             return len(await it.harness.driver.present("shop-web") or ()) == 4
 
-        await it.site.until(filled, 10)
+        await it.site.until(filled, 60)
         async with under_load(it, "GET", clients=4) as load:
-            await asyncio.sleep(0.5)
+
+            async def enough() -> bool:
+                return load.answers.get("1", 0) > 20
+
+            await it.site.until(enough, 60)
         assert load.failed == []
-        assert load.answers["1"] > 20
 
 
 async def test_an_instance_that_dies_is_out_and_its_gets_are_tried_elsewhere() -> None:
@@ -246,6 +250,6 @@ async def test_an_instance_that_dies_is_out_and_its_gets_are_tried_elsewhere() -
                 ready = [row for row in rows if row["ready"] and row["instance"] != victim]
                 return len(ready) == 4
 
-            await here.until(replaced, 10)
+            await here.until(replaced, 60)
             await asyncio.sleep(0.3)
         assert load.failed == []

@@ -97,7 +97,7 @@ async def test_sample_web_runs_without_network_and_stops_at_once(
             assert (await _get(container, "/nothing"))[0] != 0
             _, links = await _exec(container, "ls", "/sys/class/net")
             assert links.split() == ["lo"]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await container.stop(t=30)
             assert (await container.show())["State"]["ExitCode"] == 0
         finally:
@@ -184,7 +184,7 @@ async def test_sample_web_finishes_a_request_that_sigterm_interrupts(
             assert "Connection: keep-alive" in first
             assert "Connection: close" in last
             assert last.endswith("then b''\n")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 assert (await container.wait())["StatusCode"] == 0
         finally:
             await container.delete(force=True)

@@ -36,7 +36,7 @@ async def _publish(shared: Shared, events: Sequence[Event], sequence: int) -> No
 
 
 async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await holds():
             await asyncio.sleep(0.05)
 

@@ -76,12 +76,12 @@ class Matrix:
         deployment = await self._release(fresh=name == "registry")
         writer = asyncio.get_running_loop().create_task(self._write())
         try:
-            began = time.monotonic()
             await {"stop": part.stop, "kill9": part.kill9, "pause": part.pause}[kind]()
+            away = time.monotonic()  # what is told of depends on how long it surely is
             await asyncio.sleep(1.0 if kind == "kill9" else outage_s or self._outage_s)
+            row.outage_s = time.monotonic() - away
             await (part.resume if kind == "pause" else part.start)()
             over = time.monotonic()
-            row.outage_s = over - began
             ended = await self._ended(deployment)
             row.recovery_s = time.monotonic() - over
         finally:

@@ -64,7 +64,7 @@ def caught(
     raise AssertionError("all seeds passed as if nothing were broken")
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_due_runs_wait_for_a_minute_in_the_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     real = starting.begin
 
@@ -79,7 +79,7 @@ def test_due_runs_wait_for_a_minute_in_the_scheduler(monkeypatch: pytest.MonkeyP
     caught("missing: ", plan=Plan(sharp=True))
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_runs_of_healthy_hosts_are_given_up_by_the_scheduler(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -95,7 +95,7 @@ def test_runs_of_healthy_hosts_are_given_up_by_the_scheduler(
     caught("given up, and nothing was wrong with its host")
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_generation_check_removed_in_ipam(monkeypatch: pytest.MonkeyPatch) -> None:
     real = ipam_core.release
 
@@ -116,13 +116,13 @@ class Hasty(Scheduler):
         return await super()._save(draft, now)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_acknowledge_before_save_in_the_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.scheduler.service.Scheduler", Hasty)
     caught("is acknowledged, but it is saved as")
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_stale_sequences_accepted_by_the_deployer(monkeypatch: pytest.MonkeyPatch) -> None:
     real = observe
 
@@ -166,20 +166,20 @@ class CarelessCloud(Cloud):
         return Unrevoked(network)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_registration_not_revoked_before_del_in_the_executor() -> None:
     caught("before its leave to start is revoked", CarelessCloud)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_runs_that_ended_unseen_are_begun_again_by_the_executor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(launching, "_adopt_ended", launching._start_anew)
-    caught("doubles: 1", seeds=(7, *SEEDS))
+    caught("doubles: 1", seeds=(4, *SEEDS))
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_all_old_ones_are_stopped_at_once_by_the_deployer(monkeypatch: pytest.MonkeyPatch) -> None:
     def hasty(
         _new: object, old: Sequence[DeployedInstance], *_: object
@@ -190,7 +190,7 @@ def test_all_old_ones_are_stopped_at_once_by_the_deployer(monkeypatch: pytest.Mo
     caught("were ready and are stopped", plan=BRIEF)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_the_number_of_a_scale_is_forgotten_by_the_deployer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -214,7 +214,7 @@ class DeafCloud(Cloud):
         self.faults.rates = {**RATES, Point.HTTP_RESPONSE_LOST: 0.1}
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_repetitions_are_not_recognised_by_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = iter(range(1 << 20))
 
@@ -243,6 +243,6 @@ class ResignedCloud(Cloud):
         self.mailbox = Resigned(self.faults)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_mails_that_fail_are_not_sent_again_by_the_monitor() -> None:
-    caught("of which nobody was told", ResignedCloud, plan=BRIEF)
+    caught("of which nobody was told", ResignedCloud, (7, *SEEDS), BRIEF)

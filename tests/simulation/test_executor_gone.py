@@ -61,14 +61,14 @@ def play(seed: int) -> tuple[set[str], bool]:
     return found[0]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_clean_up_is_sent_there() -> None:
     doubled, left = play(11)
     assert doubled
     assert not left
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_without_it_the_containers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """So the test above can fail."""
     monkeypatch.setattr(cleaning, "leave_behind", lambda *_: None)

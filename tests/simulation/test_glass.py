@@ -85,7 +85,7 @@ async def play(world: loop.World) -> Cloud:
 TOPICS = ("deploy.requested", "instance.requested", "instance.stop_requested", "container.exited")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_what_an_admin_asks_for_is_done_without_the_bus() -> None:
     cloud = loop.run(play, 5)
     assert not cloud.failed

@@ -19,7 +19,7 @@ from tests.simulation.workload import APPS, User, begin
 SEEDS = range(1, 5)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_restored_store_costs_no_container_and_gives_no_address_twice(
     seed: int, tmp_path: Path

@@ -51,7 +51,7 @@ async def until_ended(user: User, deployment: str | None) -> str:
         await asyncio.sleep(1.0)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_rolls_and_a_bad_release_never_take_capacity_away() -> None:
     async def main(world: loop.World) -> None:
         cloud = Cloud(world)

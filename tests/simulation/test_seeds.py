@@ -39,7 +39,7 @@ def test_a_range_of_seeds_passes_and_hits_every_fault_point() -> None:
     assert f"{SEEDS} of {SEEDS} seeds passed" in done.stdout
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_same_seed_has_the_same_trace_in_another_process() -> None:
     # One process has run another seed before it, the other has not.
     ranges = (("--seeds", "2", "--from", "6", "--processes", "1"), ("--seeds", "1", "--from", "7"))
@@ -50,7 +50,7 @@ def test_the_same_seed_has_the_same_trace_in_another_process() -> None:
     assert len(digests[0]["7"]) == 32
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_without_faults_all_goes_as_asked() -> None:
     result = simulate(3, Plan(faults=False))
     assert not result.error, told(result, 60)
@@ -59,7 +59,7 @@ def test_without_faults_all_goes_as_asked() -> None:
     assert result.targets > 50 and result.tries > 50
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_failed_seed_tells_how_to_repeat_it() -> None:
     brief = Plan(end_s=70.0, settled_s=60.0, faults_until_s=50, work_until_s=50, jobs=False)
     result = simulate(1, brief)

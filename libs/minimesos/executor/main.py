@@ -192,8 +192,9 @@ class Executor:
             task.check_status = {k: {} if k != "type" else v for k, v in task.check_status.items()}
         if state == "TASK_FINISHED":
             task.healthy = None
-        self._update(task, state, message, task.reason)
+        # In one: after the last acknowledgement nobody asks again whether we are done.
         with self.lock:
+            self._update(task, state, message, task.reason)
             self.tasks.pop(task.id, None)
             others = list(self.tasks.values())
         if self.group and state != "TASK_FINISHED":

@@ -134,7 +134,7 @@ async def test_a_rebalance_in_mid_handler_fences_the_commit(world: World) -> Non
     one, other = await world.open(), await world.open()
     await one.ensure_topics([ONE])
     await one.publish(numbered("a", range(3)))
-    async with one.consumer("g", ["things"], max_poll_s=1.0) as slow:
+    async with one.consumer("g", ["things"], max_poll_s=3.0) as slow:
         in_hand = await take(slow, 3)
         async with other.consumer("g", ["things"]) as quick:
             # `slow` does not fetch for longer than its max_poll_s: `quick` gets the records too.

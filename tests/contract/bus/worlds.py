@@ -15,7 +15,6 @@ from typing import Protocol
 
 from aiokafka import AIOKafkaProducer
 
-from infra.provision.sources import lent_url
 from libs.common.bus.base import Bus, TopicPartition
 from libs.common.bus.faults import BusFaults, BusPoint
 from libs.common.bus.kafka import KafkaBus
@@ -166,10 +165,9 @@ _prefixes = itertools.count(1)
 
 
 def kafka_world_url(kafka_url: str) -> str:
-    """The broker with names of one's own, and a session short enough to see a crash soon."""
+    """The broker with names of one's own, and a session as short as brokers take unless told, to see a crash soon."""
     joint = "&" if "?" in kafka_url else "?"
-    session_s = 6 if lent_url("kafka") else 2  # brokers take no less unless told, as ours are
-    return f"{kafka_url}{joint}prefix={MARK}-{next(_prefixes)}.&session_s={session_s}"
+    return f"{kafka_url}{joint}prefix={MARK}-{next(_prefixes)}.&session_s=6"
 
 
 @asynccontextmanager

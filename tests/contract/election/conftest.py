@@ -19,8 +19,8 @@ from infra.provision import Server
 from tests.contract.store.worlds import mongo_database
 from tests.servers import MARK
 
-TTL_S = 2.0
-SOON_S = 1.5  # what a busy machine may take for what should take no time
+TTL_S = 6.0
+SOON_S = 5.0  # what a busy machine may take for what should take no time
 _places = itertools.count(1)
 
 
@@ -73,13 +73,13 @@ class World:
         member = Member(name, process)
         member.reader = asyncio.create_task(member.read())
         self.members.append(member)
-        await until(lambda: bool(member.lines), 20.0)
+        await until(lambda: bool(member.lines), 60.0)
         return member
 
     async def two(self) -> tuple[Member, Member]:
         """A leader and its standby."""
         one, other = await asyncio.gather(self.stand("one"), self.stand("other"))
-        await until(lambda: one.leads() or other.leads(), 10.0)
+        await until(lambda: one.leads() or other.leads(), 30.0)
         return (one, other) if one.leads() else (other, one)
 
     def check(self) -> None:

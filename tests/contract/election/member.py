@@ -24,6 +24,7 @@ ACTS = CollectionSpec("acts", schema=Schema(known=lambda body: body))
 
 
 def tell(rt: Runtime, what: str, **more: Any) -> None:
+    """A line; it is of now unless `at` says otherwise."""
     line = {"what": what, "at": rt.clock.monotonic(), **more}
     sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
     sys.stdout.buffer.flush()
@@ -35,15 +36,17 @@ async def act(rt: Runtime, led: Leadership) -> None:
     epoch = await rt.store.raise_epoch("tests")
     tell(rt, "leads", epoch=epoch)
     while True:
+        at = rt.clock.monotonic()  # a pause may come between what is done and its line
         if led.certain():
-            tell(rt, "acts", epoch=epoch)
+            tell(rt, "acts", at=at, epoch=epoch)
         try:
             doc = await acts.get("last")
             write = Write("last", doc.version if doc else 0, {"epoch": epoch})
+            at = rt.clock.monotonic()
             (result,) = await acts.replace_many([write], Fence("tests", epoch))
             if not result.ok:
                 raise Fenced(result.outcome.value)
-            tell(rt, "wrote", epoch=epoch)
+            tell(rt, "wrote", at=at, epoch=epoch)
         except Unavailable:
             pass
         await rt.clock.sleep(0.02)

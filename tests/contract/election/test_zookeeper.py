@@ -22,6 +22,8 @@ from libs.common.runtime import CommonConfig, Runtime, open_election, open_runti
 from tests.contract.election.conftest import SOON_S, TTL_S
 from tests.servers import MARK, ServerPark
 
+LONG_S = 40.0  # what a server takes to start on a busy machine is well within it
+
 
 @pytest.fixture(scope="module")
 def secure_zookeeper(server_park: ServerPark) -> Server:
@@ -70,13 +72,13 @@ async def test_a_restart_within_the_sessions_time_changes_nothing(
 ) -> None:
     async with AsyncExitStack() as stack:
         rt = await candidate(stack, tmp_path, f"{zookeeper_server.url}/{MARK}/restarts")
-        led = await stack.enter_async_context(leadership(rt, "tests", 10.0))
+        led = await stack.enter_async_context(leadership(rt, "tests", LONG_S))
         holding = await _holding(led)
         await zookeeper_server.kill9()
         assert led.certain()
-        await zookeeper_server.start()
         proved = led._proved  # type: ignore[attr-defined]
-        async with asyncio.timeout(8):
+        await zookeeper_server.start()
+        async with asyncio.timeout(30):
             while led._proved == proved:  # type: ignore[attr-defined]
                 await asyncio.sleep(0.02)
         assert led.certain() and not holding.done()
@@ -127,17 +129,17 @@ async def test_an_attempt_that_is_never_answered_does_not_cost_the_session(
         stack.callback(way.cut)
         url = f"zk://127.0.0.1:{server.sockets[0].getsockname()[1]}/{MARK}/deaf"
         led = await stack.enter_async_context(
-            leadership(await candidate(stack, tmp_path, url), "tests", 10.0)
+            leadership(await candidate(stack, tmp_path, url), "tests", LONG_S)
         )
         holding = await _holding(led)
         way.deaf = True
         way.cut()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(15):
             while not way.unanswered:
                 await asyncio.sleep(0.02)
         way.deaf = False
         proved = led._proved  # type: ignore[attr-defined]
-        async with asyncio.timeout(7):
+        async with asyncio.timeout(25):
             while led._proved == proved:  # type: ignore[attr-defined]
                 await asyncio.sleep(0.02)
         assert led.certain() and not holding.done()
@@ -152,7 +154,7 @@ async def test_one_of_many_leads_in_the_order_of_their_standing(
 
     async def stand(number: int, rt: Runtime) -> None:
         nonlocal leading
-        async with leadership(rt, "tests", TTL_S):
+        async with leadership(rt, "tests", 10.0):  # nobody's may expire while it leads
             leading += 1
             assert leading == 1
             order.append(number)
@@ -161,7 +163,7 @@ async def test_one_of_many_leads_in_the_order_of_their_standing(
 
     async with AsyncExitStack() as stack:
         rt = await candidate(stack, tmp_path, f"{zookeeper_url}/{MARK}/many")
-        async with asyncio.timeout(15), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             for number in range(6):
                 group.create_task(stand(number, rt))
     assert sorted(order) == list(range(6))
@@ -216,10 +218,10 @@ async def test_over_tls_both_sides_show_a_certificate(
                     return True
         return False
 
-    assert await elected(url, 10.0)  # the first one also waits for what Java has yet to load
+    assert await elected(url, 60.0)  # the first one also waits for what Java has yet to load
     found = await asyncio.gather(*(elected(each, 1.5) for each in strangers.values()))
     assert not any(found), dict(zip(strangers, found, strict=True))
-    assert await elected(url, 1.5)
+    assert await elected(url, 30.0)
 
 
 def _children(url: str, path: str) -> list[str]:

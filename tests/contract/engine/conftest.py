@@ -49,7 +49,7 @@ MIB = 1024 * 1024
 
 # What a container's process does; the fake's images have these names.
 BEHAVIOURS: dict[str, tuple[str, FakeImage]] = {
-    "ends-on-term": ("trap 'exit 0' TERM; while :; do sleep 0.05; done", FakeImage()),
+    "ends-on-term": ("trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done", FakeImage()),
     "ignores-term": (
         "trap '' TERM; while :; do sleep 0.05; done",
         FakeImage(ends_on_term_s=None),
@@ -77,6 +77,8 @@ UIDS = {"nobody": 65534, "root": 0, "12345": 12345}  # as the sample image's /et
 
 class Around(Protocol):
     """The part that differs between the two."""
+
+    namespaces: list[str]  # of /run/netns, made for starts; the fake makes none
 
     async def give_leave(self, container_id: str) -> int:
         """Register a network namespace for one start; its inode."""
@@ -107,6 +109,7 @@ class EngineWorld:
     images: dict[str, str]  # behaviour -> image
     pullable: str
     real: bool
+    runs: Path | None = None  # the places of shared containers; the fake has none
     seen: list[EngineEvent] = field(default_factory=list)
 
     def spec(self, behaviour: str = "ends-on-term", **changes: object) -> ContainerSpec:
@@ -133,6 +136,12 @@ class EngineWorld:
         ref = await self.create(behaviour)
         await self.around.give_leave(ref.id)
         await self.engine.start(ref, HOSTS)
+        if self.real and behaviour == "ends-on-term":
+            # The first process of a container is not sent what it has no trap for.
+            async def ready() -> bool:
+                return "ready" in await self.engine.output(ref)
+
+            await eventually(ready, f"{ref.name} set no trap")
         return ref
 
     @asynccontextmanager
@@ -170,6 +179,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> Non
 class _FakeAround:
     def __init__(self) -> None:
         self.docker = FakeDocker(SystemClock(), random.Random(1), claim=self._claim)
+        self.namespaces: list[str] = []
         self._leave: dict[str, int] = {}
         self._inodes = itertools.count(5000)
 
@@ -287,9 +297,18 @@ async def _real(url: str, pullable: str, tmp_path: Path) -> AsyncIterator[Engine
             engines.append(engine)
         images = dict.fromkeys(BEHAVIOURS, "sample-web:v1")
         log = make_log("executor", level="critical")
-        inits = SocketInits(tmp_path / CLUSTER / "runs", engines[0].pid, log)
+        runs = tmp_path / CLUSTER / "runs"
+        inits = SocketInits(runs, engines[0].pid, log)
         yield EngineWorld(
-            engines[0], engines[0], engines[1], around, inits, images, pullable, real=True
+            engines[0],
+            engines[0],
+            engines[1],
+            around,
+            inits,
+            images,
+            pullable,
+            real=True,
+            runs=runs,
         )
 
 

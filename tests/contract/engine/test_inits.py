@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from libs.common.errors import NotFound, Unavailable
+from libs.common.outputs import OUT, place_of
 from services.executor.containers import INIT_CAPABILITIES
 from services.executor.model import Limits, Ref
+from services.executor.runs.inits import tail
 from services.executor.runs.model import Listed, TaskStart, TaskView, Told
 from services.executor.runs.wire import PROGRAM
 from tests.contract.engine.conftest import BEHAVIOURS, MIB, ROOT, EngineWorld
@@ -38,6 +40,13 @@ class Followed:
 
     async def running(self, task: str) -> None:
         await self.it.until(lambda: bool(self.views(task)), f"{task} never ran")
+
+    async def ready(self, task: str) -> None:
+        """Its shell has set the trap and said so."""
+        await self.running(task)
+        if (runs := self.it.runs) is not None:
+            file = place_of(runs, self.ref.name) / OUT / self.views(task)[0].cell
+            await self.it.until(lambda: "ready" in tail(file), f"{task} is not ready")
 
     async def ended(self, task: str) -> TaskView:
         def is_over() -> bool:
@@ -105,8 +114,7 @@ async def test_it_is_killed_with_grace_or_by_its_time_out(it: EngineWorld) -> No
     ref = await container(it, "ends-on-term")
     async with following(it, ref, "ends-on-term") as followed:
         await followed.start("a.1")
-        await followed.running("a.1")
-        await asyncio.sleep(0.1)  # until its shell has set the trap
+        await followed.ready("a.1")
         await it.inits.kill(ref.name, "a.1", "SIGTERM", 10.0)
         assert (await followed.ended("a.1")).exit_code == 0
         await it.inits.kill(ref.name, "a.1", "SIGTERM", 10.0)

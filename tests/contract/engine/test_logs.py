@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import orjson
 import pytest
 
+from services.executor.model import Ref
 from services.hostd.docker import DockerEngine
 from services.hostd.ports import LogQuery
 from tests.contract.engine.conftest import CLUSTER, HOSTS, EngineWorld
@@ -15,11 +16,14 @@ from tests.contract.engine.conftest import CLUSTER, HOSTS, EngineWorld
 LINES = 25_000  # with what the drivers add more than is kept
 CHATTY = f"""
 trap 'exit 0' TERM
+trap go=1 USR1
+echo "0 ready"
+while [ -z "$go" ]; do sleep 0.05; done
 i=0
 while [ $i -lt {LINES} ]; do
   i=$((i+1))
   echo "$i xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
-  [ $((i % 1000)) -ne 0 ] || sleep 0.02
+  [ $((i % 1000)) -ne 0 ] || sleep 0.1
 done
 echo "{LINES + 1} done"
 while :; do sleep 0.05; done
@@ -50,6 +54,14 @@ async def numbers(stream: AsyncIterator[bytes], last: int = 0) -> list[int]:
     return found
 
 
+async def begun(it: EngineWorld, ref: Ref, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The stream. The container goes on when its first line has come: by then it has its trap, and a follower."""
+    yield await anext(stream)
+    await it.engine.signal(ref, "SIGUSR1")
+    async for chunk in stream:
+        yield chunk
+
+
 @pytest.mark.parametrize("driver", ["json-file", "local"])
 async def test_a_chatty_container_is_followed_over_rotations(
     it: EngineWorld, server: tuple[str, str], driver: str
@@ -60,10 +72,11 @@ async def test_a_chatty_container_is_followed_over_rotations(
     try:
         await it.around.give_leave(ref.id)
         await it.engine.start(ref, HOSTS)
-        followed = await numbers(await hostd.logs(ref.name, LogQuery(follow=True)), LINES + 1)
+        stream = await hostd.logs(ref.name, LogQuery(follow=True))
+        followed = await numbers(begun(it, ref, stream), LINES + 1)
         # A follower that is slower than the container misses what was rotated away, but sees nothing twice.
         assert followed == sorted(set(followed))
-        assert (followed[0], followed[-1]) == (1, LINES + 1)
+        assert (followed[:2], followed[-1]) == ([0, 1], LINES + 1)
         assert len(followed) > LINES / 2
         kept = await numbers(await hostd.logs(ref.name, LogQuery()))
         assert kept == list(range(LINES + 2 - len(kept), LINES + 2))

@@ -13,6 +13,7 @@ from typing import Protocol
 import orjson
 from aiohttp import web
 
+from infra.provision.process import free_ports
 from libs.common.clock import SystemClock
 from libs.common.errors import Unavailable
 from services.deployer.loadbalancer.base import (
@@ -283,10 +284,7 @@ class HaproxyHarness:
 @asynccontextmanager
 async def haproxy_harness(directory: Path, slots: int = SLOTS) -> AsyncIterator[HaproxyHarness]:
     socket = directory / "admin.sock"
-    probe = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0)
-    port = probe.sockets[0].getsockname()[1]
-    probe.close()
-    await probe.wait_closed()
+    (port,) = free_ports(1)
     bind = f"127.0.0.1:{port}"
     config = directory / "haproxy.cfg"
     config.write_text(render([Backend(BACKEND, bind, slots=slots)], socket))

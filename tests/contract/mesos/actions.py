@@ -45,7 +45,7 @@ async def _await_agent(replay: Replay, step: Step) -> None:
 async def _await_agent_exit(replay: Replay, step: Step) -> None:
     process = replay.mesos.agents[step.get("agent", 0)].process
     assert process is not None
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(30.0):
         await process.wait()
 
 
@@ -68,7 +68,7 @@ async def _start_worker(replay: Replay, step: Step) -> None:
     proxy = await replay.hub.get(step["executor"])
     subscribed = asyncio.Event()
     replay.workers[step["executor"]] = replay.spawn(run_worker(proxy, step["pid"], subscribed))
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(30.0):
         await subscribed.wait()
 
 

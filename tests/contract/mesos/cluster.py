@@ -25,7 +25,7 @@ from tests.contract.mesos.machine import Machine
 from tests.contract.mesos.wire import Connection
 
 ROOT = Path(__file__).resolve().parents[3]
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 
 
 class Power(StrEnum):
@@ -47,6 +47,7 @@ MASTER_FLAGS: Mapping[str, str] = {
 """As the recordings were made."""
 AGENT_FLAGS: Mapping[str, str] = {
     "executor_registration_timeout": "20secs",
+    "executor_reregistration_timeout": "20secs",  # recovery is over as soon as all are back
     "resources": "cpus:4;mem:4096;disk:10000;ports:[31000-32000]",
     "attributes": "rack:r1;class:fat",
     "hostname": "127.0.0.1",
@@ -156,7 +157,7 @@ class Mesos:
             return int(answer.status.split()[1]), json.loads(answer.body)
         return int(answer.status.split()[1]), None
 
-    async def await_agents(self, count: int, timeout_s: float = 20.0) -> None:
+    async def await_agents(self, count: int, timeout_s: float = 60.0) -> None:
         """Until `count` agents are registered and active."""
         active: list[Any] = []
         async with asyncio.timeout(timeout_s):

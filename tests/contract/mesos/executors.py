@@ -41,8 +41,8 @@ class ExecutorHub:
         """The shell command that starts a proxy for us."""
         return f"{sys.executable} {PROXY} 127.0.0.1 {self.port}"
 
-    async def get(self, executor_id: str, timeout_s: float = 10.0) -> Proxy:
-        """That executor, as soon as it has dialled in."""
+    async def get(self, executor_id: str, timeout_s: float = 19.0) -> Proxy:
+        """That executor, as soon as it has dialled in; the agent waits 20 s for it."""
         async with asyncio.timeout(timeout_s):
             while executor_id not in self.proxies:
                 self._arrived.clear()

@@ -9,6 +9,7 @@ framework gets its turn. Neither says anything about the master under test.
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from tests.contract.mesos.compare import compare
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 CYCLE_S = 2.5
 """Two batches of the allocator and some."""
-_TRIES = 4
 
 
 async def offered(replay: Replay, step: Step) -> None:
@@ -148,7 +148,7 @@ async def _counterpart(replay: Replay, entry: Open) -> Open | None:
             None,
         )
 
-    for _ in range(_TRIES):
+    for _ in range(math.ceil(replay.slack_s / CYCLE_S)):
         await replay.until(lambda: exact() is not None, CYCLE_S)
         if (found := exact()) is not None:
             return found

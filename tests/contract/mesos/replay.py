@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -27,12 +29,13 @@ from tests.contract.mesos.wire import Answer, Connection, Headers
 
 Action = Callable[["Replay", Step], Awaitable[None]]
 
-SLACK_S = 8.0
+SLACK_S = 30.0
 """How much later than recorded something may come: the machine under test may be busy."""
 CAUSAL_GAP_S = 0.5
 """Events recorded that far apart on one stream must arrive in that order."""
 MAX_MISSING = 4
 HEARTBEAT_S = (14.0, 16.5)
+PULSE_S = 0.25
 _UNORDERED = ("HEARTBEAT", "OFFERS", "RESCIND")
 
 
@@ -56,16 +59,19 @@ class Replay:
     workers: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     missing: int = 0
     index: int = 0
+    beats: list[tuple[float, float]] = field(default_factory=list)
     _kept: dict[str, Connection] = field(default_factory=dict)
     _connections: list[Connection] = field(default_factory=list)
     _matched: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     _tasks: asyncio.TaskGroup | None = None
+    _pulse: asyncio.Task[None] | None = None
 
     async def run(self) -> list[Mismatch]:
         """All steps; what did not match."""
         self.binder.rebind("command", "run-executor", self.hub.command)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
+            self._pulse = tasks.create_task(self._beat())
             try:
                 for index, step in enumerate(self.steps):
                     self.index = index
@@ -180,7 +186,9 @@ class Replay:
             return
         found = compare(event, arrival.event, f"#{step['id']} {wanted}", self.binder)
         self.mismatches += found
-        self.in_time(step, arrival.at_s)
+        others = (a for a in stream.arrivals if a.taken and a is not arrival)
+        tellings = [a.at_s for a in others if a.event == arrival.event]
+        self.in_time(step, arrival.at_s, max(tellings, default=None))
         self._in_order(step, arrival)
 
     async def _take(self, stream: Stream, event: Event, wait_s: float) -> Arrival | None:
@@ -259,22 +267,40 @@ class Replay:
     def wait_s(self, step: Step) -> float:
         """How long to wait for `step`: the recorded delay after its stimulus, and slack."""
         if "within" in step:
-            return float(step["within"][1]) + 1.0
+            return float(step["within"][1]) + self.slack_s
         before = stimulus(self.steps, self.index)
         recorded_s = step["at"] - before.get("at", step["at"]) if before else 0.0
         return max(0.0, recorded_s) * 1.3 + self.slack_s
 
-    def in_time(self, step: Step, at_s: float) -> None:
-        """Complain unless the delay after the last stimulus is within the step's bounds."""
+    def in_time(self, step: Step, at_s: float, told_at_s: float | None = None) -> None:
+        """Complain unless the delay is within the step's bounds: after the last stimulus, or the telling before."""
         if "within" not in step:
             return
         low, high = step["within"]
-        delay_s = at_s - self.stimulus_at_s
-        if not low <= delay_s <= high:
+        since = self.stimulus_at_s if told_at_s is None else told_at_s
+        delay_s = at_s - since
+        early_s = 0.0 if told_at_s is None else self.late_s(since - high, since)
+        if not low - early_s <= delay_s <= high + self.late_s(since, at_s):
             self._fail(
                 f"#{step['id']}.{step['event']['type']}",
                 f"after {delay_s:.2f} s, allowed {low}…{high} s",
             )
+
+    def late_s(self, since: float, until: float) -> float:
+        """How much later things came in that time than on an idle machine, by the beats of it."""
+        now = asyncio.get_running_loop().time()
+        within = ((max(begin, since), min(end, until, now)) for begin, end in self.beats)
+        return sum(max(0.0, end - begin - 1.5 * PULSE_S) for begin, end in within)
+
+    async def _beat(self) -> None:
+        """Ask the master for a sign of life again and again: it and we are late when that takes long."""
+        time = asyncio.get_running_loop().time
+        while True:
+            self.beats.append((time(), math.inf))
+            await asyncio.sleep(PULSE_S)
+            with suppress(OSError, asyncio.IncompleteReadError):  # it may be killed, as recorded
+                await self.mesos.get("master", "/health")
+            self.beats[-1] = (self.beats[-1][0], time())
 
     def _mark(self) -> None:
         self.stimulus_at_s = asyncio.get_running_loop().time()
@@ -335,13 +361,16 @@ class Replay:
         beats = any(a.event["type"] == "HEARTBEAT" for a in stream.arrivals)
         for number, (before, after) in enumerate(pairwise(times if beats else [])):
             low, high = (0.0, 1.0) if number == 0 else HEARTBEAT_S
-            if not low <= after - before <= high:
+            early_s, late_s = self.late_s(before - high, before), self.late_s(before, after)
+            if not low - early_s <= after - before <= high + late_s:
                 self._fail(
                     f"#{stream.id}.HEARTBEAT", f"{after - before:.2f} s after the one before"
                 )
 
     async def _clean_up(self) -> None:
         """Leave no framework behind, whatever happened."""
+        assert self._pulse is not None
+        self._pulse.cancel()
         for framework in sorted(self.binder.recorded.get("framework", {})):
             call = {"type": "TEARDOWN", "teardown": {"framework_id": {"value": framework}}}
             host, port = self.mesos.host_port("master")

@@ -91,6 +91,7 @@ class Stream:
                 self.arrivals.append(Arrival(key(event), event, loop.time()))
                 on_event(self, event)
             wake.set()
+            await asyncio.sleep(0)  # what is read at once may be two states: who waits sees each
 
     def waiting(self, wanted: str) -> Iterator[Arrival]:
         """Arrivals of that key nobody took yet."""

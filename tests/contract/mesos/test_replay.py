@@ -25,9 +25,10 @@ from tests.contract.mesos.replay import SLACK_S, Replay
 from tests.contract.mesos.scenarios import SCENARIOS, Scenario
 from tests.contract.mesos.steps import Step
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(290)]
+# Long, as one fixture plays them all.
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(900)]
 AT_A_TIME = 4
-SCENARIO_TIMEOUT_S = 150.0
+SCENARIO_TIMEOUT_S = 400.0
 MAX_SHOWN = 25
 
 

@@ -64,7 +64,7 @@ def bridge_settings(server: OvsServer, **more: object) -> BridgeSettings:
     return replace(made, **more)  # type: ignore[arg-type]
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = 60.0) -> None:
     """Poll until the condition holds."""
     async with asyncio.timeout(timeout_s):
         while not await condition():

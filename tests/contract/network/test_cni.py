@@ -163,7 +163,8 @@ async def test_plugins_that_fail(tmp_path: Path, script: str, code: int, said: s
     program = tmp_path / "bad"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    driver = ProgramPlugins(make_log("test", level="critical"), timeout_s=0.5)
+    timeout_s = 0.5 if "sleep" in script else 30.0
+    driver = ProgramPlugins(make_log("test", level="critical"), timeout_s=timeout_s)
     with pytest.raises(CniError, match=said) as raised:
         await driver.run("bad", Command.ADD, {"CNI_PATH": str(tmp_path)}, b"{}")
     assert raised.value.code == code

@@ -104,7 +104,7 @@ async def test_a_killed_container_does_not_run(engine: EngineWorld) -> None:
     container_id = await engine.run(f"{CLUSTER}-one")
     await engine.driver.containers()
     await engine.driver.kill(container_id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await engine.driver.life(container_id) is not Life.ENDED:
             await asyncio.sleep(0.02)
     (view,) = await engine.driver.containers()
@@ -117,7 +117,7 @@ async def test_a_killed_container_does_not_run(engine: EngineWorld) -> None:
 async def test_logs_keep_streams_apart(engine: EngineWorld) -> None:
     name = f"{CLUSTER}-one"
     await engine.run(name)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(await lines(engine.driver, name, LogQuery())) < 3:
             await asyncio.sleep(0.02)
     said = await lines(engine.driver, name, LogQuery())
@@ -151,7 +151,7 @@ async def test_following_goes_on_until_the_end(engine: EngineWorld) -> None:
     container_id = await engine.run(name)
     stream = await engine.driver.logs(name, LogQuery(follow=True))
     text = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async for chunk in stream:
             text += chunk
             if text.count(b"\n") == 3:

@@ -93,8 +93,12 @@ async def test_a_backup_beside_writers_is_of_one_moment_or_says_what_is_not(
         f"t{FEW - 1:04}",
     )  # always written in this order: at no moment is `last` ahead
 
+    over = asyncio.Event()
+
     async def write() -> None:
-        for n in range(1, 60):
+        n = 0
+        while not over.is_set():
+            n += 1
             for each in (first, last):
                 assert await put(things, each, n, named(f"w{each}", at=n)) is Outcome.OK
 
@@ -104,6 +108,7 @@ async def test_a_backup_beside_writers_is_of_one_moment_or_says_what_is_not(
             await asyncio.sleep(0)
         summary = await back_up(store.inner, file, 1000.0)
         assert not writing.done()
+        over.set()
     await restore(store.inner, file, 2000.0, replace_all=True)
     there = await (await world.open()).collection(THINGS)
     ahead = (await load(there, first)).version - (await load(there, last)).version

@@ -21,17 +21,22 @@ TOPIC = "written.changed"
 DOCS = tuple(f"doc-{n}" for n in range(5))
 
 
-async def write(things: Collection, doc_id: str, relay: Relay) -> None:
-    """Count up for ever; event n goes with version n."""
+async def write(things: Collection, doc_id: str, relay: Relay, begun: asyncio.Barrier) -> None:
+    """Count up for ever; event n goes with version n. The second one waits for the others' before it goes on."""
+    done = 0
     while True:
         doc = await things.get(doc_id)
         version = doc.version if doc else 0
         event = OutboxEvent(f"{doc_id}:{version + 1}", TOPIC, doc_id, str(version + 1).encode())
         try:
-            await things.replace_many([Write(doc_id, version, {"n": version + 1}, (event,))])
+            writes = [Write(doc_id, version, {"n": version + 1}, (event,))]
+            (result,) = await things.replace_many(writes)
         except GantryError:
             continue  # look again what is stored
         relay.kick()
+        done += result.ok
+        if result.ok and done == 2:
+            await begun.wait()
 
 
 async def main(store_url: str, bus_url: str, seed: int) -> None:
@@ -43,10 +48,12 @@ async def main(store_url: str, bus_url: str, seed: int) -> None:
     relay = Relay(
         "writer", "writer", store, [things], bus, clock=clock, rng=random.Random(seed), log=log
     )
+    begun = asyncio.Barrier(len(DOCS) + 1)
     async with asyncio.TaskGroup() as group:
         group.create_task(relay.run())
         for doc_id in DOCS:
-            group.create_task(write(things, doc_id, relay))
+            group.create_task(write(things, doc_id, relay, begun))
+        await begun.wait()
         print("running", flush=True)
 
 

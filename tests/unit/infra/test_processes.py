@@ -23,7 +23,7 @@ async def _child(code: str) -> Process:
 
 async def test_who_has_to_be_killed_is_told() -> None:
     stubborn, obedient = await _child(STUBBORN), await _child(OBEDIENT)
-    (said,) = await end([stubborn.pid, obedient.pid], patience_s=0.3)
+    (said,) = await end([stubborn.pid, obedient.pid], patience_s=3.0)
     assert f"process {stubborn.pid} was killed" in said and said.endswith("its-name")
     assert not alive(stubborn.pid) and not alive(obedient.pid)
 

@@ -36,14 +36,13 @@ class Program:
         self.log = Path(os.environ["MESOS_SANDBOX"]) / "events"
         self.tasks: dict[str, Json] = {}
         self.pending: dict[str, Json] = {}
+        self.away_since = time.monotonic()
 
     async def run(self) -> None:
         """Follow the agent until told to shut down."""
-        away_since = time.monotonic()
-        while time.monotonic() - away_since < MAX_AWAY_S:
+        while time.monotonic() - self.away_since < MAX_AWAY_S:
             try:
-                if await self.subscribe():
-                    away_since = time.monotonic()
+                await self.subscribe()
             except (aiohttp.ClientError, OSError) as error:
                 self.note(f"broken {type(error).__name__}")
             await asyncio.sleep(0.1)
@@ -61,8 +60,8 @@ class Program:
         except (aiohttp.ClientError, OSError) as error:
             self.note(f"lost {kind} {type(error).__name__}")
 
-    async def subscribe(self) -> bool:
-        """One stream, event by event; whether it was accepted."""
+    async def subscribe(self) -> None:
+        """One stream, event by event; from its end, however it ends, the agent is away."""
         body = {
             "type": "SUBSCRIBE",
             **self.ids,
@@ -75,17 +74,23 @@ class Program:
         async with self.session.post(self.url, json=body, headers=headers) as response:
             if response.status != 200:
                 self.note(f"refused {response.status} {await response.text()}")
-                return False
-            buffer = b""
-            async for chunk in response.content.iter_any():
-                buffer += chunk
-                while b"\n" in buffer:
-                    head, _, rest = buffer.partition(b"\n")
-                    if len(rest) < int(head):
-                        break
-                    buffer = rest[int(head) :]
-                    await self.handle(orjson.loads(rest[: int(head)]))
-        return True
+                return
+            try:
+                await self.read(response.content)
+            finally:
+                self.away_since = time.monotonic()
+
+    async def read(self, content: aiohttp.StreamReader) -> None:
+        """The events of a stream."""
+        buffer = b""
+        async for chunk in content.iter_any():
+            buffer += chunk
+            while b"\n" in buffer:
+                head, _, rest = buffer.partition(b"\n")
+                if len(rest) < int(head):
+                    break
+                buffer = rest[int(head) :]
+                await self.handle(orjson.loads(rest[: int(head)]))
 
     async def handle(self, event: Json) -> None:
         """One event."""

@@ -364,7 +364,7 @@ async def minimesos(*arguments: str) -> AsyncIterator[Process]:
     )
     assert child.stdout is not None
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             process = Process(child, orjson.loads(await child.stdout.readline()))
         yield process
     finally:

@@ -60,18 +60,24 @@ async def test_an_agent_removes_old_sandboxes_and_no_live_one(tmp_path: Path) ->
         offer = event["offers"]["offers"][0]
         works = [
             task(name, offer["agent_id"], command)
-            for name, command in (("done", "true"), ("lives", "sleep 5"))
+            for name, command in (("done", "true"), ("lives", "sleep 1000"))
         ]
         await client.call(launch_call(offer, works))
-        await client.state("lives", "TASK_RUNNING")
+        lives = await client.state("lives", "TASK_RUNNING")
         await client.state("done", "TASK_FINISHED")
         both = gc.sandboxes(tmp_path / "agent-0")
         assert len(both) == 2
         for each in both:  # as if all of it were long ago
             for path in (*each.iterdir(), each):
                 os.utime(path, (1000.0, 1000.0))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(gc.sandboxes(tmp_path / "agent-0")) == 2:
                 await asyncio.sleep(0.05)
         (left,) = gc.sandboxes(tmp_path / "agent-0")
         assert "lives" in str(left)
+        # Or its executor waits for an agent for a quarter of an hour.
+        await client.call({"type": "TEARDOWN"})
+        process = Path(f"/proc/{lives['container_status']['executor_pid']}")
+        async with asyncio.timeout(60):
+            while process.exists():
+                await asyncio.sleep(0.05)

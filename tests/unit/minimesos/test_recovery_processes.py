@@ -22,7 +22,7 @@ from tests.unit.minimesos.support import (
     task,
 )
 
-# On a busy machine an executor may need longer than Mesos' 2 s; how long it takes is asserted.
+# On a busy machine an executor may need longer than Mesos' 2 s; how many knocks it takes is asserted.
 PATIENT = "--executor_reregistration_timeout=20secs"
 
 
@@ -31,7 +31,7 @@ def port(url: str) -> str:
     return str(urlsplit(url).port)
 
 
-async def lines(work_dir: Path, wanted: int, what: str, timeout_s: float = 15) -> list[str]:
+async def lines(work_dir: Path, wanted: int, what: str, timeout_s: float = 40) -> list[str]:
     """The test executor's log once `what` is in it `wanted` times."""
     async with asyncio.timeout(timeout_s):
         while True:
@@ -71,7 +71,7 @@ async def test_kill_9_of_the_embedded_process_changes_no_task(tmp_path: Path) ->
                 assert second["agent_id"] == agent_id
                 await client.call({"type": "RECONCILE", "reconcile": {"tasks": []}})
                 answers = 0
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(40):
                     while answers < 3:
                         await asyncio.sleep(0.02)
                         told = [e["update"]["status"] for e in client.events if "update" in e]
@@ -91,8 +91,8 @@ async def test_kill_9_of_the_embedded_process_changes_no_task(tmp_path: Path) ->
                 await lines(tmp_path, 1, "SHUTDOWN")
 
 
-async def test_re_registration_takes_less_than_two_seconds(tmp_path: Path) -> None:
-    """From the moment the new process listens."""
+async def test_re_registration_takes_no_more_than_a_knock(tmp_path: Path) -> None:
+    """From the moment the new process listens: the executor knocks every 0.1 s."""
     async with minimesos("all", "--port=0", "--agent_port=0", f"--work_dir={tmp_path}") as first:
         ports = (f"--port={port(first.master)}", f"--agent_port={port(first.agents[0])}")
         async with scheduler(first.master) as client:
@@ -103,8 +103,9 @@ async def test_re_registration_takes_less_than_two_seconds(tmp_path: Path) -> No
             async with minimesos("all", *ports, PATIENT, f"--work_dir={tmp_path}"):
                 started_at = time.time()
                 log = await lines(tmp_path, 2, "SUBSCRIBED")
-                back = [float(x.split()[0]) for x in log if x.endswith("SUBSCRIBED")][-1]
-                assert back - started_at < 2
+                since = [x.split()[1] for x in log if float(x.split()[0]) > started_at]
+                # One knock may have been under way when it began to listen.
+                assert sum(each in ("broken", "refused") for each in since) <= 1
                 await client.wait(lambda e: e["type"] == "BROKEN")
                 await client.wait(lambda e: e["type"] == "SUBSCRIBED" and e is not client.events[0])
                 await client.call({"type": "TEARDOWN"})
@@ -195,6 +196,6 @@ async def test_a_framework_without_checkpoint_loses_its_tasks(tmp_path: Path) ->
             await client.call(launch_call(offer, [task("t1", offer["agent_id"])]))
             await client.state("t1", "TASK_RUNNING")
             await agent.kill()
-            status = await client.state("t1", "TASK_LOST", timeout_s=2)
+            status = await client.state("t1", "TASK_LOST")  # silence is noticed after 75 s
             assert status["reason"] == "REASON_AGENT_DISCONNECTED"
             assert status["message"].endswith("disconnected")
