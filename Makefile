@@ -8,6 +8,9 @@ WORKERS ?= 3
 SEEDS ?= 50
 SEED_FROM ?= 1
 
+# Each of many processes would compile all its modules anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: venv demo up down up-distributed down-distributed matrix network soak compose test check unit bench sim host native docs clean help
 
 help: ## show the targets
@@ -48,7 +51,7 @@ test: $(STAMP) ## everything: style, types, boundaries, and all tests on real se
 	infra/host/setup.sh test
 	infra/host/setup.sh browser
 	$(MAKE) native check
-	$(BIN)/python -m pytest -q -n $(WORKERS) --no-loadscope-reorder
+	JDK_JAVA_OPTIONS=-XX:TieredStopAtLevel=1 $(BIN)/python -m pytest -q -n $(WORKERS) --no-loadscope-reorder
 
 matrix: $(STAMP) native ## every part stopped, killed and frozen in the middle of a release; about an hour
 	infra/host/setup.sh test

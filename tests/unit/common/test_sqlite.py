@@ -152,7 +152,7 @@ async def test_news_of_another_process_is_noticed(tmp_path: Path) -> None:
     for n in range(3):
         changed.clear()
         await writer.run(lambda c, n=n: insert(c, n))  # type: ignore[misc]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await changed.wait()
     await reader.close()
     await writer.close()

@@ -101,7 +101,7 @@ async def test_an_executor_carries_what_is_unacknowledged(transport: AiohttpTran
 
     async with peer(handler) as agent:
         client = _executor(transport, agent.url)
-        async with asyncio.timeout(5), client.subscribe() as stream_:
+        async with asyncio.timeout(60), client.subscribe() as stream_:
             assert isinstance(await anext(stream_), events.ExecutorSubscribed)
             assert isinstance(await anext(stream_), events.Launch)
             starting = client.make_status("t", "TASK_STARTING")
@@ -139,7 +139,7 @@ async def test_an_executor_without_its_agent_ends(
     async with peer(handler) as agent:
         client = _executor(transport, agent.url, MESOS_CHECKPOINT=checkpoint)
         began = asyncio.get_running_loop().time()
-        async with asyncio.timeout(5), client.subscribe() as stream_:
+        async with asyncio.timeout(60), client.subscribe() as stream_:
             found = [event async for event in stream_]
         passed_s = asyncio.get_running_loop().time() - began
         tries = len(agent.calls)
@@ -162,7 +162,7 @@ async def test_a_failed_heartbeat_reopens_the_stream(transport: AiohttpTransport
     async with peer(handler) as agent:
         client = _executor(transport, agent.url)
         assert not await client.heartbeat(), "not subscribed yet"
-        async with asyncio.timeout(5), client.subscribe() as stream_:
+        async with asyncio.timeout(60), client.subscribe() as stream_:
             await anext(stream_)
             assert await client.heartbeat()
             alive = False
@@ -182,7 +182,7 @@ async def test_an_invalid_update_is_forgotten(transport: AiohttpTransport) -> No
 
     async with peer(handler) as agent:
         client = _executor(transport, agent.url)
-        async with asyncio.timeout(5), client.subscribe() as stream_:
+        async with asyncio.timeout(60), client.subscribe() as stream_:
             await anext(stream_)
             with pytest.raises(BadCall):
                 await client.update(client.make_status("t", "TASK_STAGING"))

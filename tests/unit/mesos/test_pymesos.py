@@ -49,7 +49,7 @@ def _client(*urls: str, call_timeout_s: float = 0.5, **more: Any) -> PymesosClie
 
 async def _disconnections(client: PymesosClient, count: int) -> list[events.Disconnected]:
     found: list[events.Disconnected] = []
-    async with asyncio.timeout(5), client.subscribe() as stream_:
+    async with asyncio.timeout(60), client.subscribe() as stream_:
         async for event in stream_:
             if isinstance(event, events.Disconnected):
                 found.append(event)
@@ -116,10 +116,12 @@ async def test_one_stuck_call_does_not_hold_up_all_others_for_ever() -> None:
 
     async with peer(handler) as master:
         client = _client(master.url)
-        async with asyncio.timeout(5), client.subscribe() as stream_:
+        async with asyncio.timeout(60), client.subscribe() as stream_:
             await anext(stream_)
             failed = await _stuck_calls(client, 5)
-            assert all(isinstance(each, CallTimeout) for each in failed)
+            # Or its thread was the first to see that it is too late.
+            assert all(isinstance(each, CallTimeout | NotConnected) for each in failed)
+            assert CallTimeout in map(type, failed)
             await client.suppress()
         # The four that waited behind it were never sent.
         assert master.types() == ["SUBSCRIBE", "REVIVE", "SUPPRESS"]
@@ -136,7 +138,7 @@ async def test_stopping_breaks_what_is_under_way() -> None:
         await asyncio.sleep(5)
         return web.Response(status=202)
 
-    async with peer(handler) as master, asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with peer(handler) as master, asyncio.timeout(60), asyncio.TaskGroup() as group:
         client = _client(master.url, call_timeout_s=60.0)
         async with client.subscribe() as stream_:
             await anext(stream_)
@@ -179,7 +181,7 @@ async def test_a_slow_consumer_slows_the_master_down() -> None:
 
 
 async def _revive_once(client: PymesosClient) -> None:
-    async with asyncio.timeout(5), client.subscribe() as stream_:
+    async with asyncio.timeout(60), client.subscribe() as stream_:
         await anext(stream_)
         await client.revive()
 
@@ -213,7 +215,7 @@ async def test_a_connection_that_has_been_idle_for_long_is_not_used() -> None:
     async with peer(handler) as master:
         clock = Ahead()
         client = _client(master.url, clock=clock)
-        async with asyncio.timeout(5), client.subscribe() as stream_:
+        async with asyncio.timeout(60), client.subscribe() as stream_:
             await anext(stream_)
             await client.revive()
             await client.revive()
@@ -240,7 +242,7 @@ async def test_descriptors_beyond_those_of_select() -> None:
     with _many_files(1100):
         async with peer(_hold) as master:
             client = _client(master.url)
-            async with asyncio.timeout(5), client.subscribe() as stream_:
+            async with asyncio.timeout(60), client.subscribe() as stream_:
                 assert isinstance(await anext(stream_), events.Subscribed)
 
 
