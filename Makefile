@@ -82,6 +82,7 @@ sim: $(STAMP) ## the simulation over SEEDS seeds from SEED_FROM
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(SEED_FROM)
 
 bench: $(STAMP) native ## measure; prints a table and writes build/bench.json
+	infra/host/setup.sh test
 	$(BIN)/python -m tests.bench
 
 docs: $(STAMP) ## regenerate docs/openapi.json and docs/asyncapi.json

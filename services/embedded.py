@@ -15,6 +15,8 @@ from libs.minimesos.config import AgentConfig, MasterConfig
 from libs.minimesos.embedded import EmbeddedConfig, embedded
 
 PRINCIPAL = "gantry"
+BACKOFF_MAX_S = 0.5
+"""Between an executor's knocks while this process is away: its agent waits 2 s for it when it is back."""
 
 
 class AgentSection(BaseModel):
@@ -69,6 +71,7 @@ async def cluster_engine(shared: Shared) -> AsyncIterator[None]:
             authenticate_http_executors=True,
             jwt_secret_key=executor_key,
             credentials=credentials,
+            subscription_backoff_max_s=BACKOFF_MAX_S,
         )
         for each in section.agents
     )

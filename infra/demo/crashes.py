@@ -6,12 +6,18 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import aiohttp
 
 from infra.demo.story import APP, SETTLE_S, DemoFailed, Story
 from infra.local.processes import alive, reap, run
 from infra.local.stack import Stack
+
+Told = dict[str, dict[str, str]]
+"""By framework, the states of its tasks."""
 
 
 @dataclass
@@ -37,6 +43,7 @@ class Crashes(Story):
     async def kill_process(self, name: str) -> str:
         """kill -9 one of Gantry's processes; containers must not notice."""
         before = await self.containers()
+        told = await self._told_by_mesos(before)
         if name == "executor worker":
             await self._kill_worker()
         elif name == "hostd":
@@ -49,11 +56,39 @@ class Crashes(Story):
         after = await self.containers()
         if after != before:
             raise DemoFailed(f"kill -9 of {name} changed containers: {set(before) ^ set(after)}")
-        told = f"{name} is back; all {len(after)} containers are the same as before"
+        await self._same_tasks(told, after)
+        said = f"{name} is back; all {len(after)} containers and tasks are the same as before"
         if name == "control plane":
-            return told
+            return said
         await self._one_more()
-        return f"{told}, and new ones are wired"
+        return f"{said}, and new ones are wired"
+
+    async def _same_tasks(self, before: Told, containers: Iterable[str]) -> None:
+        """Wait for the agent to tell the master of its tasks again: none may be another or in another state."""
+        deadline = time.monotonic() + SETTLE_S
+        while (after := await self._told_by_mesos(containers)) != before:
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"Mesos told of {before} before, and of {after} now")
+            await asyncio.sleep(0.1)
+
+    async def _told_by_mesos(self, containers: Iterable[str]) -> Told:
+        """Each framework's tasks of these containers, with their states."""
+        layout = self.stack.layout
+        secret = (layout.data / "mesos.secret").read_text().strip()
+        proof = {"Authorization": aiohttp.encode_basic_auth("gantry", secret)}
+        url = f"http://127.0.0.1:{layout.ports['mesos_master']}/state"
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10), headers=proof) as session,
+            session.get(url, raise_for_status=True) as answer,
+        ):
+            frameworks = (await answer.json())["frameworks"]
+        wanted = {each.removeprefix(f"gantry-{layout.cluster}-") for each in containers}
+        return {
+            each["id"]: {
+                task["id"]: task["state"] for task in each["tasks"] if task["id"] in wanted
+            }
+            for each in frameworks
+        }
 
     async def _one_more(self) -> None:
         """Scale by one and back: what the API last knew would look well, an instance that answers at its address is."""

@@ -83,7 +83,7 @@ def _show(context: Context, found: Diagnoses) -> None:
         Column("CHECK", lambda row: row.finding.check),
         Column("INSTANCE", lambda row: row.finding.instance or row.finding.container or "-"),
         Column("ATTACHMENT", lambda row: row.finding.attachment, wide=True),
-        Column("WHAT", lambda row: _sentence(row.finding)),
+        Column("WHAT", lambda row: sentence(row.finding)),
     )
     looked = sum(each.attachments for each in found.hosts)
     well = f"{len(found.hosts)} hosts and {looked} attachments looked at: nothing is wrong"
@@ -92,6 +92,7 @@ def _show(context: Context, found: Diagnoses) -> None:
         context.printer.note(f"{name} could not be asked: {why}")
 
 
-def _sentence(finding: NetworkFinding) -> str:
+def sentence(finding: NetworkFinding) -> str:
+    """What is wrong, by what one sees it, and what to do."""
     evidence = f" ({finding.evidence})" if finding.evidence else ""
     return f"{finding.what}{evidence}. {finding.advice}".strip()

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from infra.images.build import BuiltImage
@@ -74,7 +75,9 @@ class ContainerBench:
                 await self._stop(app)
                 await self._bare_round(docker, count, n + 1, bare)
         for kind, key in (("burst", f"burst_{count}"), ("roll", f"roll_{count}")):
-            note = f"ours {_list(ours[kind])}; bare {_list(bare[kind])}"
+            between = zip(ours[kind], pairwise(bare[kind]), strict=True)
+            ratios = [one / statistics.mean(around) for one, around in between]
+            note = f"ours {_list(ours[kind])}; bare {_list(bare[kind])}; each {_list(ratios, 2)}"
             value, peer = statistics.median(ours[kind]), statistics.median(bare[kind])
             report.add(key, value, "s", peer, note)
 
@@ -119,6 +122,9 @@ class ContainerBench:
         started = time.perf_counter()
         accepted = await self._client.deploy(app)
         ended = await self._client.wait(accepted.deployment)
+        async with asyncio.timeout(DEADLINE_S):
+            addresses = await self._addresses(app, count)
+        await self._answer(addresses)
         took_s = time.perf_counter() - started
         if ended.state != "succeeded":
             raise RuntimeError(f"the roll ended {ended.state}: {ended.reason}")
@@ -196,5 +202,5 @@ def rss_mib(pid: int | None) -> float:
     raise RuntimeError(f"process {pid} has no VmRSS")
 
 
-def _list(values: list[float]) -> str:
-    return " ".join(f"{value:.1f}" for value in values)
+def _list(values: list[float], digits: int = 1) -> str:
+    return " ".join(f"{value:.{digits}f}" for value in values)

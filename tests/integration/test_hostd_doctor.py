@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from libs.cli.doctor_cmd import sentence
+from libs.client.doctor import NetworkDiagnosis
 from libs.common.clock import SystemClock
 from libs.common.errors import NotFound
 from libs.common.http import Kind, call_json
@@ -33,11 +35,14 @@ class Wired:
 
     async def doctor(self) -> dict[str, set[str]]:
         """The checks that found something, by container ("": of the host)."""
-        found = await self.host.call("GET", "/v1/doctor")
+        said = await self.host.call("GET", "/v1/doctor")
         checks: dict[str, set[str]] = {}
-        for each in found["findings"]:
-            assert each["what"] and each["advice"] and each["evidence"], each
-            checks.setdefault(each["container"], set()).add(each["check"])
+        for each in NetworkDiagnosis.model_validate(said).findings:
+            assert each.what and each.advice and each.evidence, each
+            assert sentence(each).startswith(f"{each.what} ({each.evidence}). "), (
+                "as the command prints it"
+            )
+            checks.setdefault(each.container, set()).add(each.check)
         return checks
 
     async def finds(self, expected: dict[str, set[str]]) -> None:

@@ -22,7 +22,7 @@ from tests.unit.minimesos.support import (
     task,
 )
 
-# On a busy machine an executor may need longer than Mesos' 2 s; how many knocks it takes is asserted.
+# On a busy machine an executor may need longer than Mesos' 2 s; how long it takes is asserted.
 PATIENT = "--executor_reregistration_timeout=20secs"
 
 
@@ -91,8 +91,8 @@ async def test_kill_9_of_the_embedded_process_changes_no_task(tmp_path: Path) ->
                 await lines(tmp_path, 1, "SHUTDOWN")
 
 
-async def test_re_registration_takes_no_more_than_a_knock(tmp_path: Path) -> None:
-    """From the moment the new process listens: the executor knocks every 0.1 s."""
+async def test_re_registration_takes_less_than_two_seconds(tmp_path: Path) -> None:
+    """From the moment the new process listens; with a longer silence Mesos' agent would give its executor up."""
     async with minimesos("all", "--port=0", "--agent_port=0", f"--work_dir={tmp_path}") as first:
         ports = (f"--port={port(first.master)}", f"--agent_port={port(first.agents[0])}")
         async with scheduler(first.master) as client:
@@ -103,9 +103,8 @@ async def test_re_registration_takes_no_more_than_a_knock(tmp_path: Path) -> Non
             async with minimesos("all", *ports, PATIENT, f"--work_dir={tmp_path}"):
                 started_at = time.time()
                 log = await lines(tmp_path, 2, "SUBSCRIBED")
-                since = [x.split()[1] for x in log if float(x.split()[0]) > started_at]
-                # One knock may have been under way when it began to listen.
-                assert sum(each in ("broken", "refused") for each in since) <= 1
+                back = [float(x.split()[0]) for x in log if x.endswith("SUBSCRIBED")][-1]
+                assert back - started_at < 2
                 await client.wait(lambda e: e["type"] == "BROKEN")
                 await client.wait(lambda e: e["type"] == "SUBSCRIBED" and e is not client.events[0])
                 await client.call({"type": "TEARDOWN"})
