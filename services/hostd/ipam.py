@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Address
+from urllib.parse import urlencode
 
 from pydantic import BaseModel, ValidationError
 
@@ -103,7 +104,7 @@ class HttpIpam:
 
     async def room(self, network: str) -> int:
         """See IpamPort."""
-        path = f"/v1/networks/{segment(network)}/room"
+        path = f"/v1/networks/{segment(network)}/room?{urlencode({'zone': self._zone})}"
         answer = await call_json(self._peers, SERVICE, "GET", path, timeout_s=TIMEOUT_S)
         try:
             return _Room.model_validate(answer).free

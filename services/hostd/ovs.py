@@ -169,7 +169,9 @@ class OvsSwitch:
             result = tuple(judge(after.get(port.name), port) for port in ports)
             good = [port for port, view in zip(ports, result, strict=True) if view.error is None]
             frames = [(port.ofport, f) for port in good for f in flows.announcements(port)]
-            await of.apply([], [], frames)
+            # One that got another number than its rules name has none: it would be taken for an uplink.
+            astray = flows.strays(result, ports)
+            await of.apply([], astray, frames)
             return result
 
     async def remove(self, names: Sequence[str]) -> None:
@@ -181,8 +183,9 @@ class OvsSwitch:
             if not gone:
                 return
             ports, interfaces = db.replica.by_name("Port"), db.replica.by_name("Interface")
-            # The rules bear the number that was asked for, whether the port ever got it or not.
-            numbers = [one(interfaces[name][1]["ofport_request"]) for name in gone]
+            # The rules bear the number that was asked for; those that silence a port astray, the number it got.
+            numbers = {one(interfaces[name][1]["ofport_request"]) for name in gone}
+            numbers |= {known[name].ofport for name in gone}
             uuids = uuid_set([ports[name][0] for name in gone])
             await self._commit(db, [mutate_ports(self._bridge.name, "delete", uuids)])
             await of.apply([flows.OWNER_COOKIE | number for number in numbers if number], [])

@@ -218,9 +218,11 @@ def host_routes(ipam: ForHosts) -> Sequence[Route]:
         network = await ipam.catalogue.find(name)
         if network is None:
             raise NotFound(f"there is no network {name!r}")
+        zone = request.query.get("zone", "")
         free = dict.fromkeys(network.families, 0)
         for pool in network.pools:
-            free[pool.family] += (await ipam.tally.of(pool)).free
+            if pool.config.zone in ("", zone):
+                free[pool.family] += (await ipam.tally.of(pool)).free
         return reply({"free": min(free.values())})
 
     attachment = "/v1/attachments/{attachment}"
@@ -262,6 +264,7 @@ def host_routes(ipam: ForHosts) -> Sequence[Route]:
             room,
             Access.HOST,
             "For how many attachments there are addresses (CNI STATUS)",
+            query={"zone": "of the host; pools of other zones don't count"},
         ),
     )
 

@@ -106,6 +106,8 @@ class FakeIpam:
         if network not in self.networks:
             raise NotFound(f"there is no network {network!r}")
         pool = self.networks[network]
+        if pool.zone and self.zone and pool.zone != self.zone:
+            return 0
         kept = {*(_ip4(pool, address) for address in pool.held.values()), pool.gateway}
         return sum(str(ip) not in kept for ip in pool.cidr.hosts())
 

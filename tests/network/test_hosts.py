@@ -68,6 +68,21 @@ async def test_an_address_moves_with_its_instance(site: Site) -> None:
             await new.delete("acme-db-1.b")
 
 
+async def test_a_switch_that_forgot_all_is_on_the_trunk_again(site: Site) -> None:
+    """Its database is wiped: hostd wires the uplink, too, and nothing was restarted."""
+    host, other, _ = site.hosts
+    wanted = [(host, "acme-lost-1", "red"), (other, "acme-lost-2", "red")]
+    async with attached(*wanted) as views:
+        with stations(views) as (one, two):
+            assert len(await connect([(one, two), (two, one)], MOVED_S)) == 2
+            await host.ovs.kill9()
+            (host.ovs.data_dir / "conf.db").unlink()
+            # The tap of a killed switch stays, and would be taken for another one's.
+            places.run("ip", "-n", host.namespace, "link", "delete", "ovs-netdev", check=False)
+            await host.ovs.start()
+            assert len(await connect([(one, two), (two, one)], 60.0)) == 2
+
+
 async def _learnt(site: Site, mac: str, port: str) -> bool:
     known = places.run("bridge", "-n", site.trunk, "fdb", "show", "br", "trunk")
     return any(line.startswith(f"{mac} dev {port} ") for line in known.splitlines())

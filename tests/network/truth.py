@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.hostd.flows import OWNER_COOKIE, OWNER_MASK
+from services.hostd.flows import OWNER_COOKIE, OWNER_MASK, SHARED_RULES
 from services.hostd.registry import SUFFIX
 from tests.network import places
 from tests.network.site import NETWORKS, UPLINK, NetHost, Site
@@ -23,6 +23,14 @@ Views = Mapping[str, Mapping[str, Any]]
 """hostd's views by container; `leave` is the engine's id that was given leave to start, or None."""
 
 _COOKIE = re.compile(r"cookie=0x([0-9a-f]+), ?")
+STRANGE = -1
+_OWN = "PORT,vlan_tci=0x0000/0x1fff,dl_src=MAC"
+RULES = (
+    "priority=100,PORT actions=drop",
+    f"priority=110,arp,{_OWN},arp_spa=IP,arp_sha=MAC actions=NORMAL",
+    f"priority=110,ip,{_OWN},nw_src=IP actions=goto_table:1",
+)
+"""What a port's rules are, as ovs-ofctl tells them, in order."""
 
 
 async def differences(site: Site, wanted: Mapping[str, Views]) -> list[str]:
@@ -113,31 +121,34 @@ def _table(host: NetHost, table: str, columns: str) -> list[dict[str, Any]]:
 
 
 def _rules(host: NetHost) -> dict[int, list[str]]:
-    """The rules that bear hostd's mark, by the port's number in it."""
+    """All rules, by the port's number in hostd's mark; those without it under STRANGE."""
     found: dict[int, list[str]] = {}
     for line in host.ofctl("dump-flows", "--no-stats", "--no-names").splitlines():
         if (match := _COOKIE.search(line)) is None:
             continue
         cookie = int(match[1], 16)
-        if cookie & OWNER_MASK == OWNER_COOKIE:
-            found.setdefault(cookie & ~OWNER_MASK, []).append(line.replace(match[0], "").strip())
+        ours = cookie & OWNER_MASK == OWNER_COOKIE
+        number = cookie & ~OWNER_MASK if ours else STRANGE
+        found.setdefault(number, []).append(line.replace(match[0], "").strip())
     return found
 
 
 def _rule_differences(host: NetHost, ports: Mapping[str, Port], views: Views) -> list[str]:
-    """All ports must have the same rules but for their own number, MAC and address, and there must be no others."""
+    """All ports must have RULES with their own number, MAC and address; there must be the shared ones and no others."""
     rules = _rules(host)
     numbers = {port.ofport: port.container for port in ports.values()}
     found = _compare(
         f"{host.name}: numbers with rules", dict.fromkeys(rules), dict.fromkeys([0, *numbers])
     )
+    if len(shared := rules.get(0, [])) != len(SHARED_RULES):
+        found.append(f"{host.name}: {len(shared)} shared rules, not {len(SHARED_RULES)}: {shared}")
     shapes = {
         number: _shape(rules.get(number, []), number, views[container])
         for number, container in numbers.items()
         if container in views
     }
     for number, shape in shapes.items():
-        if shape != next(iter(shapes.values())) or not _checks(shape):
+        if shape != RULES:
             found.append(f"{host.name}: rules of {numbers[number]}: {shape}")
     return found
 
@@ -155,12 +166,6 @@ def _shape(rules: Iterable[str], number: int, view: Mapping[str, Any]) -> tuple[
             rule = re.sub(pattern, name, rule)
         shaped.append(rule)
     return tuple(sorted(shaped))
-
-
-def _checks(shape: Sequence[str]) -> bool:
-    """Does it let the own address out, and drop the rest?"""
-    allows = any("MAC" in rule and "IP" in rule and rule.endswith("NORMAL") for rule in shape)
-    return allows and any(rule.endswith("drop") for rule in shape)
 
 
 # -- ipam

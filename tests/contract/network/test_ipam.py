@@ -209,6 +209,7 @@ async def test_a_network_for_an_environment_is_for_its_instances(ipam: IpamPort)
 
 
 async def test_a_pool_for_a_zone_is_for_its_hosts(ipam: IpamPort) -> None:
+    assert await ipam.room("here") > 0 == await ipam.room("there")
     assert (await ipam.allocate(attachment("one", network="here"))).vlan == 400
     with pytest.raises(NotFound):
         await ipam.allocate(attachment("two", network="there"))

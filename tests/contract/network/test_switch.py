@@ -145,7 +145,7 @@ async def test_a_port_on_its_way_out_keeps_its_flows_until_it_is_out(switch: Swi
     assert (well.missing, well.surplus) == ((), ())
     await switch.driver.remove([port(1).name])
     await switch.driver.restore_flows(lambda: [leaving])
-    assert await switch.cookies() == {flows.OWNER_COOKIE}
+    assert not await switch.cookies()
 
 
 async def test_inspecting_tells_what_is_missing_and_changes_nothing(switch: SwitchWorld) -> None:
@@ -200,6 +200,35 @@ async def test_the_rules_as_the_switch_reads_them(switch: SwitchWorld, ovs: OvsS
         f"priority=110,ip,{own},nw_src={ip} actions=goto_table:1",
         f"priority=100,in_port={number} actions=drop",
     }
+
+
+@pytest.mark.parametrize("switch", ["real"], indirect=True)
+async def test_a_batch_is_one_transaction(switch: SwitchWorld, ovs: OvsServer) -> None:
+    ports = [port(n) for n in range(1, 21)]
+    for each in ports:
+        await switch.make_link(each)
+    await switch.driver.view()
+
+    def changes() -> int:
+        command = ["ovs-vsctl", f"--db=unix:{ovs.socket}", "get", "open_vswitch", ".", "next_cfg"]
+        return int(subprocess.check_output(command, text=True, timeout=10))
+
+    before = await asyncio.to_thread(changes)
+    await switch.driver.ensure(ports)
+    assert await asyncio.to_thread(changes) == before + 1
+
+
+@pytest.mark.parametrize("switch", ["real"], indirect=True)
+async def test_a_port_that_got_another_number_is_silent(switch: SwitchWorld) -> None:
+    """Its rules name the number it asked for: by the one it got it would pass for an uplink."""
+    await switch.driver.view()
+    await switch.occupy(port(2).ofport)
+    await switch.make_link(port(2))
+    (view,) = await switch.driver.ensure([port(2)])
+    assert view.ofport not in (None, port(2).ofport)
+    assert flows.OWNER_COOKIE | (view.ofport or 0) in await switch.cookies()
+    await switch.driver.remove([port(2).name])
+    assert not await switch.cookies()
 
 
 @pytest.mark.parametrize("switch", ["real"], indirect=True)
