@@ -95,7 +95,7 @@ def resume(ctx: typer.Context, app: AppArgument) -> None:
 
 @rollout.command()
 def abort(ctx: typer.Context, app: AppArgument) -> None:
-    """End it; what it has done stays."""
+    """Go back to what was there before; one that is on its way back already ends as it stands."""
     _change(context_of(ctx), app, lambda client, deployment: client.abort(deployment))
 
 

@@ -188,7 +188,7 @@ class GantryClient:
         return await self._change(deployment, "resume")
 
     async def abort(self, deployment: str) -> model.DeploymentView:
-        """End a deployment; what it has done stays."""
+        """Go back to what was there before; one that is on its way back already ends as it stands."""
         return await self._change(deployment, "abort")
 
     async def wait(self, deployment: str, poll_s: float = WAIT_POLL_S) -> model.DeploymentView:
