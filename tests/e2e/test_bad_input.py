@@ -142,7 +142,7 @@ async def test_an_image_that_does_not_exist_leaves_the_old_release_running(cloud
     assert first.state == "succeeded", first
     before = {each.instance for each in (await cloud.client.instances(app)).instances}
     registry = f"127.0.0.1:{cloud.stack.layout.ports['registry']}"
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(15):
         asked = await cloud.client.deploy(app, image=f"{registry}/sample-web:nowhere")
         failed = await cloud.client.wait(asked.deployment)
     assert failed.state == "failed", failed

@@ -94,14 +94,10 @@ class Schedulers:
 
     async def told(self) -> Mapping[str, Any]:
         """The status, by a leader that answers."""
-        found: list[Mapping[str, Any]] = []
-
-        async def holds() -> bool:
-            found.append(await self.status())
-            return bool(found[-1])
-
-        await until(holds, 60)
-        return found[-1]
+        async with asyncio.timeout(60):
+            while not (found := await self.status()):
+                await asyncio.sleep(0.1)
+        return found
 
     async def instances(self) -> dict[str, Mapping[str, Any]]:
         """The leader's, by name."""

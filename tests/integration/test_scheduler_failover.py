@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from infra.provision import Server
 from tests.contract.bus.worlds import kafka_world_url
 from tests.contract.mesos.cluster import minimesos
@@ -15,14 +17,14 @@ from tests.integration.scheduler_processes import VIRTUAL, Schedulers, scheduler
 from tests.servers import MARK
 
 COUNT = 1000
-EARLY, LATE = 25, 900  # what counts as the middle
+EARLY, LATE = 100, 900  # what counts as the middle
 
 
 @asynccontextmanager
 async def _middle(
     directory: Path, kafka_url: str, mongo_url: str, election: str
 ) -> AsyncIterator[tuple[Schedulers, str]]:
-    """A leader and a standby; some tasks are launched, most are on their way. Gives the framework's id."""
+    """A leader and a standby; some hundreds of tasks are launched, others on their way. Gives the framework's id."""
     flags = {"registry": "replicated_log"}
     urls = kafka_world_url(kafka_url), mongo_database(mongo_url)
     async with (
@@ -73,11 +75,12 @@ async def test_the_leader_is_killed(
         await _check(made, framework)
 
 
+@pytest.mark.parametrize("elected_by", ["store", "zookeeper"])
 async def test_the_leader_freezes_and_goes_on(
-    tmp_path: Path, kafka_url: str, mongo_url: str, zookeeper_server: Server
+    elected_by: str, tmp_path: Path, kafka_url: str, mongo_url: str, zookeeper_server: Server
 ) -> None:
     """The old leader finds itself replaced, and changes nothing."""
-    election = f"{zookeeper_server.url}/{MARK}/frozen"
+    election = "store" if elected_by == "store" else f"{zookeeper_server.url}/{MARK}/frozen"
     async with _middle(tmp_path, kafka_url, mongo_url, election) as (made, framework):
         failed = made.log_of(0).read_text().count("service failed")
         made.signal(0, signal.SIGSTOP)

@@ -23,7 +23,7 @@ Views = Mapping[str, Mapping[str, Any]]
 """hostd's views by container; `leave` is the engine's id that was given leave to start, or None."""
 
 _COOKIE = re.compile(r"cookie=0x([0-9a-f]+), ?")
-STRANGE = -1
+STRANGE = -2  # no number, not even that of a port which has none
 _OWN = "PORT,vlan_tci=0x0000/0x1fff,dl_src=MAC"
 RULES = (
     "priority=100,PORT actions=drop",

@@ -139,7 +139,7 @@ async def switch(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
                 yield _real_switch(driver, network, server, bridge)
             finally:
                 task.cancel()
-        await asyncio.to_thread(_vsctl, server, "--if-exists", "del-br", bridge)
+        await asyncio.to_thread(vsctl, server, "--if-exists", "del-br", bridge)
 
 
 def _fake_switch() -> SwitchWorld:
@@ -165,7 +165,7 @@ def _real_switch(
 ) -> SwitchWorld:
     async def occupy(number: int) -> None:
         internal = ("set", "interface", "ct-other", "type=internal", f"ofport_request={number}")
-        await asyncio.to_thread(_vsctl, server, "add-port", bridge, "ct-other", "--", *internal)
+        await asyncio.to_thread(vsctl, server, "add-port", bridge, "ct-other", "--", *internal)
 
     async def restart() -> None:
         await restart_switch(server)
@@ -199,9 +199,10 @@ def _link_dropper(network: NetworkDriver) -> Callable[[SwitchPort], Awaitable[No
     return drop
 
 
-def _vsctl(server: OvsServer, *arguments: str) -> None:
+def vsctl(server: OvsServer, *arguments: str) -> str:
+    """Output of ovs-vsctl."""
     command = ["ovs-vsctl", f"--db=unix:{server.socket}", "--timeout=10", *arguments]
-    subprocess.run(command, check=True, capture_output=True, timeout=15)
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=15).stdout
 
 
 @dataclass

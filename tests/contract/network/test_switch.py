@@ -16,7 +16,13 @@ from libs.common.telemetry import make_log
 from services.hostd import flows
 from services.hostd.model import SwitchPort
 from services.hostd.ovs import OvsSwitch
-from tests.contract.network.conftest import SwitchWorld, bridge_settings, eventually, port
+from tests.contract.network.conftest import (
+    SwitchWorld,
+    bridge_settings,
+    eventually,
+    port,
+    vsctl,
+)
 
 
 def cookie(of: SwitchPort) -> int:
@@ -210,8 +216,7 @@ async def test_a_batch_is_one_transaction(switch: SwitchWorld, ovs: OvsServer) -
     await switch.driver.view()
 
     def changes() -> int:
-        command = ["ovs-vsctl", f"--db=unix:{ovs.socket}", "get", "open_vswitch", ".", "next_cfg"]
-        return int(subprocess.check_output(command, text=True, timeout=10))
+        return int(vsctl(ovs, "get", "open_vswitch", ".", "next_cfg"))
 
     before = await asyncio.to_thread(changes)
     await switch.driver.ensure(ports)
