@@ -57,7 +57,7 @@ matrix: $(STAMP) native ## every part stopped, killed and frozen in the middle o
 	infra/host/setup.sh test
 	$(BIN)/python -m tests.matrix
 
-network: $(STAMP) ## who can connect to whom among 150 containers and on three hosts; 10,000 random steps; some 15 minutes
+network: $(STAMP) native ## who can connect to whom among 150 containers and on three hosts; 10,000 random steps; some 15 minutes
 	infra/host/setup.sh test
 	$(BIN)/python -m tests.network
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from libs.common.patterns import pattern
 from libs.common.wishes import (
     PLAIN,
     ApartFrom,
@@ -20,6 +21,7 @@ from libs.common.wishes import (
     Strict,
 )
 
+COUNT = re.compile(r"[0-9]{1,9}")
 ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 IMAGE = re.compile(
     r"^(?P<registry>[a-z0-9.-]+(:\d+)?/)?(?P<path>[a-z0-9]+([._/-]+[a-z0-9]+)*)"
@@ -53,7 +55,7 @@ class Constraint(Strict):
 
     attribute: str = Field(min_length=1, max_length=100)
     operator: ConstraintOperator
-    value: str | None = None
+    value: str | None = Field(None, max_length=1000)
 
     @model_validator(mode="after")
     def _value(self) -> Self:
@@ -62,11 +64,14 @@ class Constraint(Strict):
             raise ValueError(f"operator {self.operator} needs a value")
         if self.operator in (ConstraintOperator.LIKE, ConstraintOperator.UNLIKE):
             try:
-                re.compile(self.value or "")
-            except re.error as error:
-                wrong = f"value is not a regular expression: {error}"
+                pattern(self.value or "")
+            except ValueError as error:
+                wrong = f"value is not a regular expression of RE2: {error}"
                 raise ValueError(f"{wrong}; expected one such as rack-[0-9]+") from None
-        if self.operator is ConstraintOperator.MAX_PER and not (self.value or "").isdigit():
+        counts = {ConstraintOperator.MAX_PER, ConstraintOperator.GROUP_BY}
+        if self.operator in counts and self.value and not COUNT.fullmatch(self.value):
+            raise ValueError("value is not a number; expected a whole one of at most 9 digits")
+        if self.operator is ConstraintOperator.MAX_PER and not self.value:
             raise ValueError("operator MAX_PER needs a whole number as its value")
         return self
 

@@ -76,9 +76,9 @@ class HostdConfig(BaseModel):
         10.0, ge=0, le=100, description="with less room or inodes left a disk is called low"
     )
     conflict_probe: Literal["off", "first_use", "always"] = Field(
-        "first_use",
+        "always",
         description="ask by the uplinks whether another station has an address before it is used: never, "
-        "when ipam gives it for the first time, or each time",
+        "only when ipam gives it for the first time, or each time that it gives it",
     )
     park_s: float = Field(
         60.0,

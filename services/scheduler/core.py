@@ -199,6 +199,8 @@ def _offers(draft: Draft, offers: Sequence[Offer]) -> None:
 def _watch(draft: Draft, now: float, config: SchedulerConfig) -> None:
     # Time in which nobody could act does not count.
     able_since = draft.volatile.subscribed_at if draft.volatile.subscribed else now
+    # A host may have come back meanwhile: by then, reconciliation has said so.
+    settled = now - able_since >= ending.SETTLE_S
     due = {
         State.STAGED: now - config.staged_timeout_s,
         State.UNREACHABLE: now,  # all of them: each app has a patience of its own
@@ -215,7 +217,9 @@ def _watch(draft: Draft, now: float, config: SchedulerConfig) -> None:
                 cleaning.leave_behind(draft, instance, now)
                 ending.end(draft, instance, now, f"{instance.hostname} is unreachable")
                 continue
-            case State.UNREACHABLE if age_s >= returning.replace_after_s(instance, config):
+            case State.UNREACHABLE if settled and age_s >= returning.replace_after_s(
+                instance, config
+            ):
                 returning.replace_unreachable(draft, instance, now)
             case State.ORPHANED if orphaned_s >= config.adoption_deadline_s:
                 ending.give_up_adoption(draft, instance, now)

@@ -160,8 +160,10 @@ def _current(
                 **place_of(instance), reason=status.get("reason", "") or status.get("message", "")
             )
             draft.put(replace(instance, state=State.UNREACHABLE, since=now, healthy=None), lost)
-    elif state == "TASK_STARTING":
-        if instance.state is State.STAGED:
+    elif state in ("TASK_STAGING", "TASK_STARTING"):
+        # Its host was silent, and is back; or its executor has it.
+        back = instance.state is State.UNREACHABLE
+        if back or (instance.state is State.STAGED and state == "TASK_STARTING"):
             draft.put(changed(instance, {"state": State.STARTING, "since": now}))
     elif state == "TASK_RUNNING":
         _running(draft, instance, status, report, now, config)

@@ -1,9 +1,9 @@
 """`make network`: the network's big tests, on hosts that are namespaces with their own Open vSwitch and hostd.
 
-`python -m tests.network [matrix|churn]… [--seed N] [--steps N]`: everybody tries to connect to everybody, 150 on one
-host and 90 on three; then 10,000 random steps. Prints what it found; figures are in build/network.json. Exit 1 when
-something did not hold. All of it happens in network, mount and process namespaces of its own: however it ends, the
-kernel ends the processes and removes the interfaces.
+`python -m tests.network [matrix|churn]… [--seed N] [--steps N]`: everybody tries to connect to everybody, 150
+containers of a real engine on one host and 90 on three; then 10,000 random steps, without an engine. Prints what it
+found; figures are in build/network.json. Exit 1 when something did not hold. All of it happens in network, mount and
+process namespaces of its own: however it ends, the kernel ends the processes and removes the interfaces.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 from libs.common.clock import system_rng
 from tests.figures import merge
 from tests.network.churn import ChurnFailed, churn
+from tests.network.engine import Engine, open_engine
 from tests.network.plan import Size
 from tests.network.site import NETWORKS, Site, open_site
 from tests.network.stations import Matrix, full_matrix, stations
@@ -37,15 +38,21 @@ ip link set lo up && exec "$@"
 """
 
 
-async def matrix(site: Site, containers: int) -> tuple[Matrix, float]:
-    """So many containers on the site's hosts, in turns, in all networks; and how long their ADDs took."""
+async def matrix(site: Site, containers: int, engine: Engine | None) -> tuple[Matrix, float]:
+    """So many containers on the site's hosts, in turns, in all networks; and how long it took to have them.
+
+    Without an engine they are what hostd makes for one, with nothing in it.
+    """
     limit = asyncio.Semaphore(AT_ONCE)
 
     async def one(n: int) -> tuple[str, dict[str, Any]]:
         host = site.hosts[n % len(site.hosts)]
-        network = NETWORKS[n // len(site.hosts) % len(NETWORKS)]["name"]
+        network = str(NETWORKS[n // len(site.hosts) % len(NETWORKS)]["name"])
+        name = f"acme-web-{n}"
         async with limit:
-            return host.name, await host.add(f"acme-web-{n}", str(network))
+            if engine is None:
+                return host.name, await host.add(name, network)
+            return host.name, await engine.run(host, name, network)
 
     began = time.monotonic()
     views = await asyncio.gather(*(one(n) for n in range(containers)))
@@ -60,12 +67,15 @@ async def run(parts: list[str], seed: int, steps: int) -> int:
     failed = False
     if "matrix" in parts:
         for hosts, containers in MATRICES:
-            async with open_site(hosts) as site:
-                found, attach_s = await matrix(site, containers)
+            async with (
+                open_engine() as engine,
+                open_site(hosts, hostd={"docker": str(engine.socket)}) as site,
+            ):
+                found, start_s = await matrix(site, containers, engine)
             failed |= bool(found.wrong)
-            results[f"matrix_{containers}_on_{hosts}"] = {**asdict(found), "attach_s": attach_s}
+            results[f"matrix_{containers}_on_{hosts}"] = {**asdict(found), "start_s": start_s}
             say(
-                f"{containers} containers on {hosts} hosts, attached in {attach_s:.1f} s: {found.pairs} pairs in "
+                f"{containers} containers on {hosts} hosts, started in {start_s:.1f} s: {found.pairs} pairs in "
                 f"{found.took_s:.1f} s, {found.can} can, {found.cannot} can't; wrong: {found.wrong or 'none'}"
             )
     if "churn" in parts:

@@ -4,8 +4,8 @@
         ├── up0 │ host 1: ovsdb-server, ovs-vswitchd, hostd ── containers' namespaces
         └── up0 │ host 2: …                                    ipam: a process, SQLite, by a unix socket
 
-All are processes of their own, so that each can be killed. Containers are the namespaces that hostd makes; there is no
-engine.
+All are processes of their own, so that each can be killed. Containers are the namespaces that hostd makes; the
+engine that starts some in them is `engine.py`'s.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ SMALL = Size(300, at_once=40, fault_share=0.7)
 
 async def test_thirty_on_one_host() -> None:
     async with open_site(1) as site:
-        found, _ = await matrix(site, 30)
+        found, _ = await matrix(site, 30, engine=None)
     assert (found.can, found.cannot, found.wrong) == (3 * 10 * 9, 30 * 20, ())
 
 

@@ -10,6 +10,8 @@ from services.scheduler.cluster import Draft
 from services.scheduler.jobs.model import Job, Record, Told
 from services.scheduler.jobs.run import RunState
 
+PASSED_STEP_S = 1e-6  # as fine as the targets of children, which are such times
+
 
 def count(draft: Draft, record: Record, now: float) -> bool:
     """Take the end of a run into its job; False when that was done, or there is no such job any more."""
@@ -42,14 +44,13 @@ def _counted(job: Job, record: Record, now: float) -> Job:
     ended = record.ended or now
     match record.state:
         case RunState.SUCCEEDED:
-            return succeeded(job, ended)
+            return replace(succeeded(job, record.settled), last_success=ended)
         case RunState.MISSED:
             return replace(job, missed=job.missed + 1)
         case RunState.FAILED | RunState.LOST if record.soft:
             # Its children go on as if it had gone well.
-            return replace(
-                job, failed=job.failed + 1, last_error=ended, passed=max(job.passed, ended)
-            )
+            job = _passed(job, record.settled)
+            return replace(job, failed=job.failed + 1, last_error=ended)
         case RunState.FAILED | RunState.LOST:
             row = job.failures_in_a_row + 1
             job = replace(job, failed=job.failed + 1, last_error=ended, failures_in_a_row=row)
@@ -62,9 +63,14 @@ def _counted(job: Job, record: Record, now: float) -> Job:
 
 
 def succeeded(job: Job, at: float) -> Job:
-    """The job with one more success."""
-    job = replace(job, succeeded=job.succeeded + 1, failures_in_a_row=0)
-    return replace(job, last_success=at, passed=max(job.passed, at))
+    """The job with one more success, of which the scheduler learnt at that time."""
+    job = replace(job, succeeded=job.succeeded + 1, failures_in_a_row=0, last_success=at)
+    return _passed(job, at)
+
+
+def _passed(job: Job, at: float) -> Job:
+    """Each time is newer than the one before, whatever the clocks say, or children would not see it."""
+    return replace(job, passed=max(job.passed + PASSED_STEP_S, at))
 
 
 def told(record: Record) -> Event:

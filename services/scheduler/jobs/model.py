@@ -69,7 +69,7 @@ class Job:
     failures_in_a_row: int = 0
     last_success: float = 0.0
     last_error: float = 0.0
-    passed: float = 0.0  # when it last ended so that children may go on
+    passed: float = 0.0  # when it was last known that children may go on; each time is later
     last_run: str = ""
     recorded: int = 0  # records of runs so far: the newest one's number
     consumed: Mapping[str, float] = field(default_factory=dict)
@@ -129,6 +129,7 @@ class Record:
     started: float | None = None
     began: float | None = None
     ended: float | None = None
+    settled: float = 0.0  # when the scheduler knew that; what ran has its other times from its host
     exit_code: int | None = None
     hostname: str = ""
     reason: str = ""
@@ -162,6 +163,7 @@ class Record:
             started=run.started or None,
             began=run.began or None,
             ended=run.ended or instance.since,
+            settled=instance.since,
             exit_code=run.exit_code,
             hostname=instance.hostname,
             reason=run.reason,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import numpy as np
 
+from libs.common.patterns import pattern
 from libs.common.spec import Constraint, ConstraintOperator, InstanceClass
 from services.scheduler.policy.agents import Agents, Codes, Column, Rows
 from services.scheduler.policy.model import UNBOUNDED, Counts, Mask, Shape
@@ -287,9 +287,9 @@ def _is(rows: Rows, rule: Constraint) -> Mask:
 
 
 def _like(rows: Rows, rule: Constraint) -> Mask:
-    pattern = re.compile(rule.value or "")
+    wanted = pattern(rule.value or "")
     column = rows.column(rule.attribute)
-    matches = [pattern.fullmatch(value) is not None for value in column.values]
+    matches = [wanted.fullmatch(value) is not None for value in column.values]
     mask: Mask = np.array(matches, dtype=np.bool_)[column.codes]
     return mask
 
@@ -381,7 +381,7 @@ def _relate(rows: Rows, rule: Constraint, own: Here, found: Relations) -> None:
             counts = own.counts(rows, attribute)
             found.filters.append(Filter(name, f"have a {attribute}", column.codes != 0))
             known = len(column.values) - 1
-            absent = value.isdigit() and int(value) > known
+            absent = int(value or 0) > known
             found.levels.append(_level(column, attribute, counts, True, absent, name, told))
 
 

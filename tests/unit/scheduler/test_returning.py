@@ -12,10 +12,12 @@ from pydantic import ValidationError
 from libs.common.events import model as ev
 from libs.common.spec import AppSpec, InstanceSpec
 from libs.common.wishes import Unreachable
+from libs.mesos import events as mesos
 from services.scheduler.documents import from_body, to_body
+from services.scheduler.ending import SETTLE_S
 from services.scheduler.model import Action, Instance, State
 from services.scheduler.settings import SchedulerConfig
-from tests.unit.scheduler.world import Desk, kills, launches, spec
+from tests.unit.scheduler.world import Desk, kills, launches, spec, want
 
 SLIGHT = 1e-6  # times are binary fractions
 
@@ -46,6 +48,41 @@ def test_an_app_says_when_a_replacement_starts() -> None:
     states = [desk["i1"].state]
     desk.tick(1.0)
     assert [*states, desk["i1"].state] == [State.UNREACHABLE, State.PENDING]
+
+
+def test_what_came_back_while_nobody_was_told_is_not_replaced() -> None:
+    """Mesos' master was away for longer than the app's patience: it says what came of it, and then it is decided."""
+    desk, _ = _unreachable(replace_after_s=20)
+    desk.give(mesos.Disconnected("gone", True, 1.0))
+    desk.tick(60.0)
+    desk.subscribe()
+    desk.tick(1.0)
+    states = [desk["i1"].state]
+    desk.tell("i1.1", "TASK_RUNNING", reason="REASON_RECONCILIATION", container="c-i1")
+    desk.tick(60.0)
+    assert [*states, desk["i1"].state] == [State.UNREACHABLE, State.RUNNING]
+
+
+def test_what_did_not_come_back_meanwhile_is_replaced_as_soon_as_that_is_known() -> None:
+    desk, _ = _unreachable(replace_after_s=20)
+    desk.give(mesos.Disconnected("gone", True, 1.0))
+    desk.tick(60.0)
+    desk.subscribe()
+    desk.tick(SETTLE_S)
+    assert desk["i1"].state is State.PENDING
+
+
+@pytest.mark.parametrize("state", ["TASK_STAGING", "TASK_STARTING"])
+def test_one_that_had_not_begun_is_back_too(state: str) -> None:
+    """Its image was being pulled when its host fell silent, and still is."""
+    desk = Desk()
+    desk.subscribe()
+    desk.give(want("i1"))
+    desk.offer()
+    desk.tell("i1.1", "TASK_UNREACHABLE", reason="REASON_AGENT_REMOVED")
+    desk.tell("i1.1", state, reason="REASON_RECONCILIATION")
+    desk.tick(desk.config.unreachable_after_s)
+    assert desk["i1"].state is State.STARTING
 
 
 def test_or_that_none_ever_does() -> None:

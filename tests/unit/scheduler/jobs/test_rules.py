@@ -304,10 +304,10 @@ def _chain(desk: JobDesk, **child: Any) -> None:
     desk.took("acme/c", schedule=None, parents=["a", "b"], **child)
 
 
-def _pass(desk: JobDesk, job: str, state: str = "TASK_FINISHED") -> None:
+def _pass(desk: JobDesk, job: str, state: str = "TASK_FINISHED", **report: Any) -> None:
     (run,) = desk.names(job) or [desk.ask("run", job).run]
     desk.begin(run)
-    desk.end(run, state)
+    desk.end(run, state, **report)
 
 
 def test_a_child_runs_after_newer_successes_of_all_its_parents() -> None:
@@ -320,6 +320,31 @@ def test_a_child_runs_after_newer_successes_of_all_its_parents() -> None:
         assert len(desk.names("acme/c")) == runs, parent
         for _ in range(runs):
             _pass(desk, "acme/c")
+    assert desk.job("acme/c").succeeded == 2
+
+
+@pytest.mark.parametrize("astray_s", [600.0, -600.0])
+def test_children_do_not_go_by_the_clocks_of_their_parents_hosts(astray_s: float) -> None:
+    desk = JobDesk()
+    desk.took("acme/a")
+    desk.took("acme/c", schedule=None, parents=["a"], start_deadline_s=60.0)
+    for ended_at in (desk.now + 1 + astray_s, desk.now + 2):
+        desk.now += 1
+        _pass(desk, "acme/a", started_at=ended_at - 1, ended_at=ended_at)
+        (run,) = desk.names("acme/c")
+        assert desk.run(run).target == desk.now
+        _pass(desk, "acme/c")
+    assert desk.missed() == []
+
+
+def test_a_success_in_the_past_of_a_clock_that_was_set_back_is_a_newer_one() -> None:
+    desk = JobDesk()
+    _chain(desk)
+    for clock_s in (0.0, -5.0):
+        desk.now += clock_s
+        _pass(desk, "acme/a")
+        _pass(desk, "acme/b")
+        _pass(desk, "acme/c")
     assert desk.job("acme/c").succeeded == 2
 
 
