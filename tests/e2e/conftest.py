@@ -53,4 +53,5 @@ async def cloud(ovs: OvsServer) -> AsyncIterator[Cloud]:
         finally:
             shutil.copytree(layout.logs, "build/e2e-logs", dirs_exist_ok=True)
             await stack.destroy()
-    assert (stack.leftovers(), stack.overruns) == ([], [])
+    assert not stack.leftovers(), stack.leftovers()
+    assert not stack.overruns, stack.overruns

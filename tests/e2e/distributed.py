@@ -93,4 +93,5 @@ async def _running(stack: DistributedStack, size: int) -> AsyncIterator[Distribu
             shutil.rmtree(LOGS, ignore_errors=True)
             shutil.copytree(stack.layout.logs, LOGS)
             await stack.destroy()
-    assert (stack.leftovers(), stack.overruns) == ([], [])
+    assert not stack.leftovers(), stack.leftovers()
+    assert not stack.overruns, stack.overruns

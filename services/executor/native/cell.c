@@ -148,6 +148,7 @@ static int reap(pid_t task, struct told *told)
 static _Noreturn void watch(const struct cell_settings *settings, pid_t task, int children)
 {
     struct told told = {.kind = TOLD_ENDED};
+    int ordered = 0;
     struct pollfd wait_for[2] = {{.fd = children, .events = POLLIN}, {.fd = settings->channel, .events = POLLIN}};
     for (;;) {
         struct signalfd_siginfo info;
@@ -158,14 +159,17 @@ static _Noreturn void watch(const struct cell_settings *settings, pid_t task, in
             ssize_t size = recv(settings->channel, &order, sizeof order, MSG_DONTWAIT);
             if (size == 0)
                 _exit(1); /* the init is gone, and so is the container */
-            if (size == (ssize_t)sizeof order && order.kind == 'k')
+            if (size == (ssize_t)sizeof order && order.kind == 'k') {
+                ordered = 1;
                 kill(-task, order.signal);
+            }
         }
         while (read(children, &info, sizeof info) > 0)
             ;
         if (!reap(task, &told))
             continue;
-        told.leaked = kill(-1, 0) == 0; /* anybody but us? The dead have just been reaped. */
+        /* Anybody but us? The dead have just been reaped; who was told to end together with the task may still do so. */
+        told.leaked = !ordered && kill(-1, 0) == 0;
         tell(settings->channel, &told);
         _exit(0);
     }

@@ -22,7 +22,7 @@ int64_t number_of(const char *text, int64_t most);
 struct told {
     enum { TOLD_RUNNING = 1, TOLD_FAILED, TOLD_ENDED } kind;
     int status;  /* as wait(2) has it */
-    int leaked;  /* processes were left when the task's own had ended */
+    int leaked;  /* processes were left when the task's own had ended by itself */
     int64_t user_us, system_us, max_rss_kib;
     char why[MAX_WHY];
 };

@@ -222,6 +222,17 @@ def test_time_outs_and_grace_are_kept(init: Init) -> None:
     assert (init.end_of(killed).exit_code, init.end_of(killed).timed_out) == (7, False)
 
 
+def test_who_is_told_to_end_leaves_nothing_however_late_its_children_end(init: Init) -> None:
+    """They end with the cell; that says nothing about the task."""
+    late = "trap '' TERM; sleep 7654322"
+    task = init.start("sh", "-c", f"sh -c \"{late}\" & trap 'exit 0' TERM; echo there; wait")
+    init.says(task)
+    init.send("kill", task, 15, 30_000)
+    view = init.end_of(task)
+    assert (view.exit_code, view.leaked) == (0, False)
+    assert not _processes("sleep", "7654322")  # of no other test
+
+
 def test_output_is_kept_within_its_bound(init: Init) -> None:
     view = init.end_of(init.start("sh", "-c", "seq 1 20000; echo last"))
     files = [init.directory / "out" / f"{view.cell}{end}" for end in ("", ".1")]
