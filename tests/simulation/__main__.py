@@ -13,10 +13,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import partial
 
 from tests.simulation.faults import Point
-from tests.simulation.run import Plan, Result, is_pinned, settle, simulate, told
+from tests.simulation.run import Result, is_pinned, settle, simulate, told
 
 COVERED_FROM = 20
 FAILURES_TOLD = 5
@@ -55,23 +54,21 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--from", dest="first", type=int, default=1, help="the first seed")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--lines", type=int, default=40, help="trace lines of a failed seed")
-    parser.add_argument("--sharp", action="store_true", help="excuse late runs of jobs one by one")
     parser.add_argument("--digests", action="store_true", help="print each seed's trace hash")
     parser.add_argument("--quiet", action="store_true", help="no progress, no table")
     return parser.parse_args(argv)
 
 
 def _run(seeds: Sequence[int], given: argparse.Namespace) -> Iterable[Result]:
-    play = partial(simulate, plan=Plan(sharp=given.sharp))
     if given.processes < 2 or len(seeds) < 2:
         settle(given.lines)
-        yield from map(play, seeds)
+        yield from map(simulate, seeds)
         return
     context = multiprocessing.get_context("spawn")
     with context.Pool(
         given.processes, settle, (given.lines,), maxtasksperchild=SEEDS_A_PROCESS
     ) as pool:
-        yield from pool.imap(play, seeds)
+        yield from pool.imap(simulate, seeds)
 
 
 def _watched(results: Iterable[Result], count: int, quiet: bool) -> Iterable[Result]:

@@ -40,7 +40,6 @@ class Plan:
     end_s: float = 1800.0
     faults: bool = True
     jobs: bool = True
-    sharp: bool = False  # a job's late run is excused by what held it up, not by the time of faults as a whole
 
 
 @dataclass
@@ -124,7 +123,7 @@ async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
     if asking is not None:
         await asking
         faults = Outage(EPOCH_S + plan.faults_from_s, well_again)
-        judge = Judge(jobs, ledger, invariants.fail, observer, faults, plan.sharp)
+        judge = Judge(jobs, ledger, invariants.fail, observer, faults)
         await judge.judge()
         result.targets, result.tries = judge.wanted, len(ledger.tries)
     await check_end(cloud, users, promises, invariants, result.outcomes, last)

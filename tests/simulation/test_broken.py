@@ -76,7 +76,7 @@ def test_due_runs_wait_for_a_minute_in_the_scheduler(monkeypatch: pytest.MonkeyP
         return after
 
     monkeypatch.setattr(starting, "begin", drowsy)
-    caught("missing: ", plan=Plan(sharp=True))
+    caught("missing: ")
 
 
 @pytest.mark.timeout(600)

@@ -1,7 +1,6 @@
 """Whether the jobs of a seed were run as acknowledged: by what engines ran, and what the scheduler says of it.
 
-What excuses a late start: the time of faults as a whole; where the judge is to be `sharp`, only (faults that are over
-with a repetition are no excuse):
+What excuses a late start (faults that are over with a repetition do not):
 - no scheduler could act (`outages.py`), and until RECOVERY_S after;
 - one of the job's tries was given a place on a host that was not well, or its launch never reached Mesos: until it
   begins or is given up, which it must be HELD_UP_S after the host is well again;
@@ -65,7 +64,6 @@ class Judge:
     fail: Callable[[str], None]
     observer: Observer
     faults: Outage
-    sharp: bool
     wanted: int = 0
     met: int = 0
 
@@ -84,9 +82,7 @@ class Judge:
         """When nothing of the job could be started: while no scheduler could act, while trouble of its host held up a
         try, and, where runs must not overlap, while another one was under way.
         """
-        ledger, found = self.ledger, [*self.observer.unable.until(now)]
-        if not self.sharp:
-            found.append(self.faults)
+        ledger, found = self.ledger, list(self.observer.unable.until(now))
         for attempt, staged in ledger.staged.items():
             instance = ledger.instances[attempt.rpartition(".")[0]]
             if instance["run"]["job"] != plan.job:
