@@ -1,7 +1,8 @@
 """backlog_drain_events_per_s_<adapter>, backlog_drain_rss_mib_<adapter>: a million events, consumed as a service does.
 
 A process fills the log, another drains it: validated, handled, committed. The second figure is how far the drain's
-memory grew at the worst, beyond what the process had before.
+memory grew at the worst, beyond what the process had before: no more than `tests/contract/bus` allows for a tenth of
+them, as it must not grow with the backlog.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tests.contract.bus.backlog import run_child
 
 EVENTS = 1_000_000
 DEADLINE_S = 1800.0
+MOST_MIB = 40
 
 
 async def measure(report: Report, events: int = EVENTS) -> None:
@@ -32,7 +34,7 @@ async def measure(report: Report, events: int = EVENTS) -> None:
         )
         per_s = drained.events / drained.seconds
         report.add(f"backlog_drain_events_per_s_{adapter}", per_s, "events/s", note=note)
-        report.add(f"backlog_drain_rss_mib_{adapter}", drained.grown_mib, "MiB")
+        report.add(f"backlog_drain_rss_mib_{adapter}", drained.grown_mib, "MiB", most=MOST_MIB)
 
 
 @asynccontextmanager

@@ -2,8 +2,8 @@
 
 The world is that of `path.py`: minimesos with virtual tasks, `python -m services.scheduler` on SQLite files, each in a
 process of its own, and this one, which publishes `job.requested` as the gateway does. A run is late by the time of its
-`job.run.started`, which the scheduler writes when it has heard that the task runs, less its target. The peer for 500
-jobs each 10 s is dkron 4 on this kind of machine.
+`job.run.started`, which the scheduler writes when it has heard that the task runs, less its target; MOST_P99_MS was
+promised. The peer for 500 jobs each 10 s is dkron 4 on this kind of machine.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from tests.bench.report import Report
 
 AGENTS = 200
 DKRON_P99_MS = 1444.0
+MOST_P99_MS = {"10k": 250, "500": 100}
 TOLD = (JobRunStarted, JobRunFinished, JobRunMissed)
 RUNS = EventTypes.of(TOLD)
 TAKES_S = 0.2  # what a run does: nothing, for so long
@@ -204,4 +205,5 @@ def _lateness(
             "ms",
             peer if key == "p99" else None,
             note,
+            MOST_P99_MS[name] if key == "p99" else None,
         )

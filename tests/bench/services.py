@@ -1,10 +1,12 @@
-"""service_start_s, service_stop_s, service_rss_mib: the worst service of an idle cluster of many processes.
+"""service_start_s, service_start_cpu_s, service_stop_s, service_rss_mib: the worst service of an idle cluster of many
+processes, hostd with them.
 
 A start is from the process' exec until /readyz says 200 (it leads, it reads, it writes); a stop from SIGTERM until the
-process is gone. START_S, STOP_S and RSS_MIB are what was promised. The peer of a start is an interpreter that only
-imports what all of them need: on a busy machine, where that takes long, a start may take START_RATIO times as long.
-Kafka and the MongoDB-wire server are real; service_stop_kafka_frozen_s and service_stop_mongo_frozen_s are stops while
-that one answers nothing.
+process is gone. START_S, STOP_S and RSS_MIB are what was promised. Of a start both are bound: the clock, which sees
+what a service waits for, and its CPU, which a busy machine hardly changes: where only the first is missed, look at what
+else runs. Each is the median of ROUNDS. The peer is an interpreter that only imports what all of them need. Kafka and
+the MongoDB-wire server are real; service_stop_kafka_frozen_s and service_stop_mongo_frozen_s are stops while that one
+answers nothing.
 """
 
 from __future__ import annotations
@@ -16,23 +18,35 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+
+import aiohttp
 
 from infra.local.distributed import SERVICES, DistributedStack
 from infra.local.layout import Layout
-from infra.local.processes import alive
+from infra.local.processes import Daemon, alive
 from infra.local.stack import answers
 from tests.bench.containers import rss_mib
+from tests.bench.path import _cpu_s
 from tests.bench.report import Report
 
-ROUNDS = 3
+ROUNDS = 5
 START_S, STOP_S, RSS_MIB = 2.0, 10.0, 120.0
-START_RATIO = 3.0
+HOSTD = "hostd-h1"
 IMPORTS = "import aiohttp, aiokafka, motor.motor_asyncio, pydantic, opentelemetry.sdk.trace"
 IDLE_S = 10.0
 FROZEN_S = 5.0  # so that calls to it hang already
 PATIENCE_S = 60.0
 POLL_S = 0.01
+
+
+@dataclass(frozen=True)
+class Started:
+    """Seconds of a start: of the clock, and of the process' CPU."""
+
+    clock_s: float
+    cpu_s: float
 
 
 async def measure(report: Report) -> None:
@@ -43,22 +57,29 @@ async def measure(report: Report) -> None:
         try:
             await stack.start()
             await asyncio.sleep(IDLE_S)
-            memory = {each: rss_mib(stack.service(f"{each}-1").pid()) for each in SERVICES}
-            _worst(report, "service_rss_mib", memory, "MiB", RSS_MIB)
-            bare = statistics.median([await _importing() for _ in range(ROUNDS)])
-            stops, starts = {}, {}
-            for service in SERVICES:
-                rounds = [await _restart(stack, f"{service}-1") for _ in range(ROUNDS)]
-                stops[service] = statistics.median(each[0] for each in rounds)
-                starts[service] = statistics.median(each[1] for each in rounds)
-            _worst(report, "service_stop_s", stops, "s", STOP_S)
-            soon = max(START_S, START_RATIO * bare)
-            _worst(report, "service_start_s", starts, "s", soon, peer=bare)
+            await _at_rest(report, stack)
             for server in ("kafka", "mongo"):
                 stops = await _without(stack, server)
                 _worst(report, f"service_stop_{server}_frozen_s", stops, "s", STOP_S)
         finally:
             await stack.destroy()
+
+
+async def _at_rest(report: Report, stack: DistributedStack) -> None:
+    """Memory, stops and starts while everything answers."""
+    names = {**{each: f"{each}-1" for each in SERVICES}, "hostd": HOSTD}
+    memory = {each: rss_mib(_daemon(stack, name).pid()) for each, name in names.items()}
+    _worst(report, "service_rss_mib", memory, "MiB", RSS_MIB)
+    bare = statistics.median([await _importing() for _ in range(ROUNDS)])
+    stops, clock, cpu = {}, {}, {}
+    for each, name in names.items():
+        rounds = [(await _stop(stack, name), await _start(stack, name)) for _ in range(ROUNDS)]
+        stops[each] = statistics.median(stop for stop, _ in rounds)
+        clock[each] = statistics.median(start.clock_s for _, start in rounds)
+        cpu[each] = statistics.median(start.cpu_s for _, start in rounds)
+    _worst(report, "service_stop_s", stops, "s", STOP_S)
+    _worst(report, "service_start_s", clock, "s", START_S, peer=bare)
+    _worst(report, "service_start_cpu_s", cpu, "s", START_S)
 
 
 def _worst(
@@ -80,13 +101,12 @@ async def _importing() -> float:
     return time.perf_counter() - began
 
 
-async def _restart(stack: DistributedStack, name: str) -> tuple[float, float]:
-    """Seconds from SIGTERM until it is gone, and from its new start until it is ready."""
-    return await _stop(stack, name), await _start(stack, name)
+def _daemon(stack: DistributedStack, name: str) -> Daemon:
+    return stack.hosts[0].hostd if name == HOSTD else stack.service(name)
 
 
 async def _stop(stack: DistributedStack, name: str) -> float:
-    pid = stack.service(name).pid()
+    pid = _daemon(stack, name).pid()
     assert pid is not None
     began = time.perf_counter()
     os.kill(pid, signal.SIGTERM)
@@ -96,13 +116,22 @@ async def _stop(stack: DistributedStack, name: str) -> float:
     return time.perf_counter() - began
 
 
-async def _start(stack: DistributedStack, name: str) -> float:
+async def _start(stack: DistributedStack, name: str) -> Started:
     began = time.perf_counter()
     stack.launch(name)
-    while not await answers(f"{stack.url_of(name)}/readyz"):
+    while not await _ready(stack, name):
         _within(began, f"{name} to be ready")
         await asyncio.sleep(POLL_S)
-    return time.perf_counter() - began
+    pid = _daemon(stack, name).pid()
+    assert pid is not None
+    return Started(time.perf_counter() - began, _cpu_s(pid))
+
+
+async def _ready(stack: DistributedStack, name: str) -> bool:
+    if name == HOSTD:
+        connector = aiohttp.UnixConnector(str(stack.hosts[0].run_dir / "hostd.sock"))
+        return await answers("http://localhost/readyz", connector)
+    return await answers(f"{stack.url_of(name)}/readyz")
 
 
 async def _without(stack: DistributedStack, server: str) -> dict[str, float]:
