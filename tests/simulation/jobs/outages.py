@@ -62,7 +62,7 @@ class Observer:
             addresses = await self._ready("ipam") == len(self.cloud.service("ipam"))
             for host in self.cloud.hosts:
                 well = self._well(host)
-                sick = not (able and addresses and well)
+                sick = not (able and addresses and well and self._same(host))
                 self.sick.setdefault(host.name, Spans()).note(before, now, sick)
                 self.broken.setdefault(host.name, Spans()).note(before, now, not well)
             self._losses(now)
@@ -79,7 +79,10 @@ class Observer:
         return [*(self.sick[host].until(now) if host in self.sick else []), *unanswered]
 
     def _losses(self, now: float) -> None:
-        """A try is given up where its end went unseen: something of its host was not well while it was there."""
+        """A try is given up where its end went unseen: something of its host was not well while it was there.
+
+        That a worker or hostd has a successor is no reason: it takes over what runs.
+        """
         while self.ledger.losses:
             loss = self.ledger.losses.pop(0)
             broken = self.broken[loss.host].until(now)
@@ -108,15 +111,17 @@ class Observer:
             ready += (await app.dispatch("GET", "/readyz", {}, b"")).status == 200
         return ready
 
-    def _well(self, host: Host) -> bool:
-        """Now, and since the last look: who was killed may be back by now."""
-        mesos, hostd = self.cloud.mesos, host.hostd
-        parts = (id(hostd), *(id(s.worker) for _, s in sorted(host.supervisors.items())))
+    def _same(self, host: Host) -> bool:
+        """Who was killed since the last look may be back by now."""
+        parts = (id(host.hostd), *(id(s.worker) for _, s in sorted(host.supervisors.items())))
         same = self._parts.get(host.name, parts) == parts
         self._parts[host.name] = parts
+        return same
+
+    def _well(self, host: Host) -> bool:
+        mesos, hostd = self.cloud.mesos, host.hostd
         return (
-            same
-            and host.index not in mesos.agents_down | mesos.agents_cut
+            host.index not in mesos.agents_down | mesos.agents_cut
             and not host.barren
             and not mesos.cluster.waits_for_acknowledgements(host.index)
             and not host.docker.down
