@@ -21,6 +21,8 @@ PARTS = (
 HOST = "h1"
 SEVERING = ("ovs", "vswitchd")
 """Without the switch nobody reaches anybody: a userspace datapath goes with its process."""
+UNREACHED = ("agent",)
+"""Without which Mesos can't reach HOST."""
 TOLD: Mapping[str, tuple[str, float]] = {
     "kafka": ("component-down:bus", 10.0),
     "mongo": ("monitoring-blind", 15.0),
