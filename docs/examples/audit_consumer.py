@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import ssl
 import sys
 from collections import OrderedDict
 
@@ -14,6 +15,22 @@ NEEDED = ("ce_id", "ce_source", "ce_type", "ce_subject", "ce_time", "ce_sequence
 REMEMBERED = 100_000
 told = OrderedDict()  # ce_id of what was told
 newest = OrderedDict()  # ce_sequence, by writer and subject
+
+
+def door():
+    """How to get in: as KAFKA_USER by SASL over TLS (the broker's authority: KAFKA_CAFILE), or as anybody."""
+    user = os.environ.get("KAFKA_USER")
+    if not user:
+        return {}
+    with open(os.environ["KAFKA_PASSWORD_FILE"]) as file:
+        password = file.readline().strip()
+    return {
+        "security_protocol": "SASL_SSL",
+        "ssl_context": ssl.create_default_context(cafile=os.environ.get("KAFKA_CAFILE")),
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": user,
+        "sasl_plain_password": password,
+    }
 
 
 def remember(memory, key, value=True):
@@ -45,6 +62,7 @@ def read(message):
 async def main():
     consumer = AIOKafkaConsumer(
         bootstrap_servers=os.environ["KAFKA"],
+        **door(),
         group_id=os.environ["GROUP"],  # your own: it shares nothing with Gantry's groups
         enable_auto_commit=False,
         auto_offset_reset="earliest",

@@ -336,7 +336,8 @@ class DistributedStack:
                 "store": f"{self.servers['mongo'].url}/{layout.cluster}",
                 "election": f"{self.servers['zookeeper'].url}/{layout.cluster}",
                 "listen": {service: f"127.0.0.1:{layout.ports[name]}"},
-                "peers": {each: self.urls(each) for each in SERVICES if each != service},
+                # Its own replicas, too: the monitor that leads watches the one that stands by.
+                "peers": {each: self.urls(each) for each in SERVICES},
             },
             service: sections[service],
         }

@@ -1,5 +1,7 @@
 import de.bwaldvogel.mongo.MongoServer;
 import de.bwaldvogel.mongo.backend.h2.H2Backend;
+import de.bwaldvogel.mongo.bson.Document;
+import io.netty.channel.Channel;
 import java.io.FileInputStream;
 import java.io.InputStream;
 import java.nio.file.Files;
@@ -21,7 +23,7 @@ public final class MongoMain {
         MVStore store = new MVStore.Builder().fileName(args[0]).open();
         // H2 writes once a second by itself; mongod's journal is the model: see provisioner.py.
         store.setAutoCommitDelay(Integer.parseInt(args[2]));
-        MongoServer server = new MongoServer(new H2Backend(store));
+        MongoServer server = new MongoServer(new Journalled(store));
         if (args.length > 3) {
             server.enableSsl(key(args[4]), null, certificate(args[3]));
         }
@@ -39,5 +41,24 @@ public final class MongoMain {
     private static PrivateKey key(String file) throws Exception {
         String pem = Files.readString(Path.of(file)).replaceAll("-----[A-Z ]+-----", "").replaceAll("\\s", "");
         return KeyFactory.getInstance("EC").generatePrivate(new PKCS8EncodedKeySpec(Base64.getDecoder().decode(pem)));
+    }
+
+    /** Answers a write that asks for the journal or a majority once it is in the file: a kill -9 loses none of those. */
+    private static final class Journalled extends H2Backend {
+        Journalled(MVStore store) {
+            super(store);
+        }
+
+        @Override
+        public Document handleCommand(Channel channel, String database, String command, Document query) {
+            Document answer = super.handleCommand(channel, database, command, query);
+            if (query.get("writeConcern") instanceof Document concern
+                    && (Boolean.TRUE.equals(concern.get("j")) || "majority".equals(concern.get("w")))) {
+                getMvStore().commit();
+                // What a commit of the background has taken along is in the file when nothing is under way.
+                getMvStore().executeFilestoreOperation(() -> {});
+            }
+            return answer;
+        }
     }
 }

@@ -18,7 +18,7 @@ from infra.provision.java import JavaSpec, java_server, maven_libs, ports_of
 from infra.provision.server import Server
 
 HERE = Path(__file__).parent
-# mongod flushes its journal every 100 ms: a SIGKILL here loses no more than one there.
+# As mongod flushes its journal; a write that asks for the journal or a majority is in the file before its answer.
 COMMIT_INTERVAL_MS = 100
 READY_S = 30
 

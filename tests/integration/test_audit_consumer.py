@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from infra import provision
 from libs.common.bus.base import Record
 from libs.common.bus.kafka import KafkaBus
 from libs.common.bus.kafka_url import parse_url
@@ -82,6 +83,10 @@ async def running(url: str) -> AsyncIterator[Told]:
         "TOPIC_PREFIX": settings.prefix,
         "PATH": os.environ["PATH"],
     }
+    if settings.user:
+        environ["KAFKA_USER"] = settings.user
+        environ["KAFKA_PASSWORD_FILE"] = str(settings.password_file)
+        environ["KAFKA_CAFILE"] = str(settings.cafile)
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(EXAMPLE), stdout=asyncio.subprocess.PIPE, env=environ, cwd="/"
     )
@@ -137,6 +142,19 @@ async def test_it_tells_each_event_once_and_goes_on_where_it_was(kafka_url: str)
     assert {sequence for _, sequence in again.names()} == {300}
     assert not await _others(bus)
     await bus.close()
+
+
+async def test_it_gets_in_by_sasl_and_tls(tmp_path: Path) -> None:
+    async with provision.kafka(tmp_path, secure=True) as server:
+        url = kafka_world_url(server.url)
+        assert parse_url(url).connection()["security_protocol"] == "SASL_SSL"
+        bus = await KafkaBus.open(url, SystemClock())
+        await bus.ensure_topics(TOPICS)
+        await bus.publish(asked("op-1", 1))
+        async with running(url) as told:
+            await told.until(2)
+        await bus.close()
+    assert {each["data"]["actor"] for each in told.events} == {"alice"}
 
 
 def to_v2(record: Record) -> tuple[tuple[str, bytes], ...]:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import aiodocker
 import pymongo
@@ -20,6 +21,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from kazoo.client import KazooClient
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import PyMongoError
+from pymongo.write_concern import WriteConcern
 
 from infra import provision
 from infra.images.archive import Entry, ImageConfig, image_archive, layer
@@ -106,6 +108,21 @@ async def test_mongo_data_outlive_a_kill9_and_a_stop(tmp_path: Path) -> None:
         client.close()
     assert server.pid is None
     assert server.data_dir.is_dir()
+
+
+@pytest.mark.parametrize("concern", [{"w": 1, "j": True}, {"w": "majority"}])
+async def test_mongo_journals_what_it_is_asked_to_before_it_answers(
+    own_mongo: Server, concern: dict[str, Any]
+) -> None:
+    client: AsyncIOMotorClient[dict[str, object]] = AsyncIOMotorClient(own_mongo.url)
+    database = client[f"provisioner_{os.getpid()}_{concern['w']}"]
+    things = database.get_collection("things", write_concern=WriteConcern(**concern))
+    for n in range(3):
+        await things.insert_one({"_id": n})
+        await own_mongo.kill9()
+        await own_mongo.start()
+        assert await things.count_documents({}) == n + 1
+    client.close()
 
 
 def test_zookeeper_answers_kazoo(zookeeper_url: str) -> None:

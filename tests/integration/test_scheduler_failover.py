@@ -1,4 +1,4 @@
-"""The leading scheduler dies, or freezes and goes on, in the middle of a thousand launches: none is lost or doubled."""
+"""The leading scheduler dies, is stopped, or freezes and goes on, amid a thousand launches: none is lost or doubled."""
 
 from __future__ import annotations
 
@@ -64,14 +64,16 @@ async def _check(made: Schedulers, framework: str) -> None:
     assert {instance for instance, _ in made.started} == known.keys()
 
 
-async def test_the_leader_is_killed(
-    tmp_path: Path, kafka_url: str, mongo_url: str, zookeeper_server: Server
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+async def test_the_leader_is_killed_or_stopped(
+    how: signal.Signals, tmp_path: Path, kafka_url: str, mongo_url: str, zookeeper_server: Server
 ) -> None:
     """Elected by ZooKeeper. What was saved but not launched any more goes on in the instance's next attempt."""
-    election = f"{zookeeper_server.url}/{MARK}/failover"
+    election = f"{zookeeper_server.url}/{MARK}/{how.name}"
     async with _middle(tmp_path, kafka_url, mongo_url, election) as (made, framework):
-        made.signal(0, signal.SIGKILL)
+        made.signal(0, how)
         assert await made.tasks_launched() < LATE
+        assert await made.running[0].wait() == (0 if how is signal.SIGTERM else -how)
         await _check(made, framework)
 
 

@@ -48,8 +48,8 @@ async def main(parts: Sequence[str], kinds: Sequence[str], size: int, outage_s: 
 def show(rows: Sequence[Row]) -> None:
     """The table."""
     table = Table(title="outages in the middle of a release")
-    heads = ("part", "kind", "outage s", "recovery s", "failed", "writes kept", "alerts", "held")
-    for name in heads:
+    heads = ("part", "kind", "outage s", "recovery s", "failed", "writes kept", "requests ended")
+    for name in (*heads, "alerts", "held"):
         table.add_column(name)
     for row in rows:
         table.add_row(*describe(row))

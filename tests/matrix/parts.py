@@ -21,6 +21,8 @@ PARTS = (
 HOST = "h1"
 SEVERING = ("ovs", "vswitchd")
 """Without the switch nobody reaches anybody: a userspace datapath goes with its process."""
+UNREACHED = ("agent",)
+"""Without which Mesos can't reach HOST."""
 TOLD: Mapping[str, tuple[str, float]] = {
     "kafka": ("component-down:bus", 10.0),
     "mongo": ("monitoring-blind", 15.0),
@@ -37,9 +39,10 @@ TOLD: Mapping[str, tuple[str, float]] = {
         name: (f"component-down:{name}@", 12.0)
         for name in ("gateway", "deployer", "ipam", "scheduler")
     },
+    "monitor": ("component-down:monitor@", 22.0),  # by the other one, when it leads
 }
-"""How the alert begins that is raised or mailed when a part is away for longer than so many seconds. A monitor's
-standby takes its place, and executor and worker are started anew at once."""
+"""How the alert begins that is raised or mailed when a part is away for longer than so many seconds. Executor and
+worker are started anew at once."""
 MONITOR: Mapping[str, float] = {"probe_s": 1.0, "blind_after_s": 10.0}
 """What the monitor is set to for that, beside its defaults."""
 

@@ -5,28 +5,26 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from infra.demo.story import APP
 from libs.client.api import ENDED
 from libs.client.model import DeploymentView
-from libs.common.errors import GantryError, NotFound
 from libs.common.spec import AppSpec
+from services.scheduler.settings import SchedulerConfig
 from tests.e2e.distributed import Distributed
-from tests.matrix.parts import SEVERING, TOLD, part_of
+from tests.matrix.parts import HOST, SEVERING, TOLD, UNREACHED, part_of
+from tests.matrix.sight import Sight, Silence, patience_s
+from tests.matrix.writer import POLL_S, Writer, patiently
 
 KINDS = ("stop", "kill9", "pause")
 DEADLINE_S = 240.0
 BEGUN_S = 60.0
-POLL_S = 0.25
-CALL_S = 15.0
-APPS = 5  # that the small writes go to
 ALERTS_S = 8.0
 _ALERTS = ["alert.raised"]
-T = TypeVar("T")
 
 
 @dataclass
@@ -40,6 +38,8 @@ class Row:
     requests: int = 0
     failed: int = 0
     acknowledged: int = 0
+    accepted: int = 0  # requests that the API answered by 202
+    looks: dict[str, int] = field(default_factory=dict)  # by host, that its engine answered
     alerts: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
@@ -63,6 +63,7 @@ class Matrix:
         accepted = await self._client.deploy(APP)
         await self._ended(accepted.deployment)
         await self._story.expect_versions(self._version, self._size)
+        await self._writer().begin(_soon())
         self._story.start_load()
 
     async def cell(self, name: str, kind: str, outage_s: float | None = None) -> Row:
@@ -70,24 +71,28 @@ class Matrix:
         self._cells += 1
         row = Row(name, kind)
         part = await part_of(self._cloud.stack, name, self._cloud.mail)
-        place = await self._patiently(lambda: self._client.place(_ALERTS), _soon())
+        place = await patiently(lambda: self._client.place(_ALERTS), _soon())
         mails = len(self._cloud.mail.subjects())
         before = self._story.load_counts()
-        deployment = await self._release(fresh=name == "registry")
-        writer = asyncio.get_running_loop().create_task(self._write())
-        try:
-            await {"stop": part.stop, "kill9": part.kill9, "pause": part.pause}[kind]()
-            away = time.monotonic()  # what is told of depends on how long it surely is
-            await asyncio.sleep(1.0 if kind == "kill9" else outage_s or self._outage_s)
-            row.outage_s = time.monotonic() - away
-            await (part.resume if kind == "pause" else part.start)()
-            over = time.monotonic()
-            ended = await self._ended(deployment)
-            row.recovery_s = time.monotonic() - over
-        finally:
-            writer.cancel()
-        row.errors += await self._judge(ended, writer)
-        row.acknowledged = self._acknowledged
+        sight = self._sight()
+        async with beside("the sight of the engines", sight.run(), row.errors):
+            deployment = await self._release(fresh=name == "registry")
+            writer = self._writer()
+            async with beside("the writer", writer.run(), row.errors):
+                await {"stop": part.stop, "kill9": part.kill9, "pause": part.pause}[kind]()
+                away = time.monotonic()  # what is told of depends on how long it surely is
+                if name in UNREACHED:
+                    sight.silence = self._silence(away)
+                await asyncio.sleep(1.0 if kind == "kill9" else outage_s or self._outage_s)
+                row.outage_s = time.monotonic() - away
+                await (part.resume if kind == "pause" else part.start)()
+                over = time.monotonic()
+                ended = await self._ended(deployment)
+                row.recovery_s = time.monotonic() - over
+            row.errors += await self._judge(ended, writer)
+        row.errors += sight.errors
+        row.looks = sight.looks
+        row.acknowledged, row.accepted = writer.acknowledged, writer.accepted
         after = self._story.load_counts()
         row.requests = after["requests"] - before["requests"]
         row.failed = after["failed"] - before["failed"]
@@ -102,8 +107,26 @@ class Matrix:
         if image not in self._story.images:
             built = await self._cloud.stack.push_sample(self._version)
             self._story.images = {**self._story.images, image: built}
-        spec = AppSpec.model_validate(self._story.spec(image, self._size))
-        await self._client.put_app(APP, spec)
+        await self._client.put_app(APP, self._spec())
+
+    def _spec(self) -> AppSpec:
+        image = f"sample-web:{self._version}"
+        return AppSpec.model_validate(self._story.spec(image, self._size))
+
+    def _silence(self, since: float) -> Silence:
+        spec = self._spec()
+        wait_s = patience_s(spec, SchedulerConfig().unreachable_after_s)
+        return Silence(HOST, since, wait_s, spec.image)
+
+    def _writer(self) -> Writer:
+        """Its marks grow from write to write, over all cells."""
+        return Writer(self._story, self._cells * 10_000)
+
+    def _sight(self) -> Sight:
+        stack = self._cloud.stack
+        sockets = {each.name: each.socket for each in stack.hosts}
+        most = self._size + self._spec().strategy.surge(self._size)
+        return Sight(stack.layout.cluster, sockets, APP, most)
 
     async def _release(self, *, fresh: bool) -> str:
         """A release of another version, on its way: some new instances are healthy already.
@@ -124,80 +147,34 @@ class Matrix:
                 return accepted.deployment
             await asyncio.sleep(0.05)
 
-    async def _write(self) -> None:
-        """Small writes all the time, the newest over the older; what was acknowledged last must be there in the end.
-
-        Each names what it replaces (If-Match): one that was given up may be done yet, and must not undo a newer one.
-        """
-        self._acknowledged = 0
-        self._newest: dict[str, int] = {}
-        for n in range(10_000):
-            app = f"acme/w{n % APPS}"
-            content = {**self._story.spec("sample-web:v1", 0), "env": {"N": str(self._mark(n))}}
-            try:
-                async with asyncio.timeout(CALL_S):
-                    etag = await self._etag(app)
-                    await self._client.put_app(app, AppSpec.model_validate(content), if_match=etag)
-                self._acknowledged += 1
-                self._newest[app] = self._mark(n)
-            except (GantryError, TimeoutError):
-                pass
-            await asyncio.sleep(1.0)
-
-    async def _etag(self, app: str) -> str:
-        try:
-            return (await self._client.app(app))[1]
-        except NotFound:
-            return ""
-
-    def _mark(self, n: int) -> int:
-        """Grows from write to write, over all cells."""
-        return self._cells * 10_000 + n
-
     # -- judging
 
     async def _ended(self, deployment: str) -> DeploymentView:
         deadline = time.monotonic() + DEADLINE_S
         while True:
-            view = await self._patiently(lambda: self._client.deployment(deployment), deadline)
+            view = await patiently(lambda: self._client.deployment(deployment), deadline)
             if view.state in ENDED or time.monotonic() > deadline:
                 return view
             await asyncio.sleep(POLL_S)
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]], deadline: float) -> T:
-        """The answer; errors are an outage's right, until the deadline."""
-        while True:
-            try:
-                async with asyncio.timeout(CALL_S):
-                    return await ask()
-            except (GantryError, TimeoutError):
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(POLL_S)
-
-    async def _judge(self, ended: DeploymentView, writer: asyncio.Task[None]) -> list[str]:
-        await asyncio.wait([writer])
+    async def _judge(self, ended: DeploymentView, writer: Writer) -> list[str]:
         errors = []
         if ended.state != "succeeded":
             errors.append(f"the release is {ended.state}: {ended.reason}")
         deadline = time.monotonic() + DEADLINE_S
         try:
-            await self._patiently(self._settled, deadline)
+            await patiently(self._settled, deadline)
         except Exception as error:
             errors.append(f"{type(error).__name__}: {error}")
-        for app, mark in self._newest.items():
-            view, _ = await self._patiently(partial(self._client.app, app), deadline)
-            if int(view.spec["env"]["N"]) < mark:
-                errors.append(f"write {mark} of {app} was acknowledged and is not there")
-        return errors
+        return errors + await writer.broken(deadline)
 
     def _judge_around(self, row: Row, mailed: list[str]) -> list[str]:
         """Did the apps serve, were writes taken, and was the outage told of?"""
         errors = []
         if row.failed and row.part not in SEVERING:
             errors.append(f"{row.failed} of {row.requests} requests failed")
-        if not row.requests or not row.acknowledged:
-            errors.append("there was no load, or no write was taken")
+        if not (row.requests and row.acknowledged and row.accepted and all(row.looks.values())):
+            errors.append("there was no load, no write or request was taken, or no engine answered")
         wanted, after_s = TOLD.get(row.part, ("", math.inf))
         if row.kind != "kill9" and row.outage_s >= after_s:
             told = [each for each in (*row.alerts, *mailed) if wanted in each]
@@ -233,6 +210,21 @@ class Matrix:
         return found
 
 
+@asynccontextmanager
+async def beside(
+    name: str, work: Coroutine[Any, Any, None], errors: list[str]
+) -> AsyncIterator[None]:
+    """`work` goes on during the block and is cancelled after it. That it ended by itself, however, is an error."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            errors.append(f"{name} ended before its time: {task.exception()!r}")
+
+
 def _soon() -> float:
     return time.monotonic() + DEADLINE_S
 
@@ -242,4 +234,4 @@ def describe(row: Row) -> list[Any]:
     good = "ok" if not row.errors else "; ".join(row.errors)
     served = f"{row.failed}/{row.requests}"
     return [row.part, row.kind, f"{row.outage_s:.0f}", f"{row.recovery_s:.1f}", served,
-            str(row.acknowledged), ", ".join(row.alerts) or "-", good]  # fmt: skip
+            str(row.acknowledged), str(row.accepted), ", ".join(row.alerts) or "-", good]  # fmt: skip

@@ -126,13 +126,15 @@ async def test_nobody_gets_in_without_tls_user_or_the_right_mechanism(server: Se
     assert "does not take SCRAM-SHA-256" in said
 
 
-async def test_a_broker_without_doors_is_told_from_one_with(kafka_url: str, tmp_path: Path) -> None:
-    address = kafka_url.partition("//")[2]
+async def test_a_broker_without_doors_is_told_from_one_with(
+    own_kafka: Server, tmp_path: Path
+) -> None:
+    address = own_kafka.url.partition("//")[2]  # a lent one may have them
     (tmp_path / "password").write_text("x")
     tls = f"kafka://{address}?tls=1"
     with pytest.raises(InvalidInput, match="does not speak TLS"):
         await open_bus(tls, SystemClock())
     with pytest.raises(InvalidInput, match="wants no user"):
         await open_bus(f"kafka://u@{address}?password_file={tmp_path}/password", SystemClock())
-    bus = await open_bus(kafka_url, SystemClock())
+    bus = await open_bus(own_kafka.url, SystemClock())
     await bus.close()

@@ -33,6 +33,10 @@ class Operator:
     admin: AIOKafkaAdminClient
     settings: KafkaSettings
 
+    def each(self, partitions: int) -> list[int]:
+        """The replicas of each partition of a topic that the bus makes; a lent broker's URL may ask for several."""
+        return [self.settings.replication] * partitions
+
     async def partitions(self) -> dict[str, list[int]]:
         """The replicas of each partition, by topic."""
         prefix = self.settings.prefix
@@ -93,7 +97,8 @@ async def test_services_that_start_together_make_all_topics_as_they_are_meant(
         while "dead.monitor" not in await buses[1].topics():
             await asyncio.sleep(0.05)
         consuming.cancel()
-    expected = {spec.name: [1] * spec.partitions for spec in (*TOPICS, TopicSpec("dead.monitor"))}
+    made = (*TOPICS, TopicSpec("dead.monitor"))
+    expected = {spec.name: operator.each(spec.partitions) for spec in made}
     assert await operator.partitions() == expected
     assert await operator.setting("node.joined", "max.message.bytes") == str(
         MAX_RECORD_BYTES + 100_000
@@ -107,7 +112,7 @@ async def test_a_topic_has_the_partitions_and_the_retention_of_its_spec(
 ) -> None:
     bus = await KafkaBus.open(url, SystemClock())
     await bus.ensure_topics([TopicSpec("wide", 13, retention_s=3600.0), TopicSpec("narrow", 1)])
-    assert await operator.partitions() == {"wide": [1] * 13, "narrow": [1]}
+    assert await operator.partitions() == {"wide": operator.each(13), "narrow": operator.each(1)}
     assert await operator.setting("wide", "retention.ms") == "3600000"
     assert set(await bus.end_offsets(["wide"])) == {("wide", n) for n in range(13)}
     await bus.close()

@@ -26,8 +26,9 @@ from libs.common.errors import InvalidInput
 from libs.common.runtime import CommonConfig
 from services.__main__ import SECTIONS
 from services.hostd.settings import HostdConfig
+from tests.unit.infra.calls import REPOSITORY as REPOSITORY
+from tests.unit.infra.calls import calls
 
-REPOSITORY = Path(__file__).parents[3]
 CONTROL_FILE = REPOSITORY / "docker-compose.yml"
 HOST_FILE = REPOSITORY / "infra/compose/host.yml"
 # Debian's, as `infra/host/setup.sh test` installs it. Without it these tests fail; they never skip.
@@ -44,14 +45,6 @@ VARIABLES = {
 MODELS: Mapping[str, type[BaseModel]] = {
     **{name: model for name, model in SECTIONS.items() if name != "minimesos"},
     "hostd": HostdConfig,
-}
-# Whom each one's code calls by name.
-CALLS = {
-    "gateway": {"deployer", "scheduler", "ipam", "monitor"},
-    "deployer": {"scheduler", "gateway"},
-    "ipam": {"gateway"},
-    "monitor": {"scheduler"},
-    "hostd": {"ipam", "deployer"},
 }
 PRIVILEGED = {"hostd", "mesos-agent"}
 ONE_SHOT = {"install"}
@@ -214,7 +207,7 @@ def wrong_peers(parsed: Parsed) -> Iterator[str]:
         for port, (_, inside) in published(service).items():
             if inside != port_of(common.listen[service_of(name)]):
                 yield f"{name}: published port {port} leads to {inside}, where nobody listens"
-        for missing in CALLS.get(service_of(name), set()) - common.peers.keys():
+        for missing in sorted(calls()[service_of(name)] - common.peers.keys()):
             yield f"{name}: calls {missing}, and has no address of it"
         for peer, given in common.peers.items():
             urls = [each.strip() for each in given.split(",")]

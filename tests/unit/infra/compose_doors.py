@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from urllib.parse import parse_qs, urlsplit
 
 from services.hostd.settings import HostdConfig
+from tests.unit.infra.calls import calls
 from tests.unit.infra.compose import (
-    CALLS,
     CONTROL,
     REPOSITORY,
     Parsed,
@@ -134,7 +134,7 @@ def wrong_neighbours(host: Parsed, control: Parsed) -> Iterator[str]:
     """A host's daemons find the control plane that docker-compose.yml makes, and it finds them."""
     common, hostd = settings("hostd", host["services"]["hostd"])
     assert isinstance(hostd, HostdConfig)
-    for peer in CALLS["hostd"]:
+    for peer in sorted(calls()["hostd"]):
         told = {each.strip() for each in common.peers.get(peer, "").split(",") if each.strip()}
         opened = _opened(control, peer)
         yield from (f"hostd: {each} is nobody of {peer}" for each in sorted(told - opened))

@@ -12,6 +12,7 @@ from services.executor.config import ExecutorConfig
 from services.hostd.settings import HostdConfig
 from services.scheduler.settings import SchedulerConfig
 from tests.unit.infra import compose, compose_doors
+from tests.unit.infra.calls import calls
 from tests.unit.infra.compose import CONTROL_FILE, HOST_FILE, control, host
 
 OUTSIDE_FILE = compose.REPOSITORY / "infra/compose/kafka-outside.yml"
@@ -76,7 +77,7 @@ def test_who_calls_whom_is_on_a_network_with_it() -> None:
         return bool(set(services[one]["networks"]) & set(services[other]["networks"]))
 
     for name in compose.ours(control()):
-        called = compose.CALLS.get(compose.service_of(name), set())
+        called = calls()[compose.service_of(name)]
         peers = [each for each in services if compose.service_of(each) in called]
         for other in (*peers, "kafka", "mongo"):
             assert meet(name, other), (name, other)

@@ -110,6 +110,14 @@ MISTAKES: dict[str, tuple[str, Callable[[Parsed], None]]] = {
         "has no address of it",
         _env("monitor-1", "GANTRY_COMMON__PEERS", "{}"),
     ),
+    "a peer that only the monitor's pools are asked of": (
+        "monitor-1: calls ipam, and has no address of it",
+        _env("monitor-1", "GANTRY_COMMON__PEERS", '{scheduler: "http://scheduler-1:8082"}'),
+    ),
+    "a scheduler that can't tell who signed a request": (
+        "scheduler-2: calls gateway, and has no address of it",
+        _env("scheduler-2", "GANTRY_COMMON__PEERS", '{ipam: "http://ipam-1:8083"}'),
+    ),
     "a port that moved": (
         "http://ipam-1:8083 is nobody of ipam",
         _env("ipam-1", "GANTRY_COMMON__LISTEN", '{ipam: "0.0.0.0:9999"}'),
