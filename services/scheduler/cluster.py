@@ -34,6 +34,7 @@ from services.scheduler.model import (
     State,
     settle,
 )
+from services.scheduler.networks import Network
 from services.scheduler.policy import Refusal, Shape
 from services.scheduler.roster import Ours, Roster
 
@@ -48,15 +49,6 @@ class Full:
 
     until: float
     pause_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Addresses of a network that nobody has yet, as ipam told at a time, less what has been placed since."""
-
-    free: int
-    zone: str
-    told_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +73,7 @@ class Volatile:
     offers: dict[OfferId, Offer] = field(default_factory=dict)
     agents: dict[AgentId, Agent] = field(default_factory=dict)
     roster: Roster = field(default_factory=Roster)
-    pools: dict[str, Pool] = field(default_factory=dict)
+    networks: dict[str, Network] = field(default_factory=dict)
     why: dict[Shape, Why] = field(default_factory=dict)
     evicted_at: float = float("-inf")
     evicted: dict[Shape, float] = field(default_factory=dict)  # when somebody made room for one
@@ -108,7 +100,7 @@ class Volatile:
             offers=dict(self.offers),
             agents=dict(self.agents),
             roster=self.roster.copy(),
-            pools=dict(self.pools),
+            networks=dict(self.networks),
             why=dict(self.why),
             evicted=dict(self.evicted),
             more=False,

@@ -9,13 +9,12 @@ placement (`placing.py`).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from libs.mesos import events as mesos
-from services.scheduler import cleaning, ending, nodes, returning, telling, updates
-from services.scheduler.cluster import Cluster, Draft, Pool
+from services.scheduler import cleaning, ending, networks, nodes, returning, telling, updates
+from services.scheduler.cluster import Cluster, Draft
 from services.scheduler.jobs import core as jobs
 from services.scheduler.jobs.asking import ask
 from services.scheduler.jobs.model import JobAsked
@@ -30,7 +29,6 @@ from services.scheduler.model import (
     NodeSet,
     Offer,
     OfferId,
-    Pools,
     Recall,
     Reconcile,
     ReleaseBreaker,
@@ -43,6 +41,7 @@ from services.scheduler.model import (
     changed,
     split_attempt,
 )
+from services.scheduler.networks import Pools
 from services.scheduler.placing import place_pending
 from services.scheduler.renewing import place_anew
 from services.scheduler.roster import Roster
@@ -122,7 +121,8 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
         case Reregister():
             place_anew(draft, now)
         case Pools():
-            _pools(draft, each, now)
+            staged = draft.in_state(State.STAGED)
+            draft.volatile.networks = networks.told(each, staged, now)
         case NodeSet():
             nodes.set_node(draft, each)
         case JobAsked():
@@ -138,14 +138,6 @@ def _want(draft: Draft, instance: Instance, now: float, config: SchedulerConfig)
     if draft.get(instance.id) is None and instance.id not in draft.cluster.ended:
         spec = config.within(bu_of(instance), instance.spec)
         draft.put(changed(instance, {"spec": spec, "state": State.PENDING, "since": now}))
-
-
-def _pools(draft: Draft, pools: Pools, now: float) -> None:
-    """Addresses that are free and not on their way to somebody: who was placed may not have asked for its own yet."""
-    coming = Counter(each.spec.network for each in draft.in_state(State.STAGED) if not each.address)
-    draft.volatile.pools = {
-        name: Pool(free - coming[name], zone, now) for name, (free, zone) in pools.networks.items()
-    }
 
 
 def _unwant(draft: Draft, unwant: Unwant, now: float) -> None:

@@ -367,13 +367,6 @@ class Recall:
 
 
 @dataclass(frozen=True, slots=True)
-class Pools:
-    """What ipam says of its networks: free addresses and zone, by network."""
-
-    networks: Mapping[str, tuple[int, str]]
-
-
-@dataclass(frozen=True, slots=True)
 class NodeSet:
     """A host is open or closed from now on; it is saved."""
 

@@ -6,7 +6,10 @@ Reading order: `place_pending` → `_serve` (who gets what) → `_launch` → `o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 from libs.common.events import model as ev
 from libs.common.task import container_name
@@ -22,6 +25,7 @@ from services.scheduler.model import (
     attempt_id,
     changed,
 )
+from services.scheduler.networks import Network
 from services.scheduler.policy import Agents, Refusal, Shape
 from services.scheduler.policy.fairness import Turns
 from services.scheduler.policy.model import Vector
@@ -102,11 +106,13 @@ def _serve(
         rest = min(len(instances), limit) - len(home)
         given, refusal = work.put(shape, rest) if limit else ([], None)
         placed = held = 0
+        zones: list[tuple[str, int]] = []
         for row, wished in (*home, *given):
             agent = outcome.agents.rows.ids[row]
             number = wished if shape.pinned else slots.take(agent, wished)
             if number:
                 outcome.placed.setdefault(row, []).extend(instances[placed : placed + number])
+                zones.append((outcome.agents.rows.attributes[row].get("zone", ""), number))
             outcome.more |= 0 < number < wished and not paced  # the others go elsewhere, next
             held += wished - number
             placed += number
@@ -118,7 +124,7 @@ def _serve(
             if shape.agent in outcome.agents.rows.index:  # it will be adopted some other time
                 row = outcome.agents.rows.index[shape.agent]
                 work.set_aside(row, shape.vector * (len(instances) - placed))
-        _book_addresses(draft, shape, placed)
+        _book_addresses(draft, shape, zones)
         outcome.looked_at.add(shape)
         done = refusal is not None or held > 0 or len(instances) < asked
         turns.served(shape, placed, done=done)
@@ -162,12 +168,11 @@ def limit_of(
     if shape.pinned:
         return limit, why
     agents = len(draft.volatile.roster.rows)
-    pool = draft.volatile.pools.get(shape.network)
-    if pool is not None and is_fresh(pool, now, config) and not shape.sticky and pool.free < limit:
-        limit = max(pool.free, 0)
-        name = f"free address in {shape.network}"
-        told = f"network {shape.network} has no free address"
-        why = Refusal(agents, {name: agents}, told)
+    network = draft.volatile.networks.get(shape.network)
+    if network is not None and is_fresh(network, now, config):
+        room, name, told = _addresses(network, shape)
+        if room < limit:
+            limit, why = room, Refusal(agents, {name: agents}, told)
     quota = config.quotas.get(shape.bu)
     if quota is not None:
         for n, (name, most) in enumerate(quota):
@@ -182,10 +187,25 @@ def limit_of(
     return limit, why
 
 
-def _book_addresses(draft: Draft, shape: Shape, count: int) -> None:
-    pool = draft.volatile.pools.get(shape.network)
-    if pool is not None and count and not shape.pinned and not shape.sticky:
-        draft.volatile.pools[shape.network] = replace(pool, free=pool.free - count)
+def _addresses(network: Network, shape: Shape) -> tuple[int, str, str]:
+    """For how many of a shape a network has addresses at most, and what those lack for which it has none."""
+    name, scope = shape.network, (shape.bu, shape.environment)
+    if network.refuses(*scope):
+        whom = f"{shape.bu} in {shape.environment}" if shape.environment else shape.bu
+        return 0, f"pool in {name}", f"network {name} has no pool for {whom}"
+    room = NO_LIMIT if shape.sticky else network.room(*scope)
+    return room, f"free address in {name}", f"network {name} has no free address"
+
+
+def _book_addresses(draft: Draft, shape: Shape, zones: Iterable[tuple[str, int]]) -> None:
+    """So many of a shape are on hosts of these zones, and will ask for addresses, about in this order."""
+    network = draft.volatile.networks.get(shape.network)
+    if network is None or shape.pinned or shape.sticky:
+        return
+    for zone, there in groupby(zones, itemgetter(0)):
+        count = sum(count for _, count in there)
+        network = network.without(shape.bu, shape.environment, zone, count)
+    draft.volatile.networks[shape.network] = network
 
 
 # -- launching ---------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from services.scheduler import nodes
-from services.scheduler.cluster import Draft, Pool
+from services.scheduler.cluster import Draft
 from services.scheduler.ledger import changed_usage
 from services.scheduler.model import AgentId, State
+from services.scheduler.networks import Network
 from services.scheduler.policy import Agents, Round, Shape
 from services.scheduler.policy.model import Vector
 from services.scheduler.policy.placer import kept_apart
@@ -39,9 +40,9 @@ def round_of(
             elif count:
                 there.add([(row, count)])
         here[app] = there
-    pools = draft.volatile.pools.items()
-    zones = {name: pool.zone for name, pool in pools if is_fresh(pool, now, config)}
-    return Round(agents, here, apart, zones)
+    told = draft.volatile.networks.items()
+    networks = {name: network for name, network in told if is_fresh(network, now, config)}
+    return Round(agents, here, apart, networks)
 
 
 def inhabited(draft: Draft) -> Iterator[Known]:
@@ -67,9 +68,9 @@ def usage_of(draft: Draft) -> dict[str, Vector]:
     return {bu: np.array([a.cpus, a.mem_mib, a.disk_mib]) for bu, a in usage.items()}
 
 
-def is_fresh(pool: Pool, now: float, config: SchedulerConfig) -> bool:
+def is_fresh(network: Network, now: float, config: SchedulerConfig) -> bool:
     """Is what ipam said of a network still worth something."""
-    return now - pool.told_at <= config.pools_fresh_s
+    return now - network.told_at <= config.pools_fresh_s
 
 
 def full_agents(draft: Draft, now: float) -> list[AgentId]:

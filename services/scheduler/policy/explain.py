@@ -124,4 +124,4 @@ def _some(number: int, told: str) -> str:
 
 def _one(told: str) -> str:
     verb, _, rest = told.partition(" ")
-    return f"{'has' if verb == 'have' else 'is'} {rest.replace('on their disk', 'on its disk')}"
+    return f"{'has' if verb == 'have' else 'is'} {rest.replace(' their ', ' its ')}"

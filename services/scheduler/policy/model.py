@@ -55,8 +55,8 @@ class Candidate:
 class Shape:
     """All that placement looks at: instances of one shape are interchangeable.
 
-    `agent` pins it (an adoption can happen on one agent only), or `hostname` does. `zone` is where its network is; ""
-    everywhere.
+    `agent` pins it (an adoption can happen on one agent only), or `hostname` does. `sticky`: it takes an address
+    over, or asks for one by name.
     """
 
     app: str
@@ -68,6 +68,7 @@ class Shape:
     spread: tuple[str, ...] = ()
     apart_from: tuple[str, ...] = ()
     network: str = ""
+    environment: str = ""
     sticky: bool = False
     priority: int = 0
     agent: AgentId | None = None
@@ -77,8 +78,8 @@ class Shape:
     def __post_init__(self) -> None:
         sizes = (self.cpus, self.mem_mib, self.disk_mib)
         what = (self.app, sizes, self.instance_class, self.constraints, self.spread)
-        where = (self.apart_from, self.network, self.sticky, self.agent, self.hostname)
-        object.__setattr__(self, "_hash", hash((what, where, self.priority)))
+        where = (self.apart_from, self.network, self.environment, self.agent, self.hostname)
+        object.__setattr__(self, "_hash", hash((what, where, self.sticky, self.priority)))
 
     def __hash__(self) -> int:
         """Worked out once: shapes are looked up all the time."""
@@ -100,7 +101,8 @@ class Shape:
             spec.spread,
             apart_of(app, spec),
             spec.network,
-            bool(spec.sticky_key),
+            spec.environment,
+            bool(spec.sticky_key) or spec.address is not None,
             spec.priority,
             agent,
             hostname,

@@ -8,7 +8,9 @@ from itertools import islice, product
 import numpy as np
 
 from libs.common.spec import ConstraintOperator
+from services.scheduler.networks import Network
 from services.scheduler.policy import explain
+from services.scheduler.policy.addresses import Addresses, Supply
 from services.scheduler.policy.agents import Agents
 from services.scheduler.policy.filling import capacities, even, fill, scores
 from services.scheduler.policy.model import (
@@ -51,8 +53,8 @@ Given = list[tuple[int, int]]
 class Round:
     """Places shapes on agents, and books what they take.
 
-    `here` says where the instances of apps are, `apart` which apps keep apart from which, in both directions, `zones`
-    where networks are.
+    `here` says where the instances of apps are, `apart` which apps keep apart from which, in both directions,
+    `networks` where there are addresses; those that are not named limit nothing.
     """
 
     def __init__(
@@ -60,12 +62,13 @@ class Round:
         agents: Agents,
         here: Mapping[str, Here] | None = None,
         apart: Mapping[str, Set[str]] | None = None,
-        zones: Mapping[str, str] | None = None,
+        networks: Mapping[str, Network] | None = None,
     ) -> None:
         self.agents = agents
         self.here = here or {}
         self._apart = apart or {}
-        self._zones = zones or {}
+        self._networks = networks or {}
+        self._addresses: dict[str, Addresses] = {}
         self._standing = ~(agents.full | agents.closed | agents.away)
         self._available = agents.offered & self._standing & ~(agents.busy | agents.barred)
         self._weights = _weights(agents)
@@ -76,10 +79,13 @@ class Round:
         if count <= 0:
             return [], None
         mask = allowed(self.agents, shape, self._zone(shape), self._available)
-        if (shape.relational or shape.app in self._apart) and not shape.pinned:
+        of_network = self._of_network(shape)
+        scarce = of_network is not None and of_network.scarce(shape, count)
+        if (shape.relational or shape.app in self._apart or scarce) and not shape.pinned:
             given = self._related(shape, mask, count)
         else:
-            given = self._alone(shape, mask, count)
+            there = of_network.open_to(shape, count) if of_network is not None else None
+            given = self._alone(shape, mask if there is None else mask & there, count)
         if sum(number for _, number in given) == count:
             return given, None
         return given, self.why(shape)
@@ -142,14 +148,20 @@ class Round:
 
     def _related(self, shape: Shape, mask: Mask, count: int) -> Given:
         found: Given = []
-        need, bound = shape.vector, self._bound(shape)
+        need, bound = shape.vector, self._bound(shape, count)
         if bound.together:
             mask = self._chosen(need, bound.passing(mask), bound, count)
         while count > 0:
+            number = self._at_once(shape, bound, count)
+            if number < count:
+                bound = self._bound(shape, number)
             may = bound.passing(mask)
-            if bound.crossing or count <= FEW:
-                return found + self._in_turn(shape, may, bound, count)
-            given = self._spread(shape, need, may, bound, count)
+            if number <= FEW or bound.crossing:
+                given = self._in_turn(shape, may, bound, number)
+                if number == count or sum(each for _, each in given) < number:
+                    return found + given
+            else:
+                given = self._spread(shape, need, may, bound, number)
             if not given:
                 # The room that caps leave may have been counted on better agents than those whose turn it is.
                 rest = self._in_turn(shape, may, bound, count) if bound.caps else []
@@ -157,8 +169,17 @@ class Round:
             found += given
             count -= sum(number for _, number in given)
             if count > 0:
-                bound = self._bound(shape)
+                bound = self._bound(shape, count)
         return found
+
+    def _at_once(self, shape: Shape, bound: Relations, count: int) -> int:
+        """All; where nothing but addresses cuts across a rule, as many as there surely are addresses for, or a few."""
+        caps = [each for each in bound.caps if not isinstance(each, Supply)]
+        others = Relations(caps=caps, levels=bound.levels)
+        of_network = self._of_network(shape)
+        if of_network is None or not bound.crossing or others.crossing:
+            return count
+        return min(max(of_network.enough(shape, FEW + 1), FEW), count)
 
     def _in_turn(self, shape: Shape, may: Mask, bound: Relations, count: int) -> Given:
         """One agent after the other, by search; as many at once as would go there one by one."""
@@ -194,6 +215,17 @@ class Round:
             room = np.zeros_like(room)
             room[rows] = most
         rows, given = _levelled(bound.levels, room, best, caps, count)
+        supply = next((cap for cap in bound.caps if isinstance(cap, Supply)), None)
+        if supply is not None and not supply.suffices(rows, given):
+            # Zones share pools: as many as there are addresses for, and what is left is looked at anew for the others.
+            low, high = 1, int(given.sum()) - 1
+            while low < high:
+                middle = (low + high + 1) // 2
+                if supply.suffices(*_levelled(bound.levels, room, best, caps, middle)):
+                    low = middle
+                else:
+                    high = middle - 1
+            rows, given = _levelled(bound.levels, room, best, caps, low)
         return self._book(shape, need, rows, given)
 
     def _chosen(self, need: Vector, mask: Mask, bound: Relations, count: int) -> Mask:
@@ -218,14 +250,33 @@ class Round:
         return mask
 
     def _zone(self, shape: Shape) -> str:
-        return self._zones.get(shape.network, "")
+        network = self._networks.get(shape.network)
+        return network.zone if network is not None else ""
 
-    def _bound(self, shape: Shape) -> Relations:
+    def _of_network(self, shape: Shape) -> Addresses | None:
+        """The addresses of its network, as far as they matter to a shape and are known."""
+        found = self._addresses.get(shape.network)
+        if found is None and shape.network in self._networks and not shape.pinned:
+            zones = self.agents.rows.column("zone")
+            found = Addresses(shape.network, self._networks[shape.network], zones)
+            self._addresses[shape.network] = found
+        return None if shape.pinned else found
+
+    def _bound(self, shape: Shape, count: int = 1) -> Relations:
+        """What siblings allow, and the addresses that there are for `count` more."""
+        of_network = self._of_network(shape)
+        served = of_network.served(shape) if of_network is not None else None
         apart = sorted(self._apart.get(shape.app, ()))
         standing = None
         if any(each.operator is ConstraintOperator.GROUP_BY for each in shape.constraints):
             standing = allowed(self.agents, shape, self._zone(shape), self._standing)
-        return relations(self.agents.rows, shape, self.here, apart, standing)
+            standing = standing if served is None else standing & served.mask
+        bound = relations(self.agents.rows, shape, self.here, apart, standing)
+        if served is not None:
+            bound.filters.append(served)
+        if of_network is not None and of_network.limited(shape, count):
+            bound.caps.append(of_network.supply(shape, count))
+        return bound
 
     # -- booking
 
@@ -233,6 +284,10 @@ class Round:
         self.agents.free[:, rows] -= need[:, None] * given
         if len(rows):
             self._order = None
+        of_network = self._of_network(shape)
+        if of_network is not None:
+            order = of_network.in_order(rows)
+            rows, given = rows[order], given[order]
         found = list(zip(rows.tolist(), given.tolist(), strict=True))
         self._note(shape, found)
         return found
@@ -241,6 +296,9 @@ class Round:
         here = self.here.get(shape.app)
         if here is not None and not shape.pinned:  # what is pinned counts there already
             here.add(given)
+        of_network = self._of_network(shape)
+        if of_network is not None:
+            of_network.book(shape, given)
 
 
 def _by_room(

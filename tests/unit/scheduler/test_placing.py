@@ -17,12 +17,23 @@ from services.scheduler.api import instance_view, why_of
 from services.scheduler.cluster import Cluster
 from services.scheduler.core import Input, decide
 from services.scheduler.documents import from_body, to_body
-from services.scheduler.model import Decline, InstanceId, Pools, State, Tick, Unwant
+from services.scheduler.model import Decline, InstanceId, State, Tick, Unwant
+from services.scheduler.networks import AddressPool
 from services.scheduler.offering import MORE_COMES_S
 from services.scheduler.planning import plan
 from services.scheduler.refusing import OFFERS_COME_S
 from services.scheduler.settings import Quota, SchedulerConfig
-from tests.unit.scheduler.world import FACTORY, Desk, kills, launches, offer, spec, want
+from tests.unit.scheduler.world import (
+    FACTORY,
+    Desk,
+    free,
+    kills,
+    launches,
+    network,
+    offer,
+    spec,
+    want,
+)
 
 
 def _spec(cpus: float = 1.0, **more: Any) -> InstanceSpec:
@@ -110,21 +121,21 @@ def test_a_quota_is_never_exceeded_and_says_so() -> None:
 
 def test_nothing_is_placed_where_no_address_is_free() -> None:
     desk = _desk()
-    desk.give(Pools({"web": (1, "")}))
+    desk.give(free(web=1))
     _many(desk, "acme", 2, _spec(0.1))
     assert len(launches(desk.offer("a1"))) == 1
     desk.tick(OFFERS_COME_S)
     assert desk["acme-1"].delayed == "network web has no free address"
     assert not launches(desk.offer("a2"))
     # The one that was placed may not have asked for its address yet: it counts until then.
-    assert not launches(desk.give(Pools({"web": (1, "")})))
+    assert not launches(desk.give(free(web=1)))
     desk.tell("acme-0.1", "TASK_RUNNING", container="c")
-    assert launches(desk.give(Pools({"web": (1, "")}))) == ["acme-1.1"]
+    assert launches(desk.give(free(web=1))) == ["acme-1.1"]
 
 
 def test_what_ipam_said_long_ago_and_what_it_never_said_limits_nothing() -> None:
     desk = _desk()
-    desk.give(Pools({"web": (0, ""), "other": (0, "")}))
+    desk.give(free(web=0, other=0))
     _many(desk, "acme", 1, _spec(0.1))
     assert not launches(desk.offer("a1"))
     later = desk.tick(desk.config.pools_fresh_s + 1)
@@ -136,14 +147,14 @@ def test_what_ipam_said_long_ago_and_what_it_never_said_limits_nothing() -> None
 
 def test_one_that_takes_an_address_over_needs_no_free_one() -> None:
     desk = _desk()
-    desk.give(Pools({"web": (0, "")}))
+    desk.give(free(web=0))
     _many(desk, "acme", 1, _spec(0.1, sticky_key="acme/app/0"))
     assert launches(desk.offer("a1")) == ["acme-0.1"]
 
 
 def test_an_instance_goes_to_the_zone_of_its_network() -> None:
     desk = _desk()
-    desk.give(Pools({"web": (9, "b")}))
+    desk.give(free(web=network(AddressPool(family=4, free=9), zone="b")))
     _many(desk, "acme", 1, _spec(0.1))
     assert not launches(desk.offer("a1", zone="a"))
     desk.tick(OFFERS_COME_S)
@@ -231,12 +242,10 @@ def test_nobody_makes_room_without_a_budget_or_for_its_equal(budget: int, priori
 
 def test_nobody_makes_room_where_more_room_is_no_help() -> None:
     desk = _full_house(priority=10)  # nobody has yet
-    desk.give(
-        Pools({"none": (0, "")}), want("dry", _spec(0.1, priority=20, network="none"), "dry/app")
-    )
+    desk.give(free(none=0), want("dry", _spec(0.1, priority=20, network="none"), "dry/app"))
     for _ in range(10):
         desk.tick(5.0)
-        desk.give(Pools({"none": (0, "")}))
+        desk.give(free(none=0))
         desk.offer("a2", cpus=0.5)
     assert desk["dry"].delayed == "network none has no free address"
     assert not any(each.yields_to for each in desk.cluster.instances.values())
@@ -352,7 +361,7 @@ def test_a_decision_changes_nothing_but_its_draft(count: int, budget: int) -> No
                 cluster.ledger.__dict__,
                 volatile.offers,
                 volatile.why,
-                volatile.pools,
+                volatile.networks,
                 roster.offers,
                 agents.free.tolist(),
                 roster.total.tolist(),
@@ -361,7 +370,7 @@ def test_a_decision_changes_nothing_but_its_draft(count: int, budget: int) -> No
 
     desk.give(Tick())
     before = state(desk.cluster) if not desk.cluster.volatile.roster.dirty else ""
-    inputs: list[Input] = [want("new", _spec(0.1), "acme/new"), Pools({"web": (3, "")})]
+    inputs: list[Input] = [want("new", _spec(0.1), "acme/new"), free(web=3)]
     one = decide(desk.cluster, inputs, desk.now + 1, desk.config, FACTORY)
     other = decide(desk.cluster, inputs, desk.now + 1, desk.config, FACTORY)
     assert one.actions == other.actions and one.changed == other.changed

@@ -7,11 +7,10 @@ from typing import Any
 from libs.common.events import model as ev
 from libs.common.spec import Constraint, ConstraintOperator, InstanceSpec
 from services.scheduler.cluster import Cluster
-from services.scheduler.model import Pools
 from services.scheduler.offering import MORE_COMES_S
 from services.scheduler.refusing import LOOK_EVERY_S, MOST_LOOKED_AT, OFFERS_COME_S
 from services.scheduler.settings import Quota, SchedulerConfig
-from tests.unit.scheduler.world import Desk, kills, launches, spec, want
+from tests.unit.scheduler.world import Desk, free, kills, launches, spec, want
 
 
 def _spec(cpus: float = 1.0, **more: Any) -> InstanceSpec:
@@ -72,7 +71,7 @@ def test_agents_that_mesos_can_not_reach_are_counted_as_such() -> None:
 
 def test_a_limit_is_told_whether_there_are_offers_or_not() -> None:
     desk = _full()
-    desk.give(Pools({"dry": (0, "")}), want("dry", _spec(0.1, network="dry"), "acme/dry"))
+    desk.give(free(dry=0), want("dry", _spec(0.1, network="dry"), "acme/dry"))
     desk.give(want("poor", _spec(0.6), "poor/app"))
     desk.tick(OFFERS_COME_S)
     assert desk["dry"].delayed == "network dry has no free address"

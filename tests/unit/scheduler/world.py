@@ -14,6 +14,7 @@ from libs.mesos.messages import TaskStatus
 from services.scheduler.cluster import Cluster
 from services.scheduler.core import Input, decide
 from services.scheduler.model import Action, Instance, InstanceId, Kill, Launch, Tick, Unwant, Want
+from services.scheduler.networks import AddressPool, Network, Pools
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.tasks import TaskFactory, executor_info
 
@@ -36,6 +37,22 @@ def spec(
         constraints=constraints,
         health=(HealthCheck(type="tcp", port=80),) if health else (),
     )
+
+
+def free(**networks: int | Network) -> Pools:
+    """What ipam says: so many addresses are free in a network's one pool, or what it has."""
+    return Pools(
+        {
+            name: of if isinstance(of, Network) else network(AddressPool(family=4, free=of))
+            for name, of in networks.items()
+        }
+    )
+
+
+def network(*pools: AddressPool, **scope: Any) -> Network:
+    """A network with pools."""
+    families = tuple(sorted({each.family for each in pools}))
+    return Network(families=families, pools=pools, **scope)
 
 
 def want(name: str, of: InstanceSpec | None = None, app: str = "acme/web") -> Want:
