@@ -345,10 +345,9 @@ def _trace(rng: random.Random) -> Trace:
 def _online(trace: Trace, agents: int) -> tuple[float, int]:
     """How full agents are at the first refusal, and how many apps were placed by then."""
     base = Agents.of(_candidates(agents))
-    work = Round(base)
     for n, (cpus, mem, count) in enumerate(trace):
         shape = Shape(f"bench/{n}", cpus, float(mem), 0.0, InstanceClass.THIN)
-        _, refusal = work.put(shape, count)
+        _, refusal = Round(base).put(shape, count)  # a decision each
         if refusal is not None:
             left = base.free[:2].sum(axis=1)
             return float((1 - left / (np.array([CPUS, MEM]) * agents)).max()), n

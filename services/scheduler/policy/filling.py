@@ -1,7 +1,7 @@
 """Many like instances at once: how many go to each agent.
 
-What comes out is what placing them one by one on the best agent would give: the scorer only falls as an agent fills up,
-so the best agent stays the best until it is full. For values that are kept even, water is filled in from the lowest.
+The best agent for one of them is filled up, then the next best: what is lop-sided after one may be more so after two,
+but it is better to have that on few agents. For values that are kept even, water is filled in from the lowest.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from services.scheduler.policy.agents import Codes
 from services.scheduler.policy.model import EPSILON, UNBOUNDED, Counts, Vector
 from services.scheduler.policy.rules import Level
+from services.scheduler.policy.search import LOPSIDED
 
 
 def capacities(free: Vector, need: Vector) -> Counts:
@@ -30,15 +31,17 @@ def capacities(free: Vector, need: Vector) -> Counts:
 def scores(free: Vector, need: Vector, weights: Vector) -> Vector:
     """What would be left, squared and weighted by how scarce it is: the least is the best fit.
 
-    The norm-based greedy of vector bin packing (Panigrahy et al. 2011): it prefers agents whose rest has the need's own
-    proportions, so that no resource is stranded.
+    The norm-based greedy of vector bin packing (Panigrahy et al. 2011), and above all CPUs without their share of
+    memory or the other way round: what is left so is of no use to anybody.
     """
-    total: Vector | None = None
-    for resource in np.flatnonzero(weights):
-        left: Vector = (free[resource] - need[resource]) * weights[resource]
-        left *= left
-        total = left if total is None else np.add(total, left, out=total)
-    return np.zeros(free.shape[1]) if total is None else total
+    left: Vector = (free - need[:, None]) * weights[:, None]
+    lopsided: Vector = left[0] - left[1]
+    left *= left
+    total: Vector = left.sum(axis=0)
+    lopsided *= lopsided
+    lopsided *= LOPSIDED
+    total += lopsided
+    return total
 
 
 def water(counts: Counts, room: Counts, amount: int) -> tuple[Counts, Counts]:

@@ -182,7 +182,7 @@ class Round:
         return min(max(of_network.enough(shape, FEW + 1), FEW), count)
 
     def _in_turn(self, shape: Shape, may: Mask, bound: Relations, count: int) -> Given:
-        """One agent after the other, by search; as many at once as would go there one by one."""
+        """One agent after the other, by search; as many at once as fit there."""
         found: Given = []
         while count > 0:
             taken = self._take(shape.sizes, may, bound, count)

@@ -17,23 +17,26 @@ MAX_WINDOW = 2048
 LOOK = 512
 """So many agents are looked at from the first that would do on: of many that are equally empty any is good."""
 SLACK = 1e-9  # of a norm, for binary fractions
+LOPSIDED = 10.0
+"""How much worse it is to leave CPUs without memory, or memory without CPUs, than to leave as much of both."""
 
 Gate = tuple[Codes, Counts]
 """A rule by values of an attribute: the codes of rows, and per code how many may yet go to rows that have it."""
 
 
 class Order:
-    """Agents sorted by the norm of what is free, so that the best fit of a need is among the next few.
+    """Agents sorted by the norm of what is free, so that the best fit of a need is among the next ones.
 
-    What a need leaves has at least the norm of what is free less the need's own (the triangle inequality): from some
-    place on none can be better, and the search ends there, or `LOOK` agents after the first that would do. What is
-    taken is booked on `free`; whoever else changes that says so by `moved`.
+    What a need leaves has at least the norm of what is free less the need's own (the triangle inequality), and scores
+    no better than that: from some place on none can be better, and the search ends there, or `LOOK` agents after the
+    first that would do. What is taken is booked on `free`; whoever else changes that says so by `moved`.
     """
 
     def __init__(self, free: Vector, weights: Vector) -> None:
         self._free = free
         self._squares = weights * weights
         self._scalars: list[float] = self._squares.tolist()
+        self._shares: list[float] = weights[:2].tolist()
         self._norms: Vector = np.sqrt(self._squares @ np.maximum(free, 0.0) ** 2)
         self._order: Counts = self._norms.argsort(kind="stable")
         # In order: the norm, and below it what is free.
@@ -69,6 +72,7 @@ class Order:
     def _best(self, need: Sizes, allowed: Mask, gates: Sequence[Gate]) -> int | None:
         cpus, mem, disk = need
         x, y, z = self._scalars
+        share, of_mem = self._shares
         own = sqrt(x * cpus * cpus + y * mem * mem + z * disk * disk)
         at = int(self._keys.searchsorted(own * (1 - SLACK) - SLACK))
         found, least, end = None, inf, len(self._keys)
@@ -80,7 +84,8 @@ class Order:
                 return found
             c, m, d = c - cpus, m - mem, d - disk
             if min(c, m, d) >= -EPSILON and allowed[row] and all(_room(gates, row)):
-                norm = sqrt(x * c * c + y * m * m + z * d * d)
+                lopsided = share * c - of_mem * m
+                norm = sqrt(x * c * c + y * m * m + z * d * d + LOPSIDED * lopsided * lopsided)
                 if found is None:
                     end = min(end, at + LOOK)
                 if norm < least:
@@ -100,6 +105,7 @@ class Order:
         end: int,
     ) -> int | None:
         """The same from a place on, in growing windows."""
+        share, of_mem = self._shares
         column, keys, size = np.array(need)[:, None], self._keys, WINDOW
         while at < end and keys[at] - own <= least:
             rows = self._order[at : at + size]
@@ -108,8 +114,9 @@ class Order:
             fits &= allowed[rows]
             for codes, room in gates:
                 fits &= room[codes[rows]] > 0
+            lopsided = share * left[0] - of_mem * left[1]
             left *= left
-            score = np.where(fits, self._squares @ left, inf)
+            score = np.where(fits, self._squares @ left + LOPSIDED * lopsided * lopsided, inf)
             best = int(score.argmin())
             norm = sqrt(float(score[best]))
             if found is None and norm < inf:

@@ -46,7 +46,7 @@ def _agents(*zones: str, cpus: float = 100.0) -> Agents:
                 AgentId(f"a{n}"),
                 f"h{n}",
                 {"zone": zone} if zone else {},
-                Amounts(cpus + n, 1e6, 1e6),
+                Amounts(cpus + n, 1e4 * (cpus + n), 1e6),
             )
             for n, zone in enumerate(zones)
         ]

@@ -384,7 +384,7 @@ def test_a_decision_changes_nothing_but_its_draft(count: int, budget: int) -> No
 def _both(desk: Desk, home_cpus: float = 4.0) -> None:
     """Offers of its home and of an agent that fits better."""
     desk.offers += 2
-    two = (offer(90 + desk.offers, "a1", home_cpus), offer(91 + desk.offers, "a2", 1.2))
+    two = (offer(90 + desk.offers, "a1", home_cpus), offer(91 + desk.offers, "a2", 1.2, 256.0))
     desk.give(mesos.Offers(two))  # type: ignore[arg-type]
 
 

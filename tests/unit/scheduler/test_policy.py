@@ -279,7 +279,7 @@ def test_an_app_that_keeps_apart_from_itself_has_one_instance_a_host(count: int)
 
 
 def test_apart_from_another_app() -> None:
-    offered = [_candidate(0, "a", 1.0, 1024), _candidate(1, "b", 4.0, 1024)]
+    offered = [_candidate(0, "a", 1.0, 256), _candidate(1, "b", 4.0, 1024)]
     of = spec(0.5).model_copy(update={"apart_from": ("db",)})
     need = _need("i", of)
     assert place([need], offered).placed == {need.id: "a0"}
