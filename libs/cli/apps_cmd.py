@@ -14,7 +14,7 @@ from libs.cli.output import Column, Printer, time_of
 from libs.cli.progress import TOPICS
 from libs.cli.watch import verdict, watch
 from libs.client import GantryClient
-from libs.client.model import Accepted, InstanceView, Plan
+from libs.client.model import Accepted, Plan
 from libs.common.errors import InvalidInput, NotFound, TooMany, Unavailable
 from libs.common.jobs import JobSpec
 from libs.common.spec import AppSpec
@@ -196,6 +196,8 @@ def show_plan(printer: Printer, plan: Plan) -> None:
     if plan.unplaced:
         nearest = plan.why.nearest if plan.why is not None else "nobody knows why"
         printer.say(f"{plan.unplaced} would wait: {nearest}")
+        if plan.why is not None and plan.why.counts:
+            printer.say(f"of {plan.why.agents} agents failed: {plan.why.counts}")
     if plan.incomplete:
         printer.say(f"where instances would go is not known: {', '.join(plan.incomplete)} away")
 
@@ -232,16 +234,13 @@ def ps(
         Column("CONTAINER", lambda i: i.container, wide=True),
         Column("AGENT", lambda i: i.agent, wide=True),
         Column("WHY", lambda i: i.waiting or _extra(i, "leaving") or _extra(i, "last_exit") or ""),
-        Column("FAILED", _failed, wide=True),
+        Column(
+            "AGENTS THAT FAILED",
+            lambda i: i.why.counts if i.why is not None else "",
+            wide=all(each.why is None for each in answer.instances),
+        ),
     )
     context.printer.rows(answer, answer.instances, columns, "no instances")
-
-
-def _failed(instance: InstanceView) -> str:
-    """How many agents failed which filter."""
-    if instance.why is None:
-        return ""
-    return ", ".join(f"{count} {name}" for name, count in sorted(instance.why.failed.items()))
 
 
 def releases(ctx: typer.Context, app: AppArgument) -> None:

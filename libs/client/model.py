@@ -193,6 +193,12 @@ class Why(View):
     failed: dict[str, int]
     nearest: str
 
+    @property
+    def counts(self) -> str:
+        """How many agents failed which filter, in words; the most first."""
+        most_first = sorted(self.failed.items(), key=lambda each: (-each[1], each[0]))
+        return ", ".join(f"{count} {name}" for name, count in most_first)
+
 
 class InstanceView(View):
     """An instance: wanted and observed."""

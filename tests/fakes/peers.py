@@ -51,6 +51,7 @@ class FakeOthers:
     unknown_tasks: list[str] = field(default_factory=list)
     doors: dict[str, dict[str, Any]] = field(default_factory=dict)  # of hosts, as they were asked
     subscribed: bool = True  # else Mesos has removed the framework
+    why: dict[str, Any] | None = None  # no instance is placed
 
     def routes(self, service: str) -> list[Route]:
         """The routes of one of them."""
@@ -149,7 +150,8 @@ class FakeOthers:
                 "hostname": each["hostname"],
                 "cpus": 0.1,
                 "mem_mib": 64,
-                "waiting": "",
+                "waiting": f"not placed: {self.why['nearest']}" if self.why else "",
+                "why": self.why,
             }
             for each in self.deployer.instances.values()
             if app in ("", each["app"])

@@ -235,7 +235,9 @@ def word_of(app: AppView, instances: Sequence[InstanceView]) -> tuple[Word, str]
     waiting = [each for each in instances if each.waiting and look_of(each)[0] == "waiting"]
     if waiting:
         why = waiting[0].waiting.removeprefix("not placed: ")
-        return Word.WAITING, f"{len(waiting)} not placed: {why}"
+        failed = waiting[0].why.counts if waiting[0].why is not None else ""
+        counts = f" (agents that failed: {failed})" if failed else ""
+        return Word.WAITING, f"{len(waiting)} not placed: {why}{counts}"
     failing = [each for each in instances if _is_failing(each)]
     deployment = _deployment_state(app)
     if failing and deployment not in IN_PROGRESS:

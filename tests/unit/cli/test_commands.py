@@ -86,10 +86,24 @@ def test_a_plan_tells_where_instances_would_go(live: Live, file: str) -> None:
     assert result.code == 0, result.err
     assert "5 on host-1 (zone a)" in result.out
     assert "4 would wait: 1 of 1 agent would do, none of them has the memory" in result.out
+    assert "of 1 agents failed: 1 mem\n" in result.out
     live.world.others.away.add("scheduler")
     away = live.gantry("plan", file)
     assert away.code == 0 and "is not known: scheduler away" in away.out
     assert not live.world.deployer.apps and not live.world.deployer.heard
+
+
+def test_ps_says_of_what_waits_how_many_agents_failed_which_filter(live: Live, file: str) -> None:
+    live.gantry("deploy", file)
+    assert "FAILED" not in live.gantry("ps").out
+    live.world.others.why = {
+        "agents": 400,
+        "failed": {"zone IS b": 12, "mem": 388},
+        "nearest": "12 of 400 agents have the memory, none of them is in zone b",
+    }
+    table = live.gantry("ps").out
+    assert "AGENTS THAT FAILED" in table and "388 mem, 12 zone IS b" in table
+    assert "12 of 400 agents have the memory" in table
 
 
 def test_an_image_that_is_none_is_refused_by_name(live: Live, file: str) -> None:

@@ -184,6 +184,9 @@ async def test_the_page_is_live(world: World) -> None:
 # -- words -----------------------------------------------------------------------------------------
 
 
+WHY = {"agents": 4, "failed": {"mem": 1, "cpus": 3}, "nearest": "no cpu"}
+
+
 def instance(state: str, **more: Any) -> InstanceView:
     return InstanceView(instance=f"i-{state}", app="acme/web", state=state, release=1, **more)
 
@@ -203,6 +206,8 @@ def app(wanted: int, deployment: str = "", coming: int = 1) -> AppView:
         (app(1, "rolling_back"), [instance("healthy")], Word.DEPLOYING, "rolling back"),
         (app(0), [], Word.SUSPENDED, "no instances wanted"),
         (app(1), [instance("requested", waiting="no cpu")], Word.WAITING, "1 not placed: no cpu"),
+        (app(1), [instance("requested", waiting="no cpu", why=WHY)], Word.WAITING,
+         "1 not placed: no cpu (agents that failed: 3 cpus, 1 mem)"),
         (app(1, "rolling"), [instance("requested", waiting="no cpu")], Word.WAITING, "1 not placed: no cpu"),
         (app(1), [instance("exited", last_exit="exit code 1")], Word.DELAYED,
          "1 exited, restarting: exit code 1"),
