@@ -9,6 +9,7 @@ from contextlib import aclosing
 from ipaddress import IPv4Address
 from typing import Any
 
+import aiohttp
 import pytest
 import yaml
 
@@ -153,3 +154,42 @@ def address(run: RunView) -> IPv4Address:
     """The one that it told of itself: `… inet 10.110.0.9/22 …`."""
     words = run.output.split()
     return IPv4Address(words[words.index("inet") + 1].partition("/")[0])
+
+
+@pytest.mark.parametrize(("root", "version"), [("/scheduler", 2), ("/v1/scheduler", 3)])
+async def test_a_client_of_chronos(cloud: Cloud, root: str, version: int) -> None:
+    """What it puts runs when it asks for that, and its statistics say so."""
+    name = f"Old_report.{version}"
+    job = {
+        "name": name,
+        "schedule": "R0/2030-01-01T00:00:00Z/PT1H",
+        "command": "echo from $CHRONOS_JOB_NAME",
+        "epsilon": "PT30M",
+        "owner": "ops@acme.example",
+        "cpus": 0.05,
+        "mem": 32,
+    }
+    headers = {"Authorization": aiohttp.encode_basic_auth("acme", cloud.stack.admin_key())}
+    timeout = aiohttp.ClientTimeout(total=SOON_S)
+    url = cloud.stack.layout.url
+    async with aiohttp.ClientSession(url, headers=headers, timeout=timeout) as client:
+        async with client.post(f"{root}/iso8601", json=job) as answer:
+            assert answer.status == 204, await answer.text()
+        async with client.put(f"{root}/job/{name}") as answer:
+            assert answer.status == 204, await answer.text()
+        async with asyncio.timeout(SOON_S):
+            succeeded = 0
+            while not succeeded:
+                await asyncio.sleep(0.2)
+                async with client.get(f"{root}/jobs") as answer:
+                    (told,) = [each for each in await answer.json() if each["name"] == name]
+                    succeeded = told["successCount"]
+        async with client.get(f"{root}/job/stat/{name}") as answer:
+            assert answer.status == 200 and (await answer.json())["histogram"]["count"] == 1
+        (ours,) = [each.job for each in (await cloud.client.jobs.jobs("acme")).jobs]
+        (ended,) = await runs(cloud, ours, lambda ended: len(ended) == 1)
+        assert ended.output == f"from {name}\n"
+        async with client.delete(f"{root}/job/{name}") as answer:
+            assert answer.status == 204, await answer.text()
+        async with client.get(f"{root}/job/{name}") as answer:
+            assert answer.status in (400, 404)

@@ -108,17 +108,18 @@ class Cloud:
             await self.client.revive()
         await self.until(lambda: bool(self.offers), "no offer came")
         offer_id, offer = self.offers.popitem()
-        tasks = [self._task(each, offer, adopt, run, spec) for each in attempts]
+        tasks = [self._task(each, offer, adopt, run, dict(spec)) for each in attempts]
         await self.client.accept([offer_id], [calls.launch(tasks)], calls.filters(0.0))
 
     def _task(
         self, attempt: str, offer: Offer, adopt: str, run: RunPayload | None, spec: dict[str, Any]
     ) -> TaskInfo:
         instance, _, generation = attempt.rpartition(".")
+        app = spec.pop("app", "bu/web")
         fields = {"image": IMAGE, "network": "red", "stop_grace_s": 2.0, **spec}
         payload = TaskPayload(
             cluster=self.host.cluster,
-            app="bu/web",
+            app=app,
             instance=instance,
             attempt=attempt,
             generation=int(generation),

@@ -28,8 +28,9 @@ FOR_EVER = "while :; do sleep 0.1; done"
 async def start(cloud: Cloud, name: str, script: str, **spec: Any) -> None:
     """Launch a run whose command is this text for the shell."""
     fields = {key: spec.pop(key) for key in ("timeout_s", "reuse") if key in spec}
+    job = spec.get("app", "bu/job")
     run = RunPayload.model_validate(
-        {"job": "bu/job", "run": name.rpartition(".")[0], "target": 0.0, **fields}
+        {"job": job, "run": name.rpartition(".")[0], "target": 0.0, **fields}
     )
     await cloud.launch(name, run=run, command=("/bin/sh", "-c", script), **spec)
 
@@ -57,10 +58,18 @@ async def test_runs_share_a_container_and_nothing_else(cloud: Cloud) -> None:
     attachments = await cloud.host.attachments()
     assert attachments[first.container]["ip"] == first.address
 
-    # Each is held to its own limits, and the others go on.
-    await start(cloud, "long.1", FOR_EVER)
+    # Another unit's run with the same wishes is nowhere near.
+    mine = "nc -l -p 7778 -e echo here & echo mine >/dev/shm/mine; " + FOR_EVER
+    await start(cloud, "long.1", mine)
     await cloud.reaches("long.1", "TASK_RUNNING")
     assert cloud.report("long.1").container == first.container
+    looks = "nc -w 1 127.0.0.1 7778 </dev/null || echo nobody; ls -A /dev/shm; ps"
+    seen = await output(cloud, "theirs.1", f"({looks}) 2>&1", app="other/job")
+    theirs = cloud.report("theirs.1")
+    assert theirs.container != first.container and theirs.address != first.address
+    assert "nobody\n" in seen and "\nmine\n" not in seen and "nc -l" not in seen
+
+    # Each is held to its own limits, and the others go on.
     eats, small = "x=aaaaaaaa; while :; do x=$x$x; done", Resources(mem_mib=16)
     await start(cloud, "eats.1", eats, resources=small)
     await start(cloud, "late.1", FOR_EVER, timeout_s=0.5)

@@ -29,7 +29,7 @@ from tests.soak.engines import Engines, Started
 from tests.soak.judge import Asked
 
 NETWORK = "web"
-LONGEST_S = 2.0  # a run's process
+LONGEST_S = 10.0  # a run's process
 KILL_EVERY_S = 60.0
 BACK_S = 90.0  # so long, a new leader may take
 # Not `replace`: what is replaced may be ended before it tells of itself.
