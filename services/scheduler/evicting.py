@@ -7,7 +7,7 @@ make room is saved first, killed with its grace, and waits for a place like any 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,7 +103,7 @@ def _cheapest(draft: Draft, agents: Agents, may: Mask, shape: Shape) -> Eviction
         if row is None or not may[row]:
             continue
         if each.app not in budgets:
-            budgets[each.app] = _budget(draft, each)
+            budgets[each.app] = _budget(draft, each.app)
         if budgets[each.app] > 0:
             candidates.setdefault(row, []).append(each)
     found = (_enough(row, agents, shape, victims, budgets) for row, victims in candidates.items())
@@ -145,12 +145,13 @@ def _steady(instance: Instance) -> bool:
     return running and not instance.stop and not instance.yields_to
 
 
-def _budget(draft: Draft, instance: Instance) -> int:
-    """How many more of its app may be missing."""
-    names: Iterable[InstanceId] = draft.cluster.ledger.apps.get(instance.app, ())
+def _budget(draft: Draft, app: str) -> int:
+    """How many more of an app may be missing: by the least that any of its releases says, while several are there."""
+    names: dict[InstanceId, None] = dict(draft.cluster.ledger.apps.get(app, ()))
+    names.update((each.id, None) for each in draft.changed.values() if each.app == app)
     mine = [each for each in map(draft.get, names) if each is not None and not each.stop]
     missing = sum(not _steady(each) for each in mine)
-    return instance.spec.disruption_budget - missing
+    return min((each.spec.disruption_budget for each in mine), default=0) - missing
 
 
 def _evict(draft: Draft, eviction: Eviction, asker: Instance, agents: Agents) -> None:

@@ -169,3 +169,17 @@ def changed_usage(
                 known = after.get(bu, Amounts())
                 after[bu] = known + amounts if sign > 0 else known - amounts
     return after
+
+
+def changed_apart(
+    apart: dict[tuple[str, str], int], changes: Iterable[tuple[Instance | None, Instance]]
+) -> set[tuple[str, str]]:
+    """Which apps keep apart from which, by their settled instances, with changes that are not in the ledger yet."""
+    after = dict(apart)
+    for old, new in changes:
+        for each, sign in ((old, -1), (new, 1)):
+            if each is not None and each.spec.apart_from and settled(each):
+                for other in apart_of(each.app, each.spec):
+                    pair = (each.app, other)
+                    after[pair] = after.get(pair, 0) + sign
+    return {pair for pair, count in after.items() if count}

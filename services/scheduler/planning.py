@@ -51,7 +51,9 @@ def plan(
     if replacing:
         for name in list(cluster.ledger.apps.get(app, ())):
             known = cluster.instances[name]
-            if settled(known):
+            if known.state is State.UNREACHABLE:  # nobody sees it end, nor is its host back by that
+                draft.put(replace(known, stop=True))
+            elif settled(known):
                 draft.put(replace(known, state=State.ENDED))
     agents = all_agents(draft, now)
     shape = Shape.of(app, spec)

@@ -8,7 +8,7 @@ import numpy as np
 
 from services.scheduler import nodes
 from services.scheduler.cluster import Draft
-from services.scheduler.ledger import changed_usage
+from services.scheduler.ledger import changed_apart, changed_usage
 from services.scheduler.model import AgentId, State
 from services.scheduler.networks import Network
 from services.scheduler.policy import Agents, Round, Shape
@@ -25,7 +25,7 @@ def round_of(
     """A round of placement on these agents, with what runs already."""
     shapes = list(shapes)
     apart = kept_apart(shapes)
-    for app, other in draft.cluster.ledger.apart:
+    for app, other in changed_apart(draft.cluster.ledger.apart, draft.changes()):
         apart.setdefault(app, set()).add(other)
         apart.setdefault(other, set()).add(app)
     apps = {shape.app for shape in shapes if shape.relational or shape.app in apart}

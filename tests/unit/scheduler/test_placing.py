@@ -268,6 +268,47 @@ def test_never_more_than_the_budget_are_missing() -> None:
         assert each.app != "low/app" or each.healthy  # the first time all were well
 
 
+def _spared(budgets: tuple[int, ...]) -> Desk:
+    """One agent that is full of an app's instances, each with such a budget, and one that will wait for it."""
+    desk = _desk()
+    wants = [
+        want(f"low-{n}", _spec(disruption_budget=budget), "low/app")
+        for n, budget in enumerate(budgets)
+    ]
+    desk.give(*wants)
+    desk.offer("a1", cpus=len(budgets) + 0.01)
+    for each in wants:
+        desk.tell(f"{each.instance.id}.1", "TASK_RUNNING", container=each.instance.id)
+    return desk
+
+
+def _asked(desk: Desk) -> int:
+    return sum(bool(each.yields_to) for each in desk.cluster.instances.values())
+
+
+def test_one_that_is_new_is_missing_from_the_start() -> None:
+    desk = _spared((1, 1, 1, 1))
+    desk.give(want("high", _spec(priority=10), "high/app"))
+    desk.offer("a2", cpus=0.5)
+    desk.now += desk.config.preempt_after_s
+    desk.give(want("low-4", _spec(disruption_budget=1), "low/app"))
+    assert _asked(desk) == 0
+
+
+def test_of_two_releases_the_smaller_budget_holds() -> None:
+    desk = _spared((2, 1, 1))
+    desk.give(want("high", _spec(2.0, priority=10), "high/app"))
+    for _ in range(20):
+        desk.tick(1.0)
+        desk.offer("a2", cpus=0.5)
+        assert _asked(desk) == 0
+    desk = _spared((2, 2, 2))
+    desk.give(want("high", _spec(2.0, priority=10), "high/app"))
+    for _ in range(20):
+        desk.tick(1.0)
+    assert _asked(desk) == 2
+
+
 # -- slices, offers, reasons, plans -------------------------------------------------------------------
 
 
@@ -344,6 +385,27 @@ def test_a_plan_says_where_instances_would_go_though_nobody_offers() -> None:
     rolled = plan(desk.cluster, "acme/web", _spec(1.0), 4, True, desk.now, desk.config)
     assert rolled.unplaced == 0
     assert desk["i1"].state is State.STAGED and not desk.cluster.volatile.offers
+
+
+def test_a_plan_in_place_of_others_does_not_bring_their_lost_host_back() -> None:
+    desk = _desk()
+    desk.give(want("i1", _spec(1.0)))
+    desk.offer("a1", cpus=2.01)
+    desk.tell("i1.1", "TASK_RUNNING", container="c1")
+    desk.tell("i1.1", "TASK_UNREACHABLE", reason="REASON_AGENT_REMOVED")
+    planned = plan(desk.cluster, "acme/web", _spec(1.0), 1, True, desk.now, desk.config)
+    assert planned.unplaced == 1 and planned.why is not None
+    assert planned.why.failed == {"reachable": 1}
+
+
+def test_a_plan_of_a_release_is_not_bound_by_what_the_one_before_keeps_apart_from() -> None:
+    desk = _desk()
+    desk.give(want("i1", _spec(1.0, apart_from=("web",))))
+    desk.offer("a1", cpus=2.01)
+    desk.tick(MORE_COMES_S)
+    for of, unplaced in ((_spec(1.0), 0), (_spec(1.0, apart_from=("web",)), 1)):
+        planned = plan(desk.cluster, "acme/web", of, 2, True, desk.now, desk.config)
+        assert planned.unplaced == unplaced
 
 
 @settings(max_examples=40, deadline=None)
