@@ -393,6 +393,10 @@ class Market(RuleBasedStateMachine):
         """The same in place of those that there are."""
         self.specs[app] = of.model_copy(update={"sticky_key": ""})
         self.kills_are_done()
+        patience_s, instances = self.desk.config.unreachable_after_s, self.desk.cluster.instances
+        lost = [i.since for i in instances.values() if i.state is State.UNREACHABLE]
+        if lost and self.desk.now - min(lost) >= patience_s:
+            self.hosts_are_back()  # with its instances that are given up, a host is forgotten
         self.told.clear()
         self.give(free())  # whether addresses of those that end are free at once is ipam's to say
         if self._settle() and not any(i.stop for i in self.desk.cluster.instances.values()):
