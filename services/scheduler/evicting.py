@@ -56,7 +56,8 @@ def make_room(
         return
     volatile.evicted_at = now
     agents = all_agents(draft, now)
-    work = round_of(draft, agents, asking, now, config)
+    # With the wishes of all that wait: what they keep apart from binds whoever is placed later.
+    work = round_of(draft, agents, waiting.shapes(), now, config)
     for shape in sorted(asking, key=first_to_last):
         asker = _asker(draft, waiting, shape, now, config)
         if asker is None:

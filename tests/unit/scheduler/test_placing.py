@@ -309,6 +309,23 @@ def test_of_two_releases_the_smaller_budget_holds() -> None:
     assert _asked(desk) == 2
 
 
+def test_nobody_makes_room_where_what_others_wait_for_forbids_it() -> None:
+    """A release that keeps apart from its own kind waits, and binds the app's other one, which has found no room."""
+    desk = _spared((1, 1))
+    desk.give(want("web-0", _spec(0.5), "high/web"))
+    desk.offer("a1", cpus=0.5)
+    desk.tell("web-0.1", "TASK_RUNNING", container="web-0")
+    desk.give(want("web-1", _spec(apart_from=("web",)), "high/web"))
+    desk.give(want("web-2", _spec(priority=10), "high/web"))
+    for _ in range(20):
+        desk.tick(1.0)
+        assert _asked(desk) == 0
+    desk.give(Unwant(InstanceId("web-1"), "high/web", "given up"))
+    for _ in range(20):
+        desk.tick(1.0)
+    assert _asked(desk) == 1
+
+
 # -- slices, offers, reasons, plans -------------------------------------------------------------------
 
 

@@ -80,6 +80,7 @@ SPECS = st.builds(
     sticky_key=st.sampled_from(["", "", "", "kept"]),
     unreachable=st.sampled_from([Unreachable(), Unreachable(keep="first")]),
 )
+SMALL = spec(0.25, 32).resources
 SOME = st.sets(st.sampled_from(sorted(ALL)), min_size=1, max_size=4).map(sorted)
 ONE = st.sampled_from(sorted(ALL))
 ANY = st.integers(0, 99)
@@ -208,6 +209,7 @@ class Market(RuleBasedStateMachine):
         self.all_run(healthy=True)
 
     @rule(
+        few=st.sampled_from(APPS),
         low=st.sampled_from(APPS),
         high=st.sampled_from(APPS),
         of=SPECS,
@@ -215,10 +217,12 @@ class Market(RuleBasedStateMachine):
         grows=st.booleans(),
     )
     def squeezed(
-        self, low: str, high: str, of: InstanceSpec, other: InstanceSpec, grows: bool
+        self, few: str, low: str, high: str, of: InstanceSpec, other: InstanceSpec, grows: bool
     ) -> None:
-        """One of them takes all there is of a class, and another has something urgent for it."""
+        """Large ones and small ones take all there is of a class, and another has something urgent for it."""
         self.crowded(low, of, 1 + self.named % 3)
+        self.desk.now += 1.0  # the newest ones go first, and these alone are not enough
+        self.crowded(few, of.model_copy(update={"resources": SMALL}), 3)
         same = {"instance_class": of.instance_class, "constraints": other.constraints[1:]}
         more = 1 + self.named % 2
         self.desk.now += 1.5  # before the next look
@@ -389,6 +393,10 @@ class Market(RuleBasedStateMachine):
         """The same in place of those that there are."""
         self.specs[app] = of.model_copy(update={"sticky_key": ""})
         self.kills_are_done()
+        patience_s, instances = self.desk.config.unreachable_after_s, self.desk.cluster.instances
+        lost = [i.since for i in instances.values() if i.state is State.UNREACHABLE]
+        if lost and self.desk.now - min(lost) >= patience_s:
+            self.hosts_are_back()  # with its instances that are given up, a host is forgotten
         self.told.clear()
         self.give(free())  # whether addresses of those that end are free at once is ipam's to say
         if self._settle() and not any(i.stop for i in self.desk.cluster.instances.values()):
