@@ -48,7 +48,7 @@ class Engine:
     async def _create(self, host: NetHost, name: str) -> aiodocker.containers.DockerContainer:
         config: dict[str, Any] = {
             "Image": self.image,
-            "Cmd": list(COMMAND),
+            "Entrypoint": list(COMMAND),
             "Hostname": "web",
             "Labels": {"gantry.cluster": host.cluster},
             "HostConfig": {"NetworkMode": "host", "Runtime": "gantry"},
