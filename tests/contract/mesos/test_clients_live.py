@@ -28,7 +28,7 @@ from libs.mesos.errors import (
 )
 from libs.mesos.framework import FrameworkClient, SchedulerOptions
 from libs.mesos.http import AiohttpTransport
-from libs.mesos.messages import FrameworkInfo, Offer, TaskInfo
+from libs.mesos.messages import FrameworkInfo, Offer, TaskInfo, TaskStatus
 from libs.mesos.operator import OperatorClient
 from libs.mesos.subscription import Options
 from tests.contract.mesos.cluster import Mesos, Power, minimesos
@@ -70,14 +70,16 @@ def _operator(session: aiohttp.ClientSession, url: str) -> OperatorClient:
 
 
 async def _next(
-    stream: AsyncIterator[Any], kind: type, wanted: Callable[[Any], bool] = lambda _: True
+    stream: AsyncIterator[Any],
+    kind: type | tuple[type, ...],
+    wanted: Callable[[Any], bool] = lambda _: True,
 ) -> Any:
     """The next event of that kind for which `wanted`; others pass by."""
     async with asyncio.timeout(WAIT_S):
         async for event in stream:
             if isinstance(event, kind) and wanted(event):
                 return event
-    raise AssertionError(f"the stream ended before {kind.__name__}")
+    raise AssertionError(f"the stream ended before {kind}")
 
 
 def _task(offer: Offer, task_id: str, command: str) -> TaskInfo:
@@ -130,6 +132,47 @@ async def test_a_task_from_offer_to_end(shared: Mesos, scheduler: Make) -> None:
         await client.teardown()
         error = await _next(stream, events.Error)
         assert error.message == "Framework has been removed"
+
+
+async def test_updates_are_acknowledged_together(shared: Mesos, scheduler: Make) -> None:
+    """A task's next update comes when the one before is acknowledged: all of them have to be."""
+    client = scheduler(shared, _info("client-together"))
+    names = [f"t{n}" for n in range(10)]
+    async with client.subscribe() as stream:
+        (offer, *_) = (await _next(stream, events.Offers)).offers
+        launch = calls.launch([_task(offer, name, "exit 0") for name in names])
+        await client.accept([offer["id"]["value"]], [launch], calls.filters(0.0))
+        for state in ("TASK_STARTING", "TASK_RUNNING", "TASK_FINISHED"):
+            told: dict[str, TaskStatus] = {}
+            while len(told) < len(names):
+                status = (await _next(stream, events.Update)).status
+                if status["state"] == state:  # else one that is told again
+                    told[status["task_id"]["value"]] = status
+            await client.acknowledge_all(told.values())
+        await client.teardown()
+
+
+async def test_who_suppresses_gets_no_offers_until_it_asks_again(
+    shared: Mesos, scheduler: Make
+) -> None:
+    """Meanwhile others are offered what it declined, time and again."""
+    shy, other = scheduler(shared, _info("client-shy")), scheduler(shared, _info("client-other"))
+    async with shy.subscribe() as stream:
+        offers = await _next(stream, events.Offers)
+        await shy.suppress()
+        await shy.decline([each["id"]["value"] for each in offers.offers], calls.filters(0.0))
+        async with other.subscribe() as others:
+            for _ in range(4):
+                theirs = (await _next(others, events.Offers)).offers
+                ids = [each["id"]["value"] for each in theirs]
+                await other.decline(ids, calls.filters(0.0))
+            await other.teardown()
+        await shy.reconcile([("ghost", None)])  # what came before its answer has been told
+        first = await _next(stream, (events.Offers, events.Update))
+        assert isinstance(first, events.Update), first
+        await shy.revive()
+        await _next(stream, events.Offers)
+        await shy.teardown()
 
 
 async def test_failover_tells_the_old_one_and_takes_over(shared: Mesos, scheduler: Make) -> None:
