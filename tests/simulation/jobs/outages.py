@@ -50,6 +50,7 @@ class Observer:
     unable: Spans = field(default_factory=Spans)
     sick: dict[str, Spans] = field(default_factory=dict)
     broken: dict[str, Spans] = field(default_factory=dict)
+    succeeded: dict[str, Spans] = field(default_factory=dict)
     _parts: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     async def watch(self) -> None:
@@ -61,10 +62,11 @@ class Observer:
             self.unable.note(before, now, not able)
             addresses = await self._ready("ipam") == len(self.cloud.service("ipam"))
             for host in self.cloud.hosts:
-                well = self._well(host)
-                sick = not (able and addresses and well and self._same(host))
+                well, same = self._well(host), self._same(host)
+                sick = not (able and addresses and well and same)
                 self.sick.setdefault(host.name, Spans()).note(before, now, sick)
                 self.broken.setdefault(host.name, Spans()).note(before, now, not well)
+                self.succeeded.setdefault(host.name, Spans()).note(before, now, not same)
             self._losses(now)
             before = now
             await asyncio.sleep(LOOK_S)
@@ -81,11 +83,15 @@ class Observer:
     def _losses(self, now: float) -> None:
         """A try is given up where its end went unseen: something of its host was not well while it was there.
 
-        That a worker or hostd has a successor is no reason: it takes over what runs.
+        That an executor or hostd has a successor is no reason: it takes over what runs. Of what does not run yet, it
+        can't know that.
         """
         while self.ledger.losses:
             loss = self.ledger.losses.pop(0)
             broken = self.broken[loss.host].until(now)
+            run = loss.attempt.rpartition(".")[0]
+            if not any(each.run == run and each.start >= loss.staged for each in self.ledger.tries):
+                broken = [*broken, *self.succeeded[loss.host].until(now)]
             if not touching(broken, loss.staged, loss.at):
                 self.ledger.fail(f"{loss}: given up, and nothing was wrong with its host: {broken}")
 
