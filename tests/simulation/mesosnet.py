@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import orjson
@@ -49,6 +50,7 @@ class MesosNet:
     agents_down: set[int] = field(default_factory=set)
     agents_cut: set[int] = field(default_factory=set)
     on_acknowledge: Callable[[str, str], None] | None = None
+    unanswered: list[tuple[str, float, float]] = field(default_factory=list)  # as in Net
     lost_launches: set[str] = field(default_factory=set)  # tasks of which the master was not told
     _updates: dict[str, tuple[str, str]] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -260,8 +262,7 @@ class MesosTransport:
         self._net.trace.add(self._life.name, f"mesos {_kind(request)} → {answer.status}")
         await asyncio.sleep(LATENCY_S)
         if self._net.faults.strike(Point.MESOS_RESPONSE_LOST):
-            await asyncio.sleep(timeout_s)
-            raise CallTimeout(f"no answer within {timeout_s:g} s")
+            await self._no_answer(timeout_s)
         return Response(answer.status, _lower(answer.headers), answer.body)
 
     async def request_all(
@@ -294,8 +295,13 @@ class MesosTransport:
             raise TransportError("this process is dead")
         if self._net.faults.strike(Point.MESOS_REQUEST_LOST):
             self._net.lost(request)
-            await asyncio.sleep(timeout_s)
-            raise CallTimeout(f"no answer within {timeout_s:g} s")
+            await self._no_answer(timeout_s)
+
+    async def _no_answer(self, timeout_s: float) -> NoReturn:
+        now = self._net.loop.time()
+        self._net.unanswered.append((self._life.name, now, now + timeout_s))
+        await asyncio.sleep(timeout_s)
+        raise CallTimeout(f"no answer within {timeout_s:g} s")
 
 
 def _lower(headers: Mapping[str, str]) -> Mapping[str, str]:

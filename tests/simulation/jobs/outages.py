@@ -73,25 +73,24 @@ class Observer:
 
     def troubles(self, host: str, now: float) -> list[Outage]:
         """When a run could not be started on a host, whoever's fault that was; also a call of its own got no answer."""
-        unanswered = [
-            Outage(EPOCH_S + began, EPOCH_S + ended)
-            for who, began, ended in self.cloud.net.unanswered
-            if who.endswith(f"@{host}")
-        ]
-        return [*(self.sick[host].until(now) if host in self.sick else []), *unanswered]
+        sick = self.sick[host].until(now) if host in self.sick else []
+        unanswered = [each for each in self.cloud.net.unanswered if each[0].endswith(f"@{host}")]
+        return [*sick, *_spans(unanswered)]
 
     def _losses(self, now: float) -> None:
         """A try is given up where its end went unseen: something of its host was not well while it was there.
 
         That an executor or hostd has a successor is no reason: it takes over what runs. Of what does not run yet, it
-        can't know that.
+        can't know that; nor of an end that its predecessor told Mesos' agent, which did not answer.
         """
         while self.ledger.losses:
             loss = self.ledger.losses.pop(0)
-            broken = self.broken[loss.host].until(now)
+            mesos = self.cloud.mesos.unanswered
+            unanswered = [each for each in mesos if each[0] == f"executor@{loss.host}"]
+            broken = [*self.broken[loss.host].until(now), *_spans(unanswered)]
             run = loss.attempt.rpartition(".")[0]
             if not any(each.run == run and each.start >= loss.staged for each in self.ledger.tries):
-                broken = [*broken, *self.succeeded[loss.host].until(now)]
+                broken += self.succeeded[loss.host].until(now)
             if not touching(broken, loss.staged, loss.at):
                 self.ledger.fail(f"{loss}: given up, and nothing was wrong with its host: {broken}")
 
@@ -137,6 +136,10 @@ class Observer:
             and not hostd.dead
             and len(host.workers()) == len(host.supervisors)
         )
+
+
+def _spans(calls: Iterable[tuple[str, float, float]]) -> list[Outage]:
+    return [Outage(EPOCH_S + began, EPOCH_S + ended) for _, began, ended in calls]
 
 
 def touching(spans: Iterable[Outage], start: float, end: float) -> list[Outage]:
