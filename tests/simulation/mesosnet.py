@@ -50,7 +50,8 @@ class MesosNet:
     agents_down: set[int] = field(default_factory=set)
     agents_cut: set[int] = field(default_factory=set)
     on_acknowledge: Callable[[str, str], None] | None = None
-    unanswered: list[tuple[str, float, float]] = field(default_factory=list)  # as in Net
+    unanswered: list[tuple[str, str, float, float]] = field(default_factory=list)
+    """Who got no answer to which call, from when to when."""
     lost_launches: set[str] = field(default_factory=set)  # tasks of which the master was not told
     _updates: dict[str, tuple[str, str]] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -262,7 +263,7 @@ class MesosTransport:
         self._net.trace.add(self._life.name, f"mesos {_kind(request)} → {answer.status}")
         await asyncio.sleep(LATENCY_S)
         if self._net.faults.strike(Point.MESOS_RESPONSE_LOST):
-            await self._no_answer(timeout_s)
+            await self._no_answer(request, timeout_s)
         return Response(answer.status, _lower(answer.headers), answer.body)
 
     async def request_all(
@@ -295,11 +296,11 @@ class MesosTransport:
             raise TransportError("this process is dead")
         if self._net.faults.strike(Point.MESOS_REQUEST_LOST):
             self._net.lost(request)
-            await self._no_answer(timeout_s)
+            await self._no_answer(request, timeout_s)
 
-    async def _no_answer(self, timeout_s: float) -> NoReturn:
-        now = self._net.loop.time()
-        self._net.unanswered.append((self._life.name, now, now + timeout_s))
+    async def _no_answer(self, request: Request, timeout_s: float) -> NoReturn:
+        now, call = self._net.loop.time(), _kind(request).rpartition(" ")[2]
+        self._net.unanswered.append((self._life.name, call, now, now + timeout_s))
         await asyncio.sleep(timeout_s)
         raise CallTimeout(f"no answer within {timeout_s:g} s")
 

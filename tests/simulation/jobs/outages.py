@@ -74,8 +74,15 @@ class Observer:
     def troubles(self, host: str, now: float) -> list[Outage]:
         """When a run could not be started on a host, whoever's fault that was; also a call of its own got no answer."""
         sick = self.sick[host].until(now) if host in self.sick else []
-        unanswered = [each for each in self.cloud.net.unanswered if each[0].endswith(f"@{host}")]
-        return [*sick, *_spans(unanswered)]
+        unanswered = [
+            _span(*when) for who, *when in self.cloud.net.unanswered if who.endswith(f"@{host}")
+        ]
+        return [*sick, *unanswered]
+
+    def unoffered(self) -> list[Outage]:
+        """When a scheduler asked for offers, and Mesos did not hear of that."""
+        mesos = self.cloud.mesos.unanswered
+        return [_span(*when) for _, call, *when in mesos if call == "REVIVE"]
 
     def _losses(self, now: float) -> None:
         """A try is given up where its end went unseen: something of its host was not well while it was there.
@@ -85,9 +92,14 @@ class Observer:
         """
         while self.ledger.losses:
             loss = self.ledger.losses.pop(0)
-            mesos = self.cloud.mesos.unanswered
-            unanswered = [each for each in mesos if each[0] == f"executor@{loss.host}"]
-            broken = [*self.broken[loss.host].until(now), *_spans(unanswered)]
+            broken = [
+                *self.broken[loss.host].until(now),
+                *(
+                    _span(*when)
+                    for who, _, *when in self.cloud.mesos.unanswered
+                    if who == f"executor@{loss.host}"
+                ),
+            ]
             run = loss.attempt.rpartition(".")[0]
             if not any(each.run == run and each.start >= loss.staged for each in self.ledger.tries):
                 broken += self.succeeded[loss.host].until(now)
@@ -138,8 +150,8 @@ class Observer:
         )
 
 
-def _spans(calls: Iterable[tuple[str, float, float]]) -> list[Outage]:
-    return [Outage(EPOCH_S + began, EPOCH_S + ended) for _, began, ended in calls]
+def _span(began: float, ended: float) -> Outage:
+    return Outage(EPOCH_S + began, EPOCH_S + ended)
 
 
 def touching(spans: Iterable[Outage], start: float, end: float) -> list[Outage]:
