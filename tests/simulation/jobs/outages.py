@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from tests.cron.checker import Outage
 from tests.simulation.cloud import Cloud
 from tests.simulation.host import Host
-from tests.simulation.jobs.ledger import Ledger
+from tests.simulation.jobs.ledger import Ledger, Loss
 from tests.simulation.loop import EPOCH_S
 
 LOOK_S = 0.5
@@ -87,24 +87,21 @@ class Observer:
     def _losses(self, now: float) -> None:
         """A try is given up where its end went unseen: something of its host was not well while it was there.
 
-        That an executor or hostd has a successor is no reason: it takes over what runs. Of what does not run yet, it
-        can't know that; nor of an end that its predecessor told Mesos' agent, which did not answer.
+        Who follows a dead executor or hostd takes over what runs. Of what has not begun, or has just ended, it may know
+        nothing: that was its predecessor's to tell.
         """
         while self.ledger.losses:
             loss = self.ledger.losses.pop(0)
-            broken = [
-                *self.broken[loss.host].until(now),
-                *(
-                    _span(*when)
-                    for who, _, *when in self.cloud.mesos.unanswered
-                    if who == f"executor@{loss.host}"
-                ),
-            ]
-            run = loss.attempt.rpartition(".")[0]
-            if not any(each.run == run and each.start >= loss.staged for each in self.ledger.tries):
-                broken += self.succeeded[loss.host].until(now)
+            broken = self.broken[loss.host].until(now)
+            if not self._runs(loss):
+                broken = [*broken, *self.succeeded[loss.host].until(now)]
             if not touching(broken, loss.staged, loss.at):
                 self.ledger.fail(f"{loss}: given up, and nothing was wrong with its host: {broken}")
+
+    def _runs(self, loss: Loss) -> bool:
+        run = loss.attempt.rpartition(".")[0]
+        tries = [each for each in self.ledger.tries if each.run == run]
+        return any(each.end is None or each.end >= loss.at for each in tries)
 
     async def _able(self) -> bool:
         cloud = self.cloud
