@@ -89,6 +89,8 @@ class Matrix:
                 over = time.monotonic()
                 ended = await self._ended(deployment)
                 row.recovery_s = time.monotonic() - over
+                # The first requests may still wait for what was away, and a small release is over soon.
+                await writer.taken(time.monotonic() + DEADLINE_S)
             row.errors += await self._judge(ended, writer)
         row.errors += sight.errors
         row.looks = sight.looks

@@ -81,6 +81,11 @@ class Writer:
             group.create_task(self._again(ASK_S, self._scale))
             group.create_task(self._again(ASK_S, self._run_now))
 
+    async def taken(self, deadline: float) -> None:
+        """Returns when a write and a request have been taken, or at the deadline."""
+        while not (self.acknowledged and self.accepted) and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_S)
+
     async def _again(self, each_s: float, ask: Callable[[int], Awaitable[None]]) -> None:
         for n in range(10_000):
             try:
