@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from ipaddress import ip_address
 from typing import Annotated, Literal, Self
@@ -153,6 +154,13 @@ class Unreachable(Strict):
     keep: Literal["newest", "first"] = Field(
         "newest", description="who goes on when it comes back: its replacement, or itself"
     )
+
+    def patience_s(self, usual_s: float) -> float:
+        """For how long its host may be silent before a replacement is made; `usual_s` is the cluster's."""
+        wish = self.replace_after_s
+        if wish is None:
+            return usual_s
+        return math.inf if isinstance(wish, str) else wish
 
 
 PATIENT = Unreachable()

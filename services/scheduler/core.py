@@ -209,8 +209,8 @@ def _watch(draft: Draft, now: float, config: SchedulerConfig) -> None:
                 cleaning.leave_behind(draft, instance, now)
                 ending.end(draft, instance, now, f"{instance.hostname} is unreachable")
                 continue
-            case State.UNREACHABLE if settled and age_s >= returning.replace_after_s(
-                instance, config
+            case State.UNREACHABLE if settled and age_s >= instance.spec.unreachable.patience_s(
+                config.unreachable_after_s
             ):
                 returning.replace_unreachable(draft, instance, now)
             case State.ORPHANED if orphaned_s >= config.adoption_deadline_s:

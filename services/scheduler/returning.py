@@ -7,7 +7,6 @@ return so, and only while it was not told to end. Its number stays what it was; 
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from libs.common.events import model as ev
@@ -15,18 +14,9 @@ from libs.mesos.messages import TaskStatus
 from services.scheduler import cleaning, runs
 from services.scheduler.cluster import Draft
 from services.scheduler.model import AgentId, AttemptId, Instance, Kill, State, split_attempt
-from services.scheduler.settings import SchedulerConfig
 from services.scheduler.telling import place_of
 
 RETURNED = frozenset({"TASK_STAGING", "TASK_STARTING", "TASK_RUNNING"})
-
-
-def replace_after_s(instance: Instance, config: SchedulerConfig) -> float:
-    """For how long its host may be silent before a replacement is made."""
-    wish = instance.spec.unreachable.replace_after_s
-    if wish is None:
-        return config.unreachable_after_s
-    return math.inf if isinstance(wish, str) else wish
 
 
 def replace_unreachable(draft: Draft, instance: Instance, now: float) -> None:

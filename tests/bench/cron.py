@@ -30,7 +30,7 @@ from libs.common.runtime import open_bus, open_store
 from libs.common.spec import Resources
 from libs.common.store.base import eq
 from services.scheduler.jobs.store import JOBS
-from tests.bench.path import AT_ONCE, POLL_S, _cpu_s, _mesos, _peak_gib, _scheduler
+from tests.bench.path import AT_ONCE, POLL_S, _mesos, _peak_gib, _scheduler, cpu_s
 from tests.bench.report import Report
 
 AGENTS = 200
@@ -102,9 +102,9 @@ async def run(jobs: int, schedule: Callable[[int, float], str], lasts_s: float) 
         if time.time() > at:
             raise TimeoutError("the jobs were not taken before the first of them was due")
         await asyncio.sleep(at - time.time())
-        before = _cpu_s(scheduler)
+        before = cpu_s(scheduler)
         seen = await _look(bus, lasts_s + REST_S)
-        return Took(seen, _cpu_s(scheduler) - before, _peak_gib(scheduler))
+        return Took(seen, cpu_s(scheduler) - before, _peak_gib(scheduler))
 
 
 def _iso(at: float) -> str:

@@ -97,14 +97,14 @@ async def run(agents: int, tasks: int) -> Took:
         directory = Path(found)
         mesos, master = await stack.enter_async_context(_mesos(agents))
         scheduler = await stack.enter_async_context(_scheduler(directory, master))
-        before = _cpu_s(scheduler), _cpu_s(mesos)
+        before = cpu_s(scheduler), cpu_s(mesos)
         began = time.perf_counter()
         await _ask(directory, tasks)
         await _all_run(directory, tasks, began)
         told_s = time.perf_counter() - began
         await _all_acknowledged(master, tasks, began)
         took_s = time.perf_counter() - began
-        spent = _cpu_s(scheduler) - before[0], _cpu_s(mesos) - before[1]
+        spent = cpu_s(scheduler) - before[0], cpu_s(mesos) - before[1]
         await _check(directory, master, tasks)
         return Took(took_s, took_s - told_s, *spent, _peak_gib(scheduler))
 
@@ -259,7 +259,8 @@ def _patiently(began: float) -> None:
         raise TimeoutError(f"{PATIENCE_S:g} s are not enough")
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU that a process has had."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 

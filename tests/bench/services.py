@@ -28,7 +28,7 @@ from infra.local.layout import Layout
 from infra.local.processes import Daemon, alive
 from infra.local.stack import answers
 from tests.bench.containers import rss_mib
-from tests.bench.path import _cpu_s
+from tests.bench.path import cpu_s
 from tests.bench.report import Report
 
 ROUNDS = 5
@@ -124,7 +124,7 @@ async def _start(stack: DistributedStack, name: str) -> Started:
         await asyncio.sleep(POLL_S)
     pid = _daemon(stack, name).pid()
     assert pid is not None
-    return Started(time.perf_counter() - began, _cpu_s(pid))
+    return Started(time.perf_counter() - began, cpu_s(pid))
 
 
 async def _ready(stack: DistributedStack, name: str) -> bool:

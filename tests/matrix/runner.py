@@ -17,7 +17,7 @@ from libs.common.spec import AppSpec
 from services.scheduler.settings import SchedulerConfig
 from tests.e2e.distributed import Distributed
 from tests.matrix.parts import HOST, SEVERING, TOLD, UNREACHED, part_of
-from tests.matrix.sight import Sight, Silence, patience_s
+from tests.matrix.sight import Sight, Silence
 from tests.matrix.writer import POLL_S, Writer, patiently
 
 KINDS = ("stop", "kill9", "pause")
@@ -117,7 +117,7 @@ class Matrix:
 
     def _silence(self, since: float) -> Silence:
         spec = self._spec()
-        wait_s = patience_s(spec, SchedulerConfig().unreachable_after_s)
+        wait_s = spec.unreachable.patience_s(SchedulerConfig().unreachable_after_s)
         return Silence(HOST, since, wait_s, spec.image)
 
     def _writer(self) -> Writer:

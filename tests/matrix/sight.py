@@ -19,7 +19,6 @@ from typing import Any
 import aiohttp
 import orjson
 
-from libs.common.spec import AppSpec
 from services.executor.model import LABEL_APP, LABEL_CLUSTER, LABEL_INSTANCE, LABEL_POOL
 
 EACH_S = 1.0
@@ -58,14 +57,6 @@ class Silence:
     def outdated(self, seen: Seen) -> bool:
         """Is it one that is to be stopped, and can't be told."""
         return seen.host == self.host and seen.image != self.released
-
-
-def patience_s(spec: AppSpec, default_s: float) -> float:
-    """For how long the app's instances wait on a silent host, as its unreachable strategy says."""
-    wish = spec.unreachable.replace_after_s
-    if wish is None:
-        return default_s
-    return float("inf") if isinstance(wish, str) else wish
 
 
 def both(first: Collection[Seen], second: Collection[Seen]) -> list[Seen]:

@@ -50,8 +50,8 @@ class MesosNet:
     agents_down: set[int] = field(default_factory=set)
     agents_cut: set[int] = field(default_factory=set)
     on_acknowledge: Callable[[str, str], None] | None = None
-    unanswered: list[tuple[str, str, float, float]] = field(default_factory=list)
-    """Who got no answer to which call, from when to when."""
+    unanswered: list[tuple[str, float, float]] = field(default_factory=list)
+    """Which call got no answer, from when to when."""
     lost_launches: set[str] = field(default_factory=set)  # tasks of which the master was not told
     _updates: dict[str, tuple[str, str]] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -300,7 +300,7 @@ class MesosTransport:
 
     async def _no_answer(self, request: Request, timeout_s: float) -> NoReturn:
         now, call = self._net.loop.time(), _kind(request).rpartition(" ")[2]
-        self._net.unanswered.append((self._life.name, call, now, now + timeout_s))
+        self._net.unanswered.append((call, now, now + timeout_s))
         await asyncio.sleep(timeout_s)
         raise CallTimeout(f"no answer within {timeout_s:g} s")
 

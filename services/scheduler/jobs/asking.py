@@ -63,7 +63,7 @@ def _do(draft: Draft, asked: JobAsked, now: float, config: SchedulerConfig) -> O
         case "resume":
             job = replace(_resumed(draft.jobs, job, now), changed=now, changed_by=asked.actor)
         case "succeed":
-            job = counting.succeeded(job, now)
+            job = counting.succeeded(job, now, now)
         case _:
             pass
     draft.jobs.put(job.after(outcome))

@@ -44,7 +44,7 @@ def _counted(job: Job, record: Record, now: float) -> Job:
     ended = record.ended or now
     match record.state:
         case RunState.SUCCEEDED:
-            return replace(succeeded(job, record.settled), last_success=ended)
+            return succeeded(job, ended, record.settled)
         case RunState.MISSED:
             return replace(job, missed=job.missed + 1)
         case RunState.FAILED | RunState.LOST if record.soft:
@@ -62,10 +62,10 @@ def _counted(job: Job, record: Record, now: float) -> Job:
             return job
 
 
-def succeeded(job: Job, at: float) -> Job:
-    """The job with one more success, of which the scheduler learnt at that time."""
-    job = replace(job, succeeded=job.succeeded + 1, failures_in_a_row=0, last_success=at)
-    return _passed(job, at)
+def succeeded(job: Job, ended: float, settled: float) -> Job:
+    """The job with one more success: when it was by its host's clock, and when the scheduler learnt of it."""
+    job = replace(job, succeeded=job.succeeded + 1, failures_in_a_row=0, last_success=ended)
+    return _passed(job, settled)
 
 
 def _passed(job: Job, at: float) -> Job:

@@ -50,7 +50,7 @@ class Observer:
     unable: Spans = field(default_factory=Spans)
     sick: dict[str, Spans] = field(default_factory=dict)
     broken: dict[str, Spans] = field(default_factory=dict)
-    succeeded: dict[str, Spans] = field(default_factory=dict)
+    followed: dict[str, Spans] = field(default_factory=dict)  # its executor or hostd, by another
     _parts: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     async def watch(self) -> None:
@@ -66,7 +66,7 @@ class Observer:
                 sick = not (able and addresses and well and same)
                 self.sick.setdefault(host.name, Spans()).note(before, now, sick)
                 self.broken.setdefault(host.name, Spans()).note(before, now, not well)
-                self.succeeded.setdefault(host.name, Spans()).note(before, now, not same)
+                self.followed.setdefault(host.name, Spans()).note(before, now, not same)
             self._losses(now)
             before = now
             await asyncio.sleep(LOOK_S)
@@ -81,8 +81,7 @@ class Observer:
 
     def unoffered(self) -> list[Outage]:
         """When a scheduler asked for offers, and Mesos did not hear of that."""
-        mesos = self.cloud.mesos.unanswered
-        return [_span(*when) for _, call, *when in mesos if call == "REVIVE"]
+        return [_span(*when) for call, *when in self.cloud.mesos.unanswered if call == "REVIVE"]
 
     def _losses(self, now: float) -> None:
         """A try is given up where its end went unseen: something of its host was not well while it was there.
@@ -94,7 +93,7 @@ class Observer:
             loss = self.ledger.losses.pop(0)
             broken = self.broken[loss.host].until(now)
             if not self._runs(loss):
-                broken = [*broken, *self.succeeded[loss.host].until(now)]
+                broken = [*broken, *self.followed[loss.host].until(now)]
             if not touching(broken, loss.staged, loss.at):
                 self.ledger.fail(f"{loss}: given up, and nothing was wrong with its host: {broken}")
 

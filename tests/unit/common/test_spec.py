@@ -360,3 +360,14 @@ def test_a_wrong_wish_for_an_address_is_named(field: str, changes: dict[str, Any
         AppSpec.model_validate({**ALONE, **changes})
     problems = invalid(raised.value).problems
     assert [each.field for each in problems] == [field] and problems[0].expected
+
+
+def test_how_long_an_instance_waits_on_a_silent_host_is_said_by_its_app() -> None:
+    def patience_s(**unreachable: object) -> float:
+        return AppSpec.model_validate(GOOD | {"unreachable": unreachable}).unreachable.patience_s(
+            300.0
+        )
+
+    assert patience_s() == 300.0
+    assert patience_s(replace_after_s=20) == 20.0
+    assert patience_s(replace_after_s="never") == float("inf")

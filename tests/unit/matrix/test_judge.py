@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from libs.common.spec import AppSpec
 from tests.matrix.runner import beside
-from tests.matrix.sight import Seen, Silence, both, doubles, local_addresses, patience_s
+from tests.matrix.sight import Seen, Silence, both, doubles, local_addresses
 from tests.matrix.writer import lost, open_ends
 
 APP = "acme/web"
@@ -59,17 +58,6 @@ def test_what_is_to_be_stopped_on_a_silent_host_does_not_count_but_is_no_double(
     assert doubles([old, B], APP, 1, 101.0) != []
     assert doubles([old, replace(B, image="web@v1")], APP, 0, 101.0, SILENCE) != []  # of h2
     assert doubles([replace(A, id="fff", addresses=()), old, B], APP, 2, 101.0, SILENCE) != []
-
-
-def test_how_long_an_instance_waits_on_a_silent_host_is_said_by_its_app() -> None:
-    def spec(**unreachable: object) -> AppSpec:
-        return AppSpec.model_validate(
-            {"image": "r/i:1", "network": "web", "unreachable": unreachable}
-        )
-
-    assert patience_s(spec(), 300.0) == 300.0
-    assert patience_s(spec(replace_after_s=20), 300.0) == 20.0
-    assert patience_s(spec(replace_after_s="never"), 300.0) == float("inf")
 
 
 def test_only_what_ran_at_both_answers_ran_between_them() -> None:

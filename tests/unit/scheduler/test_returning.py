@@ -50,12 +50,18 @@ def test_an_app_says_when_a_replacement_starts() -> None:
     assert [*states, desk["i1"].state] == [State.UNREACHABLE, State.PENDING]
 
 
-def test_what_came_back_while_nobody_was_told_is_not_replaced() -> None:
-    """Mesos' master was away for longer than the app's patience: it says what came of it, and then it is decided."""
+def _back_after_a_minute() -> Desk:
+    """Mesos' master was away for longer than the app has patience with a silent host."""
     desk, _ = _unreachable(replace_after_s=20)
     desk.give(mesos.Disconnected("gone", True, 1.0))
     desk.tick(60.0)
     desk.subscribe()
+    return desk
+
+
+def test_what_came_back_while_nobody_was_told_is_not_replaced() -> None:
+    """Reconciliation says what came of it, and then it is decided."""
+    desk = _back_after_a_minute()
     desk.tick(1.0)
     states = [desk["i1"].state]
     desk.tell("i1.1", "TASK_RUNNING", reason="REASON_RECONCILIATION", container="c-i1")
@@ -64,10 +70,7 @@ def test_what_came_back_while_nobody_was_told_is_not_replaced() -> None:
 
 
 def test_what_did_not_come_back_meanwhile_is_replaced_as_soon_as_that_is_known() -> None:
-    desk, _ = _unreachable(replace_after_s=20)
-    desk.give(mesos.Disconnected("gone", True, 1.0))
-    desk.tick(60.0)
-    desk.subscribe()
+    desk = _back_after_a_minute()
     desk.tick(SETTLE_S)
     assert desk["i1"].state is State.PENDING
 
