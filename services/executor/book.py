@@ -7,9 +7,19 @@ from dataclasses import replace
 from typing import Any, cast
 
 from libs.common.errors import Unavailable
+from libs.common.task import TaskPayload
 from libs.common.telemetry import Log
 from libs.mesos.messages import TaskInfo, TaskStatus, UpdateCall
-from services.executor.model import CLEANING, Attempt, AttemptId, ContainerName, Record, State
+from services.executor.ends import Ends
+from services.executor.model import (
+    CLEANING,
+    ENDED,
+    Attempt,
+    AttemptId,
+    ContainerName,
+    Record,
+    State,
+)
 from services.executor.ports import Journal
 
 
@@ -23,8 +33,9 @@ def _durable(a: Attempt) -> tuple[Any, ...]:
 class Book:
     """What is known, and what Mesos has yet to acknowledge."""
 
-    def __init__(self, journal: Journal, log: Log) -> None:
+    def __init__(self, journal: Journal, ends: Ends, log: Log) -> None:
         self._journal = journal
+        self._ends = ends
         self._log = log
         self._records = {record.attempt.id: record for record in journal.load()}
         self._by_container = {
@@ -53,12 +64,17 @@ class Book:
         found = self.get(owner) if owner is not None else None
         return found is not None and found.state not in CLEANING
 
-    def end_of(self, instance: str) -> Attempt | None:
-        """The newest attempt at the instance, if it is over and Mesos may not know yet how it ended."""
+    def end_of(self, payload: TaskPayload) -> Attempt | None:
+        """The newest attempt at the run, if it is over and Mesos may not know yet how it ended.
+
+        It may be one of an executor before this one.
+        """
         every = (each.attempt for each in self._records.values())
-        mine = [a for a in every if a.payload.instance == instance]
+        mine = [a for a in every if a.payload.instance == payload.instance]
         newest = max(mine, key=lambda a: a.payload.generation, default=None)
-        return newest if newest is not None and newest.outcome is not None else None
+        if newest is None:
+            return self._ends.of(payload)
+        return newest if newest.outcome is not None else None
 
     def runs_in(self, name: ContainerName) -> list[Attempt]:
         """Runs that are in this shared container, or about to be, and not told to have ended."""
@@ -74,6 +90,8 @@ class Book:
 
     def open(self, attempt: Attempt, task: TaskInfo | None) -> None:
         """A new attempt."""
+        if attempt.payload.run is not None and not attempt.payload.adopt:
+            self._ends.begins(attempt.payload)
         self._keep(Record(attempt, cast("dict[str, Any] | None", task)))
 
     def save(self, attempt: Attempt, statuses: Sequence[TaskStatus]) -> None:
@@ -85,6 +103,8 @@ class Book:
             self._keep(record)
         else:
             self._records[attempt.id] = record
+        if made and attempt.reported in ENDED and attempt.payload.run is not None:
+            self._ends.note(attempt)
 
     def acknowledged(self, attempt: AttemptId, uuid: str) -> None:
         """Mesos has taken the update."""
@@ -93,6 +113,8 @@ class Book:
             return
         left = tuple(each for each in record.updates if each["uuid"] != uuid)
         self._keep(replace(record, task=None, updates=left))
+        if not left and record.attempt.reported in ENDED:
+            self._ends.taken(record.attempt)
 
     def forget(self, status: TaskStatus) -> None:
         """Mesos will never take this update."""

@@ -29,7 +29,7 @@ from services.executor.model import (
     Summary,
     TaskState,
 )
-from services.executor.reporting import World, changed, outcome_of
+from services.executor.reporting import World, changed, outcome_of, tell
 from services.executor.runs import core as runs
 from services.executor.runs import shared
 from services.executor.runs.pool import is_shared
@@ -133,6 +133,30 @@ def _recover_container(a: Attempt, seen: Summary | None, world: World) -> m.Step
         wait_s = max(0.0, (a.stop.kill_at or world.now) - world.now)
         return m.Step(a, (m.Inspect(), m.Signal(name), m.Wake(wait_s)))
     return m.Step(a, (m.Inspect(), m.Wake(world.config.launch_timeout_s)))
+
+
+def tell_again(
+    task_id: str, payload: TaskPayload, ended: Attempt, world: World, *, is_ours: bool
+) -> m.Step:
+    """The task is to take over a run that is over: its end is told, and it is not begun again.
+
+    `is_ours`: the attempt that ended clears itself away. What an earlier executor left of it is cleared away by this
+    one, unless that is in a shared container: there the keeper sees it.
+    """
+    outcome = ended.outcome
+    assert outcome is not None
+    attempt = changed(
+        ended,
+        id=AttemptId(task_id),
+        payload=payload,
+        launched_at=world.now,
+        state=State.DONE if is_ours or ended.shared else ended.state,
+        reported=None,
+        reported_healthy=None,
+    )
+    attempt, told = tell(attempt, outcome.state, outcome.message, outcome.reason)
+    step = recover(attempt, None, world)
+    return m.Step(step.attempt, (*told, *step.actions))
 
 
 def open_pool(pool: Pool, payload: TaskPayload, world: World) -> m.Step:

@@ -42,7 +42,6 @@ class FileJournal:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        file.parent.mkdir(parents=True, exist_ok=True)
         self._records: dict[AttemptId, bytes] = {}
         self._read()
         self._out = -1
@@ -87,7 +86,7 @@ class FileJournal:
         """What the lines come to; one that is broken is as if it had not been written."""
         try:
             lines = self._file.read_bytes().split(b"\n")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         for line in lines:
             try:
@@ -101,6 +100,7 @@ class FileJournal:
 
     def _compact(self) -> None:
         """Write anew what is there, and go on at its end."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._file.with_suffix(".new")
         temporary.unlink(missing_ok=True)
         content = b"\n".join(self._records[key] for key in sorted(self._records))
@@ -118,5 +118,9 @@ class FileJournal:
         self._out, self._size, self._behind = out, len(content), False
 
     def _reopen(self) -> None:
-        self._out = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            self._out = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError:  # nor for a first one: it is made when there is
+            self._behind = True
+            return
         self._size = os.fstat(self._out).st_size

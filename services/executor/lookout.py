@@ -127,7 +127,8 @@ class Lookout:
     def _recover(self, listed: tuple[Summary, ...]) -> None:
         """Take up what an earlier worker left. What has moved since by an event is not touched."""
         by_name = {each.name: each for each in listed}
-        known = {each.container for each in self._book.attempts.values()}
+        # A run that was launched meanwhile may be said to have been in one.
+        known = {each.container for each in self._book.attempts.values() if not each.shared}
         for a in self._attempts.inherited():
             seen = by_name.get(a.container)
             self._attempts.apply(core.recover(a, seen, self._attempts.world()))

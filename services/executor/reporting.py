@@ -85,13 +85,6 @@ def report_of(a: Attempt) -> TaskReport:
     )
 
 
-def end_of(a: Attempt) -> m.Report:
-    """How an attempt that is over ended."""
-    outcome = a.outcome
-    assert outcome is not None
-    return m.Report(outcome.state, outcome.message, outcome.reason, None, report_of(a))
-
-
 def put_off(identity: Identity, why: str) -> m.Report:
     """A task that is not even begun, because the host has no room for it now."""
     message = f"{identity.agent}: no room for a container: {why}"

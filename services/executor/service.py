@@ -19,6 +19,7 @@ from services.executor import moves as m
 from services.executor.attempts import Attempts, facts
 from services.executor.book import Book
 from services.executor.config import ExecutorConfig
+from services.executor.ends import Ends
 from services.executor.hands import Hands
 from services.executor.janitor import Janitor
 from services.executor.lookout import Lookout
@@ -40,7 +41,7 @@ from services.executor.ports import (
     Network,
     Prober,
 )
-from services.executor.reporting import end_of, put_off
+from services.executor.reporting import put_off
 from services.executor.runs.keeper import Keeper
 from services.executor.runs.pool import is_shared
 
@@ -65,6 +66,7 @@ class ExecutorService:
         prober: Prober,
         inits: Inits,
         journal: Journal,
+        ends: Journal,
         janitor: Janitor,
         clock: Clock,
         rng: random.Random,
@@ -77,7 +79,8 @@ class ExecutorService:
         self._log = log = telemetry.log
         self._config = config
         self._identity = identity
-        self._book = book = Book(journal, log)
+        self._ends = Ends(ends, log)
+        self._book = book = Book(journal, self._ends, log)
         self._janitor = janitor
         hands = Hands(
             book.get,
@@ -128,9 +131,15 @@ class ExecutorService:
                 self._group.create_task(self._lookout.sweep(), name="sweep")
                 self._group.create_task(self._keeper.run(), name="keeper")
                 self._group.create_task(self._janitor.run(self._book.wanted_images), name="janitor")
+                self._group.create_task(self._forget_ends(), name="ends")
                 await self._serve()
         except* _Done:
             self._log.info("shut down")
+
+    async def _forget_ends(self) -> None:
+        """As long as containers that nobody has, they wait to be asked for."""
+        await self._clock.sleep(self._config.orphan_grace_s)
+        self._ends.forget_unasked(self._book.attempts)
 
     async def _serve(self) -> None:
         """Handle the agent's events for ever: `_drain` ends it all."""
@@ -183,13 +192,13 @@ class ExecutorService:
             return
         try:
             payload = payload_of(task)
-            ended = self._book.end_of(payload.instance) if payload.run and payload.adopt else None
+            ended = self._book.end_of(payload) if payload.run and payload.adopt else None
             self._check(payload, ended)
         except InvalidInput as error:
             self._refuse(task_id, str(error))
             return
         if ended is not None:
-            self._tell_again(task_id, ended)
+            self._tell_again(task, payload, ended)
             return
         if payload.cleanup:
             self._clean_up(task_id)
@@ -222,20 +231,21 @@ class ExecutorService:
         fields = {"message": "the executor looks after what is left on its host"}
         self._attempts.tell(task_id, TaskState.FINISHED, fields)
 
-    def _tell_again(self, task_id: str, ended: Attempt) -> None:
+    def _tell_again(self, task: TaskInfo, payload: TaskPayload, ended: Attempt) -> None:
         """The run that it is to take over is over, and the scheduler has not heard how: it is not to run again."""
-        told = end_of(ended)
-        self._log.info("told again", attempt=task_id, ended=ended.id, outcome=told.state.value)
-        self._answer(task_id, told)
+        task_id, is_ours = task["task_id"]["value"], self._book.get(ended.id) is not None
+        world = self._attempts.world()
+        step = core.tell_again(task_id, payload, ended, world, is_ours=is_ours)
+        self._attempts.enter(step, task)
+        if ended.shared and not is_ours:
+            self._keeper.let_go(ended.task or ended.id)
+        self._log.info("told again", attempt=task_id, ended=ended.id, ours=is_ours)
 
     def _put_off(self, payload: TaskPayload, why: str) -> None:
-        """Nothing is wrong with the task; another host may have room for it."""
+        """Nothing is wrong with the task, of which nothing is begun; another host may have room for it."""
         self._log.warning("no room for a task", attempt=payload.attempt, reason=why)
-        self._answer(payload.attempt, put_off(self._identity, why))
-
-    def _answer(self, task_id: str, told: m.Report) -> None:
-        """To a task of which nothing is begun."""
-        self._attempts.tell(task_id, told.state, status_fields(told))
+        told = put_off(self._identity, why)
+        self._attempts.tell(payload.attempt, told.state, status_fields(told))
 
     def _kill(self, task_id: str, grace_s: float | None) -> None:
         attempt = AttemptId(task_id)

@@ -51,6 +51,12 @@ def run_id(environment: ExecutorEnvironment) -> str:
     return hashlib.sha256(environment.sandbox.encode()).hexdigest()[:12]
 
 
+def ends_file(config: ExecutorConfig, agent: str) -> Path:
+    """Where this agent's executors, one after the other, keep how runs ended; several agents may be on a host."""
+    name = hashlib.sha256(agent.encode()).hexdigest()[:12]
+    return config.data_dir / config.cluster / "ends" / f"{name}.journal"
+
+
 async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None:
     """Run the service on the real adapters."""
     clock, rng = SystemClock(), system_rng()
@@ -91,6 +97,7 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
             prober=prober,
             inits=inits,
             journal=FileJournal(Path(environment.sandbox) / "gantry-executor.journal"),
+            ends=FileJournal(ends_file(config, agent)),
             janitor=Janitor(
                 engine,
                 ledger,

@@ -309,6 +309,7 @@ async def open_host(
             prober=Nothing(),
             inits=SocketInits(places, engine.pid, log),
             journal=FileJournal(home / "journal"),
+            ends=FileJournal(home / "ends"),
             janitor=Janitor(
                 engine,
                 FileLedger(home / "images.json"),

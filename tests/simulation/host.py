@@ -88,6 +88,8 @@ class Host:
         self.ledger = MemoryLedger()
         self.hostd: Life | None = None
         self.supervisors: dict[int, Supervisor] = {}
+        self.ends = MemoryJournal()
+        self.journals: list[MemoryJournal] = []  # of all executors that there ever were
         self.by_hand = ""  # the container that somebody is about to start
         self.barren = False  # does every executor end at once?
 
@@ -237,6 +239,7 @@ class Supervisor:
         self.pid = pid
         self.environment = environment
         self.journal = MemoryJournal()
+        host.journals.append(self.journal)
         self.worker: Life | None = None
         self.ended = False
 
@@ -300,6 +303,7 @@ class Supervisor:
             prober=FakeProber(host.docker),
             inits=FakeInits(host.docker),
             journal=DyingJournal(self.journal, life, world.faults),
+            ends=DyingJournal(host.ends, life, world.faults),
             clock=clock,
             rng=rng,
             telemetry=telemetry,

@@ -87,7 +87,7 @@ class Keeper:
         self._unheard: dict[AttemptId, float] = {}  # the others that are followed, since when
         # Tasks that no attempt stands for, by container; since when that is so.
         self._orphans: dict[ContainerName, dict[str, tuple[TaskView, float]]] = {}
-        self._given_up: dict[str, None] = {}  # tasks that are killed, as nobody wants them
+        self._given_up: dict[str, None] = {}  # tasks that nobody wants, and who run are killed
         self._habits: dict[str, pools.Habit] = {}
         self._left: dict[AttemptId, None] = {}  # earlier workers' containers that must tell first
         self._recovered = False  # are containers that earlier workers left known?
@@ -237,6 +237,14 @@ class Keeper:
 
         self._machine.spawn(forget(), f"forget:{task}")
 
+    def let_go(self, task: str) -> None:
+        """Its end is known already: what its init still has of it is cleared away, now or when that is listed."""
+        for name, tasks in self._orphans.items():
+            if task in tasks:
+                self._clear(name, tasks.pop(task)[0])
+                return
+        self._given_up[task] = None
+
     def _give_up_silent(self) -> None:
         """An init that is frozen takes a connection and says nothing; runs that may be in there wait for its word."""
         now = self._clock.monotonic()
@@ -254,11 +262,14 @@ class Keeper:
                     continue
                 del tasks[task]
                 self._log.warning("clearing away", container=name, task=task)
-                if view.running:
-                    self._given_up[task] = None
-                    self._machine.spawn(self._kill(name, task), f"kill:{task}")
-                else:
-                    self._forget(name, task)
+                self._clear(name, view)
+
+    def _clear(self, name: ContainerName, view: TaskView) -> None:
+        if view.running:
+            self._given_up[view.task] = None
+            self._machine.spawn(self._kill(name, view.task), f"kill:{view.task}")
+        else:
+            self._forget(name, view.task)
 
     async def _kill(self, name: ContainerName, task: str) -> None:
         try:

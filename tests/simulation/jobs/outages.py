@@ -9,6 +9,7 @@ until Mesos' agent has got its last updates acknowledged; those that were lost i
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -86,13 +87,13 @@ class Observer:
     def _losses(self, now: float) -> None:
         """A try is given up where its end went unseen: something of its host was not well while it was there.
 
-        Who follows a dead executor or hostd takes over what runs. Of what has not begun, or has just ended, it may know
-        nothing: that was its predecessor's to tell.
+        Who follows a dead executor or hostd takes over what runs, and tells what its predecessor has written down of
+        ends. Of what has not begun, or ended in nobody's sight, it may know nothing.
         """
         while self.ledger.losses:
             loss = self.ledger.losses.pop(0)
             broken = self.broken[loss.host].until(now)
-            if not self._runs(loss):
+            if not self._runs(loss) and not self._is_written(loss):
                 broken = [*broken, *self.followed[loss.host].until(now)]
             if not touching(broken, loss.staged, loss.at):
                 self.ledger.fail(f"{loss}: given up, and nothing was wrong with its host: {broken}")
@@ -101,6 +102,19 @@ class Observer:
         run = loss.attempt.rpartition(".")[0]
         tries = [each for each in self.ledger.tries if each.run == run]
         return any(each.end is None or each.end >= loss.at for each in tries)
+
+    def _is_written(self, loss: Loss) -> bool:
+        """Does an executor's journal say how the try ended? What Mesos is known to have heard is no longer in it."""
+        (host,) = (each for each in self.cloud.hosts if each.name == loss.host)
+        run, staged = loss.attempt.rpartition(".")[0], self.ledger.staged
+        ends = (each.attempt for journal in host.journals for each in journal.load())
+        return any(
+            a.payload.instance == run
+            and staged.get(a.id, -math.inf) >= loss.staged
+            and a.outcome is not None
+            and a.outcome.exit_code is not None
+            for a in ends
+        )
 
     async def _able(self) -> bool:
         cloud = self.cloud

@@ -337,6 +337,17 @@ def test_a_journal_that_can_not_write_says_so(tmp_path: Path) -> None:
         journal.put(Record(attempt_of()))
 
 
+def test_a_journal_that_can_not_be_made_yet_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("no directory")
+    journal = FileJournal(tmp_path / "data" / "journal")
+    with pytest.raises(Unavailable, match="the journal can't be written"):
+        journal.put(Record(attempt_of("a.1")))
+    (tmp_path / "data").unlink()
+    journal.put(Record(attempt_of("b.1")))
+    names = [each.attempt.id for each in FileJournal(tmp_path / "data" / "journal").load()]
+    assert names == ["a.1", "b.1"]
+
+
 def test_a_journal_on_a_full_disk_catches_up_when_there_is_room(tmp_path: Path) -> None:
     """Of what could not be written nothing is missing afterwards, and a worker starts on a full disk, too."""
     with small_disk(tmp_path / "disk") as disk:

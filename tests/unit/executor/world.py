@@ -187,6 +187,7 @@ class ExecutorWorld:
         self.prober = FakeProber(self.docker)
         self.inits = FakeInits(self.docker)
         self.journal = MemoryJournal()
+        self.end_journal = MemoryJournal()  # outlives supervisors
         self.agent = FakeAgent(world)
         self.config = ExecutorConfig.model_validate({"cluster": CLUSTER, **settings})
         self.run_id = "run-1"
@@ -214,6 +215,7 @@ class ExecutorWorld:
             prober=self.prober,
             inits=self.inits,
             journal=self.journal,
+            ends=self.end_journal,
             clock=self.world.clock,
             rng=self.world.rng,
             telemetry=telemetry,
@@ -231,6 +233,12 @@ class ExecutorWorld:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+
+    async def lose_supervisor(self) -> None:
+        """kill -9 of the supervisor: the next executor has a journal of its own, which is empty."""
+        await self.crash()
+        self.journal.files.clear()
+        self.run_id += "+"
 
     async def restart(self, group: asyncio.TaskGroup) -> None:
         await self.crash()
@@ -261,6 +269,7 @@ class ExecutorWorld:
         assert self.network.attachments == {}
         assert self.network.leave == {}
         assert self.journal.files == {}
+        assert self.end_journal.files == {}
         assert self.service.attempts == {}
 
     def check_monotone(self) -> None:
