@@ -236,8 +236,16 @@ class Cloud:
         pid = self.pid_of(module)
         assert pid, f"no {module} runs"
         os.kill(pid, signal.SIGKILL)
-        await self.until(lambda: not Path(f"/proc/{pid}/cmdline").exists(), "it lives")
+        await self.until(lambda: not _lives(pid), "it lives")
         return pid
+
+
+def _lives(pid: int) -> bool:
+    """Who has ended has no command line, even while nobody has taken notice."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
 
 
 SUPERVISOR, WORKER = "services.executor", "services.executor.worker"

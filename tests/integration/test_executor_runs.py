@@ -214,3 +214,33 @@ async def test_runs_outlive_worker_engine_agent_and_supervisor(cloud: Cloud) -> 
     for status in ("ends.1", "meanwhile.1", "stays.1", "stays.2", *(f"{n}.1" for n in names)):
         ends = {each["uuid"] for each in cloud.of(status) if each["state"] not in ALIVE}
         assert len(ends) == 1, status  # however often Mesos tells it
+
+
+async def test_ends_outlive_the_supervisor_that_saw_them(cloud: Cloud) -> None:
+    """Mesos' agent is away when they end, and hears of the executor's death before it could take them."""
+    brief = "until [ -e /dev/shm/x ]; do sleep 0.1; i=$((i+1)); [ $i -lt 20 ] || exit 4; done"
+    await start(cloud, "joint.1", f"echo once; {brief}")
+    await start(cloud, "alone.1", f"echo once; {brief}", reuse="never")
+    containers = {}
+    for name in ("joint", "alone"):
+        await cloud.reaches(f"{name}.1", "TASK_RUNNING")
+        containers[name] = cloud.report(f"{name}.1").container
+    await cloud.stop_mesos()
+    for name in ("joint", "alone"):
+        await cloud.until(
+            lambda name=name: any(  # type: ignore[misc]
+                each.get("attempt") == f"{name}.1" for each in cloud.lines("ended")
+            ),
+            f"{name}.1 was not seen to end",
+        )
+    await cloud.gone("alone.1")
+    await cloud.kill9(SUPERVISOR)
+    await cloud.start_mesos()
+    for name, reuse in (("joint", "shared"), ("alone", "never")):
+        gone = await cloud.reaches(f"{name}.1", "TASK_FAILED")
+        assert gone["source"] == "SOURCE_AGENT", gone
+        await start(cloud, f"{name}.2", "echo twice", adopt=containers[name], reuse=reuse)
+        await cloud.reaches(f"{name}.2", "TASK_FAILED")
+        report = cloud.report(f"{name}.2")
+        assert (report.exit_code, report.output) == (4, "once\n")
+    assert len(cloud.lines("told again")) == 2
