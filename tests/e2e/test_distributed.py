@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from infra.demo.__main__ import finish, releases
+from infra.demo.story import APP
 from infra.local.distributed import SERVICES, DistributedStack
 from infra.local.processes import end
 from infra.provision import OvsServer
@@ -24,6 +25,7 @@ from tests.bench.containers import rss_mib
 from tests.e2e.conftest import Cloud
 from tests.e2e.distributed import Distributed, distributed
 from tests.e2e.doors import answer_of
+from tests.e2e.drill import Drill, until
 from tests.matrix.runner import Matrix
 
 pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(900)]
@@ -228,3 +230,38 @@ async def test_an_outage_in_the_middle_of_a_release(
         assert any("RAISED" in each and "component-down:registry" in each for each in row.alerts)
     hosts = {each.hostname for each in await many.story.instances()}
     assert hosts == {"h1", "h2"}
+
+
+async def test_a_restored_older_store_ends_no_container(matrix: Matrix, many: Distributed) -> None:
+    """The framework is kept, what the backup has is taken up, and what it hasn't waits for a person and serves."""
+    story, client = many.story, many.story.client
+    drill = Drill(many, many.stack.layout.root / "backup.gz")
+    await drill.deploy("acme/drill", 2)
+    before = await story.containers()
+    framework = await client.scheduling.status()
+    await drill.documents("backup", drill.file)
+    await story.gantry("scale", APP, str(SIZE + 1))
+    await drill.deploy("acme/later", 1)
+    await drill.crash("acme/drill")
+    await drill.part(before)
+    assert len(drill.unknown) == 2 and len(drill.known.keys() - before.keys()) == 1
+    failed = story.load_counts()["failed"]
+
+    await drill.restore()
+    await until(drill.holds_back, "the breaker does not hold back what nobody knows")
+    await until(drill.told, "nobody was told")
+    await until(drill.as_known, "not all is taken up that is known")
+    assert await client.scheduling.status() == framework and framework.subscribed
+    assert await story.containers() == drill.known | drill.unknown
+    await until(drill.serves, "the app does not serve")
+    assert (await story.stop_load())["failed"] == failed
+
+    await drill.end_unknown()
+    await until(drill.only_known, "not just the unknown ones were ended")
+    story.start_load()
+    await until(drill.serves, "the load balancer was not filled anew")
+    await until(drill.resolved, "the alert stays")
+    await story.gantry("scale", APP, str(SIZE - 1))
+    await story.gantry("stop", "acme/drill")
+    assert {*await story.containers()} == {each.container for each in await story.instances()}
+    assert not (await client.dead_letters()).letters
