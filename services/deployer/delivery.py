@@ -130,7 +130,8 @@ class Deliveries:
 
     async def _asked(self, path: str, kind: type[AnswerT]) -> AnswerT | None:
         try:
-            return kind.model_validate(await call_json(self._peers, "scheduler", "GET", path))
+            answer = await call_json(self._peers, "scheduler", "GET", path)
+            return kind.model_validate(answer, extra="ignore")  # also of a newer scheduler
         except NotFound:
             return None
         except ValidationError:

@@ -108,7 +108,7 @@ def asked_anew(data: bytes) -> tuple[AttemptId, ...]:
 def ahead_of(data: bytes) -> tuple[Ahead, ...]:
     """What a MESSAGE of the scheduler's says that runs will want; none when it says something else."""
     try:
-        return MakeReady.model_validate_json(data).ahead
+        return MakeReady.model_validate_json(data, extra="ignore").ahead
     except ValidationError:
         return ()
 

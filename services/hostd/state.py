@@ -54,11 +54,16 @@ class SqliteState:
     async def load(self) -> tuple[list[Attachment], list[PendingRelease]]:
         """See StateStore."""
         rows = await asyncio.to_thread(self._read)
+        # What a newer hostd has added is passed over: one that can't start leaves its whole host alone.
         attachments = [
-            Attachment.model_validate(_content(body)) for kind, body in rows if kind == ATTACHMENT
+            Attachment.model_validate(_content(body), extra="ignore")
+            for kind, body in rows
+            if kind == ATTACHMENT
         ]
         releases = [
-            PendingRelease.model_validate(_content(body)) for kind, body in rows if kind == RELEASE
+            PendingRelease.model_validate(_content(body), extra="ignore")
+            for kind, body in rows
+            if kind == RELEASE
         ]
         return [_in_memory(each) for each in attachments], releases
 

@@ -19,7 +19,7 @@ from services.gateway.chronos import schedules
 from services.gateway.chronos.model import ChronosJob, Version
 from services.gateway.chronos.names import candidates, check_name, chronos_name, our_name
 from services.gateway.chronos.specs import command_of, to_spec
-from services.gateway.chronos.telling import Entry, names_of
+from services.gateway.chronos.telling import Entry, names_of, spec_told
 from services.gateway.jobs import Jobs, Outcome, State
 from services.gateway.model import ChronosConfig
 from services.gateway.parts import actor_of
@@ -54,7 +54,7 @@ class Book:
     async def one(self, actor: Actor, bu: str, name: str) -> Entry:
         """A job. Raises NotFound."""
         view = await self.view(actor, bu, name)
-        parents = JobSpec.model_validate(view.spec).parents
+        parents = spec_told(view).parents
         # Only a name that was made for a job tells nothing of the job's own.
         made = [each for each in parents if our_name(each) != each]
         return Entry.of(view, names_of([await self.jobs.job(actor, bu, each) for each in made]))
@@ -103,7 +103,7 @@ class Book:
         actor, before = actor_of(request), None
         try:
             view = await self.view(actor, bu, job.name)
-            ours, before = view.name, JobSpec.model_validate(view.spec)
+            ours, before = view.name, spec_told(view)
         except NotFound:
             check_name(job.name, version)
             ours = await self._free_name(actor, bu, job.name)

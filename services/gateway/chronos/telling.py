@@ -26,6 +26,11 @@ _ONLY = {Version.V2: ("concurrent",), Version.V3: ("epsilon", "async")}
 _STATUS = {"succeeded": "Success", "running": "Running", "pending": "Idle"}
 
 
+def spec_told(view: JobView) -> JobSpec:
+    """The spec of our view of a job, but for what a newer scheduler tells and we don't know."""
+    return JobSpec.model_validate(view.spec, extra="ignore")
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A job as we and as Chronos know it."""
@@ -37,7 +42,7 @@ class Entry:
     @classmethod
     def of(cls, view: JobView, names: Names) -> Entry:
         """From our view; `names` has the Chronos names of its parents where they are others than ours."""
-        spec = JobSpec.model_validate(view.spec)
+        spec = spec_told(view)
         return cls(view, spec, of_spec(spec, chronos_name(view.name, spec.labels), names))
 
     @property
