@@ -24,6 +24,7 @@ WIRED = (
     "tests/integration/test_executor.py",
     "tests/integration/test_executor_runs.py",
     "tests/integration/test_first_thing.py",
+    "tests/integration/test_full_host.py",
     "tests/integration/test_hostd",
 )
 """Files and directories of tests that use the fixture `ovs`. What is WIRED fetches nothing from anywhere."""

@@ -38,6 +38,7 @@ class Book:
         self._ends = ends
         self._log = log
         self._records = {record.attempt.id: record for record in journal.load()}
+        self._unsaved: dict[AttemptId, None] = {}  # the journal took them not, or not as they are
         self._by_container = {
             each.attempt.container: key
             for key, each in self._records.items()
@@ -123,6 +124,13 @@ class Book:
             left = tuple(each for each in record.updates if each["uuid"] != status["uuid"])
             self._keep(replace(record, updates=left))
 
+    def is_saved(self, attempt: AttemptId) -> bool:
+        """Would the next worker find all that it must? If not, it is tried again."""
+        record = self._records.get(attempt)
+        if record is not None and attempt in self._unsaved:
+            self._write(record)
+        return attempt not in self._unsaved
+
     def finished(self, attempt: AttemptId) -> bool:
         """Nothing of it is left on the host, and Mesos knows."""
         record = self._records[attempt]
@@ -131,6 +139,7 @@ class Book:
     def drop(self, attempt: AttemptId) -> None:
         """Forget it."""
         record = self._records.pop(attempt)
+        self._unsaved.pop(attempt, None)
         if self._by_container.get(record.attempt.container) == attempt:
             del self._by_container[record.attempt.container]
         try:
@@ -169,6 +178,8 @@ class Book:
     def _write(self, record: Record) -> None:
         try:
             self._journal.put(record)
+            self._unsaved.pop(record.attempt.id, None)
         except Unavailable as error:
+            self._unsaved[record.attempt.id] = None
             # Labels still tell most of it; to stop working would help nobody.
             self._log.error("journal failed", attempt=record.attempt.id, error=str(error))

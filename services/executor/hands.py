@@ -62,6 +62,7 @@ class Hands:
         inits: Inits,
         *,
         lives: Callable[[ContainerName], bool],
+        is_saved: Callable[[AttemptId], bool],
         clock: Clock,
         rng: random.Random,
         telemetry: Telemetry,
@@ -89,7 +90,15 @@ class Hands:
         self._holding: dict[AttemptId, None] = {}  # attempts that have a launch slot
         self._took: dict[AttemptId, dict[str, float]] = {}
         self._runs = RunHands(
-            engine, inits, self._secrets_of, lives, know, clock=clock, rng=rng, config=config
+            engine,
+            inits,
+            self._secrets_of,
+            lives,
+            know,
+            is_saved,
+            clock=clock,
+            rng=rng,
+            config=config,
         )
 
     async def do(self, attempt: AttemptId, action: m.Action) -> m.Input | None:

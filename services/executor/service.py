@@ -90,6 +90,7 @@ class ExecutorService:
             prober,
             inits,
             lives=book.lives,
+            is_saved=book.is_saved,
             clock=clock,
             rng=rng,
             telemetry=telemetry,

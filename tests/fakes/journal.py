@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from libs.common.disk import FULL
+from libs.common.errors import Unavailable
 from services.executor.journal import decode, encode
 from services.executor.model import AttemptId, Record
 
 
 class MemoryJournal:
-    """See Journal. It holds bytes, so that nothing of one worker's objects reaches the next."""
+    """See Journal. It holds bytes, so that nothing of one worker's objects reaches the next. `full`: it takes none."""
 
     def __init__(self) -> None:
         self.files: dict[AttemptId, bytes] = {}
+        self.full = False
 
     def load(self) -> list[Record]:
         """See Journal."""
@@ -18,8 +21,12 @@ class MemoryJournal:
 
     def put(self, record: Record) -> None:
         """See Journal."""
+        if self.full:
+            raise Unavailable(f"the journal can't be written: {FULL}")
         self.files[record.attempt.id] = encode(record)
 
     def drop(self, attempt: AttemptId) -> None:
         """See Journal."""
+        if attempt in self.files and self.full:
+            raise Unavailable(f"the journal can't be written: {FULL}")
         self.files.pop(attempt, None)

@@ -22,7 +22,10 @@ _BACKOFF = Backoff(0.05, 1.0)
 
 
 class RunHands:
-    """The outside of runs. `secrets_of` tells a run's, and may ask for them; `lives` whether a container does."""
+    """The outside of runs. `secrets_of` tells a run's, and may ask for them; `lives` whether a container does.
+
+    `is_saved` says whether the journal has an attempt as it is.
+    """
 
     def __init__(
         self,
@@ -31,6 +34,7 @@ class RunHands:
         secrets_of: Callable[[Attempt], Awaitable[Delivery]],
         lives: Callable[[ContainerName], bool],
         know: Callable[[AttemptId], Attempt | None],
+        is_saved: Callable[[AttemptId], bool],
         *,
         clock: Clock,
         rng: random.Random,
@@ -41,6 +45,7 @@ class RunHands:
         self._secrets_of = secrets_of
         self._lives = lives
         self._know = know
+        self._is_saved = is_saved
         self._clock = clock
         self._rng = rng
         self._config = config
@@ -97,15 +102,20 @@ class RunHands:
             return
 
     async def _forget(self, a: Attempt) -> m.Input:
-        """Tried until it is done or the container is gone: a later try must not find this one's end."""
+        """Tried until it is done or the container is gone: a later try must not find this one's end.
+
+        On a full disk the init is the only one who would tell the next worker: it keeps the end until that is saved.
+        """
         failures = 0
         while self._lives(a.container):
             try:
-                await self._inits.forget(a.container, a.task or a.id)
-                break
+                if self._is_saved(a.id):
+                    await self._inits.forget(a.container, a.task or a.id)
+                    break
             except (Refused, Unavailable):
-                failures += 1
-                await self._clock.sleep(_BACKOFF.delay_s(failures, self._rng))
+                pass
+            failures += 1
+            await self._clock.sleep(_BACKOFF.delay_s(failures, self._rng))
         return m.Removed()
 
     async def _read(self, a: Attempt) -> m.Input:

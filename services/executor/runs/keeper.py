@@ -223,7 +223,8 @@ class Keeper:
         told = a is not None and a.state in CLEANING
         if not view.running and (told or view.task in self._given_up):
             self._given_up.pop(view.task, None)
-            self._forget(name, view.task)
+            if not told or self._book.is_saved(AttemptId(view.task)):  # else it is, once that is so
+                self._forget(name, view.task)
             return
         known = self._orphans.setdefault(name, {})
         known[view.task] = (view, known.get(view.task, (view, self._clock.now()))[1])

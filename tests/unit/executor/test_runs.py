@@ -311,6 +311,32 @@ async def test_a_worker_may_die_at_any_moment_of_a_run(world: World) -> None:
 
 
 @virtual
+async def test_an_end_that_the_journal_does_not_take_is_not_forgotten(world: World) -> None:
+    """The disk is full, Mesos has not heard of it, and the worker is killed, twice: the next one tells how it ended."""
+    it = RunWorld(world)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.run("long.1", ENDLESS)
+        await it.settle()
+        (container,) = it.pools
+        it.agent.acknowledging, it.journal.full = False, True
+        it.inits.finish("long.1", 7)
+        await it.settle(20)
+        for _ in range(2):
+            it.agent.statuses.clear()
+            await it.restart(group)
+            await it.settle(20)
+            assert it.ends("long.1") == ["TASK_FAILED"]
+            assert it.agent.report("long.1").exit_code == 7
+        it.agent.acknowledging, it.journal.full = True, False
+        await it.restart(group)
+        await it.settle(20)
+        assert it.agent.report("long.1").exit_code == 7
+        assert container.tasks == {} and it.inits.started == ["long.1"]
+        await it.crash()
+
+
+@virtual
 async def test_runs_are_adopted_after_the_supervisors_death(world: World) -> None:
     it = RunWorld(world)
     async with asyncio.TaskGroup() as group:
