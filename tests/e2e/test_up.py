@@ -30,13 +30,15 @@ mount -t tmpfs tmpfs /run
 mount --make-shared /run
 mkdir -p /run/lock
 ip link set lo up
-"$2" up --root "$1/gantry" --no-samples
+home=$1 gantry=$2
+shift 2
+"$gantry" up --root "$home/gantry" --no-samples "$@"
 echo "-- it runs"
-curl -fsS "$(sed -n 's/.*GANTRY_URL=\\([^ ]*\\).*/\\1/p' "$1/told")/readyz"
+curl -fsS "$(sed -n 's/.*GANTRY_URL=\\([^ ]*\\).*/\\1/p' "$home/told")/readyz"
 echo
-"$2" down --root "$1/gantry"
+"$gantry" down --root "$home/gantry" "${@:1:1}"
 echo "-- it is gone"
-find /run/gantry "$1/gantry" -mindepth 1 2>/dev/null || true
+find /run/gantry "$home/gantry" -mindepth 1 2>/dev/null || true
 ip -br link
 for _ in $(seq 200); do
   set -- /proc/[0-9]*
@@ -55,12 +57,13 @@ def home() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def test_up_says_where_and_down_leaves_nothing(home: Path) -> None:
+@pytest.mark.parametrize("form", [(), ("--distributed", "--replicas", "1")], ids=("one", "many"))
+def test_up_says_where_and_down_leaves_nothing(home: Path, form: tuple[str, ...]) -> None:
     told = home / "told"
     world = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
     with told.open("w") as out:
         done = subprocess.run(
-            [*world, "bash", "-c", MACHINE, "bash", str(home), GANTRY],
+            [*world, "bash", "-c", MACHINE, "bash", str(home), GANTRY, *form],
             stdout=out,
             stderr=subprocess.STDOUT,
             env={**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)},
