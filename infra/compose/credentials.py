@@ -5,7 +5,8 @@
     python -m infra.compose.credentials login DIR USER       there: a login at the registry, or another password for it,
                                                              which is printed and kept nowhere
 
-A file of the cluster that is there stays as it is. Each belongs to who reads it: the services (user 10001) or root.
+The cluster's lie in a directory for each kind of reader. The compose files mount these as a whole, so that a file that
+is replaced is seen inside. One that is there stays as it is, and belongs to who reads it: the services (10001) or root.
 A host gets a key that is good for itself only, never the cluster's secret; `gantry host enrol` has it do so by itself.
 """
 
@@ -15,7 +16,7 @@ import argparse
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from infra.registry import htpasswd
@@ -29,6 +30,21 @@ from libs.common.tokens import derive_key
 SERVICES_UID = 10001
 ROOT_UID = 0
 FRAMEWORK, AGENT = "gantry", "agent"  # principals, as mesos-acls.json knows them
+# File → the directory that its readers' containers mount. kafka_keystore is the operator's (kafka-outside.yml).
+PLACES: Mapping[str, str] = {
+    "cluster_secret": "services",
+    "mesos_secret": "leaders",
+    "zookeeper_secret": "leaders",
+    "agent_credential": "gateways",
+    "mesos_credentials": "mesos-master",
+    "registry_htpasswd": "registry",
+    "kafka_keystore": "kafka",
+}
+
+
+def place(directory: Path, name: str) -> Path:
+    """Where a file of the cluster is."""
+    return directory / PLACES.get(name, "") / name
 
 
 def put(file: Path, content: str, uid: int) -> None:
@@ -38,24 +54,37 @@ def put(file: Path, content: str, uid: int) -> None:
 
 
 def make_cluster(directory: Path) -> None:
-    """The control plane's files; nothing that is there changes."""
+    """The control plane's files; nothing that is there changes. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o711)
-    put(directory / "cluster_secret", fresh(), SERVICES_UID)
-    put(directory / "mesos_secret", fresh(), SERVICES_UID)
-    put(directory / "zookeeper_secret", fresh(), SERVICES_UID)
-    put(directory / "agent_secret", fresh(), ROOT_UID)
-    agent = _read(directory / "agent_secret")
-    known = {FRAMEWORK: _read(directory / "mesos_secret"), AGENT: agent}
-    put(directory / "mesos_credentials", mesos_credentials(known), ROOT_UID)
+    for each in set(PLACES.values()):
+        (directory / each).mkdir(exist_ok=True)
+        (directory / each).chmod(0o711)  # whatever the umask is: readers aren't root
+    _take_in(directory)
+    put(place(directory, "cluster_secret"), fresh(), SERVICES_UID)
+    put(place(directory, "mesos_secret"), fresh(), SERVICES_UID)
+    put(place(directory, "zookeeper_secret"), fresh(), SERVICES_UID)
+    put(place(directory, "agent_secret"), fresh(), ROOT_UID)
+    agent = _read(place(directory, "agent_secret"))
+    known = {FRAMEWORK: _read(place(directory, "mesos_secret")), AGENT: agent}
+    put(place(directory, "mesos_credentials"), mesos_credentials(known), ROOT_UID)
     # What the gateways give to hosts that enrol.
-    put(directory / "agent_credential", mesos_credential(AGENT, agent), SERVICES_UID)
-    put(directory / "registry_htpasswd", "", ROOT_UID)  # nobody gets in so far
+    credential = mesos_credential(AGENT, agent)
+    put(place(directory, "agent_credential"), credential, SERVICES_UID)
+    put(place(directory, "registry_htpasswd"), "", ROOT_UID)  # nobody gets in so far
+
+
+def _take_in(directory: Path) -> None:
+    """Move files that lie beside each other, as they once did, to their places; not one that is a host's file, too."""
+    for name in PLACES.keys() - {HostFiles(directory).agent_credential.name}:
+        before, now = directory / name, place(directory, name)
+        if before.exists() and not now.exists():
+            before.rename(now)
 
 
 def make_host(cluster: Path, host: str, out: Path) -> None:
     """A host's files, made of the cluster's. Raises FileNotFoundError before those are there, InvalidInput."""
-    agent = AgentCredential(principal=AGENT, secret=_read(cluster / "agent_secret"))
-    known = read_secrets(cluster / "cluster_secret")
+    agent = AgentCredential(principal=AGENT, secret=_read(place(cluster, "agent_secret")))
+    known = read_secrets(place(cluster, "cluster_secret"))
     files = HostFiles(out)
     files.make_directory()
     files.put(tuple(derive_key(each, Kind.HOST, host) for each in known), agent)
@@ -63,7 +92,7 @@ def make_host(cluster: Path, host: str, out: Path) -> None:
 
 def make_login(cluster: Path, user: str) -> str:
     """Let a user into the registry; the new password. Raises FileNotFoundError before `make_cluster`, ValueError."""
-    file, password = cluster / "registry_htpasswd", secrets.token_urlsafe(24)
+    file, password = place(cluster, "registry_htpasswd"), secrets.token_urlsafe(24)
     others = (line for line in file.read_text().splitlines() if line)
     lines = [line for line in others if line.partition(":")[0] != user]
     lines.append(htpasswd.line(user, password))

@@ -14,9 +14,12 @@ from typing import Any
 
 import yaml
 
+from infra.compose.credentials import place
 from infra.images.build import build_images
 from infra.local.processes import end
 from libs.client.api import GantryClient
+from libs.client.hostfiles import HostFiles
+from libs.common.keys import fingerprint, read_secrets
 from tests.compose.doors import loose_logins, open_doors
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,6 +50,10 @@ ON_HOST = (
     "infra/compose/host.yml",
     "-f",
     "tests/compose/host-machine.yml",
+)
+AT_HOST = (
+    *("docker", "run", "--rm", "-i", "--user", "0:0", "--network", "host"),
+    *("--volume", f"{SECRETS}:{SECRETS}", "gantry:0.1.0"),
 )
 
 
@@ -147,9 +154,8 @@ async def host(
 ) -> subprocess.Popen[bytes]:
     """Set a host up; returns its engine, which was restarted on the way."""
     token = gantry(key_file, "host", "token", HOST_NAME).split()[-1]
-    mounted = ("--volume", f"{SECRETS}:{SECRETS}", "--network", "host", "--user", "0:0")
     enrol = ("libs.cli.main", "host", "enrol", "--name", HOST_NAME, "--url", GATEWAY)
-    run("docker", "run", "--rm", "-i", *mounted, "gantry:0.1.0", *enrol, fed=f"{token}\n")
+    run(*AT_HOST, *enrol, fed=f"{token}\n")
     say("the host has enrolled")
     run(*ON_HOST, "up", "install", timeout_s=READY_S)
     await end([engine.pid])
@@ -191,12 +197,51 @@ async def closed_doors() -> None:
     say("every port asks who is there")
 
 
+async def rotation(key_file: Path) -> None:
+    """The cluster's secret and the host's keys are replaced as docs/secrets.md says, and nothing is started anew."""
+    secret, mine = place(SECRETS, "cluster_secret"), HostFiles(SECRETS).host_key
+    ask = ("docker", "ps", "--no-trunc", "--format", "{{.Names}}")
+    names = sorted(run(*ask, "--filter", "ancestor=gantry:0.1.0").split())
+    started = ("docker", "inspect", "--format", "{{.State.StartedAt}}", *names)
+    before = run(*started)
+    renew = ("libs.cli.main", "host", "renew", "--name", HOST_NAME, "--url", GATEWAY)
+    services = [each for each in names if "hostd" not in each]
+    for verb in ("add", "retire"):
+        gantry(key_file, "secret", verb, str(secret))
+        await taken_up(secret, services)
+        run(*AT_HOST, *renew)
+        await taken_up(mine, [each for each in names if "hostd" in each])
+    if run(*started) != before:
+        raise TrialFailed("a container was started anew")
+    say("the cluster's secret and the host's key are others, and nothing was started anew")
+
+
+async def taken_up(file: Path, containers: list[str]) -> None:
+    """Wait until each has logged that it has what the file says now."""
+    prints = json.dumps([fingerprint(each) for each in read_secrets(file)])
+
+    async def logged() -> bool:
+        for each in containers:
+            lines = logs(each).splitlines()
+            found = [line for line in lines if '"secrets taken up"' in line]
+            if not found or json.dumps(json.loads(found[-1])["fingerprints"]) != prints:
+                return False
+        return True
+
+    await until(f"what {file.name} says now in {', '.join(containers)}", logged)
+
+
+def logs(container: str) -> str:
+    """What a container wrote."""
+    command = ("docker", "logs", container)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=CALL_S)
+    return done.stdout + done.stderr
+
+
 async def an_app(client: GantryClient, key_file: Path) -> None:
     """Release, ask the instances at their own addresses over the trunk, and again beside what was killed."""
     login = ("infra.compose.credentials", "login", str(SECRETS), USER)
     password = run(sys.executable, "-m", *login).strip()
-    run(*CONTROL_PLANE, "restart", "registry")  # the mounted file was replaced
-    await all_healthy("gantry", len(control_services()))
     gantry(key_file, "--bu", "acme", "bu-registry", "put", REGISTRY, USER, fed=f"{password}\n")
     built = await build_images("unix:///run/docker.sock", REGISTRY, login=(USER, password))
     if found := [each async for each in loose_logins(REGISTRY, USER, password, built[0].reference)]:
@@ -272,6 +317,7 @@ async def main() -> None:
         async with GantryClient.open(GATEWAY, key) as client:
             engine = await host(engine, client, key_file)
             await closed_doors()
+            await rotation(key_file)
             await an_app(client, key_file)
         say(f"the scheduler says {status()}")
         run(*ON_HOST, "down", "-v", timeout_s=READY_S)

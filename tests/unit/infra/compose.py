@@ -124,8 +124,15 @@ def environment(service: Parsed) -> dict[str, str]:
 
 def mounted(service: Parsed) -> dict[str, Path]:
     """Paths inside, and what lies there outside."""
-    parts = [each.split(":") for each in service.get("volumes", ())]
-    return {inside: Path(outside) for outside, inside, *_ in parts if outside.startswith("/")}
+    found: dict[str, Path] = {}
+    for each in service.get("volumes", ()):
+        if isinstance(each, dict):
+            found[each["target"]] = Path(each["source"])
+        else:
+            outside, inside, *_ = each.split(":")
+            if outside.startswith("/"):
+                found[inside] = Path(outside)
+    return found
 
 
 def settings(name: str, service: Parsed) -> tuple[CommonConfig, BaseModel]:

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from infra.compose import credentials
+from libs.cli.host_cmd import SECRETS
+from libs.client.hostfiles import HostFiles
 from services.hostd.settings import HostdConfig
 from tests.unit.infra.calls import calls
 from tests.unit.infra.compose import (
     CONTROL,
+    PRIVILEGED,
     REPOSITORY,
     Parsed,
     addresses,
@@ -69,21 +74,31 @@ _SECRET_NAME = re.compile(
 )
 
 
-def secrets_of(service: Parsed) -> dict[str, str]:
-    """Path inside → the secret's name."""
+def kept() -> set[Path]:
+    """The secret files that there are on a control machine and on a host; kafka_keystore is for who opens that door."""
+    host = HostFiles(SECRETS)
+    on_hosts = {host.host_key, host.agent_credential, host.agent_http_credentials}
+    on_control = {credentials.place(SECRETS, name) for name in credentials.PLACES}
+    return {*on_hosts, host.executor_secret, *on_control}
+
+
+def secrets_of(service: Parsed) -> dict[str, Path]:
+    """Path inside → the secret file, for each in the directories that are mounted."""
     return {
-        each.get("target") or f"/run/secrets/{each['source']}": each["source"]
-        for each in service.get("secrets", ())
+        str(Path(inside, file.name)): file
+        for inside, directory in mounted(service).items()
+        for file in sorted(kept())
+        if file.parent == directory
     }
 
 
 def wrong_secrets(parsed: Parsed) -> Iterator[str]:
-    """No secret by value; each secret file that is named is mounted, each mounted one is defined and used."""
-    defined = set(parsed.get("secrets", {}))
-    used: set[str] = set()
+    """No secret by value; each file that is named is mounted, in a directory that has nothing for others."""
     for name, service in parsed["services"].items():
         given = secrets_of(service)
-        used.update(given.values())
+        yield from _frozen(name, service)
+        mine = name in ours(parsed)
+        told = " ".join([*environment(service).values(), *(_told(name, service) if mine else ())])
         for variable, value in environment(service).items():
             if _SECRET_NAME.search(variable) and not value.startswith("/"):
                 yield f"{name}: {variable} has a secret's name and no file"
@@ -91,10 +106,26 @@ def wrong_secrets(parsed: Parsed) -> Iterator[str]:
                 yield f"{name}: {variable} has a password in it"
             if _SECRET_NAME.search(variable) and value not in given:
                 yield f"{name}: {variable}: {value} is not mounted"
-        if name in ours(parsed):
+        for inside in given:
+            if inside not in told and name not in PRIVILEGED:  # those could read it anyway
+                yield f"{name}: has {inside} and no use for it"
+        if mine:
             yield from _wrong_files(name, service)
-    for each in defined ^ used:
-        yield f"secret {each}: defined or used, not both"
+
+
+def _frozen(name: str, service: Parsed) -> Iterator[str]:
+    """Secrets that would stay as they were when the container started: a replaced file is another one."""
+    for each in service.get("secrets", ()):
+        yield f"{name}: {each['source']} is a single file, which nobody can replace"
+    for source in mounted(service).values():
+        if source in kept():
+            yield f"{name}: {source} is a single file, which nobody can replace"
+
+
+def _told(name: str, service: Parsed) -> Iterator[str]:
+    """What the settings of one of ours say."""
+    for section in settings(name, service):
+        yield from (str(value) for _, value in section)
 
 
 def _wrong_files(name: str, service: Parsed) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
+from libs.cli.host_cmd import SECRETS
 from tests.unit.infra import compose, compose_doors
 from tests.unit.infra.compose import Parsed, control, host
 
@@ -34,6 +35,28 @@ def _drop(*path: str) -> Callable[[Parsed], None]:
 def _env(service: str, name: str, value: str) -> Callable[[Parsed], None]:
     def change(parsed: Parsed) -> None:
         parsed["services"][service].setdefault("environment", {})[name] = value
+
+    return change
+
+
+def _leave(service: str, target: str) -> Callable[[Parsed], None]:
+    def change(parsed: Parsed) -> None:
+        volumes = parsed["services"][service]["volumes"]
+        gone = [each for each in volumes if isinstance(each, dict) and each["target"] == target]
+        assert gone, target
+        volumes.remove(gone[0])
+
+    return change
+
+
+def _mount(service: str, secret: str) -> Callable[[Parsed], None]:
+    def change(parsed: Parsed) -> None:
+        bound = {
+            "type": "bind",
+            "source": f"{SECRETS}/{secret}",
+            "target": f"/run/secrets/{secret}",
+        }
+        parsed["services"][service]["volumes"].append(bound)
 
     return change
 
@@ -155,11 +178,11 @@ MISTAKES: dict[str, tuple[str, Callable[[Parsed], None]]] = {
     ),
     "a secret that is not mounted": (
         "mesos_secret is not mounted",
-        _put("scheduler-1", "secrets", value=[]),
+        _leave("scheduler-1", "/run/secrets/leaders"),
     ),
     "a password of ZooKeeper's that is not mounted": (
         "zookeeper_secret is not mounted",
-        _put("monitor-1", "secrets", value=[{"source": "cluster_secret"}]),
+        _leave("monitor-1", "/run/secrets/leaders"),
     ),
     "an election that the other replica knows nothing of": (
         "elect a leader each in their own way",
@@ -171,7 +194,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Parsed], None]]] = {
     ),
     "an agents' credential that is not mounted": (
         "agent_credential is not mounted",
-        _put("gateway-1", "secrets", value=[{"source": "cluster_secret"}]),
+        _leave("gateway-1", "/run/secrets/gateways"),
     ),
     "another database": (
         "don't agree",
@@ -226,8 +249,20 @@ MISTAKES: dict[str, tuple[str, Callable[[Parsed], None]]] = {
         _unset("REGISTRY_AUTH", "registry"),
     ),
     "a registry whose logins are not mounted": (
-        "REGISTRY_AUTH_HTPASSWD_PATH is '/run/secrets/registry_htpasswd', and not a mounted secret",
-        _put("registry", "secrets", value=[]),
+        "REGISTRY_AUTH_HTPASSWD_PATH is '/run/secrets/registry/registry_htpasswd', and not a mounted secret",
+        _leave("registry", "/run/secrets/registry"),
+    ),
+    "a secret that can't be replaced while it is used": (
+        "cluster_secret is a single file",
+        _mount("ipam-2", "services/cluster_secret"),
+    ),
+    "a secret of compose's own": (
+        "ipam-2: cluster_secret is a single file",
+        _put("ipam-2", "secrets", value=[{"source": "cluster_secret"}]),
+    ),
+    "secrets of others": (
+        "ipam-2: has /run/secrets/leaders/mesos_secret and no use for it",
+        _mount("ipam-2", "leaders"),
     ),
     "a registry that deletes for whoever may push": (
         "may delete",
@@ -259,8 +294,8 @@ ON_A_HOST: dict[str, tuple[str, Callable[[Parsed], None]]] = {
         _unset("GANTRY_HOSTD__HOST_KEY_FILE", "hostd"),
     ),
     "a host's key that is not mounted": (
-        "hostd: host_key_file: /etc/gantry/host_key is not mounted",
-        _put("hostd", "secrets", value=[]),
+        "hostd: host_key_file: /etc/gantry/secrets/host_key is not mounted",
+        _leave("hostd", "/etc/gantry/secrets"),
     ),
     "an agent whose API is open": (
         "mesos-agent: MESOS_AUTHENTICATE_HTTP_READONLY is ''",

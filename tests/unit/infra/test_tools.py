@@ -20,18 +20,23 @@ from libs.common.tokens import TokenVerifier, derive_key
 from libs.mesos.credentials import read_credentials
 from tests.unit.infra.compose import REPOSITORY
 
+MADE = {
+    "cluster_secret", "mesos_secret", "zookeeper_secret", "agent_secret", "mesos_credentials", "agent_credential",
+    "registry_htpasswd",
+}  # fmt: skip
 HEALTHY = REPOSITORY / "infra/compose/healthy"
 
 
 def test_secrets_are_made_once_and_for_their_readers_alone(tmp_path: Path) -> None:
     credentials.main(["cluster", str(tmp_path)])
-    files = {each.name: each for each in tmp_path.iterdir()}
+    files = {each.name: each for each in tmp_path.rglob("*") if each.is_file()}
     before = {name: file.read_text() for name, file in files.items()}
-    assert files.keys() == {
-        "cluster_secret", "mesos_secret", "zookeeper_secret", "agent_secret", "mesos_credentials", "agent_credential",
-        "registry_htpasswd",
-    }  # fmt: skip
+    assert files.keys() == MADE
     assert {each.stat().st_mode & 0o777 for each in files.values()} == {0o400}
+    for name, file in files.items():
+        assert file == credentials.place(tmp_path, name)
+    # Who may read a file gets to it, and to no list of the others.
+    assert {each.stat().st_mode & 0o777 for each in tmp_path.rglob("*") if each.is_dir()} == {0o711}
     credentials.main(["cluster", str(tmp_path)])
     assert {name: file.read_text() for name, file in files.items()} == before
     assert len(read_secrets(files["cluster_secret"])[0]) == 32
@@ -42,18 +47,30 @@ def test_secrets_are_made_once_and_for_their_readers_alone(tmp_path: Path) -> No
     assert json.loads(before["agent_credential"]) in known
 
 
+def test_files_that_lay_beside_each_other_go_to_their_places(tmp_path: Path) -> None:
+    credentials.main(["cluster", str(tmp_path)])
+    made = {name: credentials.place(tmp_path, name).read_text() for name in MADE}
+    for name in MADE:
+        credentials.place(tmp_path, name).rename(tmp_path / name)
+    credentials.main(["cluster", str(tmp_path)])
+    assert {name: credentials.place(tmp_path, name).read_text() for name in MADE} == made
+    # A host's files may be in the same directory, and its daemons look for this one there.
+    left = {each.name for each in tmp_path.iterdir() if each.is_file()}
+    assert left == {"agent_secret", "agent_credential"}
+
+
 def test_a_host_gets_what_is_its_own(tmp_path: Path) -> None:
     cluster, out = tmp_path / "cluster", tmp_path / "host"
     credentials.main(["cluster", str(cluster)])
     credentials.main(["host", str(cluster), "host-1", str(out)])
-    secret = read_secrets(cluster / "cluster_secret")[0]
+    secret = read_secrets(credentials.place(cluster, "cluster_secret"))[0]
     key = bytes.fromhex((out / "host_key").read_text().strip())
     assert key == derive_key(secret, Kind.HOST, "host-1")
     given = "".join(each.read_text() for each in out.iterdir())
     assert secret.hex() not in given
-    assert (cluster / "mesos_secret").read_text().strip() not in given
+    assert credentials.place(cluster, "mesos_secret").read_text().strip() not in given
     agent = json.loads((out / "agent_credential").read_text())
-    master = json.loads((cluster / "mesos_credentials").read_text())["credentials"]
+    master = json.loads(credentials.place(cluster, "mesos_credentials").read_text())["credentials"]
     assert agent in master
 
 
@@ -61,7 +78,7 @@ def test_each_login_at_the_registry_has_a_password_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     credentials.main(["cluster", str(tmp_path)])
-    file = tmp_path / "registry_htpasswd"
+    file = credentials.place(tmp_path, "registry_htpasswd")
     assert file.read_text().strip() == "", "there is a login that nobody asked for"
 
     def login(user: str) -> str:
@@ -105,7 +122,7 @@ async def _service(secret: bytes) -> AsyncIterator[str]:
 
 async def test_an_operator_asks_with_the_clusters_secret(tmp_path: Path) -> None:
     credentials.main(["cluster", str(tmp_path)])
-    file = tmp_path / "cluster_secret"
+    file = credentials.place(tmp_path, "cluster_secret")
     async with _service(read_secrets(file)[0]) as url:
         environ = {
             "GANTRY_COMMON__SECRET_FILE": str(file),
