@@ -24,12 +24,13 @@ import yaml
 
 from infra.images.build import BuiltImage, SampleImage, build_images
 from infra.local import edge, front, leftovers
+from infra.local.account import Account
 from infra.local.configs import chronos
 from infra.local.host import CONFIG_VARIABLE, Host
 from infra.local.layout import SHARED_OVS, Layout, choose_ports
 from infra.local.processes import Daemon, LocalError, end, run
 from infra.local.stack import Say, answers, executors_of, remove_namespaces
-from infra.provision.scripts import ovs_server
+from infra.provision.scripts import ovs_server, registry_server
 from infra.provision.server import Server
 from infra.provision.sources import KINDS
 from services.hostd.core import owner_tag
@@ -99,6 +100,7 @@ class DistributedStack:
         ports = ("gateway", "mesos_master", *self.names)
         ports += tuple(f"{kind}:{host}" for host in hosts for kind in ("hostd", "agent"))
         self.layout = replace(layout, ports=choose_ports(layout.root, ports))
+        self.account = Account(self.layout)
         tag = owner_tag(layout.cluster)
         self.hosts = tuple(
             Host(self.layout, name, zone, (f"gt-{tag}{name[-1]}",))
@@ -130,6 +132,8 @@ class DistributedStack:
         await self._until("gateways", lambda: answers(f"{self.layout.url}/readyz"))
         for service in SERVICES:
             await self._until(service, partial(self._one_ready, service))
+        if self._login is not None:
+            await self.account.give(self.registry, self.admin_key())
 
     async def _start_servers(self) -> None:
         self._say("starting Kafka, MongoDB, ZooKeeper, registry, Open vSwitch and Docker engines")
@@ -143,9 +147,13 @@ class DistributedStack:
     async def _make_servers(self) -> None:
         root = self.layout.root
         made = dict(self._lent)
-        for kind in ("kafka", "mongo", "zookeeper", "registry"):
+        for kind in ("kafka", "mongo", "zookeeper"):
             if kind not in made:
                 made[kind] = await KINDS[kind](root / kind)
+        if "registry" not in made:
+            self.account.make()
+            logins = self.account.logins_file
+            made["registry"] = registry_server(root / "registry", logins=logins)
         made["ovs"] = ovs_server(self.layout.ovs_dir)
         registry = made["registry"].url.removeprefix("http://")
         for host in self.hosts:
@@ -291,20 +299,27 @@ class DistributedStack:
     async def push_sample(self, version: str) -> BuiltImage:
         """The same app in another version, that no host has yet but the first one, whose engine builds it."""
         image = SampleImage("sample-web", version, version)
-        (built,) = await build_images(f"unix://{self.hosts[0].socket}", self._registry, [image])
+        engine = f"unix://{self.hosts[0].socket}"
+        (built,) = await build_images(engine, self.registry, [image], login=self._login)
         return built
 
     async def push_samples(self) -> dict[str, BuiltImage]:
         """Build the sample images and push them; by `name:tag` without the registry."""
-        built = await build_images(f"unix://{self.hosts[0].socket}", self._registry)
+        engine = f"unix://{self.hosts[0].socket}"
+        built = await build_images(engine, self.registry, login=self._login)
         return {image.name.rpartition("/")[2]: image for image in built}
 
     # -- configuration
 
     @property
-    def _registry(self) -> str:
+    def registry(self) -> str:
         """Where the registry is, as images name it."""
         return self.servers["registry"].url.removeprefix("http://")
+
+    @property
+    def _login(self) -> tuple[str, str] | None:
+        """For a registry of our own; one that was lent asks for none."""
+        return None if "registry" in self._lent else self.account.login
 
     def service_config(self, name: str) -> dict[str, Any]:
         """The file of one replica, as it would be written by hand."""
@@ -316,7 +331,7 @@ class DistributedStack:
             "leader_lease_s": LEASE_S,
         }
         sections: dict[str, dict[str, Any]] = {
-            "gateway": {"chronos": chronos(layout, self._registry)},
+            "gateway": {"chronos": chronos(layout, self.registry)},
             "scheduler": {**mesos, "executor_command": self._executor_command()},
             "monitor": {**mesos, "endpoints": self._endpoints(), **self._monitor},
             "deployer": {"haproxy_sockets": [str(layout.haproxy_socket)]},

@@ -64,6 +64,7 @@ class Layout:
     cooldown_s: float = 60.0
     ovs_dir: Path = SHARED_OVS
     traced: bool = False
+    units: tuple[str, ...] = ("acme",)  # who has a login at the cluster's registry from the start
     ports: dict[str, int] = field(default_factory=dict)
 
     @property

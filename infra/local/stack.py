@@ -20,6 +20,7 @@ import aiohttp
 
 from infra.images.build import BuiltImage, build_images
 from infra.local import configs, edge, leftovers
+from infra.local.account import Account
 from infra.local.layout import SHARED_OVS, Layout, choose_ports
 from infra.local.processes import Daemon, LocalError, end, run
 from services.hostd.settings import HostdConfig
@@ -40,6 +41,7 @@ class Stack:
         root, logs = layout.root, layout.logs
         self.control_plane = Daemon("control plane", root / "gantry.pid", logs / "gantry.log")
         self.hostd = Daemon("hostd", root / "hostd.pid", logs / "hostd.log")
+        self.account = Account(self.layout)
         hostd = HostdConfig(host=layout.hostname)
         self.bridge = hostd.bridge_name(layout.cluster)
         self._owner = hostd.owner(layout.cluster)
@@ -55,26 +57,30 @@ class Stack:
         await edge.up(self.layout, self.bridge)
         edge.start_haproxy(self.layout)
         await self.start_control_plane()
+        await self.account.give(self.registry, self.admin_key())
 
     async def start_servers(self) -> None:
         """Docker engine, Open vSwitch and registry, private ones below the root."""
         layout = self.layout
         infra = layout.repo / "infra"
-        registry = f"127.0.0.1:{layout.ports['registry']}"
         engine = (
             "--dir",
             layout.root / "engine",
             "--runtime-path",
             layout.shim,
             "--registry",
-            registry,
+            self.registry,
         )
-        port = ("--dir", layout.root / "registry", "--port", str(layout.ports["registry"]))
+        self.account.make()
+        registry = (
+            *("--dir", layout.root / "registry", "--port", str(layout.ports["registry"])),
+            *("--logins", self.account.logins_file),
+        )
         async with asyncio.TaskGroup() as group:
             self._say("starting Docker engine, Open vSwitch and registry")
             group.create_task(run(infra / "host/engine.sh", "start", *engine))
             group.create_task(run(infra / "host/ovs.sh", "start", "--dir", layout.ovs_dir))
-            group.create_task(run(infra / "registry/registry.sh", "start", *port))
+            group.create_task(run(infra / "registry/registry.sh", "start", *registry))
 
     async def start_hostd(self) -> None:
         """The host daemon; returns when its socket answers."""
@@ -110,6 +116,11 @@ class Stack:
     async def _gateway_ready(self) -> bool:
         return await answers(f"{self.layout.url}/readyz") and self.layout.admin_key_file.exists()
 
+    @property
+    def registry(self) -> str:
+        """Where the registry is, as images name it."""
+        return f"127.0.0.1:{self.layout.ports['registry']}"
+
     def engine_sockets(self) -> tuple[Path, ...]:
         """The Docker engine, as the only one."""
         return (self.layout.root / "engine/docker.sock",)
@@ -121,7 +132,7 @@ class Stack:
     async def push_samples(self) -> dict[str, BuiltImage]:
         """Build the sample images and push them; by `name:tag` without the registry."""
         engine = f"unix://{self.layout.root / 'engine/docker.sock'}"
-        built = await build_images(engine, f"127.0.0.1:{self.layout.ports['registry']}")
+        built = await build_images(engine, self.registry, login=self.account.login)
         return {image.name.rpartition("/")[2]: image for image in built}
 
     # -- stopping

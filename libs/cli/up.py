@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from infra.local.account import Account
     from infra.local.layout import Layout
 
 HOME = Path("/var/lib/gantry")
@@ -33,7 +34,10 @@ class LocalStack(Protocol):
     """A cluster on this machine, of one process or of many."""
 
     layout: Layout
+    account: Account
 
+    @property
+    def registry(self) -> str: ...
     async def start(self) -> None: ...
     async def destroy(self) -> None: ...
     def leftovers(self) -> list[str]: ...
@@ -82,6 +86,10 @@ def up(
         CONSOLE.print(f"[bold green]Gantry runs.[/] Console and API: {layout.url}/")
         CONSOLE.print(f"Admin key: {stack.admin_key()}")
         CONSOLE.print(f"  export GANTRY_URL={layout.url} GANTRY_KEY_FILE={layout.admin_key_file}")
+        user, _ = stack.account.login
+        units = ", ".join(layout.units)
+        CONSOLE.print(f"Registry: {stack.registry}, user {user}; {units} pulls from it")
+        CONSOLE.print(f"  its password: {stack.account.password_file}")
         if samples:
             for image in (await stack.push_samples()).values():
                 CONSOLE.print(f"  sample image {image.name}: {image.reference}")

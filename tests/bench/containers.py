@@ -39,7 +39,8 @@ async def measure(report: Report, count: int = COUNT) -> None:
     """All of them on one cluster."""
     with tempfile.TemporaryDirectory(prefix="gb-", dir="/tmp") as directory:
         cluster = f"bench-{directory[-4:].lower().replace('_', 'x')}"
-        stack = Stack(Layout(cluster, Path(directory), cooldown_s=0, traced=True))
+        layout = Layout(cluster, Path(directory), cooldown_s=0, traced=True, units=("bench",))
+        stack = Stack(layout)
         try:
             await stack.start()
             images = await stack.push_samples()

@@ -14,6 +14,8 @@ import aiohttp
 import orjson
 import pytest
 
+from infra.local.distributed import DistributedStack
+from infra.local.layout import Layout
 from infra.provision import Server
 from infra.provision.scripts import registry_server
 from libs.common.errors import NotFound, Refused
@@ -112,3 +114,25 @@ async def test_pulled_with_the_right_login_only(
             await engine.pull(private.image, None)
     finally:
         await engine.close()
+
+
+async def test_a_local_cluster_of_many_processes_draws_a_login_for_its_registry(
+    tmp_path: Path,
+) -> None:
+    stack = DistributedStack(Layout("login", tmp_path))
+    await stack._make_servers()
+    server, known = stack.servers["registry"], stack.account.login
+    await server.start()
+    try:
+        async with aiohttp.ClientSession() as session:
+            for login, expected in ((known, 200), ((known[0], "wrong"), 401), (None, 401)):
+                proof = {"Authorization": aiohttp.encode_basic_auth(*login)} if login else {}
+                async with session.get(f"{server.url}/v2/", headers=proof) as answer:
+                    assert answer.status == expected
+        again = DistributedStack(Layout("login", tmp_path))
+        again.account.make()
+        assert again.account.login == known, "who has it would be locked out by a restart"
+        for file in (stack.account.password_file, stack.account.logins_file):
+            assert file.stat().st_mode & 0o777 == 0o600
+    finally:
+        await server.stop()
