@@ -200,8 +200,8 @@ async def closed_doors() -> None:
 async def rotation(key_file: Path) -> None:
     """The cluster's secret and the host's keys are replaced as docs/secrets.md says, and nothing is started anew."""
     secret, mine = place(SECRETS, "cluster_secret"), HostFiles(SECRETS).host_key
-    ask = ("docker", "ps", "--no-trunc", "--format", "{{.Names}}")
-    names = sorted(run(*ask, "--filter", "ancestor=gantry:0.1.0").split())
+    there = run("docker", "ps", "--format", "{{.Image}} {{.Names}}").splitlines()
+    names = sorted(line.split()[1] for line in there if line.startswith("gantry:0.1.0 "))
     started = ("docker", "inspect", "--format", "{{.State.StartedAt}}", *names)
     before = run(*started)
     renew = ("libs.cli.main", "host", "renew", "--name", HOST_NAME, "--url", GATEWAY)

@@ -1,15 +1,20 @@
-"""A MongoDB server's door and nothing behind it: it demands a user, knows none, and remembers who knocked.
+"""A MongoDB server's door: it demands a user, remembers who knocked, and leads those that it knows to a server behind.
 
 As much of the wire protocol as the driver's handshake takes: OP_QUERY answered by OP_REPLY, OP_MSG by OP_MSG
-(github.com/mongodb/specifications, message/OP_MSG.md). What a real server says: code 18 for a wrong password, 13 for a
-command without a user.
+(github.com/mongodb/specifications, message/OP_MSG.md). Passwords are proved by SCRAM-SHA-256 (RFC 5802 and 7677); then
+all messages go on to the server as they are. What a real server says: code 18 for a wrong password, 13 for a command
+without a user.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
+import secrets
 import struct
-from collections.abc import AsyncIterator
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,49 +33,112 @@ _HELLO = {
     "maxMessageSizeBytes": 48_000_000,
     "maxWriteBatchSize": 100_000,
 }
+_ROUNDS = 4096
 
 
 @dataclass
 class MongoGuard:
-    """The door. `users` are those who tried, each with the database that was to know them."""
+    """The door. `users` are those who tried, each with the database that was to know them.
 
+    `known`: the passwords of users, each with its database. `behind`: the port of the server that they are led to.
+    """
+
+    known: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    behind: int = 0
     port: int = 0
     users: list[tuple[str, str]] = field(default_factory=list)
     heard: bytes = b""
 
-    def answer(self, command: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a command."""
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        visitor = _Visitor(self)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while not visitor.is_known:
+                head, body = await _message(reader)
+                self.heard += body
+                writer.write(visitor.reply(head, body))
+                await writer.drain()
+            await self._lead_on(reader, writer)
+        writer.close()
+
+    async def _lead_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, inner_writer = await asyncio.open_connection("127.0.0.1", self.behind)
+        try:
+            while True:  # the driver waits for each answer before it asks again
+                inner_writer.write(b"".join(await _message(reader)))
+                writer.write(b"".join(await _message(inner)))
+                await writer.drain()
+        finally:
+            inner_writer.close()
+
+
+class _Visitor:
+    """Who is at the other end of a connection, and how far it has proved that."""
+
+    def __init__(self, guard: MongoGuard) -> None:
+        self.is_known = False
+        self._guard = guard
+        self._password = ""
+        self._said: tuple[str, str] = (
+            "",
+            "",
+        )  # the first messages of client and server, which the proof is about
+        self._nonce = ""
+        self._salt = secrets.token_bytes(16)
+
+    def reply(self, head: bytes, body: bytes) -> bytes:
+        """The answer to a message, as bytes."""
+        _, request, _, code = _HEADER.unpack(head)
+        if code == _QUERY:
+            after_name = body.index(b"\0", 4) + 1 + 8
+            told = bson.encode(self._answer(_first(body[after_name:])))
+            content = struct.pack("<iqii", 8, 0, 0, 1) + told
+            return _HEADER.pack(_HEADER.size + len(content), 1, request, _REPLY) + content
+        told = bson.encode(self._answer(_first(body[5:])))
+        content = struct.pack("<iB", 0, 0) + told
+        return _HEADER.pack(_HEADER.size + len(content), 1, request, _MSG) + content
+
+    def _answer(self, command: dict[str, Any]) -> dict[str, Any]:
         name = next(iter(command))
         if name.lower() in ("ismaster", "hello"):
             mechanisms = {"saslSupportedMechs": ["SCRAM-SHA-256"]}
             return {**_HELLO, **(mechanisms if "saslSupportedMechs" in command else {})}
         if name == "saslStart":
-            user = bytes(command["payload"]).decode().partition("n=")[2].partition(",")[0]
-            self.users.append((user, command["$db"]))
-            return _error(18, "AuthenticationFailed", "Authentication failed.")
+            return self._start(bytes(command["payload"]).decode(), command["$db"])
+        if name == "saslContinue" and self._password:
+            return self._check(bytes(command["payload"]).decode())
         return _error(13, "Unauthorized", f"command {name} requires authentication")
 
-    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = await reader.readexactly(_HEADER.size)
-                length, request, _, code = _HEADER.unpack(head)
-                body = await reader.readexactly(length - _HEADER.size)
-                self.heard += body
-                writer.write(self._reply(request, code, body))
-                await writer.drain()
-        writer.close()
+    def _start(self, text: str, database: str) -> dict[str, Any]:
+        bare = text.removeprefix("n,,")
+        user, nonce = _fields(bare)["n"], _fields(bare)["r"]
+        self._guard.users.append((user, database))
+        self._password = self._guard.known.get((user, database), "")
+        if not self._password:
+            return _WRONG
+        self._nonce = nonce + secrets.token_urlsafe(18)
+        first = f"r={self._nonce},s={b64encode(self._salt).decode()},i={_ROUNDS}"
+        self._said = (bare, first)
+        return _step(first, done=False)
 
-    def _reply(self, request: int, code: int, body: bytes) -> bytes:
-        if code == _QUERY:
-            after_name = body.index(b"\0", 4) + 1 + 8
-            told = bson.encode(self.answer(_first(body[after_name:])))
-            content = struct.pack("<iqii", 8, 0, 0, 1) + told
-            return _HEADER.pack(_HEADER.size + len(content), 1, request, _REPLY) + content
-        told = bson.encode(self.answer(_first(body[5:])))
-        content = struct.pack("<iB", 0, 0) + told
-        return _HEADER.pack(_HEADER.size + len(content), 1, request, _MSG) + content
+    def _check(self, text: str) -> dict[str, Any]:
+        without, _, proof = text.rpartition(",p=")
+        about = ",".join((*self._said, without)).encode()
+        salted = hashlib.pbkdf2_hmac("sha256", self._password.encode(), self._salt, _ROUNDS)
+        stored = hashlib.sha256(_mac(salted, b"Client Key")).digest()
+        mask = _mac(stored, about)
+        shown = bytes(a ^ b for a, b in zip(b64decode(proof), mask, strict=True))
+        right = hashlib.sha256(shown).digest() == stored
+        if not right or _fields(without)["r"] != self._nonce:
+            return _WRONG
+        self.is_known = True
+        ours = _mac(_mac(salted, b"Server Key"), about)
+        return _step(f"v={b64encode(ours).decode()}", done=True)
+
+
+async def _message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    head = await reader.readexactly(_HEADER.size)
+    return head, await reader.readexactly(_HEADER.unpack(head)[0] - _HEADER.size)
 
 
 def _first(text: bytes) -> dict[str, Any]:
@@ -79,14 +147,32 @@ def _first(text: bytes) -> dict[str, Any]:
     return decoded
 
 
+def _fields(text: str) -> dict[str, str]:
+    pairs = (each.partition("=") for each in text.split(","))
+    return {name: value for name, _, value in pairs}
+
+
+def _mac(key: bytes, text: bytes) -> bytes:
+    return hmac.new(key, text, hashlib.sha256).digest()
+
+
+def _step(text: str, *, done: bool) -> dict[str, Any]:
+    return {"ok": 1.0, "conversationId": 1, "done": done, "payload": text.encode()}
+
+
 def _error(code: int, name: str, text: str) -> dict[str, Any]:
     return {"ok": 0.0, "code": code, "codeName": name, "errmsg": text}
 
 
+_WRONG = _error(18, "AuthenticationFailed", "Authentication failed.")
+
+
 @asynccontextmanager
-async def mongo_guard() -> AsyncIterator[MongoGuard]:
+async def mongo_guard(
+    known: Mapping[tuple[str, str], str] | None = None, behind: int = 0
+) -> AsyncIterator[MongoGuard]:
     """The door, on a port of loopback."""
-    guard = MongoGuard()
+    guard = MongoGuard(known or {}, behind)
     server = await asyncio.start_server(guard.talk, "127.0.0.1", 0)
     guard.port = server.sockets[0].getsockname()[1]
     async with server:

@@ -1,15 +1,16 @@
-"""MongoDB behind TLS and a password. The server of these tests speaks TLS but knows no users: for those there is a fake
-door, which shows what the driver is told and what is said when it is not let in; that a right password is taken is the
-driver's own business.
+"""MongoDB behind TLS and a password. The server of these tests speaks TLS but knows no users: before it there is a door
+of the tests' own, which has users prove their passwords as MongoDB does and leads them on to the server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,7 +19,7 @@ from infra.provision import Server
 from infra.provision.certificates import make_certificates
 from libs.common.errors import InvalidInput, Unavailable
 from libs.common.runtime import open_store
-from libs.common.store.base import CollectionSpec, Store
+from libs.common.store.base import CollectionSpec, Store, Write
 from libs.common.store.mongo_url import parse_url
 from tests.contract.store.conftest import things  # noqa: F401 - a fixture
 from tests.contract.store.test_documents import (  # noqa: F401 - they run here too
@@ -48,11 +49,37 @@ def server(server_park: ServerPark) -> Server:
     return server_park.start("mongo-doors", secure)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-async def world(server: Server, tmp_path: Path) -> AsyncIterator[World]:
-    """Data of its own for each test."""
-    async with open_world("mongo", tmp_path, server.url) as opened:
-        yield opened
+USER = "us@er"
+DOORS = ("tls", "password file", "password in the URL")
+
+
+@pytest.fixture(params=DOORS)
+async def world(
+    request: pytest.FixtureRequest, server: Server, own_mongo: Server, tmp_path: Path
+) -> AsyncIterator[World]:
+    """Data of its own for each test, behind a door."""
+    if request.param == "tls":
+        async with open_world("mongo", tmp_path, server.url) as opened:
+            yield opened
+        return
+    (tmp_path / "password").write_text(f"{SECRET}\n")
+    login = (
+        ("us%40er", f"passwordFile={tmp_path}/password")
+        if request.param == "password file"
+        else (f"us%40er:{QUOTED}", "appName=doors")
+    )
+    async with mongo_guard({(USER, "admin"): SECRET}, port_of(own_mongo)) as guard:
+        url = f"mongodb://{login[0]}@127.0.0.1:{guard.port}/admin?{login[1]}"
+        async with open_world("mongo", tmp_path, url) as opened:
+            yield opened
+        assert set(guard.users) == {(USER, "admin")}
+
+
+def port_of(server: Server) -> int:
+    """Where it listens."""
+    port = urlsplit(server.url).port
+    assert port is not None
+    return port
 
 
 @pytest.fixture
@@ -117,6 +144,29 @@ async def test_who_is_not_let_in_is_told_why_and_shows_no_password(tmp_path: Pat
         assert b"hunter2" not in guard.heard
 
 
+async def test_a_wrong_password_is_told_apart_from_a_right_one_and_shown_nowhere(
+    own_mongo: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    file = tmp_path / "password"
+    async with mongo_guard({(USER, "admin"): SECRET}, port_of(own_mongo)) as guard:
+        url = mongo_database(f"mongodb://us%40er@127.0.0.1:{guard.port}/admin?passwordFile={file}")
+        for wrong in (f"{SECRET}x", SECRET[:-1]):
+            file.write_text(f"{wrong}\n")
+            said = await refusal(url)
+            assert "refuses the user or its password: Authentication failed." in said
+            assert "hunter2" not in said
+        file.write_text(f"{SECRET}\n")  # as it is after a rotation: whoever starts now gets in
+        store = await open_store(url)
+        things = await store.collection(CollectionSpec("things"))
+        await things.replace_many([Write("one", 0, {"a": 1})])
+        assert (await things.get("one")) is not None
+        await store.close()
+        assert b"hunter2" not in guard.heard
+    assert "Command" in caplog.text, "the driver logs what it does"
+    assert "hunter2" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("url", "why"),
     [
@@ -130,6 +180,7 @@ async def test_who_is_not_let_in_is_told_why_and_shows_no_password(tmp_path: Pat
         ("mongodb://u:hunter2@h/db?tls=perhaps", "tls"),
         ("mongodb://u:hunter2@h/db?tls=true&tlsCAFile=/nonexistent", "nonexistent"),
         ("mongodb://u:hunter2@h/db?tsl=true", "tsl"),
+        ("mongodb+srv://u:hunter2@h/db", "unknown scheme 'mongodb+srv'"),
     ],
 )
 async def test_wrong_urls_are_refused_without_showing_the_password(url: str, why: str) -> None:
