@@ -108,6 +108,9 @@ class ExecutorConfig(BaseModel):
         900.0, description="how long a container whose task is over may wait to be adopted"
     )
     shutdown_margin_s: Seconds = 1.5
+    silent_s: float = Field(
+        120.0, ge=5, le=86_400, description="a worker that stands still for so long is killed"
+    )
 
     @model_validator(mode="after")
     def _low_below_high(self) -> Self:

@@ -25,9 +25,11 @@ from libs.common.errors import InvalidInput
 from libs.common.peers import PeerClient
 from libs.common.spans import open_sinks
 from libs.common.telemetry import Telemetry, make_log
+from libs.common.waiting import TaskGroup
 from libs.mesos.environment import ExecutorEnvironment
 from libs.mesos.errors import EnvironmentInvalid
 from libs.mesos.http import AiohttpTransport
+from services.executor.beats import give as give_beats
 from services.executor.config import ExecutorConfig, load
 from services.executor.docker import DockerEngine
 from services.executor.exec import DockerCommands
@@ -113,7 +115,10 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
             config=config,
             identity=identity,
         )
-        await service.run()
+        async with TaskGroup() as group:
+            beats = group.create_task(give_beats(os.environ, config.silent_s, clock))
+            await service.run()
+            beats.cancel()
 
 
 async def _until_terminated(config: ExecutorConfig, environment: ExecutorEnvironment) -> int:

@@ -202,6 +202,32 @@ async def test_kill9_of_the_worker_changes_nothing(cloud: Cloud) -> None:
     assert cloud.failures == []
 
 
+async def test_a_worker_that_stands_still_is_replaced_and_what_ended_meanwhile_is_told_once(
+    host: Host,
+) -> None:
+    master, agent = free_ports(2)
+    async with open_cloud(host, (master, agent), silent_s=5) as cloud:
+        await cloud.launch("a.1", "b.1", health=(HTTP,))
+        await cloud.healthy("a.1")
+        await cloud.healthy("b.1")
+        pid = (await cloud.inspect("b.1"))["State"]["Pid"]
+        supervisor, worker = cloud.pid_of(SUPERVISOR), cloud.pid_of(WORKER)
+        os.kill(worker, signal.SIGSTOP)
+        container = cloud.host.docker.containers.container(cloud.name("a.1"))
+        await container.kill(signal="TERM")
+        assert (await cloud.reaches("a.1", "TASK_FINISHED"))["message"] == "exited with code 0"
+        await cloud.gone("a.1")
+        assert cloud.pid_of(SUPERVISOR) == supervisor
+        assert cloud.pid_of(WORKER) not in (0, worker)
+        assert (await cloud.inspect("b.1"))["State"]["Pid"] == pid
+        assert "worker is silent: killed" in cloud.log()
+        await cloud.kill("b.1")
+        await cloud.reaches("b.1", "TASK_KILLED")
+        ends = {each["uuid"]: each["state"] for each in cloud.of("a.1")}
+        assert list(ends.values()).count("TASK_FINISHED") == 1
+        assert cloud.failures == []
+
+
 async def test_what_ends_while_no_worker_looks_is_told(cloud: Cloud) -> None:
     await cloud.launch("a.1", "b.1", health=(HTTP,))
     await cloud.healthy("a.1")

@@ -10,11 +10,12 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from services.executor.supervisor import next_pause_s
+from services.executor.supervisor import Silence, next_pause_s
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +29,10 @@ WORKER = """
     what = (home / "do").read_text()
     if what.isdigit():
         sys.exit(int(what))
+    beats = os.environ["GANTRY_EXECUTOR_BEATS"]
     while True:
+        if what.startswith("beat"):
+            os.write(int(beats), what.split()[1].encode() + b"\\n")
         time.sleep(0.05)
 """
 
@@ -141,6 +145,68 @@ def test_it_has_a_session_of_its_own_and_is_small(it: Supervised) -> None:
     resident_kib = int(status.split("VmRSS:")[1].split()[0])
     assert resident_kib < 16 * 1024
     assert "Threads:\t1\n" in status
+
+
+def test_a_worker_that_stands_still_is_replaced(it: Supervised) -> None:
+    it.start("beat 6")
+    it.until(lambda: len(it.starts()) == 1)
+    it.will("beat 600")  # the next one
+    os.kill(it.starts()[0], signal.SIGSTOP)
+    it.until(lambda: len(it.starts()) == 2, 60)
+    assert it.process.poll() is None
+    assert not Path(f"/proc/{it.starts()[0]}").exists()
+
+
+def test_a_frozen_worker_does_not_hold_up_the_end(it: Supervised) -> None:
+    it.start("beat 600")
+    it.until(lambda: len(it.starts()) == 1)
+    os.kill(it.starts()[0], signal.SIGSTOP)
+    it.process.terminate()
+    assert it.process.wait(60) == 0
+    assert not Path(f"/proc/{it.starts()[0]}").exists()
+
+
+@dataclass
+class Pipe:
+    """Both ends."""
+
+    reads: int
+    writes: int
+
+    def say(self, text: bytes) -> None:
+        os.write(self.writes, text)
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    made = Pipe(*os.pipe())
+    os.set_blocking(made.reads, False)
+    yield made
+    os.close(made.reads)
+    os.close(made.writes)
+
+
+def test_silence_counts_from_the_last_line_that_was_heard(pipe: Pipe) -> None:
+    silence = Silence(pipe.reads)
+    pipe.say(b"3\n")
+    assert [silence.too_long(1.0) for _ in range(4)] == [False] * 4  # the first one heard it
+    pipe.say(b"3\n3\n")
+    assert [silence.too_long(1.0) for _ in range(5)] == [False, False, False, False, True]
+    assert not silence.too_long(1.0), "killed once"
+
+
+def test_who_has_never_said_anything_is_let_be(pipe: Pipe) -> None:
+    silence = Silence(pipe.reads)
+    assert not any(silence.too_long(1.0) for _ in range(1000))
+    pipe.say(b"words\n")
+    assert not any(silence.too_long(1.0) for _ in range(1000))
+
+
+def test_a_machine_that_slept_heard_nothing_and_says_nothing(pipe: Pipe) -> None:
+    silence = Silence(pipe.reads)
+    pipe.say(b"60\n")
+    assert not silence.too_long(1.0)
+    assert not silence.too_long(86_400.0)
 
 
 def test_pauses_grow_and_are_bounded() -> None:

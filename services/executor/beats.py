@@ -1,0 +1,36 @@
+"""The worker's signs of life: see supervisor.py, which kills a worker that gives none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+
+from libs.common.clock import Clock
+from services.executor.supervisor import BEATS
+
+EVERY_S = 1.0
+
+
+async def give(environ: MutableMapping[str, str], silent_s: float, clock: Clock) -> None:
+    """Write a line a second until cancelled; each says for how many seconds the next may be waited for.
+
+    Does nothing without a supervisor that listens. A loop that hangs gives no sign, either.
+    """
+    told = environ.pop(BEATS, "")
+    if not told:
+        return
+    pipe = int(told)
+    os.set_inheritable(pipe, False)
+    os.set_blocking(pipe, False)
+    line = f"{silent_s:g}\n".encode()
+    try:
+        while True:
+            try:
+                os.write(pipe, line)
+            except (
+                OSError
+            ):  # it is full while the supervisor stands still; without one we are gone, too
+                pass
+            await clock.sleep(EVERY_S)
+    finally:
+        os.close(pipe)
