@@ -220,6 +220,7 @@ def agent_views(cluster: Cluster) -> list[Mapping[str, Any]]:
                 "agent": agent.id,
                 "hostname": agent.hostname,
                 "attributes": dict(agent.attributes),
+                "role": cluster.roles.get(agent.id, ""),
                 "instances": len(there),
                 "reserved_cpus": used.cpus,
                 "reserved_mem_mib": used.mem_mib,

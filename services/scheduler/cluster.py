@@ -73,6 +73,9 @@ class Volatile:
     offers: dict[OfferId, Offer] = field(default_factory=dict)
     agents: dict[AgentId, Agent] = field(default_factory=dict)
     roster: Roster = field(default_factory=Roster)
+    kept_for: dict[AgentId, str] = field(default_factory=dict)  # roles: see `roles.py`
+    waited: dict[AgentId, float] = field(default_factory=dict)
+    turned_at: float = float("-inf")  # offers were given back for their role
     networks: dict[str, Network] = field(default_factory=dict)
     why: dict[Shape, Why] = field(default_factory=dict)
     evicted_at: float = float("-inf")
@@ -100,6 +103,8 @@ class Volatile:
             offers=dict(self.offers),
             agents=dict(self.agents),
             roster=self.roster.copy(),
+            kept_for=dict(self.kept_for),
+            waited=dict(self.waited),
             networks=dict(self.networks),
             why=dict(self.why),
             evicted=dict(self.evicted),
@@ -131,6 +136,7 @@ class Cluster:
         instances: Iterable[Instance] = (),
         ended: Mapping[InstanceId, int] | None = None,
         jobs: JobBook | None = None,
+        roles: Mapping[AgentId, str] | None = None,
     ) -> None:
         self.instances: dict[InstanceId, Instance] = {}
         self.volatile = Volatile()
@@ -143,12 +149,17 @@ class Cluster:
         self.ours: dict[AgentId, Ours] = {}  # as drafts have found it, while it is so
         self.cleanups: dict[InstanceId, str] = {}  # with their hosts' names
         self.leaving: dict[InstanceId, None] = {}  # those that are asked to move
+        self.roles: dict[
+            AgentId, str
+        ] = {}  # of agents on which our executor was started: see `roles.py`
+        self.in_role: dict[str, dict[AgentId, None]] = {}
         self.ledger = Ledger()
         self.homes = Homes()
         self._specs: dict[str, InstanceSpec] = {}  # the last one of each app
         for each in instances:
             spec = self._specs[each.app] = self.shared(each.app, each.spec)
             self._put(settle(each, each.version, spec))
+        self._put_in_roles(roles or {})
 
     def commit(self, draft: Draft, versions: dict[InstanceId, int]) -> None:
         """Take over what was saved; `versions` are the new ones of the changed documents."""
@@ -159,6 +170,7 @@ class Cluster:
             self._put(settle(instance, versions[instance_id], spec))
             if instance.app not in self.ledger.apps:
                 self._specs.pop(instance.app, None)
+        self._put_in_roles(draft.roles)
         self.jobs.commit(draft.jobs)
         for job, (target, agent) in draft.jobs.expected.items():
             self.homes.expect(job, target, agent)
@@ -167,6 +179,13 @@ class Cluster:
         """The spec of an instance as the object that its siblings have: there are many more instances than specs."""
         known = self._specs.get(app)
         return known if known is not None and (known is spec or known == spec) else spec
+
+    def _put_in_roles(self, roles: Mapping[AgentId, str]) -> None:
+        for agent, role in roles.items():
+            self.in_role.get(self.roles.pop(agent, ""), {}).pop(agent, None)
+            if role:
+                self.roles[agent] = role
+                self.in_role.setdefault(role, {})[agent] = None
 
     def _put(self, new: Instance) -> None:
         old = self.instances.get(new.id)
@@ -230,6 +249,9 @@ class Draft:
         self.actions: list[Action] = []
         self.heard: list[TaskStatus] = []  # updates to acknowledge once this is saved
         self.cleaning: set[str] = set()  # hosts that get a clean-up by this draft
+        self.roles: dict[
+            AgentId, str
+        ] = {}  # agents that are in a role from now on; in "": in none any more
         self.jobs = JobDraft(cluster.jobs)
         self._moved: dict[AgentId, dict[InstanceId, None]] = {}
 
@@ -261,7 +283,7 @@ class Draft:
     @property
     def to_save(self) -> bool:
         """Is there anything in it that the store must have."""
-        return bool(self.changed or self.jobs)
+        return bool(self.changed or self.jobs or self.roles)
 
     def act(self, action: Action) -> None:
         """Have it done once the draft is saved."""
@@ -289,6 +311,15 @@ class Draft:
         names = {**self.cluster.on_agent.get(agent, {}), **self._moved.get(agent, {})}
         found = [self.get(each) for each in names]
         return [each for each in found if each is not None and takes(each)[0] == agent]
+
+    def inhabits(self, agent: AgentId) -> bool:
+        """Is something of ours on an agent, or was until this draft."""
+        return bool(self.cluster.on_agent.get(agent)) or agent in self._moved
+
+    def role_of(self, agent: AgentId) -> str:
+        """The role in which our executor was started there; "" when none was."""
+        found = self.roles.get(agent)
+        return self.cluster.roles.get(agent, "") if found is None else found
 
     def attributes_of(self, agent: AgentId) -> Mapping[str, str] | None:
         """Of an agent, as it last offered or as they were saved with what is on it; None when nobody has told."""

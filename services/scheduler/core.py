@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from libs.mesos import events as mesos
-from services.scheduler import cleaning, ending, networks, nodes, returning, telling, updates
+from services.scheduler import cleaning, ending, networks, nodes, returning, roles, telling, updates
 from services.scheduler.cluster import Cluster, Draft
 from services.scheduler.jobs import core as jobs
 from services.scheduler.jobs.asking import ask
@@ -108,7 +108,7 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
             draft.volatile.subscribed = False
             draft.volatile.drop_all()
         case mesos.Offers(offers):
-            _offers(draft, [parse_offer(offer, now) for offer in offers])
+            _offers(draft, [parse_offer(offer, now) for offer in offers], now, config)
         case mesos.Rescind(offer_id):
             draft.volatile.drop(OfferId(offer_id))
         case mesos.Update(status):
@@ -162,6 +162,7 @@ def _subscribed(draft: Draft, now: float) -> None:
     volatile.suppressed = volatile.spared = False
     volatile.revived_at = now
     volatile.offers.clear()
+    volatile.waited.clear()
     # Who is there says so by its first offer; where something of ours is, we know it already.
     volatile.roster = Roster()
     volatile.roster.expect(inhabited(draft), draft.ours_on)
@@ -175,8 +176,9 @@ def _subscribed(draft: Draft, now: float) -> None:
     volatile.reconcile_at = now + IMPLICIT_AFTER_S
 
 
-def _offers(draft: Draft, offers: Sequence[Offer]) -> None:
+def _offers(draft: Draft, offers: Sequence[Offer], now: float, config: SchedulerConfig) -> None:
     fresh = [offer for offer in offers if offer.id not in draft.volatile.offers]
+    fresh = roles.sort_out(draft, fresh, now, config)
     draft.volatile.roster.add(fresh, draft.ours_on)
     for offer in fresh:
         draft.volatile.offers[offer.id] = offer

@@ -10,7 +10,7 @@ from dataclasses import replace
 from libs.common.events import model as ev
 from libs.common.task import TaskReport
 from libs.mesos.messages import TERMINAL_STATES, TaskStatus
-from services.scheduler import backing_off, cleaning, runs
+from services.scheduler import backing_off, cleaning, roles, runs
 from services.scheduler.cluster import Draft, Full
 from services.scheduler.model import Instance, State
 from services.scheduler.settings import SchedulerConfig
@@ -45,6 +45,7 @@ def ended(
     """The current attempt has ended, or its host is no longer heard of: what comes next?"""
     reason = status.get("reason", "")
     message = report.detail or status.get("message", "")
+    misplaced = roles.learn(draft, instance.agent, status, now)
     if _container_may_run(instance, status):
         since = max(instance.orphaned_at or now, draft.volatile.subscribed_at)
         if now - since >= config.adoption_deadline_s:
@@ -72,7 +73,8 @@ def ended(
     if instance.yields_to and not instance.stop and instance.live:
         _made_room(draft, instance, status, now, config)
         return
-    blameless = status["state"] in GONE_STATES or reason.startswith(HOST_REASONS)
+    lost = status["state"] in GONE_STATES or reason.startswith(HOST_REASONS)
+    blameless = lost or misplaced
     if instance.run is not None:
         settled_at = _settled_at(draft, reason)
         runs.ended(draft, instance, status, report, blameless, settled_at, now)

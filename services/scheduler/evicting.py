@@ -55,7 +55,7 @@ def make_room(
     if not asking:
         return
     volatile.evicted_at = now
-    agents = all_agents(draft, now)
+    agents = all_agents(draft, now, config)
     # With the wishes of all that wait: what they keep apart from binds whoever is placed later.
     work = round_of(draft, agents, waiting.shapes(), now, config)
     for shape in sorted(asking, key=first_to_last):

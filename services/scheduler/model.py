@@ -215,6 +215,9 @@ class Offer:
     received_at: float
     resources: tuple[Resource, ...] = ()  # what `free` is the sum of, with their reservations
     unreserved: Amounts = Amounts()  # of them, what is reserved for nobody
+    role: str = ""  # the one of our roles in which it is offered
+    reserved_for: tuple[str, ...] = ()  # roles for which something of it is reserved
+    executor: bool = False  # our executor is there
 
 
 @dataclass(frozen=True, slots=True)

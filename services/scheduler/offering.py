@@ -25,6 +25,7 @@ NEW_REVIVE_S = 0.05
 REVIVE_EVERY_S = 1.0  # the master's own allocation cycle
 MORE_COMES_S = 1.0  # after a launch
 AHEAD_S = 1.5  # before a job is due, its offers are asked for
+TURN_S = 2.0  # two such cycles
 IDLE_REFUSE_S = 3600.0  # REVIVE clears it as soon as there is something to place
 
 
@@ -49,6 +50,7 @@ def flow(
         if not volatile.suppressed:
             draft.act(Suppress())
             volatile.suppressed = True
+            volatile.waited.clear()
         return
     _give_back(draft, agents, _useful(waiting, agents, refused), placing, now, config)
     if idle and not soon:
@@ -61,11 +63,10 @@ def flow(
     # What nobody needed when it was given back may be what something new needs.
     missing = fresh and volatile.spared and all(shape in refused for shape in ready)
     since_s = now - volatile.revived_at
-    if (
-        volatile.suppressed
-        or (starving and since_s >= pause_s)
-        or (missing and since_s >= REVIVE_EVERY_S)
-    ):
+    # What was given back for its role is offered in the right one meanwhile; a REVIVE would bring it back as it was.
+    turning = now - volatile.turned_at < TURN_S
+    asks = (starving and since_s >= pause_s) or (missing and since_s >= REVIVE_EVERY_S)
+    if volatile.suppressed or (asks and not turning):
         draft.act(Revive())
         volatile.suppressed = volatile.spared = False
         volatile.revived_at = now

@@ -13,7 +13,7 @@ from operator import itemgetter
 
 from libs.common.events import model as ev
 from libs.common.task import container_name
-from services.scheduler import cleaning, evicting, nodes, offering, pacing, refusing
+from services.scheduler import cleaning, evicting, nodes, offering, pacing, refusing, roles
 from services.scheduler.cluster import Draft
 from services.scheduler.model import (
     EXECUTOR_AMOUNTS,
@@ -61,6 +61,7 @@ def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: Task
         nodes.closed(draft),
         pacing.busy(launching, config),
         away_agents(draft),
+        roles.outside(draft, config),
     )
     outcome = Outcome(agents)
     if draft.volatile.offers and waiting.shapes():
@@ -227,7 +228,9 @@ def _launch(draft: Draft, outcome: Outcome, now: float, tasks: TaskFactory) -> N
         launched = [_staged(each, offer, now, tasks.cluster) for each in instances]
         for each in launched:
             draft.put(each, _accepted(each, offer))
-        infos = tuple(tasks.task_info(each, purse) for each in launched)
+        infos = tuple(tasks.task_info(each, purse, offer.role) for each in launched)
+        if draft.role_of(agent) != offer.role:
+            draft.roles[agent] = offer.role
         draft.act(Launch(offers, agent, infos))
         for offer_id in offers:
             volatile.drop(offer_id)

@@ -55,7 +55,7 @@ def plan(
                 draft.put(replace(known, stop=True))
             elif settled(known):
                 draft.put(replace(known, state=State.ENDED))
-    agents = all_agents(draft, now)
+    agents = all_agents(draft, now, config)
     shape = Shape.of(app, spec)
     work = round_of(draft, agents, [shape], now, config)
     usage = usage_of(draft)

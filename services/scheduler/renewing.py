@@ -24,6 +24,7 @@ def place_anew(draft: Draft, now: float) -> None:
     for told in (volatile.unknown, volatile.killed, volatile.asked, volatile.full):
         told.clear()
     volatile.breaker_open = False
+    draft.roles = dict.fromkeys(draft.cluster.roles, "")  # no executor is left
 
 
 def _renew(draft: Draft, instance: Instance, now: float) -> None:

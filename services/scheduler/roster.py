@@ -121,6 +121,7 @@ class Roster:
         closed: Iterable[AgentId] = (),
         busy: Iterable[AgentId] = (),
         away: Iterable[AgentId] = (),
+        outside: Iterable[AgentId] = (),
     ) -> Agents:
         """The agents with what can be placed on them now. What is away and yet offers is back."""
         expected = self._expected(used_on)
@@ -128,7 +129,8 @@ class Roster:
         free = self._offered - self._reserved
         masks = (self._mask(full), self._mask(closed), self._mask(busy))
         gone, barred = self._mask(away) & ~offered, self._barred()
-        return Agents(self.rows, free, offered, *masks, gone, barred, expected)
+        beyond = self._mask(outside)
+        return Agents(self.rows, free, offered, *masks, gone, barred, beyond, expected)
 
     def estimate(
         self,
@@ -136,11 +138,13 @@ class Roster:
         full: Iterable[AgentId],
         away: Iterable[AgentId],
         closed: Iterable[AgentId] = (),
+        outside: Iterable[AgentId] = (),
     ) -> Agents:
         """All agents but those away with what should be free there, whether or not they offer it at the moment."""
         free, gone = self._expected(used_on), self._mask(away)
         masks = (self._mask(full), self._mask(closed))
-        return Agents(self.rows, free, ~gone, *masks, away=gone, barred=self._barred())
+        barred, beyond = self._barred(), self._mask(outside)
+        return Agents(self.rows, free, ~gone, *masks, away=gone, barred=barred, outside=beyond)
 
     def _expected(self, used_on: UsedOn) -> Vector:
         """What should be free on each agent, once what has changed is looked at."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from services.scheduler import nodes
+from services.scheduler import nodes, roles
 from services.scheduler.cluster import Draft
 from services.scheduler.ledger import changed_apart, changed_usage
 from services.scheduler.model import AgentId, State
@@ -83,7 +83,8 @@ def away_agents(draft: Draft) -> set[AgentId]:
     return {each.agent for each in draft.in_state(State.UNREACHABLE)}
 
 
-def all_agents(draft: Draft, now: float) -> Agents:
+def all_agents(draft: Draft, now: float, config: SchedulerConfig) -> Agents:
     """Agents with what should be free there, offered or not, but those that Mesos can't reach."""
     full, away = full_agents(draft, now), away_agents(draft)
-    return draft.volatile.roster.estimate(draft.ours_on, full, away, nodes.closed(draft))
+    shut = nodes.closed(draft), roles.outside(draft, config)
+    return draft.volatile.roster.estimate(draft.ours_on, full, away, *shut)

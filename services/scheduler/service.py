@@ -49,7 +49,7 @@ from services.scheduler.planning import Placed, plan
 from services.scheduler.sending import Sender
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.store import Framework, Saved, SchedulerStore
-from services.scheduler.tasks import TaskFactory, executor_info
+from services.scheduler.tasks import TaskFactory
 
 BATCH = 2000
 OFFERS = 1000
@@ -194,8 +194,7 @@ class Scheduler:
         self._tasks = self._task_factory()
 
     def _task_factory(self) -> TaskFactory:
-        role, command = self.config.role, self.membership.framework.executor_command
-        return TaskFactory(self._rt.common.cluster, role, executor_info(command, role))
+        return TaskFactory(self._rt.common.cluster, self.membership.framework.executor_command)
 
     async def _look_at_networks(self) -> None:
         """Ask ipam for free addresses. What can't be told limits nothing: hosts ask for their addresses themselves."""
@@ -340,7 +339,8 @@ async def _loaded(
         kept = framework.executor_command
         rt.telemetry.log.warning("scheduler.executor_command is not taken", kept=kept)
     live = await store.load()
-    cluster = Cluster(live, await store.ended(ENDED_REMEMBERED), await store.book(live))
+    roles = await store.agents.load({each.agent for each in live}, rt.clock.now())
+    cluster = Cluster(live, await store.ended(ENDED_REMEMBERED), await store.book(live), roles)
     cluster.volatile.nodes = await store.nodes.load()
     scheduler = Scheduler(rt, config, store, framework, cluster, led, open_driver)
     jobs = job_routes(cluster, store.jobs, rt.clock.now, config.jobs.keep_runs)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from libs.common.spec import InstanceSpec
 
@@ -54,7 +54,7 @@ class SchedulerConfig(BaseModel):
     driver: Literal["libs", "pymesos"] = "libs"  # which client speaks to Mesos: docs/adr/0024
     principal: str = ""
     credential_file: Path | None = None
-    role: str = "gantry"
+    roles: tuple[str, ...] = Field(("gantry",), min_length=1)  # the dearest first: docs/adr/0038
     framework_name: str = "gantry"
     failover_timeout_s: float = 7 * 86_400.0
     executor_command: str = ""  # default: this interpreter, `-m services.executor`
@@ -89,6 +89,22 @@ class SchedulerConfig(BaseModel):
     )
     tick_s: float = 0.5
     jobs: JobsConfig = JobsConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_role(cls, given: Any) -> Any:
+        """`role: gantry` is how older configurations say `roles: [gantry]`."""
+        if isinstance(given, dict) and "role" in given and "roles" not in given:
+            given = {**given, "roles": (given["role"],)}
+            del given["role"]
+        return given
+
+    @field_validator("roles")
+    @classmethod
+    def _each_once(cls, roles: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(roles)) < len(roles):
+            raise ValueError("names a role twice")
+        return roles
 
     def within(self, bu: str, spec: InstanceSpec) -> InstanceSpec:
         """The spec with no higher priority than its business unit may give."""

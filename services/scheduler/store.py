@@ -26,6 +26,7 @@ from libs.common.store.base import (
 )
 from libs.common.store.paging import documents
 from libs.common.store.shapes import fields
+from services.scheduler.agent_store import AgentStore
 from services.scheduler.cluster import Draft
 from services.scheduler.documents import LOST, SEEN, from_body, to_body
 from services.scheduler.jobs.book import JobBook
@@ -50,6 +51,7 @@ FRAMEWORK = CollectionSpec(
 NODES = CollectionSpec(
     "scheduler_nodes", schema=Schema(known=lambda body: node_body(node_of("", 0, body)))
 )
+AGENTS = CollectionSpec("scheduler_agents", schema=Schema(known=fields("role", "since")))
 _PAGE = 2000
 _FRAMEWORK_DOC = "framework"
 
@@ -80,6 +82,7 @@ class SchedulerStore:
         instances: Collection,
         framework: Collection,
         nodes: Collection,
+        agents: Collection,
         jobs: JobStore,
         fence: Fence,
     ) -> None:
@@ -88,6 +91,7 @@ class SchedulerStore:
         self._fence = fence
         self._reading = Gathering(instances.get_many)
         self.nodes = NodeStore(nodes, fence)
+        self.agents = AgentStore(agents, fence)
         self.jobs = jobs
 
     @classmethod
@@ -95,11 +99,12 @@ class SchedulerStore:
         """Open the collections and begin a new epoch: whoever led before is refused from now on."""
         instances = await store.collection(INSTANCES)
         framework = await store.collection(FRAMEWORK)
-        nodes = await store.collection(NODES)
+        nodes, agents = await store.collection(NODES), await store.collection(AGENTS)
         jobs, runs = await store.collection(JOBS), await store.collection(RUNS)
         requests = await store.collection(REQUESTS)
         fence = Fence("scheduler", await store.raise_epoch("scheduler"))
-        return cls(instances, framework, nodes, JobStore(jobs, runs, requests, fence), fence)
+        of_jobs = JobStore(jobs, runs, requests, fence)
+        return cls(instances, framework, nodes, agents, of_jobs, fence)
 
     @property
     def outboxes(self) -> Sequence[Collection]:
@@ -135,11 +140,12 @@ class SchedulerStore:
         return {doc.id: from_body(doc.id, doc.version, doc.body) for doc in found.values()}
 
     async def save(self, draft: Draft, now: float) -> Saved:
-        """Save all changes of a draft with their events: instances first, then what jobs make of them.
+        """Save all changes of a draft with their events: roles of agents, instances, then what jobs make of these.
 
         May be repeated after Unavailable: what is already there is recognised. Raises Fenced when
         somebody else has written, which only a newer leader does.
         """
+        await self.agents.save(draft.roles, now)
         writes = [_write(each, draft, now) for each in draft.changed.values()]
         await replace_all(self.instances, writes, self._fence)
         told = await self.jobs.save(draft.jobs, now)

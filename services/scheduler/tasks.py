@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from libs.common.spec import InstanceSpec
 from libs.common.task import TaskPayload
@@ -25,7 +25,7 @@ def framework_info(config: SchedulerConfig, framework_id: str) -> FrameworkInfo:
     info: FrameworkInfo = {
         "user": "root",
         "name": config.framework_name,
-        "roles": [config.role],
+        "roles": list(config.roles),
         "failover_timeout": config.failover_timeout_s,
         "checkpoint": True,
         "capabilities": [{"type": each} for each in CAPABILITIES],
@@ -38,7 +38,7 @@ def framework_info(config: SchedulerConfig, framework_id: str) -> FrameworkInfo:
 
 
 def executor_info(command: str, role: str) -> ExecutorInfo:
-    """The one executor of every host. It must never change: Mesos refuses another under the same id."""
+    """The executor of every host in a role. It must never change: Mesos refuses another under the same id."""
     return {
         "executor_id": {"value": EXECUTOR_ID},
         "type": "CUSTOM",
@@ -53,11 +53,18 @@ class TaskFactory:
     """Makes the TaskInfo of an attempt."""
 
     cluster: str
-    role: str
-    executor: ExecutorInfo
+    command: str  # of the executor
+    _executors: dict[str, ExecutorInfo] = field(default_factory=dict, compare=False)
 
-    def task_info(self, instance: Instance, purse: Purse) -> TaskInfo:
-        """The task of the instance's current attempt, on its agent, paid out of the purse."""
+    def executor(self, role: str) -> ExecutorInfo:
+        """The executor of hosts that are ours in a role."""
+        known = self._executors.get(role)
+        if known is None:
+            known = self._executors[role] = executor_info(self.command, role)
+        return known
+
+    def task_info(self, instance: Instance, purse: Purse, role: str) -> TaskInfo:
+        """The task of the instance's current attempt, on its agent, paid out of the purse of offers in a role."""
         run = instance.run
         payload = TaskPayload(
             cluster=self.cluster,
@@ -78,7 +85,7 @@ class TaskFactory:
             "task_id": {"value": instance.attempt},
             "agent_id": {"value": instance.agent},
             "resources": purse.take(Amounts.of(instance.spec)),
-            "executor": self.executor,
+            "executor": self.executor(role),
             "data": b64encode(_written(payload)).decode(),
             "kill_policy": calls.kill_policy(instance.spec.stop_grace_s),
         }
@@ -161,9 +168,15 @@ def _kind(resource: Resource) -> dict[str, object]:
     return {name: value for name, value in resource.items() if name != "scalar"}
 
 
+def _reserved_for(resource: Resource) -> str:
+    """The role for which it is reserved; "*" is nobody's."""
+    reservations = resource.get("reservations")
+    return reservations[-1]["role"] if reservations else resource.get("role", "*")
+
+
 def _is_free_for_all(resource: Resource) -> bool:
     """Is it reserved for nobody."""
-    return resource.get("role", "*") == "*" and not resource.get("reservations")
+    return _reserved_for(resource) == "*"
 
 
 def _resources(amounts: Amounts, role: str) -> list[Resource]:
@@ -187,6 +200,11 @@ def parse_offer(offer: MesosOffer, now: float) -> Offer:
         received_at=now,
         resources=usable,
         unreserved=_sum(filter(_is_free_for_all, usable)),
+        role=offer["allocation_info"]["role"],
+        reserved_for=tuple(
+            dict.fromkeys(role for role in map(_reserved_for, usable) if role != "*")
+        ),
+        executor=any(each["value"] == EXECUTOR_ID for each in offer.get("executor_ids", ())),
     )
 
 

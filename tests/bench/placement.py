@@ -44,7 +44,7 @@ from services.scheduler.model import (
 from services.scheduler.policy import Agents, Candidate, Need, Round, Shape, place_on
 from services.scheduler.service import in_pieces
 from services.scheduler.settings import SchedulerConfig
-from services.scheduler.tasks import TaskFactory, executor_info
+from services.scheduler.tasks import TaskFactory
 from tests.bench.report import Report
 
 AGENTS = (1_000, 5_000, 10_000)
@@ -241,7 +241,7 @@ class Core:
         self.took_s = self.longest_s = 0.0
         self.launched = 0
         self._config = SchedulerConfig()
-        self._factory = TaskFactory("bench", "gantry", executor_info("true", "gantry"))
+        self._factory = TaskFactory("bench", "true")
         self._cluster = Cluster()
         self._now = 1000.0
         self._offers: list[AgentId] = []  # their agents
@@ -309,6 +309,7 @@ class Core:
                 {"name": name, "type": "TEXT", "text": {"value": value}}
                 for name, value in host.attributes.items()
             ],
+            "allocation_info": {"role": "gantry"},
         }
 
 

@@ -81,8 +81,8 @@ class Agents:
 
     `free[resource, row]`, in the order of RESOURCES; the others per row. Placement books on `free`. `closed` by
     a person to whatever is new; `busy` with launches; `away`: Mesos can't reach them; `barred`: our executor, which is
-    paid out of what is reserved for nobody, is not there and can't start. `expected` is what should be free on those
-    that offer nothing now, for whoever explains.
+    paid out of what is reserved for nobody, is not there and can't start; `outside`: it is there in a role that is
+    no longer ours. `expected` is what should be free on those that offer nothing now, for whoever explains.
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class Agents:
         busy: Mask | None = None,
         away: Mask | None = None,
         barred: Mask | None = None,
+        outside: Mask | None = None,
         expected: Vector | None = None,
     ) -> None:
         self.rows = rows
@@ -106,6 +107,7 @@ class Agents:
         self.busy = none if busy is None else busy
         self.away = none if away is None else away
         self.barred = none if barred is None else barred
+        self.outside = none if outside is None else outside
         self._expected = expected
 
     @classmethod
@@ -124,10 +126,10 @@ class Agents:
     def copy(self) -> Agents:
         """The same with vectors of its own, to book on."""
         free, offered = self.free.copy(), self.offered.copy()
-        shut = (self.full, self.closed, self.busy, self.away, self.barred)
-        full, closed, busy, away, barred = (each.copy() for each in shut)
+        shut = (self.full, self.closed, self.busy, self.away, self.barred, self.outside)
+        full, closed, busy, away, barred, outside = (each.copy() for each in shut)
         expected = None if self._expected is None else self._expected.copy()
-        return Agents(self.rows, free, offered, full, closed, busy, away, barred, expected)
+        return Agents(self.rows, free, offered, full, closed, busy, away, barred, outside, expected)
 
     def give_back(self, row: int, amounts: Vector) -> None:
         """So much more may be had on a row."""

@@ -70,7 +70,8 @@ class Round:
         self._networks = networks or {}
         self._addresses: dict[str, Addresses] = {}
         self._standing = ~(agents.full | agents.closed | agents.away)
-        self._available = agents.offered & self._standing & ~(agents.busy | agents.barred)
+        shut = agents.busy | agents.barred | agents.outside
+        self._available = agents.offered & self._standing & ~shut
         self._weights = _weights(agents)
         self._order: Order | None = None
 

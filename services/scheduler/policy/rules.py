@@ -196,15 +196,16 @@ def filters(agents: Agents, shape: Shape, network_zone: str = "") -> list[Filter
     """All that an agent has to be, but for resources and siblings."""
     rows = agents.rows
     if shape.agent is not None:  # it is there already, whatever the constraints say by now
-        return [_at(rows, shape.agent), _startable(agents)]
+        return [_at(rows, shape.agent), _in_a_role(agents), _startable(agents)]
     if shape.hostname:
         hosts = _equal(rows, "hostname", shape.hostname)
         there = Filter("host to be cleaned up", "are the host to be cleaned up", hosts)
-        return [there, _startable(agents)]
+        return [there, _in_a_role(agents), _startable(agents)]
     found = [
         Filter("open host", "are not cordoned", ~agents.closed, lasting=False),
         Filter("room on its disk", "have room on their disk", ~agents.full, lasting=False),
         Filter("launches under way", "may launch more at once", ~agents.busy, lasting=False),
+        _in_a_role(agents),
         _startable(agents),
     ]
     found.append(_class(rows, shape.instance_class))
@@ -233,7 +234,7 @@ def allowed(agents: Agents, shape: Shape, network_zone: str, available: Mask) ->
             if each.lasting:
                 mask = mask & each.mask
         if shape.pinned:
-            return mask & agents.offered & ~agents.barred
+            return mask & agents.offered & ~(agents.barred | agents.outside)
         if len(kept) >= MASKS_KEPT:
             kept.clear()
         kept[key] = mask
@@ -247,6 +248,11 @@ def _at(rows: Rows, agent: str) -> Filter:
         mask[place] = True
     name = "agent of the container to adopt"
     return Filter(name, f"are the {name}", mask)
+
+
+def _in_a_role(agents: Agents) -> Filter:
+    told = "are in a role of ours"
+    return Filter("role of the executor", told, ~agents.outside, lasting=False)
 
 
 def _startable(agents: Agents) -> Filter:

@@ -93,7 +93,7 @@ def test_mesos_lets_in_whom_the_services_say_they_are() -> None:
         assert [getattr(section, "principal", "")] == allowed["principals"]["values"]
     _, section = compose.settings("scheduler-1", control()["services"]["scheduler-1"])
     assert isinstance(section, SchedulerConfig)
-    assert allowed["roles"]["values"] == [section.role]
+    assert allowed["roles"]["values"] == list(section.roles)
     for rules in acls.values():  # who is not named is refused
         assert rules[-1]["principals"] == {"type": "ANY"}
         assert {"type": "NONE"} in rules[-1].values()

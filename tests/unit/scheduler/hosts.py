@@ -168,6 +168,7 @@ class Hosts:
                 {"name": name, "type": "TEXT", "text": {"value": text}}
                 for name, text in host.attributes.items()
             ],
+            "allocation_info": {"role": OURS},
         }
 
     def accept(

@@ -11,7 +11,7 @@ from libs.common.spec import InstanceSpec, Resources
 from libs.common.task import TaskPayload
 from services.scheduler.model import EXECUTOR_AMOUNTS, AgentId, Amounts, Instance, InstanceId, State
 from services.scheduler.per_spec import KEPT, PerSpec
-from services.scheduler.tasks import Purse, TaskFactory, executor_info
+from services.scheduler.tasks import Purse, TaskFactory
 
 
 def spec_of(image: str, **more: object) -> InstanceSpec:
@@ -43,8 +43,8 @@ def test_a_payload_is_read_as_it_was_meant(
     instance = Instance(
         InstanceId('i"1'), app, 3, "d", spec, state=State.STAGED, generation=2, agent=AgentId("a")
     )
-    factory = TaskFactory("c", "role", executor_info("x", "role"))
-    data = factory.task_info(instance, Purse((), Amounts() + EXECUTOR_AMOUNTS))["data"]
+    factory = TaskFactory("c", "x")
+    data = factory.task_info(instance, Purse((), Amounts() + EXECUTOR_AMOUNTS), "gantry")["data"]
     assert TaskPayload.model_validate_json(b64decode(data)) == TaskPayload(
         cluster="c",
         app=app,

@@ -16,10 +16,10 @@ from services.scheduler.core import Input, decide
 from services.scheduler.model import Action, Instance, InstanceId, Kill, Launch, Tick, Unwant, Want
 from services.scheduler.networks import AddressPool, Network, Pools
 from services.scheduler.settings import SchedulerConfig
-from services.scheduler.tasks import TaskFactory, executor_info
+from services.scheduler.tasks import TaskFactory
 
 CONFIG = SchedulerConfig()
-FACTORY = TaskFactory("test", "gantry", executor_info("true", "gantry"))
+FACTORY = TaskFactory("test", "true")
 IMAGE = "web@sha256:" + "0" * 64
 
 
@@ -84,6 +84,7 @@ def offer(
         "hostname": f"host-{agent}",
         "resources": resources,
         "attributes": texts,
+        "allocation_info": {"role": "gantry"},
     }
 
 
