@@ -2,8 +2,9 @@
 
 Mesos offers what an agent has in one role at a time, and what is reserved for a role in no other. Our executor never
 changes, nor do its resources: once it runs in a role, so does all that is launched there, and what the agent offers
-in others goes back for long. Where none runs yet, it is the first role by preference for which something is reserved
-there; where nothing is, the first of all, or what is offered instead when that one is offered nothing for a while.
+in others goes back for long. Where none runs, it is the first role by preference for which something is reserved
+there; where nothing is, the one that it was in before, or the first of all. Another one's offer is taken when that role
+is offered nothing for a while.
 
 The role is saved before the first launch. It binds while something of ours is there, or the executor, as offers say.
 """
@@ -37,7 +38,7 @@ def sort_out(
     not_yet: list[OfferId] = []
     roles: dict[AgentId, str] = {}  # in which these offers are
     for offer in offers:
-        bound = _bound(draft, offer)
+        bound = _bound(draft, offer, config)
         if bound and bound != offer.role:
             elsewhere.append(offer)
             continue
@@ -56,13 +57,13 @@ def sort_out(
     return taken
 
 
-def _bound(draft: Draft, offer: Offer) -> str:
+def _bound(draft: Draft, offer: Offer, config: SchedulerConfig) -> str:
     """The role in which its agent is ours; "": in none, nothing of ours is there."""
     role = draft.role_of(offer.agent)
     if not role or offer.executor or draft.inhabits(offer.agent):
         return role
-    if role != offer.role:
-        draft.roles[offer.agent] = ""  # its executor has ended
+    if role not in config.roles:
+        draft.roles[offer.agent] = ""  # its executor has ended, and the next one is in another role
     return ""
 
 
@@ -85,7 +86,8 @@ def _held(draft: Draft, agent: AgentId) -> str:
 def _chosen(draft: Draft, offer: Offer, held: str, now: float, config: SchedulerConfig) -> bool:
     """Does an offer count, of an agent that is in no role yet. `held`: the role of its offers that do."""
     kept_for, waited = draft.volatile.kept_for.get(offer.agent), draft.volatile.waited
-    if offer.role == (kept_for or config.roles[0]) and (kept_for or held in ("", offer.role)):
+    best = kept_for or draft.role_of(offer.agent) or config.roles[0]
+    if offer.role == best and (kept_for or held in ("", offer.role)):
         waited.pop(offer.agent, None)
         return True
     if kept_for or held:

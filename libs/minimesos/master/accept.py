@@ -78,7 +78,7 @@ def _check_offers(
         if offer.role != first.role:
             return known, (
                 "Aggregated offers must be allocated to the same role."
-                f" Offer {offer.id} uses role {offer.role} but another is using role {first.role}"
+                f" Offer {offer.id} uses role '{offer.role} but another is using role '{first.role}"
             )
     return known, None
 

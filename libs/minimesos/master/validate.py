@@ -79,7 +79,7 @@ def task_resources(task: Json, role: str) -> Resources:
         raise Invalid(str(error)) from error
     if not resources:
         raise Invalid("Task uses no resources")
-    return resources.allocated(role)
+    return _of_one_role(resources.allocated(role), "task")
 
 
 def check_shape(task: Json) -> None:
@@ -95,9 +95,21 @@ def executor_resources(info: Json, role: str) -> Resources:
     if not info.get("resources"):
         return NOTHING
     try:
-        return parse_resources(info["resources"]).allocated(role)
+        resources = parse_resources(info["resources"]).allocated(role)
     except ResourceError as error:
         raise Invalid(f"Executor uses invalid resources: {error}") from error
+    return _of_one_role(resources, "executor")
+
+
+def _of_one_role(resources: Resources, what: str) -> Resources:
+    """The same, if all are allocated to one role. Raises Invalid."""
+    first, *others = dict.fromkeys(kind.allocated_to for kind, _ in resources)
+    if others:
+        raise Invalid(
+            f"Invalid {what} resources: The resources have multiple allocation roles"
+            f" ('{others[0]}' and '{first}') but only one allocation role is allowed"
+        )
+    return resources
 
 
 def check_executor(info: Json, framework: Framework, existing: Executor | None) -> None:

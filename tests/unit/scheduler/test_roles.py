@@ -106,7 +106,12 @@ def test_roles_come_from_the_configuration_old_and_new() -> None:
     assert SchedulerConfig().roles == ("gantry",)
     assert SchedulerConfig.model_validate({"role": "prod"}).roles == ("prod",)
     assert SchedulerConfig.model_validate({"roles": ["b", "a"]}).roles == ("b", "a")
-    for wrong in ({"roles": []}, {"roles": ["a", "a"]}, {"roles": ["a"], "role": "a"}):
+    refused: tuple[dict[str, Any], ...] = (
+        {"roles": []},
+        {"roles": ["a", "a"]},
+        {"roles": ["a"], "role": "a"},
+    )
+    for wrong in refused:
         with pytest.raises(ValidationError):
             SchedulerConfig.model_validate(wrong)
     assert framework_info(CONFIG, "f")["roles"] == [THIN, FAT]
@@ -210,6 +215,8 @@ def test_the_role_binds_while_the_executor_is_there_and_no_longer() -> None:
     desk.tick(5.0)
     assert not launches(_one(desk, THIN, executor=True))
     assert desk.cluster.roles == {"a1": FAT}
+    assert _returned(_one(desk, THIN)) == {"o3": desk.config.decline_s}  # the old one comes first
+    desk.tick(desk.config.decline_s)
     assert _roles_of(_launch(_one(desk, THIN))) == {THIN}
     assert desk.cluster.roles == {"a1": THIN}
 
