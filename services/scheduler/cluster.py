@@ -76,6 +76,9 @@ class Volatile:
     kept_for: dict[AgentId, str] = field(default_factory=dict)  # roles: see `roles.py`
     waited: dict[AgentId, float] = field(default_factory=dict)
     turned_at: float = float("-inf")  # offers were given back for their role
+    executors: set[AgentId] = field(
+        default_factory=set
+    )  # agents with our executor, by their last offers
     networks: dict[str, Network] = field(default_factory=dict)
     why: dict[Shape, Why] = field(default_factory=dict)
     evicted_at: float = float("-inf")
@@ -105,6 +108,7 @@ class Volatile:
             roster=self.roster.copy(),
             kept_for=dict(self.kept_for),
             waited=dict(self.waited),
+            executors=set(self.executors),
             networks=dict(self.networks),
             why=dict(self.why),
             evicted=dict(self.evicted),
@@ -329,12 +333,18 @@ class Draft:
     def ours_on(self, agent: AgentId) -> Ours:
         """What they take there, and what must be left alone besides."""
         if agent in self._moved:
-            return _ours(self.on_agent(agent))
-        known = self.cluster.ours.get(agent)
-        if known is None:
-            # Worked out once for all drafts: full agents offer the rest that nothing fits in again and again.
-            known = self.cluster.ours[agent] = _ours(self.on_agent(agent))
-        return known
+            found = _ours(self.on_agent(agent))
+        else:
+            known = self.cluster.ours.get(agent)
+            if known is None:
+                # Worked out once for all drafts: full agents offer the rest that nothing fits in again and again.
+                known = self.cluster.ours[agent] = _ours(self.on_agent(agent))
+            found = known
+        if found.begins and agent in self.volatile.executors:
+            # It outlives its tasks.
+            rest = found.reserved - EXECUTOR_AMOUNTS
+            return Ours(found.used + EXECUTOR_AMOUNTS, rest, begins=False)
+        return found
 
     def changes(self) -> Iterator[tuple[Instance | None, Instance]]:
         """What this draft changes, each as (before, after)."""

@@ -163,6 +163,7 @@ def _subscribed(draft: Draft, now: float) -> None:
     volatile.revived_at = now
     volatile.offers.clear()
     volatile.waited.clear()
+    volatile.executors.clear()
     # Who is there says so by its first offer; where something of ours is, we know it already.
     volatile.roster = Roster()
     volatile.roster.expect(inhabited(draft), draft.ours_on)

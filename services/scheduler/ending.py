@@ -46,6 +46,9 @@ def ended(
     reason = status.get("reason", "")
     message = report.detail or status.get("message", "")
     misplaced = roles.learn(draft, instance.agent, status, now)
+    if status.get("source") != "SOURCE_EXECUTOR":
+        draft.volatile.executors.discard(instance.agent)  # it may be gone: offers will say
+        draft.volatile.roster.dirty.add(instance.agent)
     if _container_may_run(instance, status):
         since = max(instance.orphaned_at or now, draft.volatile.subscribed_at)
         if now - since >= config.adoption_deadline_s:

@@ -221,7 +221,7 @@ def _launch(draft: Draft, outcome: Outcome, now: float, tasks: TaskFactory) -> N
         agent = rows.ids[row]
         offers = volatile.roster.offers[agent]
         offer = volatile.offers[offers[0]]
-        begins = not any(each.live for each in draft.on_agent(agent))
+        begins = draft.ours_on(agent).begins
         purse = Purse(
             (volatile.offers[each] for each in offers), EXECUTOR_AMOUNTS if begins else Amounts()
         )

@@ -30,6 +30,7 @@ def sort_out(
 ) -> list[Offer]:
     """Those of new offers that count: of each agent, of one role. The others go back."""
     several = len(config.roles) > 1
+    _note_executors(draft, offers)
     if several:
         _note_reservations(draft, offers, config)
         offers = sorted(offers, key=lambda each: config.roles.index(each.role))
@@ -65,6 +66,14 @@ def _bound(draft: Draft, offer: Offer, config: SchedulerConfig) -> str:
     if role not in config.roles:
         draft.roles[offer.agent] = ""  # its executor has ended, and the next one is in another role
     return ""
+
+
+def _note_executors(draft: Draft, offers: Iterable[Offer]) -> None:
+    known, roster = draft.volatile.executors, draft.volatile.roster
+    for offer in offers:
+        if offer.executor != (offer.agent in known):
+            (known.add if offer.executor else known.discard)(offer.agent)
+            roster.dirty.add(offer.agent)
 
 
 def _note_reservations(draft: Draft, offers: Iterable[Offer], config: SchedulerConfig) -> None:

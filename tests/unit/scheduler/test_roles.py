@@ -212,10 +212,12 @@ def test_the_role_binds_while_the_executor_is_there_and_no_longer() -> None:
     desk.tell("i1.1", "TASK_FINISHED")
     desk.cluster.volatile.kept_for.clear()  # what was reserved is no more
     assert desk.cluster.roles == {"a1": FAT}
-    desk.tick(5.0)
-    assert not launches(_one(desk, THIN, executor=True))
+    desk.give(want("i2", spec(0.5)))
+    for number in (2, 3):
+        assert _returned(_one(desk, THIN, executor=True)) == {f"o{number}": IDLE_REFUSE_S}
+        desk.tick(desk.config.decline_s)
     assert desk.cluster.roles == {"a1": FAT}
-    assert _returned(_one(desk, THIN)) == {"o3": desk.config.decline_s}  # the old one comes first
+    assert _returned(_one(desk, THIN)) == {"o4": desk.config.decline_s}  # the old one comes first
     desk.tick(desk.config.decline_s)
     assert _roles_of(_launch(_one(desk, THIN))) == {THIN}
     assert desk.cluster.roles == {"a1": THIN}
@@ -242,7 +244,7 @@ def test_an_executor_in_a_role_that_nobody_knew_is_believed() -> None:
     desk.tick(desk.config.restart_backoff_s)
     assert not launches(_one(desk, FAT, executor=True))
     done = _launch(_one(desk, THIN, executor=True))
-    assert len(done.tasks) == 1 and _roles_of(done) == {THIN}
+    assert len(done.tasks) == 2 and _roles_of(done) == {THIN}
 
 
 def test_another_difference_of_executors_is_a_failure_like_any_other() -> None:
@@ -283,6 +285,30 @@ def test_agents_in_a_lost_role_with_nothing_on_them_count_among_reasons() -> Non
     desk.tick(OFFERS_COME_S)
     why = next(iter(desk.cluster.volatile.why.values())).refusal
     assert why.agents == 1 and why.failed == {"role of the executor": 1}
+
+
+def test_an_executor_that_is_idle_needs_no_room_to_start() -> None:
+    """What is reserved for nobody may be just enough for one."""
+    desk = _desk()
+    need = 0.032  # and 32.8 MiB
+    desk.give(want("i1", spec(0.5)))
+    _one(desk, FAT, free=need, reserved=1.0)
+    desk.tell("i1.1", "TASK_FINISHED")
+    desk.tick(5.0)
+    (paid,) = _launch(_one(desk, FAT, free=0.0, reserved=1.0, executor=True)).tasks
+    assert {each["role"] for each in paid["resources"]} == {FAT}
+
+
+def test_an_executor_that_died_is_not_counted_on_though_an_offer_says_so() -> None:
+    desk = _desk()
+    desk.give(want("i1", spec(0.4)))
+    _one(desk, FAT, reserved=1.0)
+    desk.tell("i1.1", "TASK_RUNNING", container="c")
+    desk.give(want("large", spec(0.5)))
+    assert not launches(_one(desk, FAT, free=0.0, reserved=0.45, executor=True))  # it is held
+    actions = desk.tell("i1.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    assert not launches(actions) and desk["i1"].state == "orphaned"
+    assert launches(_one(desk, FAT, free=0.04)) == ["i1.2"]
 
 
 def test_a_framework_that_begins_anew_has_no_executors() -> None:
