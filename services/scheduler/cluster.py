@@ -39,7 +39,7 @@ from services.scheduler.policy import Refusal, Shape
 from services.scheduler.roster import Ours, Roster
 
 ENDED_REMEMBERED = 20_000
-PASSING = (State.STAGED, State.UNREACHABLE, State.ORPHANED)
+PASSING = (State.STAGED, State.STARTING, State.UNREACHABLE, State.ORPHANED)
 """States in which nothing stays for long."""
 
 
@@ -95,6 +95,7 @@ class Volatile:
     asked: dict[InstanceId, float] = field(default_factory=dict)
     full: dict[AgentId, Full] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)  # by hostname, those that were ever closed
+    lost: set[AgentId] = field(default_factory=set)  # agents that Mesos has removed
     unknown: dict[AttemptId, AgentId | None] = field(default_factory=dict)
     unknown_since: float = 0.0
     breaker_open: bool = False
@@ -117,6 +118,7 @@ class Volatile:
             asked=dict(self.asked),
             full=dict(self.full),
             nodes=dict(self.nodes),
+            lost=set(self.lost),
             unknown=dict(self.unknown),
         )
 

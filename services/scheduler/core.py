@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from libs.mesos import events as mesos
 from services.scheduler import cleaning, ending, networks, nodes, returning, roles, telling, updates
@@ -23,6 +24,7 @@ from services.scheduler.ledger import bu_of
 from services.scheduler.model import (
     Acknowledge,
     Agent,
+    AgentId,
     Instance,
     InstanceId,
     Kill,
@@ -64,6 +66,7 @@ Input = (
     | mesos.Disconnected
     | mesos.Offers
     | mesos.Rescind
+    | mesos.Failure
     | mesos.Update
 )
 
@@ -111,6 +114,9 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
             _offers(draft, [parse_offer(offer, now) for offer in offers], now, config)
         case mesos.Rescind(offer_id):
             draft.volatile.drop(OfferId(offer_id))
+        case mesos.Failure(agent, executor, _):
+            if agent is not None and executor is None and agent in draft.volatile.roster.rows.index:
+                draft.volatile.lost.add(AgentId(agent))
         case mesos.Update(status):
             updates.update(draft, status, now, config)
         case Recall(ended):
@@ -121,8 +127,8 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
         case Reregister():
             place_anew(draft, now)
         case Pools():
-            staged = draft.in_state(State.STAGED)
-            draft.volatile.networks = networks.told(each, staged, now)
+            coming = chain(draft.in_state(State.STAGED), draft.in_state(State.STARTING))
+            draft.volatile.networks = networks.told(each, coming, now)
         case NodeSet():
             nodes.set_node(draft, each)
         case JobAsked():
@@ -169,6 +175,7 @@ def _subscribed(draft: Draft, now: float) -> None:
     volatile.roster.expect(inhabited(draft), draft.ours_on)
     volatile.killed.clear()
     volatile.unknown.clear()
+    volatile.lost.clear()
     known = [each for each in draft.cluster.instances.values() if each.live]
     strays = [each for one in draft.cluster.instances.values() for each in one.strays]
     if known or strays:
@@ -179,6 +186,7 @@ def _subscribed(draft: Draft, now: float) -> None:
 
 def _offers(draft: Draft, offers: Sequence[Offer], now: float, config: SchedulerConfig) -> None:
     fresh = [offer for offer in offers if offer.id not in draft.volatile.offers]
+    draft.volatile.lost.difference_update(offer.agent for offer in fresh)
     fresh = roles.sort_out(draft, fresh, now, config)
     draft.volatile.roster.add(fresh, draft.ours_on)
     for offer in fresh:

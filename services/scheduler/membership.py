@@ -76,7 +76,7 @@ class Membership:
                     case mesos.Disconnected(reason):
                         self._log.warning("mesos is away", reason=reason)
                         await self._put(event)
-                    case mesos.Offers() | mesos.Rescind() | mesos.Update():
+                    case mesos.Offers() | mesos.Rescind() | mesos.Update() | mesos.Failure():
                         await self._put(event)
                     case mesos.Error(message) if "failed over" in message:
                         raise Fenced(f"Mesos: {message}")

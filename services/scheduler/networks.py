@@ -119,20 +119,23 @@ def _scope(told: Any) -> dict[str, Any]:
     }
 
 
-def told(pools: Pools, staged: Iterable[Instance], now: float) -> dict[str, Network]:
-    """Addresses that are free and not on their way to somebody: who was placed may not have asked for its own yet."""
+def told(pools: Pools, coming: Iterable[Instance], now: float) -> dict[str, Network]:
+    """Addresses that are free and not on their way to somebody: who was placed may not have asked for its own yet.
+
+    `coming` are those that do not run yet: of one that starts nobody says whether it has its address by now.
+    """
     known = {name: replace(each, told_at=now) for name, each in pools.networks.items()}
-    coming = Counter(
+    due = Counter(
         (
             each.spec.network,
             each.app.partition("/")[0],
             each.spec.environment,
             (each.attributes or {}).get("zone", ""),
         )
-        for each in staged
+        for each in coming
         if not each.address
     )
-    for (name, bu, environment, zone), count in coming.items():
+    for (name, bu, environment, zone), count in due.items():
         if name in known:
             known[name] = known[name].without(bu, environment, zone, count)
     return known

@@ -79,8 +79,8 @@ def full_agents(draft: Draft, now: float) -> list[AgentId]:
 
 
 def away_agents(draft: Draft) -> set[AgentId]:
-    """Agents that Mesos can't reach."""
-    return {each.agent for each in draft.in_state(State.UNREACHABLE)}
+    """Agents that Mesos can't reach: by what became of ours there, or by its own word where there is none."""
+    return {each.agent for each in draft.in_state(State.UNREACHABLE)} | draft.volatile.lost
 
 
 def all_agents(draft: Draft, now: float, config: SchedulerConfig) -> Agents:

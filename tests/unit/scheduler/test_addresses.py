@@ -336,6 +336,27 @@ def test_waves_of_one_unit_after_the_other_take_no_more_either(again: bool) -> N
     assert Counter((each.attributes or {}).get("zone") for each in placed) == {"a": 3, "b": 2}
 
 
+@pytest.mark.parametrize("state", ["", "TASK_STAGING", "TASK_STARTING"])
+def test_who_has_yet_to_run_is_going_to_take_an_address(state: str) -> None:
+    """Whatever ipam says meanwhile: a start takes longer than the time between two of its answers."""
+    desk = Desk()
+    desk.subscribe()
+    desk.give(free(web=2), *(want(f"i{n}", _spec()) for n in range(2)))
+    desk.offer("a1")
+    for n in range(2) if state else ():
+        desk.tell(f"i{n}.1", state)
+    desk.give(free(web=2))
+    desk.give(want("late", _spec()))
+    desk.offer("a2")
+    assert not desk["late"].agent
+    desk.tell("i0.1", "TASK_RUNNING", container="c-0")  # and tells its address
+    desk.give(free(web=1))
+    assert not desk["late"].agent
+    desk.tell("i1.1", "TASK_FAILED")
+    desk.give(free(web=1))
+    assert desk["late"].agent
+
+
 def test_a_dry_run_counts_by_zone_too() -> None:
     desk = Desk()
     desk.subscribe()

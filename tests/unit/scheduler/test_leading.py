@@ -24,13 +24,15 @@ from services.scheduler.settings import SchedulerConfig
 from services.scheduler.store import Framework, SchedulerStore
 from tests.simulation.loop import World, virtual
 from tests.simulation.small import SmallWorld
+from tests.unit.scheduler.world import offer
 
 
 @dataclass
 class Driver:
-    """Subscribed to a Mesos that says nothing more, but that a stream may be `cut`."""
+    """Subscribed to a Mesos that `says` no more than this, but that a stream may be `cut`."""
 
     clock: Clock
+    says: tuple[mesos.SchedulerEvent, ...] = ()
     done: list[Action] = field(default_factory=list)
     subscribed: int = 0
     cut: asyncio.Event = field(default_factory=asyncio.Event)
@@ -51,6 +53,8 @@ class Driver:
                 permit()
                 self.subscribed += 1
                 yield mesos.Subscribed("f1", 15.0, {})
+                for each in self.says:
+                    yield each
                 await self.cut.wait()
                 self.cut.clear()
                 yield mesos.Disconnected("the peer closed the stream", True, 0.25)
@@ -78,11 +82,14 @@ class Led:
         await asyncio.Event().wait()
 
 
-async def _leading(world: World, driver: Driver, led: Led) -> asyncio.Task[None]:
+async def _leading(
+    world: World, driver: Driver, led: Led, cluster: Cluster | None = None
+) -> asyncio.Task[None]:
     """A scheduler that has led for ten seconds."""
     rt = SmallWorld(world.loop).runtime("scheduler", "scheduler-1")
     store = await SchedulerStore.open(rt.store)
-    given = (rt, SchedulerConfig(), store, Framework(), Cluster(), led, driver.open)
+    memory = cluster or Cluster()
+    given = (rt, SchedulerConfig(), store, Framework(), memory, led, driver.open)
     running = asyncio.create_task(Scheduler(*given).run())
     await world.clock.sleep(10)
     assert driver.done and driver.subscribed == 1 and not running.done()
@@ -100,6 +107,15 @@ async def test_who_is_not_certain_calls_nobody(world: World) -> None:
     with pytest.raises(BaseExceptionGroup) as found:
         await running
     assert found.group_contains(Fenced)
+
+
+@virtual
+async def test_it_hears_which_hosts_are_lost(world: World) -> None:
+    cluster, told = Cluster(), mesos.Offers((offer(1, "a1"), offer(2, "a2")))  # type: ignore[arg-type]
+    driver = Driver(world.clock, (told, mesos.Failure("a1", None, None)))
+    running = await _leading(world, driver, Led(), cluster)
+    assert cluster.volatile.lost == {"a1"}
+    running.cancel()
 
 
 @virtual

@@ -415,6 +415,32 @@ def test_a_plan_in_place_of_others_does_not_bring_their_lost_host_back() -> None
     assert planned.why.failed == {"reachable": 1}
 
 
+def test_a_plan_offers_no_host_that_is_lost_though_nothing_of_ours_is_there() -> None:
+    desk = _desk()
+
+    def unplaced() -> int:
+        planned = plan(desk.cluster, "acme/web", _spec(1.0), 4, False, desk.now, desk.config)
+        if planned.unplaced:
+            assert planned.why is not None and planned.why.failed["reachable"] == 1
+        return planned.unplaced
+
+    desk.offer("a1", "a2", cpus=2.01)
+    assert not unplaced()
+    desk.give(mesos.Failure("a1", "e1", 9), mesos.Failure(None, "e1", 9))
+    assert not unplaced()  # an executor has ended: its host is there
+    desk.give(mesos.Failure("a1", None, None), mesos.Failure("unheard-of", None, None))
+    assert unplaced() == 2
+    desk.offer("a1", cpus=2.01)
+    assert not unplaced()
+    desk.give(mesos.Failure("a1", None, None))
+    desk.give(want("i1", _spec(3.0)))
+    desk.tick(OFFERS_COME_S)
+    (why,) = desk.cluster.volatile.why.values()
+    assert why.refusal.failed["reachable"] == 1  # nor does who waits hear of its room
+    desk.subscribe()
+    assert not desk.cluster.volatile.lost
+
+
 def test_a_plan_of_a_release_is_not_bound_by_what_the_one_before_keeps_apart_from() -> None:
     desk = _desk()
     desk.give(want("i1", _spec(1.0, apart_from=("web",))))
