@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
@@ -12,6 +12,7 @@ from services.scheduler.jobs.run import run_body, run_of
 from services.scheduler.model import AgentId, AttemptId, Instance, InstanceId, State
 from services.scheduler.per_spec import PerSpec
 
+SPECS_KEPT = 10_000
 SEEN, LOST = "seen", "lost"
 """How a run's instance ended: its end was seen, or its host was given up."""
 _PLAIN = (
@@ -63,12 +64,37 @@ def to_body(instance: Instance) -> dict[str, Any]:
     return body
 
 
-def from_body(doc_id: str, version: int, body: Mapping[str, Any]) -> Instance:
+def _spec_of(_app: str, spec: Mapping[str, Any]) -> InstanceSpec:
+    return InstanceSpec.model_validate(spec, extra="ignore")
+
+
+class SharedSpecs:
+    """Specs of many bodies: those of an app are mostly the same, and then read once and one object."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[Mapping[str, Any], InstanceSpec]] = {}
+
+    def __call__(self, app: str, spec: Mapping[str, Any]) -> InstanceSpec:
+        """The spec in a body of the app's."""
+        known = self._last.get(app)
+        if known is None or known[0] != spec:
+            if len(self._last) >= SPECS_KEPT:
+                self._last.clear()
+            known = self._last[app] = (spec, _spec_of(app, spec))
+        return known[1]
+
+
+def from_body(
+    doc_id: str,
+    version: int,
+    body: Mapping[str, Any],
+    spec_of: Callable[[str, Mapping[str, Any]], InstanceSpec] = _spec_of,
+) -> Instance:
     """The instance of a document."""
     return Instance(
         id=InstanceId(doc_id),
         version=version,
-        spec=InstanceSpec.model_validate(body["spec"], extra="ignore"),
+        spec=spec_of(body["app"], body["spec"]),
         state=State(body["state"]),
         strays=tuple((AttemptId(task), AgentId(agent)) for task, agent in body["strays"]),
         cleanup=body.get("cleanup", False),

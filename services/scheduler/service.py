@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TypeVar
 
 from libs.common.backoff import Backoff
+from libs.common.clock import Clock
 from libs.common.direct import inbox
 from libs.common.errors import Fenced, GantryError, Unavailable
 from libs.common.events import model as ev
@@ -23,7 +25,7 @@ from libs.common.runtime import Runtime
 from libs.common.spec import InstanceSpec
 from libs.common.waiting import TaskGroup, lasting
 from libs.mesos import events as mesos
-from services.scheduler import api
+from services.scheduler import api, standby
 from services.scheduler.cluster import ENDED_REMEMBERED, Cluster, Draft
 from services.scheduler.core import Input, decide
 from services.scheduler.intake import Intake
@@ -48,7 +50,7 @@ from services.scheduler.networks import pools_of
 from services.scheduler.planning import Placed, plan
 from services.scheduler.sending import Sender
 from services.scheduler.settings import SchedulerConfig
-from services.scheduler.store import Framework, Saved, SchedulerStore
+from services.scheduler.store import Framework, Memory, Saved, SchedulerStore
 from services.scheduler.tasks import TaskFactory
 
 BATCH = 2000
@@ -308,26 +310,32 @@ def _weight(given: Input) -> int:
 
 
 async def run(rt: Runtime, open_driver: OpenDriver = open_driver) -> None:
-    """The service: wait for leadership, load, lead."""
+    """The service: wait for leadership, warm; load what has changed since, lead."""
     config = rt.section(SchedulerConfig)
-    async with leadership(rt, "scheduler", config.leader_lease_s) as led:
-        await _lead(rt, config, led, open_driver)
+    memory = Memory(min(config.keep_ended_s, config.jobs.keep_deleted_s))
+    async with AsyncExitStack() as stack:
+        async with standby.warm(rt, memory):
+            led = await stack.enter_async_context(
+                leadership(rt, "scheduler", config.leader_lease_s)
+            )
+        await _lead(rt, config, led, open_driver, memory)
 
 
 async def _lead(
-    rt: Runtime, config: SchedulerConfig, led: Leadership, open_driver: OpenDriver
+    rt: Runtime, config: SchedulerConfig, led: Leadership, open_driver: OpenDriver, memory: Memory
 ) -> None:
     async with TaskGroup() as group:
         # From the first: loading may take longer than what elects would wait.
         group.create_task(led.hold())
-        scheduler, app = await _loaded(rt, config, led, open_driver)
+        scheduler, app = await _loaded(rt, config, led, open_driver, memory)
         async with rt.serve(app):
             await lasting(scheduler.run())
 
 
 async def _loaded(
-    rt: Runtime, config: SchedulerConfig, led: Leadership, open_driver: OpenDriver
+    rt: Runtime, config: SchedulerConfig, led: Leadership, open_driver: OpenDriver, memory: Memory
 ) -> tuple[Scheduler, HttpApp]:
+    began = rt.clock.monotonic()
     store = await SchedulerStore.open(rt.store)
     framework = await store.framework()
     if not framework.executor_command:
@@ -338,14 +346,24 @@ async def _loaded(
         # Mesos takes no other command for an executor id that it has seen.
         kept = framework.executor_command
         rt.telemetry.log.warning("scheduler.executor_command is not taken", kept=kept)
-    live = await store.load()
-    roles = await store.agents.load({each.agent for each in live}, rt.clock.now())
-    cluster = Cluster(live, await store.ended(ENDED_REMEMBERED), await store.book(live), roles)
-    cluster.volatile.nodes = await store.nodes.load()
+    cluster, read = await load(store, memory, rt.clock)
+    took_s = round(rt.clock.monotonic() - began, 3)
+    rt.telemetry.log.info("leads", instances=len(cluster.instances), read=read, took_s=took_s)
     scheduler = Scheduler(rt, config, store, framework, cluster, led, open_driver)
     jobs = job_routes(cluster, store.jobs, rt.clock.now, config.jobs.keep_runs)
     routes = (*api.routes(scheduler), *jobs, inbox(rt.service, [scheduler.subscription]))
     return scheduler, rt.http_app(routes, ready=scheduler.why_not_ready)
+
+
+async def load(store: SchedulerStore, memory: Memory, clock: Clock) -> tuple[Cluster, int]:
+    """What a new leader knows, and how many documents it did not have in memory before."""
+    read = await store.recall(memory, clock)
+    live = memory.instances.values()
+    book = await store.book(memory.jobs.values(), live)
+    roles = await store.agents.load({each.agent for each in live}, clock.now())
+    cluster = Cluster(live, await store.ended(ENDED_REMEMBERED), book, roles)
+    cluster.volatile.nodes = await store.nodes.load()
+    return cluster, read
 
 
 def _default_command(config: SchedulerConfig) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from libs.common.clock import Clock
 from libs.common.errors import Fenced
 from libs.common.events.base import Cause, seal
 from libs.common.events.model import AuditRecorded
@@ -24,13 +25,15 @@ from libs.common.store.base import (
     eq,
     is_in,
 )
+from libs.common.store.mirror import Mirror
 from libs.common.store.paging import documents
 from libs.common.store.shapes import fields
 from services.scheduler.agent_store import AgentStore
 from services.scheduler.cluster import Draft
-from services.scheduler.documents import LOST, SEEN, from_body, to_body
+from services.scheduler.documents import LOST, SEEN, SharedSpecs, from_body, to_body
 from services.scheduler.jobs.book import JobBook
 from services.scheduler.jobs.loading import book_of
+from services.scheduler.jobs.model import Job, job_of
 from services.scheduler.jobs.store import JOBS as JOBS
 from services.scheduler.jobs.store import REQUESTS as REQUESTS
 from services.scheduler.jobs.store import RUNS as RUNS
@@ -42,7 +45,11 @@ from services.scheduler.writing import delete_all, is_same, replace_all
 
 INSTANCES = CollectionSpec(
     "scheduler_instances",
-    (Index("ended", ("ended", "since")), Index("over", ("over", "since"))),
+    (
+        Index("ended", ("ended", "since")),
+        Index("there", ("ended",), by_id=True),  # those that have not, a page at a time
+        Index("over", ("over", "since")),
+    ),
     Schema(known=lambda body: to_body(from_body("", 0, body))),
 )
 FRAMEWORK = CollectionSpec(
@@ -72,6 +79,40 @@ class Saved:
     versions: dict[InstanceId, int]
     outboxes: Mapping[str, Sequence[OutboxEvent]]
     of_jobs: Sequence[OutboxEvent] = ()
+
+
+class Memory:
+    """What is known of the documents that there are most of: nothing, or what a standby has read.
+
+    Of its instances a Cluster makes its own: a memory is used for one. `keep_s`: a document is deleted so long after
+    its end, and its name not used again before (a run's never is). Who has been away for that long knows nothing any
+    more: there could be another document of that name and version.
+    """
+
+    def __init__(self, keep_s: float) -> None:
+        specs = SharedSpecs()
+        self._keep_s = keep_s
+        self._asked = float("-inf")  # nothing is known from before
+        self.instances = Mirror(
+            lambda doc: from_body(doc.id, doc.version, doc.body, specs), (eq("ended", False),)
+        )
+        self.jobs = Mirror(lambda doc: job_of(doc.id, doc.version, doc.body))
+
+    @staticmethod
+    async def collections(store: Store) -> tuple[Collection, Collection]:
+        """Of instances and of jobs, for who does not lead."""
+        return await store.collection(INSTANCES), await store.collection(JOBS)
+
+    async def refresh(self, instances: Collection, jobs: Collection, clock: Clock) -> int:
+        """Be as the store is; how many documents were read. Raises Unavailable. See Mirror."""
+        now = clock.monotonic()
+        if now - self._asked > self._keep_s / 2:
+            self.instances.forget()
+            self.jobs.forget()
+            self._asked = now
+        read = await self.instances.refresh(instances) + await self.jobs.refresh(jobs)
+        self._asked = now
+        return read
 
 
 class SchedulerStore:
@@ -111,16 +152,18 @@ class SchedulerStore:
         """Where events may wait."""
         return (self.instances, self.nodes.collection, self.jobs.jobs, self.jobs.requests)
 
-    async def load(self) -> list[Instance]:
-        """All instances that have not ended."""
-        docs = documents(self.instances, (eq("ended", False),), _PAGE)
-        return [from_body(doc.id, doc.version, doc.body) async for doc in docs]
+    async def recall(self, memory: Memory, clock: Clock) -> int:
+        """Have in memory all instances that have not ended, and all jobs; how many had to be read.
+
+        Exactly those: this leader's epoch keeps everybody else from writing, and began before.
+        """
+        return await memory.refresh(self.instances, self.jobs.jobs, clock)
 
     async def ended(self, limit: int) -> dict[InstanceId, int]:
         """The instances that ended last, oldest first, with their versions: their tasks may still turn up."""
         query = Query((eq("ended", True),), order="since", descending=True, limit=limit)
-        page = await self.instances.find(query)
-        return {InstanceId(doc.id): doc.version for doc in reversed(page.docs)}
+        page = await self.instances.versions(query)
+        return {InstanceId(each): version for each, version in reversed(page.of.items())}
 
     async def ended_among(self, instances: Sequence[InstanceId]) -> dict[InstanceId, int]:
         """Those of the instances that are stored as ended, with their versions; of runs, a record will do."""
@@ -155,9 +198,8 @@ class SchedulerStore:
             told,
         )
 
-    async def book(self, live: Sequence[Instance]) -> JobBook:
+    async def book(self, jobs: Sequence[Job], live: Sequence[Instance]) -> JobBook:
         """The jobs, with what who led before could not save of them any more."""
-        jobs = await self.jobs.load()
         over = [
             from_body(doc.id, doc.version, doc.body)
             async for doc in documents(self.instances, (is_in("over", (SEEN, LOST)),), _PAGE)

@@ -205,6 +205,14 @@ class Page:
     more: bool = field(default=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """The documents of a query's page without what is in them: versions by id, in the query's order."""
+
+    of: dict[str, int]
+    more: bool = field(default=False)
+
+
 class Collection(Protocol):
     """One collection. All methods raise Unavailable or TimedOut when the store can't be reached."""
 
@@ -218,6 +226,10 @@ class Collection(Protocol):
 
     async def find(self, query: Query) -> Page:
         """A page of documents."""
+        ...
+
+    async def versions(self, query: Query) -> Versions:
+        """Which documents `find` would find, and in which versions: for who knows what is in them."""
         ...
 
     async def count(self, where: Sequence[Where] = ()) -> int:

@@ -25,6 +25,7 @@ from libs.common.store.base import (
     Outcome,
     Page,
     Query,
+    Versions,
     Where,
     Write,
     WriteResult,
@@ -267,8 +268,17 @@ class MemoryCollection:
 
     async def find(self, query: Query) -> Page:
         """See Collection."""
+        ids, more = await self._chosen(query, "find")
+        return Page(tuple(doc for i in ids if (doc := self._doc(i)) is not None), more)
+
+    async def versions(self, query: Query) -> Versions:
+        """See Collection."""
+        ids, more = await self._chosen(query, "versions")
+        return Versions({i: self._table.docs[i].version for i in ids}, more)
+
+    async def _chosen(self, query: Query, what: str) -> tuple[list[str], bool]:
         check_query(query)
-        await self._store.call(f"{self._name}.find")
+        await self._store.call(f"{self._name}.{what}")
         ids = self._table.matching(query.where)
         ids.sort(reverse=query.descending)
         if query.order:
@@ -277,8 +287,7 @@ class MemoryCollection:
             ids.sort(key=lambda i: order_key(docs[i].body, query.order), reverse=query.descending)
         elif query.after:
             ids = [i for i in ids if (i < query.after if query.descending else i > query.after)]
-        page = tuple(doc for i in ids[: query.limit] if (doc := self._doc(i)) is not None)
-        return Page(page, more=len(ids) > query.limit)
+        return ids[: query.limit], len(ids) > query.limit
 
     async def count(self, where: Sequence[Where] = ()) -> int:
         """See Collection."""

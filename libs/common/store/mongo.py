@@ -42,6 +42,7 @@ from libs.common.store.base import (
     Outcome,
     Page,
     Query,
+    Versions,
     Where,
     Write,
     WriteResult,
@@ -239,20 +240,29 @@ class MongoCollection:
 
     async def find(self, query: Query) -> Page:
         """See Collection."""
+        docs, more = await self._page(query, None)
+        return Page(tuple(docs), more)
+
+    async def versions(self, query: Query) -> Versions:
+        """See Collection."""
+        docs, more = await self._page(query, documents.brief(query.where))
+        return Versions({doc.id: doc.version for doc in docs}, more)
+
+    async def _page(self, query: Query, fields: Document | None) -> tuple[list[Doc], bool]:
         check_query(query)
         chosen, order = documents.page(query, self._indexes)
         docs: list[Doc] = []
         more = False
         for _ in range(_FIND_TRIES):
             async with self._call("find"):
-                cursor = self._collection.find(chosen).sort(order).limit(query.limit + 1)
+                cursor = self._collection.find(chosen, fields).sort(order).limit(query.limit + 1)
                 found = await cursor.to_list(None)
             read = [documents.to_doc(each) for each in found[: query.limit]]
             docs, more = [d for d in read if matches(d.body, query.where)], len(found) > query.limit
             if len(docs) == len(read):
                 break
             # The server chose by what was there a moment ago (mongo-java-server does): ask again.
-        return Page(tuple(docs), more)
+        return docs, more
 
     async def count(self, where: Sequence[Where] = ()) -> int:
         """See Collection."""

@@ -119,14 +119,22 @@ def restored(doc: Doc, body: Document) -> Document:
     return document
 
 
+def brief(where: Sequence[Where]) -> Document:
+    """The projection on a document's version, and on what some conditions are about."""
+    paths = {path(each.field) for each in where}
+    # Of a field and one inside it the outer will do; the server refuses both.
+    inner = {each for each in paths if any(each.startswith(f"{outer}.") for outer in paths)}
+    return {"version": 1, **dict.fromkeys(sorted(paths - inner), 1)}
+
+
 def to_doc(document: Document) -> Doc:
-    """What the store's users see."""
+    """What the store's users see; of a brief one, what there is."""
     return Doc(
         document["_id"],
         document["version"],
-        unescaped(document["body"]),
-        document["epoch"],
-        tuple(unpack(each) for each in document["outbox"]),
+        unescaped(document.get("body", {})),
+        document.get("epoch", 0),
+        tuple(unpack(each) for each in document.get("outbox", ())),
     )
 
 

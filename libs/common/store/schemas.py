@@ -26,6 +26,7 @@ from libs.common.store.base import (
     Page,
     Query,
     Store,
+    Versions,
     Where,
     Write,
     WriteResult,
@@ -153,6 +154,10 @@ class SchemaCollection:
         """See Collection. Conditions and order are of what is stored, not of what it is upgraded to."""
         page = await self.inner.find(query)
         return Page(tuple(map(self._read, page.docs)), page.more)
+
+    async def versions(self, query: Query) -> Versions:
+        """See Collection. Conditions and order are as `find` has them."""
+        return await self.inner.versions(query)
 
     def _read(self, doc: Doc) -> Doc:
         body = readable(self.spec, doc.id, doc.body)

@@ -27,6 +27,7 @@ from libs.common.store.base import (
     Page,
     Query,
     Scalar,
+    Versions,
     Where,
     Write,
     WriteResult,
@@ -156,6 +157,13 @@ class SqliteCollection:
         check_query(query)
         docs = await self._read([select_page(self._select, query)])
         return Page(tuple(docs[: query.limit]), more=len(docs) > query.limit)
+
+    async def versions(self, query: Query) -> Versions:
+        """See Collection."""
+        check_query(query)
+        chosen = select_page(f"SELECT id, version FROM {self._table}", query)
+        rows = await self._reader.run(lambda connection: connection.execute(*chosen).fetchall())
+        return Versions(dict(rows[: query.limit]), more=len(rows) > query.limit)
 
     async def _read(self, queries: Sequence[tuple[str, Sequence[Scalar]]]) -> list[Doc]:
         def job(connection: sqlite3.Connection) -> tuple[list[Any], Outboxes]:

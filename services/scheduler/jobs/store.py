@@ -23,7 +23,6 @@ from libs.common.store.base import (
     Write,
     eq,
 )
-from libs.common.store.paging import documents
 from libs.common.store.shapes import fields
 from services.scheduler.jobs.book import JobDraft
 from services.scheduler.jobs.model import (
@@ -69,11 +68,6 @@ class JobStore:
         self.requests = requests
         self._fence = fence
         self._asked = Gathering(requests.get_many)
-
-    async def load(self) -> list[Job]:
-        """All jobs, deleted ones too."""
-        docs = documents(self.jobs, (), _PAGE)
-        return [job_of(doc.id, doc.version, doc.body) async for doc in docs]
 
     async def save(self, draft: JobDraft, now: float) -> list[OutboxEvent]:
         """Records, then jobs, then outcomes; the events that went with them. May be repeated. Raises Fenced."""

@@ -14,6 +14,7 @@ from libs.common.store.base import (
     Op,
     Query,
     Store,
+    Versions,
     Where,
     Write,
     eq,
@@ -88,6 +89,22 @@ async def test_order_by_a_field(things: Collection) -> None:
     assert await ids(things, order="x", descending=True, limit=3) == ["d05", "d00", "d03"]
 
 
+async def test_versions_are_listed_as_documents_are(things: Collection) -> None:
+    await fill(things, [{"x": n % 2, "a": {"y": n}} for n in range(6)])
+    await put(things, "d02", 1, {"x": 0, "a": {"y": 9}}, event(1))
+    await things.delete("d05", 1)
+    listed = await things.versions(Query((eq("x", 0),), limit=2))
+    assert listed == Versions({"d00": 1, "d02": 2}, more=True)
+    listed = await things.versions(Query((eq("x", 0),), after="d02"))
+    assert listed == Versions({"d04": 1}, more=False)
+    newest = await things.versions(Query(order="a.y", descending=True, limit=3))
+    assert list(newest.of.items()) == [("d02", 2), ("d04", 1), ("d03", 1)] and newest.more
+    inside = (Where("a", Op.EXISTS, True), Where("a.y", Op.LT, 2), eq("x", 1))
+    assert await things.versions(Query(inside)) == Versions({"d01": 1})
+    with pytest.raises(ValueError, match="limit"):
+        await things.versions(Query(limit=0))
+
+
 async def test_queries_without_meaning_are_refused(things: Collection) -> None:
     with pytest.raises(ValueError, match="after"):
         await things.find(Query(order="x", after="d00"))
@@ -148,7 +165,11 @@ async def test_random_queries_are_answered_as_the_memory_store_does(
         kinds = {type(body.get("x")) for body in bodies}
         order = "" if len(kinds) > 1 and rng.random() < 0.7 else "size"
         query = Query(where, order=order, descending=rng.random() < 0.3, limit=rng.randrange(1, 70))
-        assert await real.find(query) == await model.find(query), query
+        found = await real.find(query)
+        assert found == await model.find(query), query
+        listed = await real.versions(query)
+        assert list(listed.of.items()) == [(doc.id, doc.version) for doc in found.docs], query
+        assert listed.more == found.more
         assert await real.count(where) == await model.count(where), where
 
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
@@ -21,7 +20,7 @@ from services.scheduler.mesos import MesosDriver
 from services.scheduler.model import Action
 from services.scheduler.service import Scheduler, run
 from services.scheduler.settings import SchedulerConfig
-from services.scheduler.store import Framework, SchedulerStore
+from services.scheduler.store import Framework, Memory, SchedulerStore
 from tests.simulation.loop import World, virtual
 from tests.simulation.small import SmallWorld
 from tests.unit.scheduler.world import offer
@@ -139,17 +138,17 @@ async def test_who_is_not_certain_does_not_subscribe_again(world: World) -> None
 async def test_the_lease_is_kept_while_a_leader_loads(world: World) -> None:
     """Else another would be elected meanwhile, and it would be no more certain after that."""
     small = SmallWorld(world.loop, settings={"scheduler": SchedulerConfig(leader_lease_s=6.0)})
-    load, loads = SchedulerStore.load, 0
+    recall, loads = SchedulerStore.recall, 0
 
-    async def slowly(store: SchedulerStore) -> Any:
+    async def slowly(store: SchedulerStore, memory: Memory, clock: Clock) -> int:
         nonlocal loads
         loads += 1
         await world.clock.sleep(60)
-        return await load(store)
+        return await recall(store, memory, clock)
 
     drivers = [Driver(world.clock) for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SchedulerStore, "load", slowly)
+        patch.setattr(SchedulerStore, "recall", slowly)
         replicas = [
             asyncio.create_task(run(small.runtime("scheduler", f"scheduler-{n}"), each.open))
             for n, each in enumerate(drivers)
