@@ -1,5 +1,5 @@
-"""Where instances ran last that had better run there again: those that keep their address, whose namespace, port and
-flows wait for them, and runs of jobs for which a container was made ready. Pure.
+"""Where instances had better run: those that keep their address where they were last, as its namespace, port and flows
+wait there; and runs of jobs where a container was made ready for them. Pure.
 
 A wish only: rules, room and the network's own word come first, and after a few failures in a row anywhere is better.
 """
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import NamedTuple
 
-from services.scheduler.jobs.run import JobId, Run
+from services.scheduler.jobs.run import JobId
 from services.scheduler.model import AgentId, Instance
 from services.scheduler.policy import Agents, Round, Shape
 from services.scheduler.policy.placer import Given
@@ -21,28 +20,22 @@ EXPECTED_S = 600.0
 """So long after its target, a run is no longer expected where a container was made ready for it."""
 
 
-class Last(NamedTuple):
-    """Where the newest run of a job was, and when it was due."""
-
-    agent: AgentId
-    at: float
-
-
 class Homes:
-    """The agent on which each sticky key, and each job, was last.
+    """The agent on which each sticky key was last, and the one that was told of a job's next run.
 
     What a new leader does not know, it learns as they run.
     """
 
     def __init__(self) -> None:
         self._agents: dict[str, AgentId] = {}
-        self._jobs: dict[JobId, Last] = {}
         self._ready: dict[JobId, tuple[float, AgentId]] = {}  # for which target, and where
 
     def note(self, instance: Instance) -> None:
         """It is on its agent."""
         if instance.run is not None:
-            self._note_run(instance, instance.run)
+            ready = self._ready.get(instance.run.job)
+            if ready is not None and ready[0] <= instance.run.target and instance.live:
+                del self._ready[instance.run.job]
             return
         key = instance.spec.sticky_key
         if key and instance.agent and instance.live:
@@ -50,21 +43,6 @@ class Homes:
             self._agents[key] = instance.agent
             if len(self._agents) > REMEMBERED:
                 del self._agents[next(iter(self._agents))]
-
-    def _note_run(self, instance: Instance, run: Run) -> None:
-        last = self._jobs.get(run.job)
-        if not instance.live or (last is not None and last.at > run.target):
-            return
-        self._ready.pop(run.job, None)
-        if last != (instance.agent, run.target):
-            self._jobs.pop(run.job, None)
-            self._jobs[run.job] = Last(instance.agent, run.target)
-            if len(self._jobs) > REMEMBERED:
-                del self._jobs[next(iter(self._jobs))]
-
-    def last_of(self, job: JobId) -> Last | None:
-        """Where the newest run of a job was."""
-        return self._jobs.get(job)
 
     def expect(self, job: JobId, target: float, agent: AgentId) -> None:
         """A container is made ready there for the job's run at `target`."""

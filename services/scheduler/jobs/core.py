@@ -64,7 +64,11 @@ def _hear(draft: Draft, instance: Instance, run: Run, heard: set[InstanceId], no
         return False
     knows = Told(max(told.begun, run.begun), max(told.lost, run.lost))
     if knows != told:
-        draft.jobs.put(job.having(instance.id, knows), *_news(instance, run, told))
+        job = job.having(instance.id, knows)
+        if knows.begun > told.begun and run.reuse == "shared" and run.target >= job.home_at:
+            # With the job, so that whoever leads next makes a container ready there, too.
+            job = replace(job, home=instance.agent, home_at=run.target)
+        draft.jobs.put(job, *_news(instance, run, told))
     if instance.state is State.ENDED:
         return counting.count(draft, Record.of(instance), now)
     again = starting.waits_for_its_start(instance) and instance.id not in heard

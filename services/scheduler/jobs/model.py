@@ -10,7 +10,7 @@ from libs.common.jobs import JobSpec
 from services.scheduler.jobs.run import JobId, RunState
 
 if TYPE_CHECKING:
-    from services.scheduler.model import Instance
+    from services.scheduler.model import AgentId, Instance
 
 Action = Literal["put", "delete", "run", "pause", "resume", "kill", "succeed"]
 REQUESTS_KEPT = 16
@@ -71,6 +71,8 @@ class Job:
     last_error: float = 0.0
     passed: float = 0.0  # when it was last known that children may go on; each time is later
     last_run: str = ""
+    home: AgentId | Literal[""] = ""  # where its newest run began, if it may share a container
+    home_at: float = 0.0  # that run's target
     recorded: int = 0  # records of runs so far: the newest one's number
     consumed: Mapping[str, float] = field(default_factory=dict)
     created: float = 0.0

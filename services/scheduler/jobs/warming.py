@@ -21,30 +21,30 @@ MOST = 100
 
 def prepare(draft: Draft, now: float, config: JobsConfig) -> None:
     """Tell the last hosts of jobs that are due in `warm_s` or less, each time once."""
-    book, homes = draft.jobs.book, draft.cluster.homes
+    book = draft.jobs.book
     if config.warm_s <= 0:
         return
     wanted: dict[AgentId, dict[str, Ahead]] = {}
     shut = None
     for name in book.ahead.earliest(now + config.warm_s, config.looks):
         draft.jobs.foreseen[name] = None
-        job, home = draft.jobs.get(name), homes.last_of(name)
-        if job is None or job.look is None or home is None or not shares(job):
+        job = draft.jobs.get(name)
+        if job is None or job.look is None or not job.home or not shares(job):
             continue
-        if job.look - home.at < config.warm_after_s:  # most jobs run often, and cost no more
+        if job.look - job.home_at < config.warm_after_s:  # most jobs run often, and cost no more
             continue
         target = timing.next_target(job)
         if target is None or not now < target <= now + config.warm_s:
             continue
         if shut is None:
             shut = {*nodes.closed(draft), *full_agents(draft, now)}
-        if home.agent in shut or home.agent not in draft.volatile.agents or job.running:
+        if job.home in shut or job.home not in draft.volatile.agents or job.running:
             continue
         ahead = Ahead(bu=job.bu, spec=in_common(book.spec_of(job)))
-        asked, key = wanted.setdefault(home.agent, {}), ahead.model_dump_json()
+        asked, key = wanted.setdefault(job.home, {}), ahead.model_dump_json()
         if key in asked or len(asked) < MOST:
             asked[key] = ahead
-            draft.jobs.expected[name] = (target, home.agent)
+            draft.jobs.expected[name] = (target, job.home)
     for agent, each in wanted.items():
         draft.act(Prepare(tuple(each.values()), agent))
 

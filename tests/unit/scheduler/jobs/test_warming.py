@@ -8,7 +8,10 @@ import pytest
 
 from libs.common.task import MakeReady, TellAnew
 from libs.mesos import events as mesos
+from services.scheduler.cluster import Cluster
 from services.scheduler.homes import Homes
+from services.scheduler.jobs.loading import book_of
+from services.scheduler.jobs.model import job_body, job_of
 from services.scheduler.jobs.run import JobId
 from services.scheduler.jobs.warming import MOST, in_common
 from services.scheduler.model import AgentId, Door, Launch, Node, NodeSet, Prepare, State
@@ -40,6 +43,18 @@ def offer(desk: JobDesk, *agents: tuple[str, float]) -> Launch:
     return launch
 
 
+def another_leads(desk: JobDesk) -> None:
+    """It has what is stored, and what Mesos offers: an agent that nothing has run on first."""
+    live = list(desk.cluster.instances.values())
+    jobs = [
+        job_of(each.id, each.version, job_body(each)) for each in desk.cluster.jobs.jobs.values()
+    ]
+    desk.cluster = Cluster(live, {}, book_of(jobs, live, (), {}))
+    desk.subscribe()
+    desk.offer("a2", "a1")
+    desk.actions.clear()
+
+
 def prepared(desk: JobDesk) -> list[Prepare]:
     return [each for each in desk.actions if isinstance(each, Prepare)]
 
@@ -62,6 +77,56 @@ def test_the_last_host_is_told_once_a_while_before() -> None:
     desk.end()
     desk.at(7185.0)
     assert len(prepared(desk)) == 2
+
+
+def test_a_new_leader_knows_where_the_last_run_was() -> None:
+    desk = ran()
+    another_leads(desk)
+    desk.at(3590.0)
+    (told,) = prepared(desk)
+    assert told.agent == "a1"
+    desk.at(3600.0)
+    assert offer(desk, ("a1", 4.0), ("a2", 1.0)).agent == "a1"
+
+
+def test_the_newest_run_counts_and_of_its_tries_the_last() -> None:
+    desk = JobDesk()
+    desk.subscribe()
+    desk.took(schedule=HOURLY, concurrency="allow", retry={"limit": 1, "delay_s": 10})
+    (first,) = desk.at(0.0)
+    desk.begin(first)
+    (second,) = desk.at(3600.0)
+    desk.offer("a2")
+    desk.runs(second)
+    assert (desk.job().home, desk.job().home_at) == ("a2", START + 3600.0)
+    desk.end(first, "TASK_FAILED")
+    desk.tick(20.0)
+    desk.offer("a3")
+    desk.runs(first)  # an older one, on another host
+    assert desk.job().home == "a2"
+    desk.end(second, "TASK_FAILED")
+    desk.tick(20.0)
+    desk.offer("a4")
+    desk.runs(second)
+    assert desk.job().home == "a4"
+
+
+def test_a_run_that_does_not_share_leaves_nothing_behind() -> None:
+    desk = ran(reuse="never")
+    assert desk.job().succeeded == 1 and desk.job().home == ""
+
+
+def test_what_was_made_ready_is_for_the_run_of_that_time() -> None:
+    desk = ran()
+    desk.at(3590.0)
+    desk.ask("run")
+    desk.offer("a2")
+    (by_hand,) = desk.names()
+    desk.runs(by_hand)
+    desk.end(by_hand)
+    desk.actions.clear()
+    desk.at(3600.0)
+    assert offer(desk, ("a1", 4.0), ("a2", 1.0)).agent == "a1"
 
 
 @pytest.mark.parametrize(
