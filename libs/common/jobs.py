@@ -19,6 +19,8 @@ OUTPUT_TAIL = 8192
 """So many bytes of a run's output, its last, are kept with its history."""
 CHRONOS_NAME = "chronos.name"
 """The label of a job that came by Chronos' API: its name there."""
+CHRONOS_ASYNC = "chronos.async"
+"""The label, "true", of a job whose command only starts something: how a run ends is told, by Chronos' API."""
 
 
 class Retry(Strict):

@@ -121,6 +121,13 @@ class Jobs:
 
         return await self._change(request, f"{bu}/{name}", "kill", check, run=run)
 
+    async def report(
+        self, request: Request, bu: str, name: str, run: str, tries: int, status: int
+    ) -> Outcome:
+        """Say how the `tries`th try, from 0 on, of a run ended that waits to be told so; 0: well. Raises NotFound."""
+        fields = {"run": run, "tries": tries, "status": status}
+        return await self._change_known(request, bu, name, "report", **fields)
+
     async def outcome(self, actor: Actor, request: str) -> Outcome:
         """What has come of an earlier change. Raises NotFound, also for another business unit's."""
         operation_id, _, _ = request.rpartition("-")

@@ -34,6 +34,10 @@ class ChronosConfig(BaseModel):
     cpus: float = Field(0.1, gt=0, le=256)
     mem_mib: int = Field(128, ge=4)
     disk_mib: int = Field(256, ge=0)
+    async_s: float = Field(
+        86_400.0, ge=1, le=366 * 86_400.0,
+        description="a try of an `async` job has failed when nobody has told its end by then",
+    )  # fmt: skip
 
 
 class GatewayConfig(BaseModel):

@@ -40,7 +40,7 @@ KEPT_HEADERS = ("etag", "location")
 
 UNKNOWN = "no answer: it may have been done or not"
 
-JobAction = Literal["put", "delete", "run", "pause", "resume", "kill", "succeed"]
+JobAction = Literal["put", "delete", "run", "pause", "resume", "kill", "succeed", "report"]
 Check = Callable[[], Awaitable[object]]
 Perform = Callable[[], Awaitable[Response]]
 Tell = Callable[[Response], dict[str, Any]]
@@ -302,7 +302,7 @@ def _audit(
 
 def _shown(wanted: ev.JobRequested) -> dict[str, Any]:
     """A request for the audit trail: which variables and labels a spec has, not what is in them."""
-    told = {"request", "spec", "run", "command"}
+    told = {"request", "spec", "run", "command", "status", "tries"}
     shown = wanted.model_dump(mode="json", exclude_none=True, include=told)
     spec = shown.get("spec", {})
     for field in ("env", "labels"):

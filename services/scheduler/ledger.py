@@ -33,9 +33,9 @@ def _own_shape(instance: Instance, agent: AgentId | None) -> Shape:
 
 
 def waits(instance: Instance) -> bool:
-    """Is it to be placed, now or later. A pending one that is to stop ends without."""
+    """Is it to be placed, now or later. A pending one that is to stop ends without, one that is untold may."""
     if instance.state is State.PENDING:
-        return not instance.stop
+        return not instance.stop and not instance.untold
     return instance.state is State.ORPHANED
 
 

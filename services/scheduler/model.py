@@ -116,6 +116,11 @@ class Instance:
         return self.state in LIVE
 
     @property
+    def untold(self) -> bool:
+        """A run that only waits to be told how it ended, until `not_before`: nothing of it is to be placed."""
+        return self.state is State.PENDING and self.run is not None and self.run.untold
+
+    @property
     def ending(self) -> bool:
         """Is its task to be killed. A run has nobody to replace it first when its host is drained by force."""
         forced = self.run is not None and self.leaving == "forced"

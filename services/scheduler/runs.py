@@ -18,6 +18,8 @@ from services.scheduler.model import Instance, State
 AGAIN_S = 1.0
 """The pause after an attempt that never began."""
 NEVER_BEGUN = frozenset({"TASK_DROPPED", "TASK_UNKNOWN"})
+UNTOLD_S = 366 * 86_400.0
+"""So long at most a run waits to be told how it ended."""
 UNKNOWN_TO_AGENT = ("TASK_GONE", "REASON_RECONCILIATION")
 """Of a task that was not seen to run: its agent is there, and was never told of it."""
 
@@ -51,7 +53,7 @@ def ended(
     message = report.detail or status.get("message", "")
     draft.volatile.killed.pop(instance.id, None)
     if _went_well(run, status["state"], report):
-        finish(draft, replace(instance, run=run), RunState.SUCCEEDED, "", now)
+        _command_went_well(draft, replace(instance, run=run), settled_at, now)
     elif instance.stop:
         finish(draft, replace(instance, run=run), RunState.KILLED, instance.message, now)
     elif _never_begun(run, status):
@@ -79,9 +81,12 @@ def _unseen(instance: Instance, status: TaskStatus, report: TaskReport) -> bool:
 
 
 def give_up(draft: Draft, instance: Instance, now: float, reason: str) -> None:
-    """Nobody will ever know how far the current try came."""
+    """Nobody will ever know how far the current try came, unless somebody has reported it."""
     run = instance.run
     assert run is not None
+    if run.report is not None:
+        _as_told(draft, instance, 0.0, now)
+        return
     run = replace(begun(run, TaskReport(), now), lost=run.lost + 1, exit_code=None, output="")
     if instance.stop:
         finish(draft, replace(instance, run=run), RunState.LOST, reason, now)
@@ -114,6 +119,60 @@ def finish(draft: Draft, instance: Instance, outcome: RunState, reason: str, now
     draft.put(replace(after, healthy=None, adopt="", orphaned_at=0.0))
 
 
+# -- runs whose end is told --------------------------------------------------------------------------
+
+
+def report(draft: Draft, instance: Instance, status: int, now: float) -> None:
+    """Somebody says how the current try ended, 0: well. Its command may be at it still; the first word counts."""
+    run = instance.run
+    assert run is not None
+    if run.report is not None:
+        return
+    told = replace(instance, run=replace(run, report=status))
+    if instance.untold:
+        _as_told(draft, told, 0.0, now)
+    else:
+        draft.put(told)
+
+
+def never_told(draft: Draft, instance: Instance, now: float) -> None:
+    """Its time is over, and nobody has said how it ended."""
+    run = instance.run
+    assert run is not None
+    why = f"nobody told within {run.timeout_s:g} s how it ended"
+    _failed(draft, instance, RunState.FAILED, why, 0.0, now)
+
+
+def _command_went_well(draft: Draft, instance: Instance, settled_at: float, now: float) -> None:
+    run = instance.run
+    assert run is not None
+    if not run.told:
+        finish(draft, instance, RunState.SUCCEEDED, "", now)
+    elif run.report is not None:
+        _as_told(draft, instance, settled_at, now)
+    elif instance.stop:
+        finish(draft, instance, RunState.KILLED, instance.message, now)
+    else:
+        # A release that knows no reports would begin it anew, but not before that time.
+        until = run.began + run.timeout_s if run.timeout_s else now + UNTOLD_S
+        waiting = _waiting(instance, now, "its command has ended; it waits to be told how it went")
+        draft.put(replace(waiting, not_before=until, run=replace(run, untold=True, ended=0.0)))
+
+
+def _as_told(draft: Draft, instance: Instance, settled_at: float, now: float) -> None:
+    run = instance.run
+    assert run is not None
+    run = replace(run, exit_code=run.report, ended=now)
+    told = replace(instance, run=run)
+    if run.report == 0:
+        finish(draft, told, RunState.SUCCEEDED, "", now)
+    elif instance.stop:
+        finish(draft, told, RunState.KILLED, instance.message, now)
+    else:
+        why = f"it was reported to have failed, with status {run.report}"
+        _failed(draft, told, RunState.FAILED, why, settled_at, now)
+
+
 def reason_of(report: TaskReport, status: TaskStatus, run: Run) -> str:
     """Why a try failed, in words."""
     if report.timed_out:
@@ -139,7 +198,7 @@ def _failed(
 ) -> None:
     run = instance.run
     assert run is not None
-    run = replace(run, failed=run.failed + 1, reason=reason)
+    run = replace(run, failed=run.failed + 1, reason=reason, report=None, untold=False)
     if run.failed > run.retry.limit:
         finish(draft, replace(instance, run=run), kind, reason, now)
         return

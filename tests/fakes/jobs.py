@@ -86,6 +86,8 @@ class FakeJobs:
             return self.begin(event.job, command=event.command)
         elif event.action == "succeed":
             self._succeed(event.job)
+        elif event.action == "report":
+            self.end(event.run, "failed" if event.status else "succeeded", exit_code=event.status)
         elif event.action == "kill":
             for run in [event.run] if event.run else list(self.jobs[event.job]["running"]):
                 self.end(run, "killed", reason=f"killed by {event.actor}")

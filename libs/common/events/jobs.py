@@ -9,21 +9,25 @@ from libs.common.events.base import Event
 
 class JobRequested(Event):
     """A job is put, deleted, run now, paused, resumed or enabled again, a run killed; or it is to count as having
-    succeeded now, with what follows for its children (`succeed`). Subject: the job, `bu/job`.
+    succeeded now, with what follows for its children (`succeed`), or how a run ended that waits to be told so
+    (`report`). Subject: the job, `bu/job`.
 
     `request` names the asking: who asks again under the same one asks nothing new. `spec` is a JobSpec, of a put.
     `run` is the run to kill, "" all of them; `command` is what a run-now runs instead of the job's own command.
+    Of a report, `status` is 0 when the `tries`th try of `run`, from 0 on, has gone well.
     """
 
     TOPIC: ClassVar[str] = "job.requested"
 
     job: str
-    action: Literal["put", "delete", "run", "pause", "resume", "kill", "succeed"]
+    action: Literal["put", "delete", "run", "pause", "resume", "kill", "succeed", "report"]
     actor: str
     spec: dict[str, Any] | None = None
     request: str = ""
     run: str = ""
     command: tuple[str, ...] | None = None
+    status: int | None = None
+    tries: int | None = None
     actor_bu: str = (
         ""  # what the actor may do, where one of Gantry's services asks for it; "" is not said
     )

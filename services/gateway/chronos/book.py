@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from libs.client.jobs import JobStats, JobView, RunView
+from libs.client.jobs import ENDED, JobStats, JobView, RunView
 from libs.common.actor import Actor
 from libs.common.clock import Clock
 from libs.common.errors import InvalidInput, NotFound, Unavailable
@@ -17,7 +17,13 @@ from libs.common.http import Request
 from libs.common.jobs import JobSpec
 from services.gateway.chronos import schedules
 from services.gateway.chronos.model import ChronosJob, Version
-from services.gateway.chronos.names import candidates, check_name, chronos_name, our_name
+from services.gateway.chronos.names import (
+    Task,
+    candidates,
+    check_name,
+    chronos_name,
+    our_name,
+)
 from services.gateway.chronos.specs import command_of, to_spec
 from services.gateway.chronos.telling import Entry, names_of, spec_told
 from services.gateway.jobs import Jobs, Outcome, State
@@ -122,6 +128,16 @@ class Book:
         entry = await self.one(actor_of(request), bu, name)
         command = command_of(entry.job, arguments) if arguments.strip() else None
         return await self.jobs.run(request, bu, entry.view.name, command)
+
+    async def report(self, request: Request, bu: str, task: Task, status: int) -> Outcome | str:
+        """Say how a task of an `async` job ended, 0: well; or why nothing comes of that. Raises NotFound."""
+        actor = actor_of(request)
+        entry = await self.one(actor, bu, task.job)
+        for run in await self.runs(actor, bu, entry):
+            if run.state not in ENDED and round(run.target * 1000) == task.due_ms:
+                name = entry.view.name
+                return await self.jobs.report(request, bu, name, run.run, task.tries, status)
+        return f"no run of {task.job} that was due then is under way"
 
     async def delete(self, request: Request, bu: str, name: str) -> Outcome:
         """Delete a job. Its children get its parents, or its schedule when they have no other cause.

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
+
+from libs.common.problems import invalid
 
 
 class Version(IntEnum):
@@ -197,3 +199,17 @@ class ChronosJob(Loose):
             value if value["container"].get("image") is not None else {**value, "container": None}
         )
         return kept
+
+
+class TaskNotification(Loose):
+    """How a task of an `async` job ended, 0: well; as Chronos reads it, so where it says nothing."""
+
+    status_code: int = Field(0, ge=-(2**31), lt=2**31)
+
+
+def read_notification(body: bytes) -> TaskNotification:
+    """What a callback says. Raises InvalidInput."""
+    try:
+        return TaskNotification.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid(error) from None

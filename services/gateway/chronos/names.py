@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from libs.common.errors import InvalidInput
 from libs.common.jobs import CHRONOS_NAME
@@ -18,6 +19,7 @@ from libs.common.wishes import NAME_PATTERN
 from services.gateway.chronos.model import Version
 
 LONGEST = 200
+_TASK = re.compile(r"ct:(\d{1,15}):(\d{1,9}):([\w\s.#-]+):?.*", re.ASCII)
 _OURS = re.compile(NAME_PATTERN)
 _MADE = re.compile(r".*-x[0-9a-f]{12}", re.ASCII)
 _STEM = 25  # with 15 more: the longest that we take
@@ -26,6 +28,20 @@ _CHRONOS: Mapping[Version, re.Pattern[str]] = {
     Version.V2: re.compile(r"[\w\s.#-]+", re.ASCII),
     Version.V3: re.compile(r"[\w.-]+", re.ASCII),
 }
+
+
+class Task(NamedTuple):
+    """What Chronos' id of a task says: when its run was due (Unix milliseconds), and which try it is, from 0 on."""
+
+    due_ms: int
+    tries: int
+    job: str
+
+
+def read_task(task: str) -> Task | None:
+    """What an id of a task says; None when it is none. Its last part, the arguments, says nothing to us."""
+    found = _TASK.fullmatch(task)
+    return Task(int(found[1]), int(found[2]), found[3]) if found is not None else None
 
 
 def our_name(name: str) -> str:

@@ -18,7 +18,8 @@ from libs.common.http import JSON, Access, Request, Response, Role, Route, reply
 from services.gateway.chronos import telling
 from services.gateway.chronos.book import Book
 from services.gateway.chronos.face import BU, METRICS, PREFIX, reason, refusal
-from services.gateway.chronos.model import ChronosJob, Version
+from services.gateway.chronos.model import ChronosJob, Version, read_notification
+from services.gateway.chronos.names import read_task
 from services.gateway.chronos.specs import read
 from services.gateway.jobs import Jobs, Outcome, State
 from services.gateway.parts import NAME, SAFE_METHODS, Gateway, actor_of, audit
@@ -203,13 +204,33 @@ class _Routes:
                 return self._answer(outcome)
             return self._marked(asked.name, True)
 
+        async def told(asked: Asked) -> Response:
+            if not _is_json(asked.request):
+                return refusal(self.version, 415, "Content-Type must be application/json")
+            status = read_notification(asked.request.body).status_code
+            task = read_task(asked.request.params["task"])
+            if task is None:
+                return _done("this is no id of a task")  # which Chronos logs, and takes
+            try:
+                outcome = await self.book.report(asked.request, asked.bu, task, status)
+            except NotFound as error:
+                return _done(reason(error))
+            if isinstance(outcome, str):
+                return _done(outcome)
+            if outcome.state is State.REFUSED:
+                return _done(outcome.problem)
+            return self._answer(outcome)
+
         async def progress(asked: Asked) -> Response:
             entry = await self.book.one(asked.actor, asked.bu, asked.name)
             _check_progress(entry, asked.request)
             # As Chronos does without a Cassandra: nobody counts.
             return Response(204)
 
+        # 3.x has neither `async` nor this.
+        of_v2 = (self._route("PUT", "/task/{task}", told, "job.report"),)
         return (
+            *(of_v2 if self.version is Version.V2 else ()),
             self._route("PUT", "/job/{job}", run, "job.run"),
             self._route("DELETE", "/job/{job}", delete, "job.delete"),
             self._route("DELETE", "/task/kill/{job}", kill, "job.kill"),

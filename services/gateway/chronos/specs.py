@@ -19,7 +19,7 @@ import orjson
 from pydantic import ValidationError
 
 from libs.common.errors import InvalidInput
-from libs.common.jobs import CHRONOS_NAME, JobSpec
+from libs.common.jobs import CHRONOS_ASYNC, CHRONOS_NAME, JobSpec
 from libs.common.problems import invalid
 from libs.common.spec import NAME_PATTERN
 from services.gateway.chronos import schedules
@@ -113,11 +113,12 @@ def to_spec(job: ChronosJob, bu: str, parents: Names, config: ChronosConfig) -> 
         },
         "command": command_of(job),
         "env": _env(job),
-        "labels": {CHRONOS_NAME: job.name},
+        "labels": {CHRONOS_NAME: job.name} | ({CHRONOS_ASYNC: "true"} if job.asynchronous else {}),
         "constraints": [_constraint(each) for each in job.constraints],
         "priority": HIGH_PRIORITY if job.high_priority else 0,
         "concurrency": "allow" if job.concurrent else "forbid",
         "start_deadline_s": _deadline_s(job.epsilon),
+        "timeout_s": config.async_s if job.asynchronous else None,
         "retry": {"limit": max(0, job.retries), "delay_s": RETRY_DELAY_S},
         "soft_errors": job.soft_error,
     }
@@ -154,8 +155,6 @@ def _notes(job: ChronosJob) -> list[str]:
     notes = []
     if job.uris or job.fetch:
         notes.append("fetch: registry logins are the business unit's own (gantry bu-registry)")
-    if job.asynchronous:
-        notes.append("async: a run has ended when its command has")
     if job.container is not None and job.container.force_pull_image:
         notes.append("container.forcePullImage: a tag is resolved when the job is put")
     return notes
@@ -331,6 +330,7 @@ def _told(spec: JobSpec, name: str, parents: Names) -> dict[str, Any]:
         ],
         "highPriority": spec.priority > 0,
         "runAsUser": spec.user or DEFAULT_USER,
+        "async": spec.labels.get(CHRONOS_ASYNC) == "true",
         "concurrent": spec.concurrency == "allow",
         "container": {**_CONTAINER, "image": spec.image, "networkName": spec.network},
         "constraints": [

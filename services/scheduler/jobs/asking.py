@@ -62,6 +62,8 @@ def _do(draft: Draft, asked: JobAsked, now: float, config: SchedulerConfig) -> O
             job = replace(job, paused=True, changed=now, changed_by=asked.actor)
         case "resume":
             job = replace(_resumed(draft.jobs, job, now), changed=now, changed_by=asked.actor)
+        case "report":
+            _report(draft, job, asked, now)
         case "succeed":
             job = counting.succeeded(job, now, now)
         case _:
@@ -207,6 +209,17 @@ def _kill(draft: Draft, job: Job, run: str, reason: str, now: float) -> Job:
         raise NotFound(f"no run {run} of {job.id} is under way")
     runs.stop(draft, instance, reason, now)
     return job
+
+
+def _report(draft: Draft, job: Job, asked: JobAsked, now: float) -> None:
+    instance = draft.get(InstanceId(asked.run))
+    if asked.run not in job.running or instance is None or instance.run is None:
+        raise NotFound(f"no run {asked.run} of {job.id} is under way")
+    if not instance.run.told:
+        raise Conflict(f"run {asked.run} ends with its command, whatever is reported")
+    if asked.tries != instance.run.failed:
+        raise Conflict(f"try {asked.tries} of run {asked.run} is not the current one")
+    runs.report(draft, instance, asked.status, now)
 
 
 def _stop_all(draft: Draft, job: Job, reason: str, now: float) -> None:

@@ -57,7 +57,7 @@ def _left_by_others(draft: Draft, now: float) -> dict[JobId, None]:
 
 
 def _hear(draft: Draft, instance: Instance, run: Run, heard: set[InstanceId], now: float) -> bool:
-    """True when its job should be looked at: the run is over, or waits again."""
+    """True when its job should be looked at: the run is over, or waits for something else now."""
     job = draft.jobs.get(run.job)
     told = job.running.get(instance.id) if job is not None else None
     if job is None or told is None:
@@ -71,7 +71,8 @@ def _hear(draft: Draft, instance: Instance, run: Run, heard: set[InstanceId], no
         draft.jobs.put(job, *_news(instance, run, told))
     if instance.state is State.ENDED:
         return counting.count(draft, Record.of(instance), now)
-    again = starting.waits_for_its_start(instance) and instance.id not in heard
+    waits = starting.waits_for_its_start(instance) or instance.untold
+    again = waits and instance.id not in heard
     heard.add(instance.id)
     return again
 
@@ -139,6 +140,8 @@ def _next_look(draft: Draft, job: Job) -> float | None:
         times += [starting.start_by(job, due.target) for due in job.queue if due.cause != "manual"]
     for name in job.running:
         instance = draft.get(InstanceId(name))
-        if instance is not None and starting.waits_for_its_start(instance):
+        if instance is not None and instance.untold:
+            times.append(instance.not_before)
+        elif instance is not None and starting.waits_for_its_start(instance):
             times.append(instance.run.start_by if instance.run else None)
     return min((each for each in times if each), default=None)

@@ -103,6 +103,8 @@ class JobIntake:
             event.actor,
             run=event.run,
             command=event.command or (),
+            status=event.status or 0,
+            tries=event.tries or 0,
         )
         if event.action != "put":
             return asked

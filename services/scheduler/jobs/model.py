@@ -12,7 +12,7 @@ from services.scheduler.jobs.run import JobId, RunState
 if TYPE_CHECKING:
     from services.scheduler.model import AgentId, Instance
 
-Action = Literal["put", "delete", "run", "pause", "resume", "kill", "succeed"]
+Action = Literal["put", "delete", "run", "pause", "resume", "kill", "succeed", "report"]
 REQUESTS_KEPT = 16
 """A job remembers so many requests: those whose outcome may not be saved yet."""
 
@@ -189,6 +189,8 @@ class JobAsked:
     login: bool = False
     run: str = ""
     command: tuple[str, ...] = ()
+    status: int = 0
+    tries: int = 0
     problem: str = ""
 
 

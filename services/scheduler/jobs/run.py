@@ -36,6 +36,7 @@ class Run:
 
     A try has *begun* when its process was seen to run. Tries that never began and were no fault of the run (the host
     had no room, Mesos lost the launch) count nowhere. `started` is the first try's begin, `began` the newest's.
+    `told`: a command that went well has only started something, and somebody reports how the try ended.
     """
 
     job: JobId
@@ -48,6 +49,9 @@ class Run:
     success_codes: tuple[int, ...] = (0,)
     soft: bool = False
     reuse: Literal["shared", "never"] = "shared"
+    told: bool = False
+    report: int | None = None  # of the current try: 0 it went well
+    untold: bool = False  # its command went well, and there is no report yet
     begun: int = 0
     failed: int = 0
     lost: int = 0  # of the failed ones, those whose host died

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from libs.common.jobs import CHRONOS_ASYNC
 from services.scheduler import runs
 from services.scheduler.cluster import Draft
 from services.scheduler.jobs import counting
@@ -55,6 +56,7 @@ def begin(draft: Draft, job: Job, due: Due, now: float, config: SchedulerConfig)
         success_codes=job.spec.success_codes,
         soft=job.spec.soft_errors,
         reuse=job.spec.reuse,
+        told=job.spec.labels.get(CHRONOS_ASYNC) == "true",
     )
     instance = Instance(
         id=InstanceId(due.run),
@@ -94,7 +96,12 @@ def drop_overdue(draft: Draft, job: Job, now: float) -> Job:
                 job = miss(draft, job, due, "the run before it took too long", now)
     for name in job.running:
         instance = draft.get(InstanceId(name))
-        if instance is None or instance.run is None or not waits_for_its_start(instance):
+        if instance is None or instance.run is None:
+            continue
+        if instance.untold and instance.not_before <= now:
+            runs.never_told(draft, instance, now)
+            continue
+        if not waits_for_its_start(instance):
             continue
         if instance.run.start_by <= now:
             why = instance.delayed or "there was no room"

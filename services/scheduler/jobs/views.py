@@ -93,8 +93,8 @@ def live_view(instance: Instance) -> Mapping[str, Any]:
     """A run that is under way, or waits for its place or its next try."""
     run = instance.run
     assert run is not None
-    running = instance.state in _UNDER_WAY
-    pending = instance.state is State.PENDING
+    running = instance.state in _UNDER_WAY or instance.untold
+    pending = instance.state is State.PENDING and not instance.untold
     return {
         "run": instance.id,
         "job": run.job,

@@ -6,6 +6,7 @@ import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pytest
@@ -401,6 +402,42 @@ async def test_progress_is_taken_and_not_counted(chronos: Chronos, at: str) -> N
     assert (await chronos("POST", path, body)).status == 204
     assert (await chronos("POST", path, {"numAdditionalElementsProcessed": -1})).status == 400
     assert (await chronos("POST", f"{at}/job/etl/task/x/progress", body)).status == 400
+
+
+async def test_how_a_task_ended_is_told(chronos: Chronos) -> None:
+    assert (await chronos.put(V2, name="a b", **{"async": True})).status == 204
+    assert (await chronos("PUT", f"{V2}/job/a%20b")).status == 204
+    (run,) = chronos.world.jobs.jobs[f"acme/{our_name('a b')}"]["running"]
+    due_ms = round(chronos.world.jobs.runs[run]["target"] * 1000)
+
+    async def tell(task: str, content: Any = None) -> Response:
+        return await chronos(
+            "PUT", f"{V2}/task/{quote(task, safe='')}", content or {"statusCode": 0}
+        )
+
+    for wrong in ("x", f"ct:{due_ms + 1}:0:a b:", f"ct:{due_ms}:0:other:"):
+        response = await tell(wrong)
+        assert (response.status, response.body) == (204, b"") and response.headers["X-Gantry-Notes"]
+    assert chronos.world.jobs.heard[-1].action == "run", "nothing comes of those, as with Chronos"
+    for bad in ({"statusCode": "x"}, [1]):
+        assert (await tell(f"ct:{due_ms}:0:a b:", bad)).status == 400
+    plain = await chronos("PUT", f"{V2}/task/x", {}, **{"Content-Type": "text/plain"})
+    assert plain.status == 415
+    response = await tell(f"ct:{due_ms}:3:a b:arg/u ments", {"statusCode": 7, "more": 1})
+    assert response.status == 204 and "X-Gantry-Notes" not in response.headers
+    heard = chronos.world.jobs.heard[-1]
+    assert (heard.action, heard.run, heard.tries, heard.status) == ("report", run, 3, 7)
+
+
+async def test_three_knows_no_such_tasks(chronos: Chronos) -> None:
+    response = await chronos("PUT", f"{V3}/task/ct:1:0:a:", {"statusCode": 0})
+    assert response.status == 404
+
+
+async def test_only_deployers_tell_how_a_task_ended(chronos: Chronos) -> None:
+    chronos.key = await chronos.world.key("acme", "viewer")
+    response = await chronos("PUT", f"{V2}/task/ct:1:0:a:", {"statusCode": 0})
+    assert response.status == 403
 
 
 @both

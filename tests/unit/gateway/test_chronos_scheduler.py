@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pytest
@@ -22,6 +23,7 @@ from libs.mesos import events as mesos
 from libs.mesos.framework import Permit
 from libs.mesos.messages import FrameworkInfo
 from services.executor.runs.chronos import variables
+from services.gateway.chronos.names import our_name
 from services.gateway.model import ChronosConfig
 from services.scheduler.mesos import MesosDriver
 from services.scheduler.model import Action, Launch, Revive
@@ -215,3 +217,46 @@ async def test_what_the_scheduler_says_of_a_job_comes_through(cluster: Cluster) 
     assert refused.status == 204 and "disabled" in refused.headers["X-Gantry-Notes"]
     assert (await chronos("PUT", f"{V3}/job/a?arguments=-u")).status == 204
     await cluster.ran("date -u", "date")  # b is a's child
+
+
+async def test_an_async_job_succeeds_when_that_is_told(cluster: Cluster) -> None:
+    chronos = cluster.chronos
+    job = {"name": "etl.v2", "retries": 0, "schedule": None, "async": True}
+    assert (await chronos.put(V2, **job)).status == 204
+    await chronos.put(V2, name="after", command="after", parents=["etl.v2"])
+    await cluster.ran("date")
+
+    async def tell(status: int) -> Response:
+        (task,) = [variables(each)["mesos_task_id"] for each in cluster.mesos.ran[-1:]]
+        return await chronos("PUT", f"{V2}/task/{quote(task)}", {"statusCode": status})
+
+    async def untold() -> bool:
+        history = (await chronos.get(f"{V2}/job/stat/etl.v2"))["taskStatHistory"]
+        ours = await chronos.world.call("GET", f"/v1/jobs/acme/{our_name('etl.v2')}")
+        return history[0]["status"] == "Running" and "told" in ours.json()["last_run"]["reason"]
+
+    await chronos.world.eventually(untold)
+    assert (await cluster.job(f"{V2}/job/etl.v2"))["successCount"] == 0
+    first = await tell(0)
+    assert (first.status, first.headers.get("X-Gantry-Notes", "")) == (204, "")
+    await cluster.job(f"{V2}/job/etl.v2", successCount=1, errorCount=0)
+    await cluster.ran("date", "after")
+    assert (await chronos("PUT", f"{V2}/job/etl.v2")).status == 204
+    await cluster.ran("date", "after", "date")
+    await chronos.world.eventually(untold)
+    assert (await tell(3)).status == 204
+    await cluster.job(f"{V2}/job/etl.v2", successCount=1, errorCount=1)
+    again = await tell(0)
+    assert again.status == 204 and "under way" in again.headers["X-Gantry-Notes"]
+    assert cluster.mesos.commands() == ["date", "after", "date"]
+
+
+async def test_of_other_jobs_nothing_comes_of_what_is_told(cluster: Cluster) -> None:
+    chronos = cluster.chronos
+    await chronos.put(V2, name="plain", command="false", schedule=None, retries=1)
+    await cluster.ran("false")
+    await cluster.job(f"{V2}/job/plain", errorCount=0)
+    (task,) = [variables(each)["mesos_task_id"] for each in cluster.mesos.ran]
+    response = await chronos("PUT", f"{V2}/task/{quote(task)}", {"statusCode": 0})
+    assert response.status == 204 and "ends with its command" in response.headers["X-Gantry-Notes"]
+    assert (await cluster.job(f"{V2}/job/plain"))["successCount"] == 0

@@ -313,16 +313,23 @@ def test_a_job_needs_an_image_and_a_network() -> None:
 def test_what_is_otherwise_is_said() -> None:
     notes = translate(
         Version.V2,
-        **{"async": True},
         uris=["file:///root/.dockercfg"],
         container={"image": "a", "forcePullImage": "true"},
     ).notes
     assert [note.partition(":")[0] for note in notes] == [
         "fetch",
-        "async",
         "container.forcePullImage",
     ]
     assert translate().notes == ()
+
+
+def test_an_async_job_s_end_is_told_within_a_time() -> None:
+    spec = spec_of(Version.V2, **{"async": True})
+    assert (spec.labels["chronos.async"], spec.timeout_s) == ("true", CONFIG.async_s)
+    usual = spec_of(Version.V2)
+    assert "chronos.async" not in usual.labels and usual.timeout_s is None
+    # 3.x knows no such jobs.
+    assert "chronos.async" not in spec_of(Version.V3, **{"async": True}).labels
 
 
 # -- there and back --------------------------------------------------------------------------------
