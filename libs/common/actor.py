@@ -52,10 +52,14 @@ class Actor:
         """May the actor see things of `bu`."""
         return self.bu in ("*", bu)
 
+    def may(self, bu: str, role: Role) -> bool:
+        """Has the actor that role, or a higher one, in `bu`."""
+        return self.sees(bu) and _RANK[self.role] >= _RANK[role]
+
     def require(self, bu: str, role: Role) -> None:
         """Raises NotFound for another BU's things (their existence is nobody else's business), Forbidden
         for a role that is too low."""
         if not self.sees(bu):
             raise NotFound(f"no business unit {bu!r} that {self.name} may see")
-        if _RANK[self.role] < _RANK[role]:
+        if not self.may(bu, role):
             raise Forbidden(f"{self.name} is {self.role} in {bu}; this needs {role}")

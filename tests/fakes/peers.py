@@ -6,6 +6,7 @@ carries them out at once, with the events that the real ones publish on the way.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,7 @@ class FakeOthers:
     alerts: list[dict[str, Any]] = field(default_factory=list)
     log_lines: int = 3
     outputs: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # (container, run)
+    growing: dict[str, asyncio.Queue[str | None]] = field(default_factory=dict)  # by run; None ends
     looks: Counter[str] = field(default_factory=Counter)  # at numbers, by container
     findings: list[dict[str, str]] = field(default_factory=list)  # of host-1's network
     unknown_tasks: list[str] = field(default_factory=list)
@@ -209,14 +211,21 @@ class FakeOthers:
         return Response(200, b"", content_type="application/x-ndjson", stream=lines())
 
     async def output(self, request: Request) -> Response:
-        """Lines of runs in shared containers; the last says whether it was followed."""
+        """Lines of runs in shared containers; the last says whether it was followed, or else more come."""
         known = self.outputs.get((request.params["container"], request.params["run"]))
         if known is None:
             raise NotFound("it does not run in there")
 
         async def lines() -> AsyncIterator[bytes]:
-            for each in (*known, f"follow={request.query.get('follow')}"):
-                yield orjson.dumps({"time": "", "stream": "output", "line": each}) + b"\n"
+            followed = request.query.get("follow")
+            more = self.growing.get(request.params["run"])
+            for each in known if more is not None else (*known, f"follow={followed}"):
+                yield told(each)
+            while more is not None and followed == "1" and (line := await more.get()) is not None:
+                yield told(line)
+
+        def told(line: str) -> bytes:
+            return orjson.dumps({"time": "", "stream": "output", "line": line}) + b"\n"
 
         return Response(200, b"", content_type="application/x-ndjson", stream=lines())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -135,6 +136,64 @@ async def test_the_map_of_a_pool_is_live_and_walked_by_keys(
     await expect(page.locator(FIELD.format(1))).to_have_class("field at-cooling changed")
     await expect(page.locator("#address")).to_contain_text("del")
     assert complaints == []
+
+
+REPORT = {"image": "registry.test/report:1", "network": "blue", "schedule": "*/5 * * * *"}
+
+
+async def test_a_job_is_changed_by_buttons_and_its_run_is_followed(
+    opened: tuple[World, str, Page, list[str]],
+) -> None:
+    world, url, page, complaints = opened
+    assert (await world.call("PUT", "/v1/jobs/acme/report", REPORT)).status == 200
+    await page.fill("#key", world.admin_key)
+    await page.click("button")
+    await page.goto(f"{url}/jobs/acme/report")
+    await expect(page.locator("#link-text")).to_have_text("live")
+    await page.click("text=Pause")
+    await expect(page.locator("h2.large")).to_contain_text("paused")
+    await page.click("text=Resume")
+    await expect(page.locator("h2.large")).to_contain_text("active")
+    # Before it is pressed: the run is there at once.
+    run = f"acme-report-{len(world.jobs.runs) + 1}"
+    world.jobs.containers[run] = "gantry-test-acme-runs-1.1"
+    world.others.outputs["gantry-test-acme-runs-1.1", run] = ["one"]
+    more = world.others.growing[run] = asyncio.Queue()
+    await page.click("text=Run now")
+    await expect(page.locator("#run pre")).to_have_text("one")
+    assert page.url == f"{url}/jobs/acme/report?run={run}#run"
+    assert [each.action for each in world.jobs.heard] == ["put", "pause", "resume", "run"]
+    for line in ("<img src=x onerror=alert(1)>", "three"):
+        more.put_nowait(line)
+    await expect(page.locator("#run pre")).to_have_text("one\n<img src=x onerror=alert(1)>\nthree")
+    # The page looks again, and leaves alone what is followed; then its end is known.
+    begun = ev.JobRunStarted(job="acme/report", run=run, target=world.clock.now())
+    await world.deployer.tell(begun)
+    await expect(page.locator("#run pre")).to_contain_text("three")
+    world.jobs.end(run, exit_code=0, output="stored")
+    more.put_nowait(None)
+    done = ev.JobRunFinished(job="acme/report", run=run, target=world.clock.now())
+    await world.deployer.tell(done)
+    await expect(page.locator("#run pre")).to_have_text("stored")
+    assert await page.locator("img").count() == 0
+    assert complaints == []
+
+
+async def test_buttons_work_without_script(tmp_path: Path) -> None:
+    async with live_gateway(tmp_path) as (world, url), async_playwright() as playwright:
+        assert (await world.call("PUT", "/v1/jobs/acme/report", REPORT)).status == 200
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = await browser.new_page(java_script_enabled=False)
+        await page.goto(f"{url}/login")
+        await page.fill("#key", world.admin_key)
+        await page.click("button")
+        await page.goto(f"{url}/jobs/acme/report")
+        await page.click("text=Pause")
+        await expect(page.locator("h2.large")).to_contain_text("paused")
+        await page.click("text=Run now")
+        await expect(page.locator("#run h2")).to_contain_text("running")
+        assert [each.action for each in world.jobs.heard] == ["put", "pause", "run"]
+        await browser.close()
 
 
 async def test_jobs_change_as_their_runs_do(

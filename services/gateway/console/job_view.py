@@ -113,7 +113,11 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """One job: its row, its facts, what comes, what was, and one run with its output."""
+    """One job: its row, its facts, what comes, what was, and one run with its output.
+
+    `follow` is where a run that is under way tells more of it; `actions` are the buttons, each with its path, of those
+    who `may` change the job.
+    """
 
     row: JobRow
     description: str
@@ -126,6 +130,9 @@ class JobPage:
     more: str
     run: RunRow | None
     output: str
+    follow: str
+    may: bool
+    actions: tuple[tuple[str, str], ...]
     spec: str
 
 
@@ -191,9 +198,18 @@ def _node(view: JobView, at: Node, here: str) -> GraphNode:
 
 
 def job_page(
-    view: JobView, runs: Sequence[RunView], stats: JobStats, run: RunView | None
+    view: JobView,
+    runs: Sequence[RunView],
+    stats: JobStats,
+    run: RunView | None,
+    tail: str | None = None,
+    *,
+    may: bool = False,
 ) -> JobPage:
-    """A job's page with HISTORY of its runs; `run` is the one whose output is shown."""
+    """A job's page with HISTORY of its runs; `run` is the one whose output is shown, `tail` what it writes now.
+
+    `may` who looks change the job.
+    """
     shown = run.run if run is not None else ""
     counts = view.counts
     return JobPage(
@@ -207,9 +223,27 @@ def job_page(
         runs=tuple(run_row(each, shown) for each in runs),
         more=job_url(view.job, before=runs[-1].run) if len(runs) >= HISTORY else "",
         run=run_row(run, shown) if run is not None else None,
-        output=run.output if run is not None else "",
+        output=tail if tail is not None else run.output if run is not None else "",
+        follow=_output_url(run) if run is not None and tail is not None else "",
+        may=may,
+        actions=tuple(_actions(view)) if may else (),
         spec=orjson.dumps(view.spec, option=orjson.OPT_INDENT_2).decode(),
     )
+
+
+def _output_url(run: RunView) -> str:
+    return f"/console{job_url(run.job)}/runs/{segment(run.run)}/output"
+
+
+def _actions(view: JobView) -> Iterator[tuple[str, str]]:
+    """What can be done in the job's state. One that its spec disables is enabled by a put alone."""
+    at = job_url(view.job)
+    if view.state != "disabled":
+        yield "Run now", f"{at}/run"
+    if view.state == "active":
+        yield "Pause", f"{at}/pause"
+    if view.state in ("paused", "disabled") and view.spec.get("enabled", True):
+        yield "Resume", f"{at}/resume"
 
 
 def _facts(view: JobView) -> Iterator[tuple[str, str]]:

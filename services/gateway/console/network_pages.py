@@ -97,7 +97,8 @@ class NetworkPages:
         except (NotFound, Unavailable) as error:
             status = Problem.of(error).status
             back = ("/networks", "To all networks")
-            return render("problem.html", status, told=str(error), back=back, frame=frame)
+            told = f"Not shown: {error}."
+            return render("problem.html", status, told=told, back=back, frame=frame)
         return render("network.html", page=page, lately_ms=_lately_ms(page), frame=frame)
 
     async def network_state(self, request: Request) -> Response:

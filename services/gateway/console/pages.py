@@ -33,6 +33,7 @@ HTML = "text/html; charset=utf-8"
 STATIC = {
     "console.css": "text/css; charset=utf-8",
     "console.js": "text/javascript; charset=utf-8",
+    "job.js": "text/javascript; charset=utf-8",
     "map.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
@@ -154,13 +155,18 @@ class Console:
 
     async def logout(self, request: Request) -> Response:
         """Leave. Raises Forbidden for a form that our page did not send."""
-        _same_origin(request)
-        cookie = cookie_of(request)
-        if not self._gateway.sessions.is_form_token(cookie, _form(request).get("token", "")):
-            raise Forbidden("the form is not from this session")
+        self.form(request)
         return go("/login", self._set_cookie("", 0))
 
     # -- parts -----------------------------------------------------------------------------------
+
+    def form(self, request: Request) -> dict[str, str]:
+        """The fields of a form. Raises Forbidden for one that a page of this session did not send."""
+        _same_origin(request)
+        form = _form(request)
+        if not self._gateway.sessions.is_form_token(cookie_of(request), form.get("token", "")):
+            raise Forbidden("the form is not from this session")
+        return form
 
     async def session(self, request: Request) -> tuple[KeyId, Principal]:
         """Whose session it is. Raises Unauthenticated."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import orjson
 import pytest
 
 from libs.client.jobs import JobView
 from services.gateway.console.job_graph import HEIGHT, MOST, WIDTH, draw, family
 from services.gateway.console.job_view import bars, duration, next_times, picture
 from tests.fakes.gateway import World
-from tests.unit.gateway.test_console import get, login
+from tests.unit.gateway.test_console import get, login, post
 from tests.unit.gateway.test_console_networks import text
 from tests.unit.gateway.test_jobs import put
 
@@ -98,6 +99,135 @@ async def test_older_runs_are_a_page_away(world: World) -> None:
     assert older is not None
     rest = await text(world, older[1].replace("&amp;", "&"), cookie)
     assert rest.count('<tr id="r-') == 1 and "no 0." in rest and "#history" not in rest
+
+
+BUTTON = re.compile(r'<button form="act" formaction="([^"]+)"')
+ACTIONS = ("run", "pause", "resume")
+
+
+def form_of(page: str) -> dict[str, str]:
+    """The hidden fields of the page's form."""
+    form = page[page.index('<form id="act"') :]
+    return dict(re.findall(r'name="(\w+)" value="([^"]+)"', form[: form.index("</form>")]))
+
+
+async def test_a_job_is_run_paused_and_resumed_by_its_buttons(world: World) -> None:
+    await put(world)
+    cookie = await login(world, await world.key("acme", "deployer"))
+    page = await text(world, "/jobs/acme/report", cookie)
+    assert BUTTON.findall(page) == ["/jobs/acme/report/run", "/jobs/acme/report/pause"]
+    form = form_of(page)
+    for _ in range(2):  # twice, as by a double click: it is one run
+        response = await post(world, "/jobs/acme/report/run", form, cookie=cookie)
+        assert response.status == 303
+        (run,) = world.jobs.runs
+        assert response.headers["Location"] == f"/jobs/acme/report?run={run}#run"
+    assert form_of(await text(world, "/jobs/acme/report", cookie))["once"] != form["once"]
+    for action, left in (("pause", ["run", "resume"]), ("resume", ["run", "pause"])):
+        form = form_of(await text(world, "/jobs/acme/report", cookie))
+        response = await post(world, f"/jobs/acme/report/{action}", form, cookie=cookie)
+        assert (response.status, response.headers["Location"]) == (303, "/jobs/acme/report")
+        page = await text(world, "/console/jobs/acme/report", cookie)
+        assert [each.rpartition("/")[2] for each in BUTTON.findall(page)] == left
+    assert [each.action for each in world.jobs.heard] == ["put", "run", "pause", "resume"]
+    actor = world.jobs.heard[-1].actor
+
+    async def audited() -> bool:
+        entries = (await world.call("GET", "/v1/audit")).json()["entries"]
+        asked = [each["action"] for each in entries if each["actor"] == actor and each["allowed"]]
+        return sorted(asked) == ["job.pause", "job.resume", "job.run"]
+
+    await world.eventually(audited)
+
+
+async def test_who_may_not_change_a_job_has_no_buttons_and_is_refused(world: World) -> None:
+    await put(world)
+    await put(world, "/v1/jobs/acme/off", enabled=False)
+    world.jobs.jobs["acme/off"]["state"] = "disabled"
+    admins = await login(world)
+    assert BUTTON.findall(await text(world, "/jobs/acme/off", admins)) == []
+    cookie = await login(world, await world.key("acme", "viewer"))
+    page = await text(world, "/jobs/acme/report", cookie)
+    assert "<button form" not in page and "once" not in page
+    form = {"token": re.findall(r'name="token" value="([^"]+)"', page)[0]}
+    other = await login(world, await world.key("other", "admin"))
+    theirs = re.findall(r'name="token" value="([^"]+)"', await text(world, "/jobs", other))[0]
+    for action in ACTIONS:
+        path = f"/jobs/acme/report/{action}"
+        refused = await post(world, path, form, cookie=cookie)
+        assert refused.status == 403 and b"needs deployer" in refused.body
+        assert (await post(world, path, {"token": theirs}, cookie=other)).status == 404
+    assert [each.action for each in world.jobs.heard] == ["put", "put"]
+
+    async def audited() -> bool:
+        entries = (await world.call("GET", "/v1/audit")).json()["entries"]
+        denied = [each["action"] for each in entries if not each["allowed"]]
+        return sorted(denied) == sorted(f"job.{each}" for each in ACTIONS for _ in range(2))
+
+    await world.eventually(audited)
+
+
+async def test_only_our_own_pages_buttons_change_anything(world: World) -> None:
+    await put(world)
+    cookie = await login(world)
+    form = form_of(await text(world, "/jobs/acme/report", cookie))
+    other = await login(world, await world.key("acme", "deployer"))
+    theirs = form_of(await text(world, "/jobs/acme/report", other))
+    for action in ACTIONS:
+        path = f"/jobs/acme/report/{action}"
+        for wrong in ({}, {**form, "token": "0" * 64}, theirs):
+            assert (await post(world, path, wrong, cookie=cookie)).status == 403
+        assert (await post(world, path, form)).status == 403
+        for sent in (
+            {"origin": "https://evil.test"}, {"origin": "null"}, {"sec_fetch_site": "cross-site"},
+        ):  # fmt: skip
+            assert (await post(world, path, form, cookie=cookie, **sent)).status == 403
+        assert (await get(world, path, cookie)).status in (404, 405)
+        key = {"authorization": f"Bearer {world.admin_key}"}  # a key is for the API
+        assert (await world.app.dispatch("POST", path, key)).status == 403
+    assert [each.action for each in world.jobs.heard] == ["put"]
+    world.clock.ahead_s += 12 * 3600 + 1
+    late = await post(world, "/jobs/acme/report/run", form, cookie=cookie)
+    assert (late.status, late.headers["Location"]) == (303, "/login")
+
+
+async def test_what_a_button_can_t_do_is_told(world: World) -> None:
+    await put(world)
+    cookie = await login(world)
+    form = form_of(await text(world, "/jobs/acme/report", cookie))
+    gone = await post(world, "/jobs/acme/none/run", form, cookie=cookie)
+    assert gone.status == 404 and b"To the job" in gone.body
+    world.jobs.refusing = "run <x> is under way"
+    refused = await post(world, "/jobs/acme/report/run", form, cookie=cookie)
+    assert refused.status == 409 and b"Not done: run &lt;x&gt; is under way." in refused.body
+    wrong = {**form, "once": "a b"}
+    assert (await post(world, "/jobs/acme/report/run", wrong, cookie=cookie)).status == 422
+    assert (await post(world, "/jobs/acme/report/run?x=y", form, cookie=cookie)).status == 422
+
+
+async def test_the_page_has_what_a_run_under_way_writes(world: World) -> None:
+    await put(world)
+    run = world.jobs.begin("acme/report")
+    cookie = await login(world)
+    at = f"/console/jobs/acme/report/runs/{run}/output"
+    world.jobs.containers[run] = "gantry-test-acme-runs-1.1"
+    world.others.outputs["gantry-test-acme-runs-1.1", run] = ["<b>one", "two"]
+    page = await text(world, "/jobs/acme/report", cookie)
+    assert f'data-follow="{at}">&lt;b&gt;one\ntwo\nfollow=0</pre>' in page
+    response = await get(world, at, cookie)
+    assert response.status == 200 and response.stream is not None
+    body = b"".join([chunk async for chunk in response.stream])
+    lines = [orjson.loads(each)["line"] for each in body.splitlines()]
+    assert lines == ["<b>one", "two", "follow=1"]
+    assert (await get(world, at)).status == 401
+    theirs = await login(world, await world.key("other", "admin"))
+    assert (await get(world, at, theirs)).status == 404
+    world.others.away.add("hostd")
+    page = await text(world, "/jobs/acme/report", cookie)
+    assert "data-follow" not in page and "can&#39;t be had now" in page
+    world.jobs.end(run, output="all of it")
+    page = await text(world, "/jobs/acme/report", cookie)
+    assert "data-follow" not in page and ">all of it</pre>" in page
 
 
 async def test_the_graph_is_drawn_and_leads_to_the_jobs(world: World) -> None:
