@@ -13,11 +13,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from infra.provision.errors import ProvisionError
+from infra.provision import process
+from infra.provision.errors import CommandError, ProvisionError
 from infra.provision.scripts import engine_server
-from tests.compose.images import REPOSITORY, build_all
+from tests.compose.images import GANTRY, REPOSITORY, build_all
 
 HERE = Path(__file__).parent
+OWNER, MOST_MB = "10001:10001", 250
+LOOK_S, SHOWN = 60.0, "{{.Size}} {{.Config.User}}"
 NAMESPACES = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
@@ -27,8 +30,22 @@ async def prepare(root: Path) -> None:
     try:
         await engine.start()
         await build_all(engine.url)
+        await check_image(engine.url)
     finally:
         await engine.stop()
+
+
+async def check_image(engine_url: str) -> None:
+    """Gantry's image is not root's, and adds little to its base, whichever that is here. Raises CommandError."""
+    dockerfile = (REPOSITORY / "Dockerfile").read_text()
+    base = next(line for line in dockerfile.splitlines() if line.startswith("ARG BASE="))[9:]
+    look = ("docker", "-H", engine_url, "image", "inspect", "--format", SHOWN)
+    below, ours = (await process.run((*look, base, GANTRY), timeout_s=LOOK_S)).splitlines()
+    size, user = ours.split(" ")
+    added_mb = (int(size) - int(below.split(" ")[0])) / 1e6
+    print(f"the image is {user}'s and adds {added_mb:.0f} MB to its base", flush=True)
+    if user != OWNER or added_mb > MOST_MB:
+        raise CommandError(f"it must be {OWNER}'s and add at most {MOST_MB} MB")
 
 
 def main() -> int:
