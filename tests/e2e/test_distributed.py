@@ -145,7 +145,7 @@ async def test_the_order_of_starts_does_not_matter(many: Distributed) -> None:
     hosts = [each.name for host in stack.hosts for each in (host.agent, host.hostd)]
     ours = [*stack.names, *hosts]
     servers = ("zookeeper", "mongo", "kafka")
-    for name in (*hosts, "mesos-master", *servers):
+    for name in (*ours, "mesos-master", *servers):
         await stack.parts[name].stop()
     for name in ours:
         stack.launch(name)
