@@ -57,6 +57,7 @@ def test_it_goes_on_when_its_command_has_ended_and_ends_when_that_is_told() -> N
     desk.actions.clear()
     desk.offer()
     assert launches(desk.actions) == [], "nothing of it is to be placed"
+    assert not any(desk.cluster.ledger.waiting.values()), "no offers are wanted for it"
     assert desk.at(60.0) == [] and desk.missed() == [60.0], "it is under way"
     view = live_view(desk[run])
     assert (view["state"], view["output"], view["not_before"]) == ("running", "started\n", None)
