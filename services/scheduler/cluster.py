@@ -318,10 +318,6 @@ class Draft:
         found = [self.get(each) for each in names]
         return [each for each in found if each is not None and takes(each)[0] == agent]
 
-    def inhabits(self, agent: AgentId) -> bool:
-        """Is something of ours on an agent, or was until this draft."""
-        return bool(self.cluster.on_agent.get(agent)) or agent in self._moved
-
     def role_of(self, agent: AgentId) -> str:
         """The role in which our executor was started there; "" when none was."""
         found = self.roles.get(agent)

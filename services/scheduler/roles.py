@@ -6,7 +6,7 @@ in others goes back for long. Where none runs, it is the first role by preferenc
 there; where nothing is, the one that it was in before, or the first of all. Another one's offer is taken when that role
 is offered nothing for a while.
 
-The role is saved before the first launch. It binds while something of ours is there, or the executor, as offers say.
+The role is saved before the first launch. It binds while a task of ours is there, or the executor, as offers say.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def sort_out(
 
 
 def _bound(draft: Draft, offer: Offer, config: SchedulerConfig) -> str:
-    """The role in which its agent is ours; "": in none, nothing of ours is there."""
+    """The role in which its agent is ours; "": in none, our executor is not there."""
     role = draft.role_of(offer.agent)
-    if not role or offer.executor or draft.inhabits(offer.agent):
+    if not role or offer.executor or not draft.ours_on(offer.agent).begins:
         return role
     if role not in config.roles:
         draft.roles[offer.agent] = ""  # its executor has ended, and the next one is in another role

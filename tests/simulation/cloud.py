@@ -40,6 +40,14 @@ from tests.simulation.wire import Net
 
 HOSTS = 3
 ZONES = {f"host-{n}": "ab"[n % 2] for n in range(HOSTS)}
+ONE_KIND = ("cpus:8;mem:8192;disk:20000",) * HOSTS
+RESERVED = (
+    ONE_KIND[0],
+    "cpus:0.5;mem:256;disk:20000;cpus(gantry-fat):7.5;mem(gantry-fat):7936",
+    "cpus:4;mem:4096;disk:20000;cpus(gantry):4;mem(gantry):4096",
+)
+ROLES = ("gantry", "gantry-fat")
+"""What hosts have in the third of the seeds in which the scheduler has two roles."""
 SKEW_S = 2.0
 PARTITIONS = 3  # a topic; more would only take time
 REPLICAS = {"gateway": 1, "deployer": 2, "scheduler": 2, "ipam": 2, "monitor": 2}
@@ -85,6 +93,10 @@ class Cloud:
         self.loop = world.loop
         self.seed = world.seed
         self.settings = {**SETTINGS, **(settings or {})}
+        self.reserved = random.Random(f"{world.seed}:roles").random() < 1 / 3
+        if self.reserved:
+            known = self.settings["scheduler"]
+            self.settings["scheduler"] = known.model_copy(update={"roles": ROLES})
         self.common = CommonConfig(cluster="sim")
         self.trace = Trace(world.loop.time)
         self.faults = Faults(random.Random(f"{world.seed}:faults"), self.trace)
@@ -114,7 +126,7 @@ class Cloud:
             AgentConfig(
                 port=FIRST_AGENT_PORT + index,
                 hostname=f"host-{index}",
-                resources="cpus:8;mem:8192;disk:20000",
+                resources=(RESERVED if self.reserved else ONE_KIND)[index],
                 attributes=f"zone:{ZONES[f'host-{index}']}",
                 recovery_timeout_s=900.0,
             )
@@ -184,6 +196,8 @@ class Cloud:
 
     def _written(self, collection: str, write: Write) -> None:
         self.faults.dirty = True
+        if str(write.body.get("message", "")).startswith("ExecutorInfo is not compatible"):
+            self.bug(f"{write.id} was launched in another role than its host's executor")
         state = write.body.get("state", "")
         events = " ".join(each.topic for each in write.events)
         self.trace.add(collection, f"{write.id}:{write.version + 1} {state} {events}")

@@ -278,6 +278,17 @@ def test_a_role_that_is_taken_away_loses_no_task() -> None:
     assert launches(_one(desk, THIN))  # its executor was ended: the host is like any other
 
 
+def test_what_runs_in_a_lost_role_is_adopted_in_another_when_its_executor_has_ended() -> None:
+    before = _desk()
+    _bound(before)
+    known = Cluster(before.cluster.instances.values(), roles=before.cluster.roles)
+    desk = _desk(SchedulerConfig(), known)
+    desk.tell("i1.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    assert not launches(_one(desk, THIN, executor=True))  # it was made before
+    done = _launch(_one(desk, THIN))
+    assert _roles_of(done) == {THIN} and desk["i1"].adopt == "c"
+
+
 def test_agents_in_a_lost_role_with_nothing_on_them_count_among_reasons() -> None:
     desk = _desk(SchedulerConfig(), Cluster(roles={A1: FAT}))
     desk.give(want("i1", spec(0.5)))
