@@ -363,6 +363,7 @@ async def load(store: SchedulerStore, memory: Memory, clock: Clock) -> tuple[Clu
     roles = await store.agents.load({each.agent for each in live}, clock.now())
     cluster = Cluster(live, await store.ended(ENDED_REMEMBERED), book, roles)
     cluster.volatile.nodes = await store.nodes.load()
+    memory.forget()  # or what the cluster drops would stay
     return cluster, read
 
 

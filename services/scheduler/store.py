@@ -98,6 +98,11 @@ class Memory:
         )
         self.jobs = Mirror(lambda doc: job_of(doc.id, doc.version, doc.body))
 
+    def forget(self) -> None:
+        """Know nothing."""
+        self.instances.forget()
+        self.jobs.forget()
+
     @staticmethod
     async def collections(store: Store) -> tuple[Collection, Collection]:
         """Of instances and of jobs, for who does not lead."""
@@ -107,8 +112,7 @@ class Memory:
         """Be as the store is; how many documents were read. Raises Unavailable. See Mirror."""
         now = clock.monotonic()
         if now - self._asked > self._keep_s / 2:
-            self.instances.forget()
-            self.jobs.forget()
+            self.forget()
             self._asked = now
         read = await self.instances.refresh(instances) + await self.jobs.refresh(jobs)
         self._asked = now
