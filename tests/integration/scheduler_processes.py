@@ -184,6 +184,7 @@ async def schedulers(
     *,
     election: str = "store",
     masters: Sequence[str] = (),
+    driver: str = "libs",
 ) -> AsyncIterator[Schedulers]:
     """Nothing runs yet; at the end nothing is left."""
     secret_file = directory / "cluster.secret"
@@ -197,6 +198,7 @@ async def schedulers(
         "GANTRY_COMMON__DATA_DIR": str(directory / "scheduler"),
         "GANTRY_COMMON__SECRET_FILE": str(secret_file),
         "GANTRY_SCHEDULER__LEADER_LEASE_S": str(LEASE_S),
+        "GANTRY_SCHEDULER__DRIVER": driver,
         "GANTRY_SCHEDULER__PLACE_SLICE": "25",
         "GANTRY_SCHEDULER__TICK_S": "0.2",
     }

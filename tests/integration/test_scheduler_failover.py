@@ -22,14 +22,14 @@ EARLY, LATE = 100, 900  # what counts as the middle
 
 @asynccontextmanager
 async def _middle(
-    directory: Path, kafka_url: str, mongo_url: str, election: str
+    directory: Path, kafka_url: str, mongo_url: str, election: str, driver: str = "libs"
 ) -> AsyncIterator[tuple[Schedulers, str]]:
     """A leader and a standby; some hundreds of tasks are launched, others on their way. Gives the framework's id."""
     flags = {"registry": "replicated_log"}
     urls = kafka_world_url(kafka_url), mongo_database(mongo_url)
     async with (
         minimesos(directory, master_flags=flags, agent_flags=VIRTUAL, agents=2) as mesos,
-        schedulers(directory, mesos, *urls, election=election) as made,
+        schedulers(directory, mesos, *urls, election=election, driver=driver) as made,
     ):
         await made.start(0)
         await made.subscribed()
@@ -64,13 +64,21 @@ async def _check(made: Schedulers, framework: str) -> None:
     assert {instance for instance, _ in made.started} == known.keys()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("how", "driver"),
+    [(signal.SIGKILL, "libs"), (signal.SIGTERM, "libs"), (signal.SIGKILL, "pymesos")],
+)
 async def test_the_leader_is_killed_or_stopped(
-    how: signal.Signals, tmp_path: Path, kafka_url: str, mongo_url: str, zookeeper_server: Server
+    how: signal.Signals,
+    driver: str,
+    tmp_path: Path,
+    kafka_url: str,
+    mongo_url: str,
+    zookeeper_server: Server,
 ) -> None:
     """Elected by ZooKeeper. What was saved but not launched any more goes on in the instance's next attempt."""
-    election = f"{zookeeper_server.url}/{MARK}/{how.name}"
-    async with _middle(tmp_path, kafka_url, mongo_url, election) as (made, framework):
+    election = f"{zookeeper_server.url}/{MARK}/{how.name}-{driver}"
+    async with _middle(tmp_path, kafka_url, mongo_url, election, driver) as (made, framework):
         made.signal(0, how)
         assert await made.tasks_launched() < LATE
         assert await made.running[0].wait() == (0 if how is signal.SIGTERM else -how)
