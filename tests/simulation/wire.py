@@ -112,7 +112,7 @@ class NetClient:
             raise Unavailable(f"nobody serves {service}")
         cut = not self._net.reachable(self._life.name, server.life.name)
         if cut or faults.strike(Point.HTTP_REQUEST_LOST):
-            await asyncio.Event().wait()
+            await self._no_answer()
         answer = server.life.spawn(
             server.app.dispatch(method, path, headers, body), f"{server.life.name}<{method} {path}"
         )
@@ -122,9 +122,17 @@ class NetClient:
         response: Response = answer.result()
         cut = not self._net.reachable(self._life.name, server.life.name)
         if cut or faults.strike(Point.HTTP_RESPONSE_LOST):
-            await asyncio.Event().wait()
+            await self._no_answer()
         await asyncio.sleep(LATENCY_S)
         return response
+
+    async def _no_answer(self) -> None:
+        """Wait for what never comes; who waited is known also when it dies before its time-out."""
+        began = self._life.loop.time()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._net.unanswered.append((self._life.name, began, self._life.loop.time()))
 
     def _tell(self, method: str, service: str, path: str, outcome: str) -> None:
         self._net.trace.add(self._life.name, f"{method} {service} {path} → {outcome}")
