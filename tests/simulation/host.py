@@ -92,6 +92,7 @@ class Host:
         self.journals: list[MemoryJournal] = []  # of all executors that there ever were
         self.by_hand = ""  # the container that somebody is about to start
         self.barren = False  # does every executor end at once?
+        self.fragile = False  # does a supervisor die with its worker, and that often (journal.py)?
 
     def life(self, what: str) -> Life:
         """A process on this host begins, and goes by its clock."""
@@ -254,8 +255,12 @@ class Supervisor:
         life.spawn(self._run(life))
 
     def _worker_killed(self, life: Life) -> None:
-        if not self.ended:
-            self.host.world.trace.add(life.name, "is killed")
+        if self.ended:
+            return
+        self.host.world.trace.add(life.name, "is killed")
+        if self.host.fragile:
+            self.host.world.loop.call_soon(self.host.kill_supervisor, self.pid)
+        else:
             self.host._again(self.start_worker)
 
     def end(self) -> None:
@@ -302,7 +307,7 @@ class Supervisor:
             deliveries=hostd,
             prober=FakeProber(host.docker),
             inits=FakeInits(host.docker),
-            journal=DyingJournal(self.journal, life, world.faults),
+            journal=DyingJournal(self.journal, life, world.faults, fragile=host.fragile),
             ends=host.ends,  # who dies at it dies as after a line of the journal, which is before
             clock=clock,
             rng=rng,

@@ -21,8 +21,10 @@ from services.deployer.model import App, Deployment
 from services.deployer.model import Instance as DeployedInstance
 from services.deployer.observe import ObservedEvent, observe
 from services.executor import launching
+from services.executor.ends import Ends
 from services.executor.model import Attachment, AttachmentSpec, ContainerName
 from services.executor.ports import Network
+from services.executor.runs.keeper import Keeper
 from services.gateway.core import operation_id
 from services.ipam import core as ipam_core
 from services.ipam.model import Address
@@ -177,6 +179,36 @@ def test_runs_that_ended_unseen_are_begun_again_by_the_executor(
 ) -> None:
     monkeypatch.setattr(launching, "_adopt_ended", launching._start_anew)
     caught("doubles: 1", seeds=(4, *SEEDS))
+
+
+@pytest.mark.timeout(600)
+def test_what_runs_is_given_up_by_an_executors_successor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Keeper, "_orphans_of", lambda *_: [])
+    caught("given up, and nothing was wrong with its host", seeds=(341, *SEEDS))
+
+
+class FragileCloud(Cloud):
+    """Many an executor dies, supervisor and all, when a run has just ended."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        for host in self.hosts:
+            host.fragile = True
+
+
+@pytest.mark.timeout(600)
+def test_what_had_ended_is_given_up_by_an_executors_successor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Ends, "of", lambda *_: None)
+    caught("given up, and nothing was wrong with its host", FragileCloud)
+
+
+@pytest.mark.timeout(600)
+def test_an_executors_successor_gives_nothing_up() -> None:
+    """So it is the broken part that is caught above."""
+    result = simulate(SEEDS[0], FULL, FragileCloud)
+    assert not result.error, told(result, 30)
 
 
 @pytest.mark.timeout(600)
