@@ -233,7 +233,9 @@ async def test_an_async_job_succeeds_when_that_is_told(cluster: Cluster) -> None
     async def untold() -> bool:
         history = (await chronos.get(f"{V2}/job/stat/etl.v2"))["taskStatHistory"]
         ours = await chronos.world.call("GET", f"/v1/jobs/acme/{our_name('etl.v2')}")
-        return history[0]["status"] == "Running" and "told" in ours.json()["last_run"]["reason"]
+        if not history or history[0]["status"] != "Running":
+            return False
+        return "told" in ours.json()["last_run"]["reason"]
 
     await chronos.world.eventually(untold)
     assert (await cluster.job(f"{V2}/job/etl.v2"))["successCount"] == 0
