@@ -70,6 +70,10 @@ GATEWAYS_OWN = {
     ("GET", "/jobs/{bu}/{job}"),
     ("GET", "/console/jobs"),
     ("GET", "/console/jobs/{bu}/{job}"),
+    ("GET", "/console/jobs/{bu}/{job}/runs/{run}/output"),
+    ("POST", "/jobs/{bu}/{job}/run"),
+    ("POST", "/jobs/{bu}/{job}/pause"),
+    ("POST", "/jobs/{bu}/{job}/resume"),
     ("GET", "/console/job-events"),
     # As Chronos has it: "pong".
     ("GET", "/ping"),
@@ -82,6 +86,7 @@ SEEN_BY_STRANGERS = {
     "/console/networks/web": 401,
     "/console/jobs": 401,
     "/console/jobs/acme/nightly": 401,
+    "/console/jobs/acme/nightly/runs/nightly-1/output": 401,
     "/console/job-events": 401,
     "/": 303,
     "/networks": 303,
@@ -90,6 +95,8 @@ SEEN_BY_STRANGERS = {
     "/jobs/acme/nightly": 303,
     "/login": 200,
 }
+
+BUTTONS = [f"/jobs/acme/nightly/{each}" for each in ("run", "pause", "resume")]
 
 Headers = dict[str, str]
 
@@ -327,8 +334,10 @@ async def test_the_console_shows_nothing_to_strangers(tmp_path: Path) -> None:
         home = await world.call("GET", "/", key="", headers={"cookie": "gantry_session=forged.0"})
         assert home.status == 303
         origin = {"origin": "http://evil.test", "host": "gantry.test"}
-        for path in ("/login", "/logout"):
+        for path in ("/login", "/logout", *BUTTONS):
             assert (await world.call("POST", path, key="", headers=origin)).status == 403
+        for path in BUTTONS:
+            assert (await world.call("POST", path, key="")).status in (303, 403)
 
 
 async def test_a_socket_is_its_owners_alone(tmp_path: Path) -> None:

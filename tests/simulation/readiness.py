@@ -38,14 +38,12 @@ class Readiness:
         """The deployer has saved an instance."""
         now = self._cloud.loop.time()
         if not _serves(body):
-            if self._ready_at.pop(instance, _NEVER) <= now:
-                self._left_at[instance] = now
+            self._left(instance, now)
             return
         since = body["healthy_since"]
         if self._healthy.get(instance, (None,))[0] != since:  # by the clock of who wrote it
             self._healthy[instance] = (since, now)
-            if self._ready_at.pop(instance, _NEVER) <= now:
-                self._left_at[instance] = now
+            self._left(instance, now)
         if instance not in self._ready_at:
             settled_at = self._healthy[instance][1] + float(body["min_ready_s"])
             self._ready_at[instance] = max(now, settled_at)
@@ -78,11 +76,19 @@ class Readiness:
                 f"{app}: {taken} were ready and are stopped; {left} is too few, {least} must stay"
             )
 
+    def _left(self, instance: str, now: float) -> None:
+        """It is not what it was any more, and may have looked ready until now."""
+        if self._ready_at.pop(instance, _NEVER) - self._early_s() <= now:
+            self._left_at[instance] = now
+
     def _may_look_ready(self, instance: str, now: float) -> bool:
-        skews = [each.skew_s for each in self._cloud.service("deployer")]
-        early_s = max(skews) - min(skews) + SLACK_S
-        ready_at = self._ready_at.get(instance, _NEVER) - early_s
+        ready_at = self._ready_at.get(instance, _NEVER) - self._early_s()
         return ready_at <= now or self._left_at.get(instance, -_NEVER) >= now - GRACE_S
+
+    def _early_s(self) -> float:
+        """So much sooner one deployer takes for ready what another saw become healthy."""
+        skews = [each.skew_s for each in self._cloud.service("deployer")]
+        return max(skews) - min(skews) + SLACK_S
 
 
 def _serves(body: Mapping[str, Any]) -> bool:

@@ -52,16 +52,17 @@ BRIEF = Plan(
 
 
 def caught(
-    said: str,
+    said: str | tuple[str, ...],
     make: MakeCloud = Cloud,
     seeds: Iterable[int] = SEEDS,
     plan: Plan = FULL,
 ) -> str:
-    """The violation that the first of a few seeds shows."""
+    """The violation that the first of a few seeds shows: `said`, or one of those."""
+    texts = (said,) if isinstance(said, str) else said
     for seed in seeds:
         result = simulate(seed, plan, make)
         if result.error:
-            assert said in result.error, told(result, 30)
+            assert any(each in result.error for each in texts), told(result, 30)
             return result.error
     raise AssertionError("all seeds passed as if nothing were broken")
 
@@ -277,4 +278,5 @@ class ResignedCloud(Cloud):
 
 @pytest.mark.timeout(600)
 def test_mails_that_fail_are_not_sent_again_by_the_monitor() -> None:
-    caught("of which nobody was told", ResignedCloud, (7, *SEEDS), BRIEF)
+    said = ("of which nobody was told", "but never that it is over")
+    caught(said, ResignedCloud, (7, *SEEDS), BRIEF)

@@ -69,7 +69,9 @@ async def story(cloud: Cloud) -> None:
     assert shared(cloud) == [home], "none was made ready, or not where the last run was"
     await asyncio.sleep(30.0)
     first, second = await runs(user)
-    assert first["hostname"] == second["hostname"] == home.name
+    assert first["hostname"] == home.name
+    # Where hosts are of two roles, what is offered when it is due may not be that host yet: it takes what there is.
+    assert second["hostname"] == home.name or cloud.reserved
     assert first["state"] == second["state"] == "succeeded"
 
 

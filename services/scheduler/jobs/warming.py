@@ -12,7 +12,7 @@ from services.scheduler.cluster import Draft
 from services.scheduler.jobs import timing
 from services.scheduler.jobs.model import Job
 from services.scheduler.model import AgentId, Prepare
-from services.scheduler.rounds import full_agents
+from services.scheduler.rounds import away_agents, full_agents
 from services.scheduler.settings import JobsConfig
 
 MOST = 100
@@ -37,8 +37,9 @@ def prepare(draft: Draft, now: float, config: JobsConfig) -> None:
         if target is None or not now < target <= now + config.warm_s:
             continue
         if shut is None:
-            shut = {*nodes.closed(draft), *full_agents(draft, now)}
-        if job.home in shut or job.home not in draft.volatile.agents or job.running:
+            # A leader that wanted no offers yet knows few of those that are there.
+            shut = {*nodes.closed(draft), *full_agents(draft, now), *away_agents(draft)}
+        if job.home in shut or job.running:
             continue
         ahead = Ahead(bu=job.bu, spec=in_common(book.spec_of(job)))
         asked, key = wanted.setdefault(job.home, {}), ahead.model_dump_json()

@@ -1,7 +1,8 @@
 """Whether the jobs of a seed were run as acknowledged: by what engines ran, and what the scheduler says of it.
 
 What excuses a late start (faults that are over with a repetition do not):
-- no scheduler could act (`outages.py`), or Mesos did not hear that it wants offers, and until RECOVERY_S after;
+- no scheduler could act (`outages.py`), or Mesos did not hear that it wants offers, or did not answer a launch that
+  others waited behind, and until RECOVERY_S after;
 - one of the job's tries was given a place on a host that was not well, or its launch never reached Mesos: until it
   begins or is given up, which it must be HELD_UP_S after the host is well again;
 - runs must not overlap, and another one was under way; it was paused.
@@ -83,7 +84,7 @@ class Judge:
         try, and, where runs must not overlap, while another one was under way.
         """
         ledger = self.ledger
-        found = [*self.observer.unable.until(now), *self.observer.unoffered()]
+        found = [*self.observer.unable.until(now), *self.observer.unheard()]
         for attempt, staged in ledger.staged.items():
             instance = ledger.instances[attempt.rpartition(".")[0]]
             if instance["run"]["job"] != plan.job:

@@ -20,6 +20,7 @@ from tests.simulation.jobs.ledger import Ledger, Loss
 from tests.simulation.loop import EPOCH_S
 
 LOOK_S = 0.5
+HOLD_UP = ("REVIVE", "ACCEPT")
 
 
 @dataclass
@@ -80,9 +81,11 @@ class Observer:
         ]
         return [*sick, *unanswered]
 
-    def unoffered(self) -> list[Outage]:
-        """When a scheduler asked for offers, and Mesos did not hear of that."""
-        return [_span(*when) for call, *when in self.cloud.mesos.unanswered if call == "REVIVE"]
+    def unheard(self) -> list[Outage]:
+        """When a scheduler asked for offers, and Mesos did not hear of that; or waited for a launch's answer, as
+        launches go one after the other.
+        """
+        return [_span(*when) for call, *when in self.cloud.mesos.unanswered if call in HOLD_UP]
 
     def _losses(self, now: float) -> None:
         """A try is given up where its end went unseen: something of its host was not well while it was there.
