@@ -49,7 +49,7 @@ from services.scheduler.renewing import place_anew
 from services.scheduler.roster import Roster
 from services.scheduler.rounds import inhabited
 from services.scheduler.settings import SchedulerConfig
-from services.scheduler.tasks import TaskFactory, parse_offer
+from services.scheduler.tasks import EXECUTOR_ID, TaskFactory, parse_offer
 
 Input = (
     Want
@@ -115,8 +115,7 @@ def _take(draft: Draft, each: Input, now: float, config: SchedulerConfig) -> Non
         case mesos.Rescind(offer_id):
             draft.volatile.drop(OfferId(offer_id))
         case mesos.Failure(agent, executor, _):
-            if agent is not None and executor is None and agent in draft.volatile.roster.rows.index:
-                draft.volatile.lost.add(AgentId(agent))
+            _failed(draft, agent, executor)
         case mesos.Update(status):
             updates.update(draft, status, now, config)
         case Recall(ended):
@@ -169,6 +168,7 @@ def _subscribed(draft: Draft, now: float) -> None:
     volatile.revived_at = now
     volatile.offers.clear()
     volatile.waited.clear()
+    volatile.kept_for.clear()
     volatile.executors.clear()
     # Who is there says so by its first offer; where something of ours is, we know it already.
     volatile.roster = Roster()
@@ -182,6 +182,18 @@ def _subscribed(draft: Draft, now: float) -> None:
         named = [(each.attempt, each.agent or None) for each in known]
         draft.act(Reconcile((*named, *((task, agent or None) for task, agent in strays))))
     volatile.reconcile_at = now + IMPLICIT_AFTER_S
+
+
+def _failed(draft: Draft, agent: str | None, executor: str | None) -> None:
+    volatile = draft.volatile
+    if agent is None:
+        return
+    gone = AgentId(agent)
+    if executor is None and gone in volatile.roster.rows.index:
+        volatile.lost.add(gone)
+    if executor in (None, EXECUTOR_ID) and gone in volatile.executors:
+        volatile.executors.discard(gone)  # an offer that is held leaves room for the next one
+        volatile.roster.dirty.add(gone)
 
 
 def _offers(draft: Draft, offers: Sequence[Offer], now: float, config: SchedulerConfig) -> None:

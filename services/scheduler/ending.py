@@ -77,12 +77,14 @@ def ended(
         _made_room(draft, instance, status, now, config)
         return
     lost = status["state"] in GONE_STATES or reason.startswith(HOST_REASONS)
-    blameless = lost or misplaced
     if instance.run is not None:
         settled_at = _settled_at(draft, reason)
-        runs.ended(draft, instance, status, report, blameless, settled_at, now)
+        if misplaced:
+            runs.never_began(draft, instance, message, settled_at, now)
+        else:
+            runs.ended(draft, instance, status, report, lost, settled_at, now)
         return
-    failures = backing_off.remembered(instance, now, config) + (not blameless)
+    failures = backing_off.remembered(instance, now, config) + (not (lost or misplaced))
     done = instance.cleanup and status["state"] == "TASK_FINISHED"
     final = instance.stop or done or 0 < config.max_attempts <= failures
     exited = ev.ContainerExited(

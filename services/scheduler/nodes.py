@@ -27,10 +27,15 @@ def set_node(draft: Draft, given: NodeSet) -> None:
         ask_to_move(draft)
 
 
+def some_closed(draft: Draft) -> bool:
+    """Is there a host on which nothing new is placed."""
+    return any(node.door is not Door.OPEN for node in draft.volatile.nodes.values())
+
+
 def closed(draft: Draft) -> list[AgentId]:
     """Agents on which nothing new is placed."""
     doors = draft.volatile.nodes
-    if not any(node.door is not Door.OPEN for node in doors.values()):
+    if not some_closed(draft):
         return []
     rows = draft.volatile.roster.rows
     pairs = zip(rows.ids, rows.hostnames, strict=True)

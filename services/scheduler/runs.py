@@ -57,8 +57,7 @@ def ended(
     elif instance.stop:
         finish(draft, replace(instance, run=run), RunState.KILLED, instance.message, now)
     elif _never_begun(run, status):
-        again = replace(_waiting(instance, now, message), not_before=max(now + AGAIN_S, settled_at))
-        draft.put(again)
+        never_began(draft, instance, message, settled_at, now)
     elif _unseen(instance, status, report):
         give_up(draft, replace(instance, run=run), now, reason_of(report, status, run))
     elif lost:
@@ -67,6 +66,17 @@ def ended(
         drained = f"it was ended, as {instance.hostname} is drained by force"
         why = drained if instance.leaving == "forced" else reason_of(report, status, run)
         _failed(draft, replace(instance, run=run), RunState.FAILED, why, settled_at, now)
+
+
+def never_began(
+    draft: Draft, instance: Instance, message: str, settled_at: float, now: float
+) -> None:
+    """Nothing of the current attempt was begun: it counts nowhere, unless the run is to end anyway."""
+    if instance.stop:
+        finish(draft, instance, RunState.KILLED, instance.message, now)
+        return
+    again = replace(_waiting(instance, now, message), not_before=max(now + AGAIN_S, settled_at))
+    draft.put(again)
 
 
 def _never_begun(run: Run, status: TaskStatus) -> bool:

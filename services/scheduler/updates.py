@@ -152,6 +152,8 @@ def _current(
 ) -> None:
     state = status["state"]
     report = _report(status)
+    if state in ("TASK_STARTING", "TASK_RUNNING"):
+        draft.volatile.lost.discard(instance.agent)  # who has nothing to offer is back, too
     if state in ending.ENDED_STATES:
         ending.ended(draft, instance, status, report, now, config)
     elif state == "TASK_UNREACHABLE":

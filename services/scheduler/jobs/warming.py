@@ -26,6 +26,7 @@ def prepare(draft: Draft, now: float, config: JobsConfig) -> None:
         return
     wanted: dict[AgentId, dict[str, Ahead]] = {}
     shut = None
+    some_closed, known = nodes.some_closed(draft), draft.volatile.roster.rows.index
     for name in book.ahead.earliest(now + config.warm_s, config.looks):
         draft.jobs.foreseen[name] = None
         job = draft.jobs.get(name)
@@ -37,9 +38,9 @@ def prepare(draft: Draft, now: float, config: JobsConfig) -> None:
         if target is None or not now < target <= now + config.warm_s:
             continue
         if shut is None:
-            # A leader that wanted no offers yet knows few of those that are there.
+            # A leader that wanted no offers yet knows few of those that are there, nor which of them are closed.
             shut = {*nodes.closed(draft), *full_agents(draft, now), *away_agents(draft)}
-        if job.home in shut or job.running:
+        if job.home in shut or job.running or (some_closed and job.home not in known):
             continue
         ahead = Ahead(bu=job.bu, spec=in_common(book.spec_of(job)))
         asked, key = wanted.setdefault(job.home, {}), ahead.model_dump_json()

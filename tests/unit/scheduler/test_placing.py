@@ -23,6 +23,7 @@ from services.scheduler.offering import MORE_COMES_S
 from services.scheduler.planning import plan
 from services.scheduler.refusing import OFFERS_COME_S
 from services.scheduler.settings import Quota, SchedulerConfig
+from services.scheduler.tasks import EXECUTOR_ID
 from tests.unit.scheduler.world import (
     FACTORY,
     Desk,
@@ -439,6 +440,30 @@ def test_a_plan_offers_no_host_that_is_lost_though_nothing_of_ours_is_there() ->
     assert why.refusal.failed["reachable"] == 1  # nor does who waits hear of its room
     desk.subscribe()
     assert not desk.cluster.volatile.lost
+
+
+def test_a_full_host_that_is_back_says_so_by_what_runs_there() -> None:
+    desk = _desk()
+    desk.give(want("i1", _spec(1.0)))
+    desk.offer("a1", cpus=2.01)
+    desk.tell("i1.1", "TASK_RUNNING", container="c1")
+    desk.give(mesos.Failure("a1", None, None))
+    desk.tell("i1.1", "TASK_UNREACHABLE", reason="REASON_AGENT_REMOVED")
+    assert plan(desk.cluster, "acme/web", _spec(1.0), 1, False, desk.now, desk.config).unplaced
+    desk.tell("i1.1", "TASK_RUNNING", reason="REASON_AGENT_REREGISTERED", container="c1")
+    assert not plan(desk.cluster, "acme/web", _spec(1.0), 1, False, desk.now, desk.config).unplaced
+
+
+@pytest.mark.parametrize(("ends", "placed"), [(False, 1), (True, 0)])
+def test_an_executor_that_has_ended_needs_room_again_in_what_was_offered_before(
+    ends: bool, placed: int
+) -> None:
+    desk = _desk()
+    made = offer(900, "a1", 1.0, 1024.0)
+    made["executor_ids"] = [{"value": EXECUTOR_ID}]
+    told = [mesos.Failure("a1", EXECUTOR_ID, 9)] if ends else []
+    actions = desk.give(mesos.Offers((made,)), *told, want("i1", _spec(1.0)))  # type: ignore[arg-type]
+    assert len(launches(actions)) == placed
 
 
 def test_a_plan_of_a_release_is_not_bound_by_what_the_one_before_keeps_apart_from() -> None:

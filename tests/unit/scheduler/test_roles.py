@@ -9,12 +9,22 @@ from pydantic import ValidationError
 
 from libs.mesos import events as mesos
 from services.scheduler.cluster import Cluster
-from services.scheduler.model import Action, AgentId, Decline, Launch, Reregister, Revive, Tick
+from services.scheduler.model import (
+    Action,
+    AgentId,
+    Decline,
+    Launch,
+    Reregister,
+    Revive,
+    State,
+    Tick,
+)
 from services.scheduler.offering import IDLE_REFUSE_S, TURN_S
 from services.scheduler.planning import plan
 from services.scheduler.refusing import OFFERS_COME_S
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.tasks import EXECUTOR_ID, executor_info, framework_info
+from tests.unit.scheduler.jobs.world import JobDesk
 from tests.unit.scheduler.world import Desk, launches, offer, spec, update, want
 
 THIN, FAT = "gantry", "gantry-fat"
@@ -210,7 +220,7 @@ def test_the_role_binds_while_the_executor_is_there_and_no_longer() -> None:
     desk = _desk()
     _bound(desk)
     desk.tell("i1.1", "TASK_FINISHED")
-    desk.cluster.volatile.kept_for.clear()  # what was reserved is no more
+    desk.subscribe()  # what was reserved is no more, which nobody tells
     assert desk.cluster.roles == {"a1": FAT}
     desk.give(want("i2", spec(0.5)))
     for number in (2, 3):
@@ -327,3 +337,37 @@ def test_a_framework_that_begins_anew_has_no_executors() -> None:
     _bound(desk)
     desk.give(Reregister(), Tick())
     assert desk.cluster.roles == {} and not any(desk.cluster.in_role.values())
+
+
+def test_a_run_that_was_launched_in_another_role_than_its_executor_s_has_not_begun() -> None:
+    desk = JobDesk(SchedulerConfig(roles=(THIN, FAT)))
+    desk.subscribe()
+    desk.took(schedule="@every 1h")
+    (run,) = desk.at(3600.0)
+    _one(desk, THIN)
+    assert desk[run].state is State.STAGED
+    desk.give(_refusal("a1", FAT, THIN, desk[run].attempt))
+    assert desk[run].state is State.PENDING and not desk.records
+    told = desk.run(run)
+    assert (told.begun, told.failed, told.lost) == (0, 0, 0), "nobody's failure"
+    assert not desk.job().home
+
+
+def test_the_executor_is_the_one_that_older_releases_have_started() -> None:
+    """Mesos refuses any other one on a host where it runs."""
+    assert executor_info("exec x", "gantry") == {
+        "executor_id": {"value": "gantry-executor"},
+        "type": "CUSTOM",
+        "name": "gantry-executor",
+        "command": {"shell": True, "value": "exec x"},
+        "resources": [
+            {
+                "name": name,
+                "type": "SCALAR",
+                "scalar": {"value": amount},
+                "role": "*",
+                "allocation_info": {"role": "gantry"},
+            }
+            for name, amount in (("cpus", 0.01), ("mem", 32.0))
+        ],
+    }

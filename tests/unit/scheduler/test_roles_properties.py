@@ -193,10 +193,8 @@ class Market(RuleBasedStateMachine):
         if agent in self.master.executors:
             del self.master.executors[agent]
             self.master.free[agent].update({FREE: round(EXECUTOR_AMOUNTS.cpus * 1000)})
-            # The offers that are out were made while it was there.
-            for name in [name for name, each in self.master.offers.items() if each[0] == agent]:
-                self.master.free[agent].update(self.master.offers.pop(name)[2])
-                self.give(mesos.Rescind(name))
+            # The offers that are out were made while it was there; no master takes them back for that.
+            self.give(mesos.Failure(agent, EXECUTOR_ID, 0))
             self.met["ended"] += 1
 
     @rule()

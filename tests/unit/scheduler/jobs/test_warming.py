@@ -165,6 +165,19 @@ def test_a_host_that_takes_nothing_new_is_not_told() -> None:
     assert prepared(desk) == []
 
 
+def test_a_host_of_which_a_new_leader_has_not_heard_is_not_told_while_some_are_closed() -> None:
+    desk = ran()
+    live = list(desk.cluster.instances.values())
+    jobs = [
+        job_of(each.id, each.version, job_body(each)) for each in desk.cluster.jobs.jobs.values()
+    ]
+    desk.cluster = Cluster(live, {}, book_of(jobs, live, (), {}))
+    desk.subscribe()
+    desk.give(NodeSet(Node("host-a9", door=Door.CORDONED)))
+    desk.at(3590.0)
+    assert prepared(desk) == []
+
+
 def test_it_can_be_switched_off() -> None:
     desk = ran(JobDesk(config=SchedulerConfig(jobs=JobsConfig(warm_s=0))))
     desk.at(3590.0)
