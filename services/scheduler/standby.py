@@ -36,11 +36,15 @@ async def warm(rt: Runtime, memory: Memory) -> AsyncIterator[None]:
 async def keep_warm(rt: Runtime, memory: Memory) -> None:
     """Until cancelled. A store that can't be read, or not by this release, is the leader's trouble: see `_loaded`."""
     clock, log = rt.clock, rt.telemetry.log
-    told = ""
+    told, collections = "", None
     while True:
         began = clock.monotonic()
         try:
-            read = await memory.refresh(*await Memory.collections(rt.store), clock)
+            if (
+                collections is None
+            ):  # opening one sees to its indexes, which is for who leads: once is enough
+                collections = await Memory.collections(rt.store)
+            read = await memory.refresh(*collections, clock)
         except (GantryError, LookupError, TypeError, ValueError) as error:
             if told != "away":
                 log.warning("a standby can't read the store", error=repr(error))

@@ -1,4 +1,4 @@
-"""failover_*: from the moment that a scheduler leads until it can place, with 100,000 instances that run.
+"""failover_*: from the moment that a scheduler leads until it is subscribed, with 100,000 instances that run.
 
 They are put into a store, an SQLite file or the MongoDB-wire server that tests use: of a thousand apps, on 5,000
 agents, and with 20,000 that have ended. This process holds the lease while `python -m services.scheduler` stands by,

@@ -337,7 +337,7 @@ async def test_a_standby_looks_for_no_more_than_a_twentieth_of_the_time(world: W
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "refresh", slowly)
         async with standby.warm(rt, memory):
-            await world.clock.sleep(400.0)
+            await world.clock.sleep(399.0)
     assert looked[0] == 10 and looked[1] / 400.0 <= 1 / (standby.PAUSES + 1)
 
 
