@@ -11,6 +11,7 @@ from infra.local.processes import LocalError
 from libs.client.api import GantryClient
 from libs.client.vault import RegistryLogin
 from libs.common.errors import GantryError, Unauthenticated
+from libs.common.keys import write_private
 
 USER = "gantry"
 _SECRET_BYTES = 24
@@ -40,8 +41,8 @@ class Account:
     def make(self) -> None:
         """Have both files; a password that is there stays."""
         if not self.password_file.exists():
-            _write(self.password_file, secrets.token_urlsafe(_SECRET_BYTES))
-        _write(self.logins_file, ":".join(self.login))
+            write_private(self.password_file, f"{secrets.token_urlsafe(_SECRET_BYTES)}\n")
+        write_private(self.logins_file, f"{':'.join(self.login)}\n")
 
     async def give(self, registry: str, admin_key: str) -> None:
         """Have the layout's units pull by it from `registry` (host:port). Raises LocalError.
@@ -58,8 +59,3 @@ class Account:
                     return
                 except GantryError as error:
                     raise LocalError(f"{unit} got no login at the registry: {error}") from None
-
-
-def _write(file: Path, line: str) -> None:
-    file.touch(mode=0o600)
-    file.write_text(f"{line}\n")

@@ -91,9 +91,10 @@ class Book:
 
     def open(self, attempt: Attempt, task: TaskInfo | None) -> None:
         """A new attempt."""
-        self._keep(Record(attempt, cast("dict[str, Any] | None", task)))
+        # First: an end of an earlier try that outlived this one's record could be taken for this one's.
         if attempt.payload.run is not None and not attempt.payload.adopt:
             self._ends.begins(attempt.payload)
+        self._keep(Record(attempt, cast("dict[str, Any] | None", task)))
 
     def save(self, attempt: Attempt, statuses: Sequence[TaskStatus]) -> None:
         """Its new state, and updates that were made of it and are about to be sent."""

@@ -273,10 +273,11 @@ class ResignedCloud(Cloud):
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
+        self.faults.rates = {**RATES, Point.SMTP_FAILS: 0.5}
         self.mailbox = Resigned(self.faults)
 
 
 @pytest.mark.timeout(600)
 def test_mails_that_fail_are_not_sent_again_by_the_monitor() -> None:
     said = ("of which nobody was told", "but never that it is over")
-    caught(said, ResignedCloud, (3, *SEEDS), BRIEF)
+    caught(said, ResignedCloud, plan=BRIEF)

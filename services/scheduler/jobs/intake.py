@@ -104,6 +104,7 @@ class JobIntake:
             run=event.run,
             command=event.command or (),
             status=event.status or 0,
+            problem=_lacks(event),
             tries=event.tries or 0,
         )
         if event.action != "put":
@@ -169,3 +170,10 @@ class JobIntake:
             aggregate=f"{envelope.id} {event.request[:NAME_CHARS]}",
         )
         await self.publish([to_record(each) for each in sealed])
+
+
+def _lacks(event: ev.JobRequested) -> str:
+    """What a report must say and does not; "" when nothing lacks."""
+    if event.action == "report" and (event.status is None or event.tries is None or not event.run):
+        return "a report names run, tries (the number of the try, from 0 on) and status (0: it went well)"
+    return ""

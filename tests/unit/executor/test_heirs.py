@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
+from libs.common.task import RunPayload
 from libs.common.telemetry import make_log
 from services.executor import core
+from services.executor.book import Book
 from services.executor.config import ExecutorConfig
 from services.executor.ends import Ends
 from services.executor.model import Identity, Record
@@ -17,6 +21,7 @@ from tests.simulation.loop import World, virtual
 from tests.unit.executor.test_runs import ALONE, BRIEF, ENDLESS, RunWorld
 from tests.unit.executor.world import AGENT, CLUSTER, away, payload_of
 
+RUN = RunPayload(job="bu/job", run="job", target=0.0)
 FACTS = Facts(ExecutorConfig(), Identity(CLUSTER, AGENT), 0.0)
 
 
@@ -196,3 +201,21 @@ def test_each_agent_has_ends_of_its_own(tmp_path: Path) -> None:
     config = ExecutorConfig(data_dir=tmp_path)
     assert ends_file(config, "a/../b") == ends_file(config, "a/../b") != ends_file(config, "b")
     assert ends_file(config, "a/../b").is_relative_to(tmp_path / config.cluster)
+
+
+def test_who_is_killed_as_a_try_begins_leaves_no_end_of_the_one_before() -> None:
+    """The try's record is on the disk from then on; the end could be told of it."""
+
+    class Last(MemoryJournal):
+        def put(self, record: Record) -> None:
+            super().put(record)
+            raise RuntimeError("killed")
+
+    log = make_log("executor", level="critical")
+    before, after = payload_of("job.1", run=RUN), payload_of("job.2", run=RUN)
+    kept = MemoryJournal()
+    kept.put(Record(core.launch(before.attempt, before, FACTS).attempt))
+    book = Book(Last(), Ends(kept, log), log)
+    with pytest.raises(RuntimeError):
+        book.open(core.launch(after.attempt, after, FACTS).attempt, None)
+    assert not kept.files

@@ -147,19 +147,23 @@ async def test_what_can_not_be_is_an_outcome_and_what_is_forged_only_an_audit(wo
         await leaders.ask("put", JOB, "q1", spec=spec(schedule="whenever"))
         await leaders.ask("put", JOB, "q2", spec=spec(imag="web"))
         await leaders.ask("delete", JOB, "q3")
+        await leaders.ask("report", JOB, "q6", run="nightly-1", tries=0)
         forged = ev.JobRequested(job=JOB, action="put", actor="eve", request="q4", spec=spec())
         await leaders.publish(forged, source="deployer")
         await leaders.ask("put", JOB, "q5", spec=spec(), actor_bu="beta", actor_role="deployer")
         await asyncio.sleep(3.0)
         asked = leaders.bodies("scheduler_job_requests")
         assert {name: each["state"] for name, each in asked.items()} == dict.fromkeys(
-            ("q1", "q2", "q3"), "refused"
+            ("q1", "q2", "q3", "q6"), "refused"
         )
         assert "imag" in asked["q2"]["problem"] and "no job" in asked["q3"]["problem"]
+        assert "status" in asked["q6"]["problem"], (
+            "no word that it went well is not one that it did"
+        )
         assert leaders.bodies("scheduler_jobs") == {}
         logs = leaders.small.bus.log.topics["audit.recorded"].partitions
         audits = [orjson.loads(each.record.value) for log in logs for each in log.records]
-        assert sorted(each["request_id"] for each in audits) == ["q1", "q2", "q3", "q4", "q5"]
+        assert sorted(each["request_id"] for each in audits) == [f"q{n}" for n in range(1, 7)]
         assert not any(each["allowed"] for each in audits)
 
 
