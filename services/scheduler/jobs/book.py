@@ -39,8 +39,8 @@ class JobBook:
         self._specs: dict[JobId, tuple[Job, InstanceSpec]] = {}
         for each in jobs:
             self._put(each)
-            if each.running or (each.spec.parents and not each.deleted):
-                # Its parents, or its run, may have gone on, and a crash come before it did.
+            if each.spec.parents and not each.deleted:
+                # Its parents may have gone on, and a crash come before it did.
                 self.agenda.put(each.id, float("-inf"))
 
     def commit(self, draft: JobDraft) -> None:

@@ -10,7 +10,7 @@ from libs.common.jobs import CHRONOS_ASYNC
 from services.scheduler.cluster import Cluster
 from services.scheduler.documents import from_body, to_body
 from services.scheduler.jobs.loading import book_of
-from services.scheduler.jobs.model import Job, job_body, job_of
+from services.scheduler.jobs.model import job_body, job_of
 from services.scheduler.jobs.views import live_view
 from services.scheduler.model import State
 from tests.unit.scheduler.jobs.world import JobDesk
@@ -41,13 +41,11 @@ def tell(desk: JobDesk, run: str, status: int, tries: int = 0) -> str:
     return desk.ask("report", run=run, status=status, tries=tries).problem
 
 
-def another_leads(desk: JobDesk, before: Job | None = None) -> None:
-    """`before`: its job as it is stored, when who led was killed before it saved what has become of it."""
+def another_leads(desk: JobDesk) -> None:
     every = desk.cluster.instances.values()
     live = [from_body(each.id, each.version, to_body(each)) for each in every]
     jobs = [
-        job_of(each.id, each.version, job_body(each))
-        for each in ([before] if before else desk.cluster.jobs.jobs.values())
+        job_of(each.id, each.version, job_body(each)) for each in desk.cluster.jobs.jobs.values()
     ]
     desk.cluster = Cluster(live, {}, book_of(jobs, live, (), {}))
     desk.subscribe()
@@ -136,15 +134,6 @@ def test_it_fails_when_its_time_is_over() -> None:
     record = desk.records[run]
     assert (record.state, record.reason) == ("failed", "nobody told within 90 s how it ended")
     assert run not in desk.job().running
-
-
-def test_its_time_is_known_though_its_job_was_not_saved_after_it() -> None:
-    desk, run = begun(timeout_s=90, schedule="R1/2027-01-15T08:00:00Z/PT1M")
-    job = desk.job()
-    desk.end(run)
-    another_leads(desk, job)
-    desk.tick(0.0)
-    assert desk.cluster.jobs.agenda.first() == desk.run(run).began + 90
 
 
 def test_it_is_woken_for_then_though_nothing_else_is_due() -> None:
