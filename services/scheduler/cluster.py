@@ -26,6 +26,7 @@ from services.scheduler.model import (
     AgentId,
     Amounts,
     AttemptId,
+    Decline,
     Instance,
     InstanceId,
     Node,
@@ -294,6 +295,13 @@ class Draft:
     def act(self, action: Action) -> None:
         """Have it done once the draft is saved."""
         self.actions.append(action)
+
+    def give_back(self, offers: Collection[OfferId], refuse_s: float) -> None:
+        """These offers are not ours any more, and nothing like them is wanted for so long."""
+        if offers:
+            self.act(Decline(tuple(offers), refuse_s))
+        for each in offers:
+            self.volatile.drop(each)
 
     def due(self, until: Mapping[State, float]) -> list[Instance]:
         """Instances in these states since then, oldest first; those that are to end, and those that just changed."""

@@ -97,10 +97,7 @@ def _give_back(
         (useless, config.decline_s),
         (old, 0.0 if placing else config.decline_s),
     ):
-        if given:
-            draft.act(Decline(tuple(given), refuse_s))
-        for offer_id in given:
-            draft.volatile.drop(offer_id)
+        draft.give_back(given, refuse_s)
 
 
 def _useful(waiting: Waiting, agents: Agents, refused: Mapping[Shape, Refusal]) -> Mask:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from libs.mesos.messages import TaskStatus
 from services.scheduler.cluster import Draft
-from services.scheduler.model import AgentId, Decline, Offer, OfferId
+from services.scheduler.model import AgentId, Offer, OfferId
 from services.scheduler.offering import IDLE_REFUSE_S
 from services.scheduler.settings import SchedulerConfig
 
@@ -106,10 +106,8 @@ def _chosen(draft: Draft, offer: Offer, held: str, now: float, config: Scheduler
 
 def _give_back(draft: Draft, offers: Sequence[OfferId], refuse_s: float, now: float) -> None:
     if offers:
-        draft.act(Decline(tuple(offers), refuse_s))
+        draft.give_back(offers, refuse_s)
         draft.volatile.turned_at = now
-    for each in offers:
-        draft.volatile.drop(each)
 
 
 def _count(draft: Draft, offers: Sequence[Offer], config: SchedulerConfig) -> None:

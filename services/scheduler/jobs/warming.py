@@ -25,8 +25,7 @@ def prepare(draft: Draft, now: float, config: JobsConfig) -> None:
     if config.warm_s <= 0:
         return
     wanted: dict[AgentId, dict[str, Ahead]] = {}
-    shut = None
-    some_closed, known = nodes.some_closed(draft), draft.volatile.roster.rows.index
+    known, shut, some_closed = draft.volatile.roster.rows.index, None, False
     for name in book.ahead.earliest(now + config.warm_s, config.looks):
         draft.jobs.foreseen[name] = None
         job = draft.jobs.get(name)
@@ -40,6 +39,7 @@ def prepare(draft: Draft, now: float, config: JobsConfig) -> None:
         if shut is None:
             # A leader that wanted no offers yet knows few of those that are there, nor which of them are closed.
             shut = {*nodes.closed(draft), *full_agents(draft, now), *away_agents(draft)}
+            some_closed = nodes.some_closed(draft)
         if job.home in shut or job.running or (some_closed and job.home not in known):
             continue
         ahead = Ahead(bu=job.bu, spec=in_common(book.spec_of(job)))
