@@ -126,11 +126,11 @@ class Book:
             self._keep(replace(record, updates=left))
 
     def is_saved(self, attempt: AttemptId) -> bool:
-        """Would the next worker find all that it must? If not, it is tried again."""
+        """Would the next worker, and the next executor, find all that they must? If not, it is tried again."""
         record = self._records.get(attempt)
         if record is not None and attempt in self._unsaved:
             self._write(record)
-        return attempt not in self._unsaved
+        return self._ends.is_saved(attempt) and attempt not in self._unsaved
 
     def finished(self, attempt: AttemptId) -> bool:
         """Nothing of it is left on the host, and Mesos knows."""

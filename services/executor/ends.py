@@ -18,18 +18,30 @@ class Ends:
         self._journal = journal
         self._log = log
         self._known: dict[str, Attempt] = {}  # by instance
+        self._unsaved: dict[AttemptId, Attempt] = {}
         for record in sorted(journal.load(), key=lambda each: each.attempt.payload.generation):
             self._put(record.attempt)
         self._found = dict(self._known)
 
     def note(self, attempt: Attempt) -> None:
         """It is over, and Mesos is about to be told."""
+        self._write(attempt)
+        self._put(attempt)
+
+    def is_saved(self, attempt: AttemptId) -> bool:
+        """Would who follows us find it? If not, it is tried again."""
+        if attempt in self._unsaved:
+            self._write(self._unsaved[attempt])
+        return attempt not in self._unsaved
+
+    def _write(self, attempt: Attempt) -> None:
         try:
             self._journal.put(Record(attempt))
+            self._unsaved.pop(attempt.id, None)
         except Unavailable as error:
-            # Told it is all the same; only who follows us would not know.
+            # Told it is all the same; what its container or init knows of it stays until it is written.
+            self._unsaved[attempt.id] = attempt
             self._log.error("end not written", attempt=attempt.id, error=str(error))
-        self._put(attempt)
 
     def _put(self, attempt: Attempt) -> None:
         before = self._known.get(attempt.payload.instance)
@@ -72,6 +84,7 @@ class Ends:
         self._drop(attempt.id)
 
     def _drop(self, attempt: AttemptId) -> None:
+        self._unsaved.pop(attempt, None)
         try:
             self._journal.drop(attempt)
         except Unavailable as error:

@@ -23,6 +23,7 @@ from services.executor.errors import ImageMissing, NameTaken
 from services.executor.janitor import Janitor
 from services.executor.model import (
     CLEANING,
+    LABEL_INSTANCE,
     LAUNCHING,
     Attachment,
     AttachmentSpec,
@@ -32,6 +33,7 @@ from services.executor.model import (
     Identity,
     Login,
     Op,
+    Phase,
     ProbeTarget,
     Ref,
     State,
@@ -62,6 +64,7 @@ class Hands:
         inits: Inits,
         *,
         lives: Callable[[ContainerName], bool],
+        holder: Callable[[ContainerName], AttemptId | None],
         is_saved: Callable[[AttemptId], bool],
         clock: Clock,
         rng: random.Random,
@@ -89,6 +92,8 @@ class Hands:
         self._slots = asyncio.Semaphore(config.launches)
         self._holding: dict[AttemptId, None] = {}  # attempts that have a launch slot
         self._took: dict[AttemptId, dict[str, float]] = {}
+        self._holder = holder
+        self._is_saved = is_saved
         self._runs = RunHands(
             engine,
             inits,
@@ -130,7 +135,7 @@ class Hands:
                 await self._signal(a, name)
                 return None
             case m.Find():
-                return m.Found(await self._look(a))
+                return m.Found(await self._find(a))
             case m.Inspect():
                 view = await self._timed(a.id, "inspect", self._look(a))
                 return m.Inspected(view)
@@ -252,20 +257,43 @@ class Hands:
         except (Refused, Unavailable) as error:
             return m.CreateFailed(f"the container can't be created: {error}")
 
+    async def _find(self, a: Attempt) -> View | None:
+        """The container to adopt, or the newest of its instance's that runs and that nobody has.
+
+        An executor that adopted, found nothing and began anew may have died before it could tell.
+        """
+        named = await self._look(a)
+        if named is not None and named.phase is Phase.RUNNING:
+            return named
+        listed = await self._engine_says(a, self._engine.containers)
+        running = [each for each in listed if each.phase is Phase.RUNNING]
+        mine = [each for each in running if each.labels.get(LABEL_INSTANCE) == a.payload.instance]
+        for each in sorted(mine, key=lambda each: each.created_at, reverse=True):
+            view = await self._look_at(a, Ref(each.name, each.id))
+            if view is None or view.phase is not Phase.RUNNING or self._holder(view.name):
+                continue
+            if not containers.foreign(view, a.payload, self._identity, adopt=True):
+                return view
+        return named
+
     async def _look(self, a: Attempt) -> View | None:
-        """The container, None when there is none; tried as long as the attempt lives."""
+        """The container, None when there is none."""
+        return await self._look_at(a, Ref(a.container, a.container_id))
+
+    async def _look_at(self, a: Attempt, ref: Ref) -> View | None:
+        try:
+            return await self._engine_says(a, lambda: self._engine.inspect(ref))
+        except NotFound:
+            return None
+
+    async def _engine_says(self, a: Attempt, call: Callable[[], Awaitable[T]]) -> T:
+        """Tried as long as the attempt lives."""
 
         def lives() -> bool:
             now = self._know(a.id)
             return now is not None and now.state not in CLEANING
 
-        ref = Ref(a.container, a.container_id)
-        try:
-            return await self._persist(
-                lambda: self._engine.inspect(ref), deadline_s=math.inf, wanted=lives
-            )
-        except NotFound:
-            return None
+        return await self._persist(call, deadline_s=math.inf, wanted=lives)
 
     async def _pull(self, a: Attempt) -> m.Input:
         """Who wants an image that is being pulled waits for that pull, if its own business unit does it."""
@@ -399,7 +427,13 @@ class Hands:
         return m.Revoked()
 
     async def _remove(self, a: Attempt) -> m.Input:
-        ref = Ref(a.container, a.container_id)
+        ref, failures = Ref(a.container, a.container_id), 0
+        # On a full disk a run's container is the only one who would tell the next executor how it ended.
+        while (
+            a.payload.run is not None and a.outcome and a.outcome.dead and not self._is_saved(a.id)
+        ):
+            failures += 1
+            await self._clock.sleep(_BACKOFF.delay_s(failures, self._rng))
         await self._surely("remove", a.container, lambda: self._engine.remove(ref))
         return m.Removed()
 

@@ -156,6 +156,7 @@ def found(a: Attempt, move: m.Found, world: World) -> m.Step:
         return fail(changed(a, container_id=view.id), message, world)
     a = changed(
         a,
+        container=view.name,  # of one to adopt there may be a successor
         container_id=view.id,
         generation=_generation(view, a),
         stop_signal=view.stop_signal,

@@ -272,7 +272,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Find:
-    """Look at the container to adopt -> Found."""
+    """Look for the container to adopt -> Found."""
 
 
 @dataclass(frozen=True, slots=True)

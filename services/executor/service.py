@@ -90,6 +90,7 @@ class ExecutorService:
             prober,
             inits,
             lives=book.lives,
+            holder=book.of_container,
             is_saved=book.is_saved,
             clock=clock,
             rng=rng,

@@ -72,6 +72,11 @@ def never_began(
     draft: Draft, instance: Instance, message: str, settled_at: float, now: float
 ) -> None:
     """Nothing of the current attempt was begun: it counts nowhere, unless the run is to end anyway."""
+    run = instance.run
+    assert run is not None
+    if run.report is not None:  # who reports on it has seen it
+        _as_told(draft, replace(instance, run=begun(run, TaskReport(), now)), settled_at, now)
+        return
     if instance.stop:
         finish(draft, instance, RunState.KILLED, instance.message, now)
         return
@@ -149,8 +154,10 @@ def never_told(draft: Draft, instance: Instance, now: float) -> None:
     """Its time is over, and nobody has said how it ended."""
     run = instance.run
     assert run is not None
-    why = f"nobody told within {run.timeout_s:g} s how it ended"
-    _failed(draft, instance, RunState.FAILED, why, 0.0, now)
+    within_s = run.timeout_s or UNTOLD_S
+    why = f"nobody told within {within_s:g} s how it ended"
+    unknown = replace(instance, run=replace(run, exit_code=None))
+    _failed(draft, unknown, RunState.FAILED, why, 0.0, now)
 
 
 def _command_went_well(draft: Draft, instance: Instance, settled_at: float, now: float) -> None:

@@ -87,7 +87,8 @@ class Keeper:
         self._unheard: dict[AttemptId, float] = {}  # the others that are followed, since when
         # Tasks that no attempt stands for, by container; since when that is so.
         self._orphans: dict[ContainerName, dict[str, tuple[TaskView, float]]] = {}
-        self._given_up: dict[str, None] = {}  # tasks that nobody wants, and who run are killed
+        # Tasks that nobody wants, since when: who run are killed. One that was gone is not listed any more.
+        self._given_up: dict[str, float] = {}
         self._habits: dict[str, pools.Habit] = {}
         self._left: dict[AttemptId, None] = {}  # earlier workers' containers that must tell first
         self._recovered = False  # are containers that earlier workers left known?
@@ -244,7 +245,7 @@ class Keeper:
             if task in tasks:
                 self._clear(name, tasks.pop(task)[0])
                 return
-        self._given_up[task] = None
+        self._given_up[task] = self._clock.now()
 
     def _give_up_silent(self) -> None:
         """An init that is frozen takes a connection and says nothing; runs that may be in there wait for its word."""
@@ -257,6 +258,9 @@ class Keeper:
     def _give_up_orphans(self) -> None:
         """Tasks whose attempts are over for Mesos wait to be taken over, and end when nobody does."""
         now = self._clock.now()
+        for task, since in list(self._given_up.items()):
+            if now - since >= self._config.orphan_grace_s:
+                del self._given_up[task]  # should it be listed after all, it waits once more
         for name, tasks in self._orphans.items():
             for task, (view, since) in list(tasks.items()):
                 if now - since < self._config.orphan_grace_s:
@@ -267,7 +271,7 @@ class Keeper:
 
     def _clear(self, name: ContainerName, view: TaskView) -> None:
         if view.running:
-            self._given_up[view.task] = None
+            self._given_up[view.task] = self._clock.now()
             self._machine.spawn(self._kill(name, view.task), f"kill:{view.task}")
         else:
             self._forget(name, view.task)
@@ -356,12 +360,14 @@ class Keeper:
         return bool(adopt)
 
     def _orphans_of(self, instance: str) -> list[tuple[ContainerName, str, TaskView]]:
-        return [
+        """The newest try first: what an older one left, when several executors died, is not this one's."""
+        found = [
             (name, task, view)
             for name, tasks in self._orphans.items()
             for task, (view, _) in tasks.items()
             if task.rpartition(".")[0] == instance
         ]
+        return sorted(found, key=lambda each: int(each[1].rpartition(".")[2]), reverse=True)
 
     def make_ready(self, ahead: Sequence[Ahead], cluster: str) -> None:
         """Runs like these are about to be due: containers for them are made or kept. Nothing depends on it."""

@@ -39,9 +39,9 @@ class JobBook:
         self._specs: dict[JobId, tuple[Job, InstanceSpec]] = {}
         for each in jobs:
             self._put(each)
-            if each.spec.parents and not each.deleted:
-                # Its parents may have gone on, and a crash come before it did.
-                self.agenda.put(each.id, float("-inf"))
+            if each.spec.parents:
+                # They may have gone on, and a crash come before it did.
+                self.look_by(each.id, float("-inf"))
 
     def commit(self, draft: JobDraft) -> None:
         """Take over what was saved."""
@@ -63,6 +63,12 @@ class JobBook:
         self.jobs.pop(name, None)
         self.agenda.remove(name)
         self.ahead.remove(name)
+
+    def look_by(self, name: JobId, time: float) -> None:
+        """It is to be looked at no later than that, if it is there."""
+        job = self.jobs.get(name)
+        if job is not None and not job.deleted and (job.look is None or job.look > time):
+            self.agenda.put(name, time)
 
     def spec_of(self, job: Job) -> InstanceSpec:
         """What its runs are on hosts: the same object as long as the job is the same."""

@@ -24,11 +24,14 @@ def book_of(
     """The book of jobs. `over` are runs' instances that have ended, `records` theirs and the newest of all."""
     known: dict[JobId, Job] = {job.id: job for job in jobs}
     there: dict[str, JobId] = {}
+    untold: list[Instance] = []
     for instance in live:
         if instance.run is None:
             continue
         job = known.get(instance.run.job)
         there[instance.id] = instance.run.job
+        if instance.untold:
+            untold.append(instance)
         if job is not None and instance.id not in job.running:
             known[job.id] = replace(job.having(instance.id, Told()), last_run=instance.id)
     left = [
@@ -45,4 +48,7 @@ def book_of(
         for run in gone:
             known[job.id] = known[job.id].without(run)
     left.sort(key=lambda record: (not record.version, record.ended or 0.0))
-    return JobBook(known.values(), left, {*ended, *records})
+    book = JobBook(known.values(), left, {*ended, *records})
+    for instance in untold:
+        book.look_by(there[instance.id], instance.not_before)  # its job may not say so
+    return book

@@ -55,6 +55,40 @@ async def test_who_follows_a_dead_executor_tells_the_ends_that_it_had_seen(world
 
 
 @virtual
+async def test_what_could_not_be_written_is_told_by_what_is_left_of_the_run(world: World) -> None:
+    """The disk with the ends is full, that with the supervisor's journal full or not."""
+    for all_full in (True, False):
+        it = RunWorld(world)
+        it.agent.acknowledging = False
+        async with asyncio.TaskGroup() as group:
+            it.start(group)
+            it.run("alone.1", ALONE, reuse="never")
+            it.run("shared.1", ALONE)
+            await it.settle(0.05)
+            it.end_journal.full, it.journal.full = True, all_full
+            alone = it.container("alone.1").name
+            await it.settle(20)
+            assert it.agent.last("alone.1")["state"] == "TASK_FAILED"
+            await it.lose_supervisor()
+            it.start(group)
+            it.run("alone.2", ALONE, reuse="never", adopt=alone)
+            it.run("shared.2", ALONE, adopt=f"gantry-{CLUSTER}-shared.1")
+            await it.settle(20)
+            for name in ("alone", "shared"):
+                assert it.ends(f"{name}.2") == ["TASK_FAILED"]
+                assert it.agent.report(f"{name}.2").exit_code == 3
+            it.end_journal.full = it.journal.full = False
+            await it.settle(10)
+            assert set(it.end_journal.files) == {"alone.2", "shared.2"}, "it is written after all"
+            assert it.docker.by_name(alone) is None and it.pools[0].tasks == {}
+            it.agent.acknowledging = True
+            await it.restart(group)
+            await it.settle(400)
+            it.check_clean()
+            await it.crash()
+
+
+@virtual
 async def test_what_mesos_has_taken_is_kept_no_longer(world: World) -> None:
     it = RunWorld(world)
     it.agent.acknowledging = False

@@ -150,6 +150,42 @@ async def test_a_dead_one_is_started_anew_and_a_different_one_left_alone(world: 
 
 
 @virtual
+async def test_what_a_dead_adopter_began_is_taken_over_though_nobody_was_told_of_it(
+    world: World,
+) -> None:
+    """The scheduler names the container that it knows: the one that was gone by then, or dead."""
+    for gone in (True, False):
+        it = ExecutorWorld(world)
+        async with asyncio.TaskGroup() as group:
+            it.start(group)
+            first, other = it.launch("web.1"), it.launch("shop.1")
+            await it.settle()
+            await it.lose_supervisor()
+            (it.docker.destroy if gone else it.docker.kill)(first)
+            it.start(group)
+            second = it.launch("web.2", adopt=first)
+            await it.settle()
+            assert it.container("web.2").running
+            await it.lose_supervisor()
+            it.start(group)
+            it.launch("web.3", adopt=first)
+            await it.settle()
+            assert it.agent.states("web.3") == ["TASK_RUNNING"]
+            assert it.agent.report("web.3").container == second
+            assert {each.name for each in it.docker.containers.values()} == {second, other}
+            assert it.container("web.2").starts == 1
+            it.docker.kill(second)
+            await it.settle()
+            assert it.agent.last("web.3")["state"] == "TASK_FAILED", "it is watched"
+            it.launch("shop.2", adopt=other)
+            await it.settle()
+            it.kill("shop.2")
+            await it.settle(20)
+            assert it.docker.containers == {}
+            await it.crash()
+
+
+@virtual
 async def test_a_clean_up_brings_an_executor_that_removes_what_nobody_wants(world: World) -> None:
     """The host's executor died for good; no task of an app ever comes here again."""
     it = ExecutorWorld(world, orphan_grace_s=60, sweep_s=5)

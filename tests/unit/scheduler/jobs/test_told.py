@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +12,10 @@ from libs.common.jobs import CHRONOS_ASYNC
 from services.scheduler.cluster import Cluster
 from services.scheduler.documents import from_body, to_body
 from services.scheduler.jobs.loading import book_of
-from services.scheduler.jobs.model import job_body, job_of
+from services.scheduler.jobs.model import Job, job_body, job_of
 from services.scheduler.jobs.views import live_view
 from services.scheduler.model import State
+from services.scheduler.runs import UNTOLD_S
 from tests.unit.scheduler.jobs.world import JobDesk
 from tests.unit.scheduler.world import launches
 
@@ -41,12 +44,12 @@ def tell(desk: JobDesk, run: str, status: int, tries: int = 0) -> str:
     return desk.ask("report", run=run, status=status, tries=tries).problem
 
 
-def another_leads(desk: JobDesk) -> None:
+def another_leads(desk: JobDesk, saved: Iterable[Job] | None = None) -> None:
+    """`saved`: what became of jobs after that was not."""
     every = desk.cluster.instances.values()
     live = [from_body(each.id, each.version, to_body(each)) for each in every]
-    jobs = [
-        job_of(each.id, each.version, job_body(each)) for each in desk.cluster.jobs.jobs.values()
-    ]
+    found = desk.cluster.jobs.jobs.values() if saved is None else saved
+    jobs = [job_of(each.id, each.version, job_body(each)) for each in found]
     desk.cluster = Cluster(live, {}, book_of(jobs, live, (), {}))
     desk.subscribe()
 
@@ -157,3 +160,40 @@ def test_of_other_runs_nothing_can_be_told() -> None:
     assert "no run" in tell(desk, "other", 0)
     desk.end(run)
     assert desk.records[run].state == "succeeded" and "no run" in tell(desk, run, 1)
+
+
+@pytest.mark.parametrize("timeout_s", [90, None])
+def test_its_time_is_over_though_its_leader_died_before_its_job_said_when(timeout_s: int) -> None:
+    once = "R1/2027-01-15T08:00:00Z/PT1M"
+    desk, run = begun(timeout_s=timeout_s, schedule=once)
+    saved = list(desk.cluster.jobs.jobs.values())
+    desk.end(run)
+    another_leads(desk, saved)
+    due = desk.cluster.jobs.agenda.first()
+    assert due == desk[run].not_before
+    desk.tick(due - desk.now + 1)
+    record = desk.records[run]
+    within_s = timeout_s or UNTOLD_S
+    assert record.reason == f"nobody told within {within_s:g} s how it ended"
+    assert (record.state, record.exit_code, desk.job().running) == ("failed", None, {})
+
+
+def test_a_deleted_job_is_not_looked_at_again_and_again_for_it() -> None:
+    desk, run = begun()
+    saved = [replace(each, deleted=True) for each in desk.cluster.jobs.jobs.values()]
+    desk.end(run)
+    another_leads(desk, saved)
+    assert desk.cluster.jobs.agenda.first() is None
+
+
+@pytest.mark.parametrize(("status", "ends"), [(0, "succeeded"), (1, "failed")])
+def test_who_has_told_has_begun_though_nobody_heard_it_begin(status: int, ends: str) -> None:
+    desk = JobDesk()
+    desk.subscribe()
+    desk.took(labels=TOLD)
+    (run,) = desk.at(0.0)
+    desk.offer()
+    tell(desk, run, status)
+    desk.report(desk[run].attempt, "TASK_GONE", reason="REASON_RECONCILIATION")
+    record = desk.records[run]
+    assert (record.state, record.exit_code, record.tries) == (ends, status, 1)
