@@ -192,6 +192,8 @@ class HostdService:
             )
         if spec.generation == known.spec.generation and known.id not in self.table.doubtful:
             return known
+        if known.phase is Phase.ADDRESSING:
+            await self.parking.resolve(known)  # else both might be on disk, should we die then
         if (spec.mtu, spec.bandwidth) != (known.spec.mtu, known.spec.bandwidth):
             self.table.ready.pop(known.id, None)  # its wire and its port must learn them
         return await self.table.put(known.model_copy(update={"spec": spec}))

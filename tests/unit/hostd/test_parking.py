@@ -380,6 +380,58 @@ async def test_a_takeover_of_which_nobody_knows_whether_it_was_saved(world: Worl
         it.check_clean()
 
 
+def test_killed_at_any_step_of_another_try_at_such_a_takeover() -> None:
+    """It was saved, which nobody knows: what is to take over and what it has taken must never both come back."""
+
+    async def life(world: World, die_at: int) -> bool:
+        async with scene(world) as on:
+            it, steps, dead = on.it, 0, False
+            await on.run_one("old")
+            await on.end_one("old")
+
+            def slow(step: str) -> None:
+                every = it.host.attachments.values()
+                if step == "state.saved" and any(
+                    a.container == "heir" and a.address for a in every
+                ):
+                    it.host.fault = deadly
+                    raise Unavailable("the disk is slow")
+
+            def deadly(step: str) -> None:
+                nonlocal steps, dead
+                steps += 1
+                if steps == die_at:
+                    dead = True
+                    it.host.fault = lambda _step: None
+                    raise asyncio.CancelledError
+
+            it.host.fault = slow
+            for _ in range(2):
+                try:
+                    await it.add("heir", sticky_key=KEY)
+                except Unavailable:
+                    pass
+            it.host.fault = lambda _step: None
+            if dead:
+                await it.crash()
+                named = [each.container for each in it.host.attachments.values()]
+                assert named.count("heir") <= 1, die_at
+                await it.start(on.group)
+            await settled(world, 1)
+            it.check()
+            await on.run_one("heir")
+            it.check()
+            await on.end_one("heir")
+            await settled(world, 200)
+            it.check_clean()
+            return dead
+
+    die_at = 1
+    while run_one(life, die_at):
+        die_at += 1
+    assert die_at > 10
+
+
 @virtual
 async def test_a_takeover_that_is_tried_again(world: World) -> None:
     async with scene(world) as on:
