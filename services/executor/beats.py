@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 
 from libs.common.clock import Clock
 from services.executor.supervisor import BEATS
 
 EVERY_S = 1.0
+BEGIN_S = 300.0
+"""So long a worker may take until it gives signs of its own accord: reading its journal, on a busy machine."""
+
+
+def begin(environ: Mapping[str, str]) -> None:
+    """The first sign, before anything can hang."""
+    told = environ.get(BEATS, "")
+    if told:
+        with suppress(OSError):
+            os.write(int(told), f"{BEGIN_S:g}\n".encode())
 
 
 async def give(environ: MutableMapping[str, str], silent_s: float, clock: Clock) -> None:

@@ -29,7 +29,7 @@ from libs.common.waiting import TaskGroup
 from libs.mesos.environment import ExecutorEnvironment
 from libs.mesos.errors import EnvironmentInvalid
 from libs.mesos.http import AiohttpTransport
-from services.executor.beats import give as give_beats
+from services.executor import beats
 from services.executor.config import ExecutorConfig, load
 from services.executor.docker import DockerEngine
 from services.executor.exec import DockerCommands
@@ -116,9 +116,9 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
             identity=identity,
         )
         async with TaskGroup() as group:
-            beats = group.create_task(give_beats(os.environ, config.silent_s, clock))
+            signs = group.create_task(beats.give(os.environ, config.silent_s, clock))
             await service.run()
-            beats.cancel()
+            signs.cancel()
 
 
 async def _until_terminated(config: ExecutorConfig, environment: ExecutorEnvironment) -> int:
@@ -157,6 +157,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     _die_with(options.parent)
+    beats.begin(os.environ)
     _see_all_cgroups()
     try:
         config = load(options.config)

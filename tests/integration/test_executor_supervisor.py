@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.supervisor import Silence, next_pause_s
+from libs.common.errors import InvalidInput
+from services.executor import beats, worker
+from services.executor.config import ExecutorConfig
+from services.executor.supervisor import BEATS, EXIT_CONFIG, Silence, next_pause_s
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -200,6 +203,25 @@ def test_who_has_never_said_anything_is_let_be(pipe: Pipe) -> None:
     assert not any(silence.too_long(1.0) for _ in range(1000))
     pipe.say(b"words\n")
     assert not any(silence.too_long(1.0) for _ in range(1000))
+
+
+def test_a_worker_that_hangs_as_it_begins_is_silent_too(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[bytes] = []
+
+    def hang(_file: Path) -> ExecutorConfig:
+        heard.append(os.read(pipe.reads, 100))
+        raise InvalidInput.of("config", "takes for ever")
+
+    monkeypatch.setattr(worker, "load", hang)
+    monkeypatch.setattr(worker, "_see_all_cgroups", lambda: None)
+    monkeypatch.setenv(BEATS, str(pipe.writes))
+    assert worker.main(["--config", "x"]) == EXIT_CONFIG
+    pipe.say(heard[0])
+    silence = Silence(pipe.reads)
+    waits = int(beats.BEGIN_S)
+    assert [silence.too_long(1.0) for _ in range(waits + 2)] == [False] * (waits + 1) + [True]
 
 
 def test_a_machine_that_slept_heard_nothing_and_says_nothing(pipe: Pipe) -> None:
