@@ -11,13 +11,13 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from libs.common.backoff import Backoff
 from libs.common.clock import Clock
 from libs.common.delivery import Delivery
 from libs.common.errors import Conflict, NotFound, Refused, TooMany, Unavailable
 from libs.common.telemetry import Telemetry
 from services.executor import containers
 from services.executor import moves as m
+from services.executor.clearing import Clearing
 from services.executor.config import ExecutorConfig
 from services.executor.errors import ImageMissing, NameTaken
 from services.executor.janitor import Janitor
@@ -39,16 +39,14 @@ from services.executor.model import (
     State,
     View,
 )
+from services.executor.patience import BACKOFF, Patience, Wanted
 from services.executor.ports import Deliveries, Engine, Inits, Network, Prober
+from services.executor.pulling import Pulling
 from services.executor.runs.hands import RunHands
 
 T = TypeVar("T")
-_BACKOFF = Backoff(0.1, 5.0)
 # An address may be on its way back from the instance that is being replaced.
 _ADDRESS_WAIT_S = 5.0
-
-Wanted = Callable[[], bool]
-"""Does the attempt still want what is being tried?"""
 
 
 class Hands:
@@ -74,7 +72,6 @@ class Hands:
         janitor: Janitor,
     ) -> None:
         self._know = know
-        self._janitor = janitor
         self._engine = engine
         self._network = network
         self._deliveries = deliveries
@@ -87,13 +84,13 @@ class Hands:
         self._config = config
         self._identity = identity
         self._attaching = asyncio.Semaphore(config.attaches)
-        self._pulling = asyncio.Semaphore(config.pulls)
-        self._pulls: dict[tuple[str, str], asyncio.Future[m.Pulled | m.PullFailed]] = {}
+        self._patience = patience = Patience(clock=clock, rng=rng, log=telemetry.log)
+        self._pulling = Pulling(engine, janitor, self._login, patience, config)
+        self._clearing = Clearing(engine, network, is_saved, patience)
         self._slots = asyncio.Semaphore(config.launches)
         self._holding: dict[AttemptId, None] = {}  # attempts that have a launch slot
         self._took: dict[AttemptId, dict[str, float]] = {}
         self._holder = holder
-        self._is_saved = is_saved
         self._runs = RunHands(
             engine,
             inits,
@@ -142,12 +139,12 @@ class Hands:
         work = {
             m.Fetch: self._fetch,
             m.Create: self._create,
-            m.Pull: self._pull,
+            m.Pull: self._pulling.pull,
             m.Attach: self._attach,
             m.Start: self._start,
-            m.Revoke: self._revoke,
-            m.Remove: self._remove,
-            m.Detach: self._detach,
+            m.Revoke: self._clearing.revoke,
+            m.Remove: self._clearing.remove,
+            m.Detach: self._clearing.detach,
         }[type(action)]
         return await self._timed(a.id, type(action).__name__.lower(), work(a))
 
@@ -180,6 +177,10 @@ class Hands:
             del self._holding[a.id]
             self._slots.release()
 
+    async def discard(self, ref: Ref) -> None:
+        """See Clearing."""
+        await self._clearing.discard(ref)
+
     def _wants(self, attempt: AttemptId, op: Op) -> Wanted:
         def wanted() -> bool:
             a = self._know(attempt)
@@ -188,23 +189,6 @@ class Hands:
             return a.stop is None or a.state not in LAUNCHING
 
         return wanted
-
-    async def _persist(
-        self, call: Callable[[], Awaitable[T]], *, deadline_s: float, wanted: Wanted
-    ) -> T:
-        """The call's result; what is Unavailable is tried again until the deadline. Raises the last error."""
-        give_up = self._clock.monotonic() + deadline_s
-        failures = 0
-        while True:
-            try:
-                return await call()
-            except Unavailable as error:
-                failures += 1
-                pause_s = _BACKOFF.delay_s(failures, self._rng)
-                if self._clock.monotonic() + pause_s > give_up or not wanted():
-                    raise
-                self._log.debug("trying again", failures=failures, error=str(error))
-                await self._clock.sleep(pause_s)
 
     async def _fetch(self, a: Attempt) -> m.Input:
         spec, wanted = a.payload.spec, self._wants(a.id, Op.FETCH)
@@ -227,11 +211,21 @@ class Hands:
         return self._delivered[a.id]
 
     async def _deliver(self, a: Attempt, wanted: Wanted) -> Delivery:
-        return await self._persist(
+        return await self._patience.persist(
             lambda: self._deliveries.of_attempt(a.pool.sponsor if a.pool else a.id),
             deadline_s=self._config.secrets_deadline_s,
             wanted=wanted,
         )
+
+    async def _login(self, a: Attempt) -> Login | None:
+        """See Pulling."""
+        if not a.payload.spec.registry_login:
+            return None
+        if a.pool is not None and not a.pool.sponsor:
+            raise Refused("it is not made for a run that could be told it")
+        delivery = self._delivered.get(a.id) or await self._deliver(a, self._wants(a.id, Op.PULL))
+        login = delivery.login
+        return Login(login.user, login.password) if login is not None else None
 
     async def _create(self, a: Attempt) -> m.Input:
         wanted = self._wants(a.id, Op.CREATE)
@@ -244,7 +238,7 @@ class Hands:
             spec = containers.container_spec(a, self._identity, self._config, delivery)
         try:
             return m.Created(
-                await self._persist(
+                await self._patience.persist(
                     lambda: self._engine.create(spec),
                     deadline_s=self._config.engine_deadline_s,
                     wanted=wanted,
@@ -293,53 +287,7 @@ class Hands:
             now = self._know(a.id)
             return now is not None and now.state not in CLEANING
 
-        return await self._persist(call, deadline_s=math.inf, wanted=lives)
-
-    async def _pull(self, a: Attempt) -> m.Input:
-        """Who wants an image that is being pulled waits for that pull, if its own business unit does it."""
-        image, bu = a.payload.spec.image, a.payload.app.partition("/")[0]
-        try:
-            login = await self._login(a)
-        except (Refused, Unavailable) as error:
-            return m.PullFailed(f"image {image}: the registry login of {bu} can't be had: {error}")
-        running = self._pulls.get((image, bu))
-        if running is not None:
-            return await asyncio.shield(running)
-        future = self._pulls[image, bu] = asyncio.get_running_loop().create_future()
-        result: m.Pulled | m.PullFailed = m.PullFailed(f"the pull of {image} was broken off")
-        try:
-            async with self._pulling:
-                await self._janitor.before_pull(image)
-                result = await self._get_image(image, login)
-            if isinstance(result, m.PullFailed) and login is None and a.payload.spec.registry_login:
-                result = m.PullFailed(f"{result.message} ({bu} has no login there any more)")
-        finally:
-            del self._pulls[image, bu]
-            future.set_result(result)
-        return result
-
-    async def _login(self, a: Attempt) -> Login | None:
-        """The account to pull with; None: as anybody. Raises Refused, Unavailable."""
-        if not a.payload.spec.registry_login:
-            return None
-        if a.pool is not None and not a.pool.sponsor:
-            raise Refused("it is not made for a run that could be told it")
-        delivery = self._delivered.get(a.id) or await self._deliver(a, self._wants(a.id, Op.PULL))
-        login = delivery.login
-        return Login(login.user, login.password) if login is not None else None
-
-    async def _get_image(self, image: str, login: Login | None) -> m.Pulled | m.PullFailed:
-        try:
-            await self._persist(
-                lambda: self._engine.pull(image, login),
-                deadline_s=self._config.engine_deadline_s,
-                wanted=lambda: True,
-            )
-        except NotFound as error:
-            return m.PullFailed(f"image {image} does not exist: {error}")
-        except (Refused, Unavailable) as error:
-            return m.PullFailed(f"image {image} can't be pulled: {error}")
-        return m.Pulled()
+        return await self._patience.persist(call, deadline_s=math.inf, wanted=lives)
 
     async def _attach(self, a: Attempt) -> m.Input:
         wanted = self._wants(a.id, Op.ATTACH)
@@ -349,7 +297,7 @@ class Hands:
         while True:
             try:
                 return m.Attached(
-                    await self._persist(
+                    await self._patience.persist(
                         lambda: self._wire(spec),
                         deadline_s=self._config.network_deadline_s,
                         wanted=wanted,
@@ -357,7 +305,7 @@ class Hands:
                 )
             except (TooMany, Conflict) as error:
                 failures += 1
-                pause_s = _BACKOFF.delay_s(failures, self._rng)
+                pause_s = BACKOFF.delay_s(failures, self._rng)
                 if self._clock.monotonic() + pause_s > until or not wanted():
                     return m.AttachFailed(f"network {spec.network}: {error}")
                 await self._clock.sleep(pause_s)
@@ -392,7 +340,7 @@ class Hands:
             return m.Started()
 
         try:
-            return await self._persist(
+            return await self._patience.persist(
                 once,
                 deadline_s=self._config.engine_deadline_s,
                 wanted=self._wants(a.id, Op.START),
@@ -408,7 +356,7 @@ class Hands:
             return now is not None and now.state is State.STOPPING
 
         try:
-            await self._persist(
+            await self._patience.persist(
                 lambda: self._engine.signal(Ref(a.container, a.container_id), name),
                 deadline_s=self._config.engine_deadline_s,
                 wanted=wanted,
@@ -421,45 +369,6 @@ class Hands:
             raise ValueError(f"{a.id} has no network")
         target = ProbeTarget(a.container_id, a.network.ip, a.network.namespace)
         return m.Probed(index, await self._prober.probe(target, a.payload.spec.health[index]))
-
-    async def _revoke(self, a: Attempt) -> m.Input:
-        await self._surely("revoke", a.container, lambda: self._network.revoke(a.container))
-        return m.Revoked()
-
-    async def _remove(self, a: Attempt) -> m.Input:
-        ref, failures = Ref(a.container, a.container_id), 0
-        # On a full disk a run's container is the only one who would tell the next executor how it ended.
-        while (
-            a.payload.run is not None and a.outcome and a.outcome.dead and not self._is_saved(a.id)
-        ):
-            failures += 1
-            await self._clock.sleep(_BACKOFF.delay_s(failures, self._rng))
-        await self._surely("remove", a.container, lambda: self._engine.remove(ref))
-        return m.Removed()
-
-    async def _detach(self, a: Attempt) -> m.Input:
-        await self._surely("detach", a.container, lambda: self._network.detach(a.container))
-        return m.Detached()
-
-    async def discard(self, ref: Ref) -> None:
-        """Clear away a container that nobody wants, in the order that keeps it from coming back."""
-        await self._surely("revoke", ref.name, lambda: self._network.revoke(ref.name))
-        await self._surely("remove", ref.name, lambda: self._engine.remove(ref))
-        await self._surely("detach", ref.name, lambda: self._network.detach(ref.name))
-
-    async def _surely(
-        self, what: str, container: ContainerName, call: Callable[[], Awaitable[None]]
-    ) -> None:
-        """A clean-up has no deadline: what is left over would cost an address or a name for ever."""
-        failures = 0
-        while True:
-            try:
-                return await call()
-            except (Refused, Unavailable) as error:
-                failures += 1
-                if failures in (1, 10, 100):
-                    self._log.warning(f"{what} failed", container=container, error=str(error))
-                await self._clock.sleep(_BACKOFF.delay_s(failures, self._rng))
 
 
 def _attachment(a: Attempt) -> AttachmentSpec:
