@@ -135,15 +135,23 @@ def learn(draft: Draft, agent: AgentId, status: TaskStatus, now: float) -> bool:
 
     So it may be where an older release has launched something, or a store has been restored.
     """
-    message = status.get("message", "")
-    if status["state"] != "TASK_ERROR" or not message.startswith(_INCOMPATIBLE):
+    there = role_told(status)
+    if there is None:
         return False
-    existing, _, given = message.partition(_GIVEN)
-    there, meant = _ALLOCATED.search(existing), _ALLOCATED.search(given)
-    if there is None or meant is None or there[1] == meant[1]:
-        return False
-    draft.roles[agent] = there[1]
-    if _held(draft, agent) != there[1]:
+    draft.roles[agent] = there
+    if _held(draft, agent) != there:
         held = draft.volatile.roster.offers.get(agent, ())
         _give_back(draft, held, IDLE_REFUSE_S, now)
     return True
+
+
+def role_told(status: TaskStatus) -> str | None:
+    """The role of an agent's executor, by a refusal of a launch in another one; None: it says something else."""
+    message = status.get("message", "")
+    if status["state"] != "TASK_ERROR" or not message.startswith(_INCOMPATIBLE):
+        return None
+    existing, _, given = message.partition(_GIVEN)
+    there, meant = _ALLOCATED.search(existing), _ALLOCATED.search(given)
+    if there is None or meant is None or there[1] == meant[1]:
+        return None
+    return there[1]

@@ -12,6 +12,7 @@ import pytest_asyncio
 from libs.mesos import calls, events
 from libs.mesos.framework import FrameworkClient
 from libs.mesos.messages import FrameworkInfo, Offer, Operation, Resource, TaskInfo, TaskStatus
+from services.scheduler.roles import role_told
 from tests.contract.mesos.cluster import Mesos
 from tests.contract.mesos.test_clients_live import Make, _next
 from tests.frameworks import KINDS, make_client
@@ -217,6 +218,8 @@ async def test_an_executor_stays_in_the_role_in_which_it_was_started(
         assert told["e2"]["message"].startswith(incompatible)
         existing, _, given = told["e2"]["message"].partition("\nExecutorInfo:\n")
         assert f'role: "{role}"' in existing and f'role: "{other}"' in given
+        assert role_told(told["e2"]) == role, "so the scheduler learns it"
+        assert role_told(told["e3"]) is None
         assert told["e3"]["message"] == (
             "Invalid task resources: The resources have multiple allocation roles"
             f" ('{other}' and '{role}') but only one allocation role is allowed"
