@@ -112,6 +112,14 @@ class Schedulers:
 
         await until(holds, 60)
 
+    async def warm(self, number: int) -> None:
+        """Wait until a replica that stands by has read what there is."""
+
+        async def holds() -> bool:
+            return "a standby is warm" in self.log_of(number).read_text()
+
+        await until(holds, 60)
+
     async def publish(self, events: Sequence[Event], sequence: int) -> None:
         """As the deployer."""
         sealed = seal(events, source="deployer", sequence=sequence, now=self.shared.clock.now())

@@ -34,6 +34,7 @@ async def _middle(
         await made.start(0)
         await made.subscribed()
         await made.start(1)
+        await made.warm(1)
         framework = (await made.told())["framework"]
         await made.want(COUNT)
 
@@ -85,13 +86,21 @@ async def test_the_leader_is_killed_or_stopped(
         await _check(made, framework)
 
 
-@pytest.mark.parametrize("elected_by", ["store", "zookeeper"])
+@pytest.mark.parametrize(
+    ("elected_by", "driver"), [("store", "libs"), ("zookeeper", "libs"), ("zookeeper", "pymesos")]
+)
 async def test_the_leader_freezes_and_goes_on(
-    elected_by: str, tmp_path: Path, kafka_url: str, mongo_url: str, zookeeper_server: Server
+    elected_by: str,
+    driver: str,
+    tmp_path: Path,
+    kafka_url: str,
+    mongo_url: str,
+    zookeeper_server: Server,
 ) -> None:
     """The old leader finds itself replaced, and changes nothing."""
-    election = "store" if elected_by == "store" else f"{zookeeper_server.url}/{MARK}/frozen"
-    async with _middle(tmp_path, kafka_url, mongo_url, election) as (made, framework):
+    by_zookeeper = f"{zookeeper_server.url}/{MARK}/frozen-{driver}"
+    election = "store" if elected_by == "store" else by_zookeeper
+    async with _middle(tmp_path, kafka_url, mongo_url, election, driver) as (made, framework):
         failed = made.log_of(0).read_text().count("service failed")
         made.signal(0, signal.SIGSTOP)
         assert await made.tasks_launched() < LATE
