@@ -10,6 +10,7 @@ from typing import Any
 
 from libs.common.clock import Clock
 from libs.mesos import calls, events
+from libs.mesos.credentials import CredentialFile, Login
 from libs.mesos.errors import (
     MesosError,
     NotLeader,
@@ -18,9 +19,8 @@ from libs.mesos.errors import (
     Unavailable,
     refusal,
 )
-from libs.mesos.http import basic_auth
 from libs.mesos.ports import Credentials, Request, Response, Transport
-from libs.mesos.stream import EventStream, base_url, location, post
+from libs.mesos.stream import EventStream, ask, base_url, location, post
 from libs.mesos.subscription import Lost, Options, Subscription
 
 PATH = "/api/v1"
@@ -41,7 +41,7 @@ class OperatorClient:
         *,
         clock: Clock,
         rng: random.Random,
-        credentials: Credentials | None = None,
+        credentials: Credentials | CredentialFile | None = None,
         options: Options | None = None,
         call_timeout_s: float = 10.0,
     ) -> None:
@@ -51,7 +51,7 @@ class OperatorClient:
         self._peers = [base_url(peer) for peer in peers]
         self._clock = clock
         self._rng = rng
-        self._headers = basic_auth(credentials)
+        self._login = Login(credentials)
         self._options = options or Options()
         self._call_timeout_s = call_timeout_s
         self._leader: str | None = None
@@ -69,9 +69,10 @@ class OperatorClient:
             self._transport,
             self._clock,
             path=PATH,
-            headers=self._headers,
+            headers={},
             subscribe_body=lambda: {"type": "SUBSCRIBE"},
             connect_timeout_s=self._options.connect_timeout_s,
+            login=self._login,
         )
         try:
             yield self._events(stream)
@@ -123,14 +124,14 @@ class OperatorClient:
 
     async def _post(self, peer: str, message: Json) -> Response:
         return await post(
-            self._transport, peer + PATH, self._headers, message, self._call_timeout_s
+            self._transport, peer + PATH, {}, message, self._call_timeout_s, self._login
         )
 
     async def get(self, path: str, peer: str | None = None) -> Response:
         """GET an endpoint, of the present leader unless `peer` is said; any 2xx or 307 answer."""
         url = (base_url(peer) if peer else self._leader or self._peers[0]) + path
-        request = Request("GET", url, {"Accept": "application/json", **self._headers})
-        response = await self._transport.request(request, timeout_s=self._call_timeout_s)
+        request = Request("GET", url, {"Accept": "application/json"})
+        response = await ask(self._transport, request, self._login, self._call_timeout_s)
         if response.status == 307 or 200 <= response.status < 300:
             return response
         raise refusal(response.status, response.text(), location(response.headers, url))

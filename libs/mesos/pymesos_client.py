@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from libs.common.clock import Clock
 from libs.mesos import events
-from libs.mesos.errors import CallTimeout, MesosError, NotLeader
+from libs.mesos.credentials import UNAUTHENTICATED, CredentialFile, Login
+from libs.mesos.errors import AccessDenied, CallTimeout, MesosError, NotLeader
 from libs.mesos.framework import FrameworkClient, Permit, SchedulerOptions, always
 from libs.mesos.handover import Handover
 from libs.mesos.messages import Call, FrameworkInfo
 from libs.mesos.ports import Credentials
-from libs.mesos.pymesos_thread import PymesosThread
+from libs.mesos.pymesos_thread import NoStream, PymesosThread
 from libs.mesos.stream import base_url
 from libs.mesos.subscription import Close, Connect, Fail, Lost, Output, Phase, Subscription
 
@@ -58,7 +60,7 @@ class PymesosClient(FrameworkClient):
         *,
         clock: Clock,
         rng: random.Random,
-        credentials: Credentials | None = None,
+        credentials: Credentials | CredentialFile | None = None,
         suppressed_roles: Sequence[str] = (),
         options: SchedulerOptions | None = None,
         room: int = ROOM,
@@ -69,7 +71,7 @@ class PymesosClient(FrameworkClient):
             _address(url)
         self._clock = clock
         self._rng = rng
-        self._credentials = credentials
+        self._login = Login(credentials)
         self._options = options or SchedulerOptions()
         self._room = room
         self._line: _Line | None = None
@@ -137,6 +139,8 @@ class PymesosClient(FrameworkClient):
             case NotLeader():
                 return None, machine.refused(now, heard)
             case MesosError():
+                if isinstance(heard, NoStream):  # a 401 looks like anything else
+                    self._login.is_other_than(self._line.thread.headers)
                 return None, machine.closed(now, str(heard))
         machine.opened(now)
         interval = heard.heartbeat_interval_s if isinstance(heard, events.Subscribed) else None
@@ -147,7 +151,7 @@ class PymesosClient(FrameworkClient):
         thread = PymesosThread(
             _address(url),
             self._subscribe_call(),
-            self._credentials,
+            self._login.headers,
             call_timeout_s=self._options.call_timeout_s,
             monotonic=self._clock.monotonic,
             hear=heard.put,
@@ -173,6 +177,16 @@ class PymesosClient(FrameworkClient):
     async def call(self, call: Call) -> None:
         """See `FrameworkClient.call`; calls go one after the other."""
         line, body = self._addressed(call, self._line if self._subscribed else None)
+        used = line.thread.headers
+        try:
+            await self._sent(line, body)
+        except AccessDenied as error:
+            if error.status != UNAUTHENTICATED or not self._login.is_other_than(used):
+                raise
+            line.thread.headers = self._login.headers
+            await self._sent(line, body)
+
+    async def _sent(self, line: _Line, body: Mapping[str, Any]) -> None:
         timeout_s = self._options.call_timeout_s
         work = line.calls.submit(line.thread.call, body, self._clock.monotonic() + timeout_s)
         try:

@@ -36,8 +36,6 @@ from libs.mesos.errors import (
 )
 from libs.mesos.events import Error, SchedulerEvent, checked, scheduler_event
 from libs.mesos.framework import PATH
-from libs.mesos.http import basic_auth
-from libs.mesos.ports import Credentials
 from libs.mesos.stream import JSON_HEADERS, base_url, json_body, location
 
 READ_BYTES = 32_768
@@ -118,17 +116,22 @@ class _CallConnection(HTTPConnection):
         raise refusal(answer.status, text, location(headers, url))
 
 
+class NoStream(TransportError):
+    """The master has answered with no events, or broken ones. pymesos does not tell a refusal apart."""
+
+
 class PymesosThread(MesosSchedulerDriver):  # type: ignore[misc]  # pymesos has no types
     """One subscription at one master, `address` being `host:port`.
 
-    `hear` gets each event, in the thread, and may block it; `ended` gets why it is over, once.
+    `hear` gets each event, in the thread, and may block it; `ended` gets why it is over, once. `headers` authenticate
+    the SUBSCRIBE and each call, and may be replaced.
     """
 
     def __init__(
         self,
         address: str,
         subscribe_call: Mapping[str, Any],
-        credentials: Credentials | None,
+        headers: Mapping[str, str],
         *,
         call_timeout_s: float,
         monotonic: Callable[[], float],
@@ -142,7 +145,7 @@ class PymesosThread(MesosSchedulerDriver):  # type: ignore[misc]  # pymesos has 
         self._new_master: str | None = address
         self._conn: HTTPConnection | None = None
         self._subscribe_body = json_body(subscribe_call)
-        self._basic_credential = basic_auth(credentials).get("Authorization")
+        self.headers = headers
         self._monotonic = monotonic
         self._hear = hear
         self._tell_end = ended
@@ -181,7 +184,7 @@ class PymesosThread(MesosSchedulerDriver):  # type: ignore[misc]  # pymesos has 
             raise NotConnected(f"{body['type']}: not sent in time")
         try:
             # Its default for `headers` is one dict for all drivers: credentials of one would go with another's calls.
-            self._send(dict(body), path=PATH, headers={})
+            self._send(dict(body), path=PATH, headers=dict(self.headers))
         except MesosError:
             raise
         except TimeoutError as error:
@@ -221,18 +224,17 @@ class PymesosThread(MesosSchedulerDriver):  # type: ignore[misc]  # pymesos has 
             return NotLeader(307, "", base_url(self._redirect))
         if isinstance(error, MesosError):
             return error
-        return TransportError(self._failure if error is None else f"pymesos: {error}")
+        return TransportError(self._failure) if error is None else NoStream(f"pymesos: {error}")
 
     def gen_request(self) -> bytes:
         """The SUBSCRIBE: pymesos' knows no suppressed roles, and adds a capability that nobody asked for."""
         headers = {
             "Host": self._address,
             **JSON_HEADERS,
+            **self.headers,
             "Connection": "close",
             "Content-Length": str(len(self._subscribe_body)),
         }
-        if self._basic_credential:
-            headers["Authorization"] = self._basic_credential
         lines = [f"POST {PATH} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         return "\r\n".join([*lines, "", ""]).encode() + self._subscribe_body
 

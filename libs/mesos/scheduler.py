@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 from libs.common.clock import Clock
 from libs.mesos import calls, events
+from libs.mesos.credentials import CredentialFile, Login
 from libs.mesos.framework import PATH, FrameworkClient, Permit, SchedulerOptions, always
-from libs.mesos.http import basic_auth
 from libs.mesos.messages import Call, FrameworkInfo, TaskStatus
 from libs.mesos.ports import Credentials, Pipeline
 from libs.mesos.stream import EventStream, Link, base_url, post, post_all
@@ -27,7 +27,7 @@ class SchedulerClient(FrameworkClient):
         *,
         clock: Clock,
         rng: random.Random,
-        credentials: Credentials | None = None,
+        credentials: Credentials | CredentialFile | None = None,
         suppressed_roles: Sequence[str] = (),
         options: SchedulerOptions | None = None,
     ) -> None:
@@ -36,7 +36,7 @@ class SchedulerClient(FrameworkClient):
         self._masters = [base_url(master) for master in masters]
         self._clock = clock
         self._rng = rng
-        self._auth = basic_auth(credentials)
+        self._login = Login(credentials)
         self._options = options or SchedulerOptions()
         self._stream: EventStream | None = None
 
@@ -56,9 +56,10 @@ class SchedulerClient(FrameworkClient):
             self._transport,
             self._clock,
             path=PATH,
-            headers=self._auth,
+            headers={},
             subscribe_body=self._subscribe_call,
             connect_timeout_s=self._options.subscription.connect_timeout_s,
+            login=self._login,
         )
         self._stream = stream
         try:
@@ -84,8 +85,14 @@ class SchedulerClient(FrameworkClient):
     async def call(self, call: Call) -> None:
         """See `FrameworkClient.call`."""
         link, body = self._addressed(call, self.link)
-        timeout_s = self._options.call_timeout_s
-        await post(self._transport, link.url + PATH, self._headers(link), body, timeout_s)
+        await post(
+            self._transport,
+            link.url + PATH,
+            _headers(link),
+            body,
+            self._options.call_timeout_s,
+            self._login,
+        )
 
     async def acknowledge_all(self, statuses: Iterable[TaskStatus]) -> None:
         """See `FrameworkClient.acknowledge_all`."""
@@ -94,9 +101,15 @@ class SchedulerClient(FrameworkClient):
         addressed = [self._addressed(call, known) for call in found]
         if addressed:
             link, bodies = addressed[0][0], [body for _, body in addressed]
-            timeout_s = self._options.call_timeout_s
-            await post_all(self._transport, link.url + PATH, self._headers(link), bodies, timeout_s)
+            await post_all(
+                self._transport,
+                link.url + PATH,
+                _headers(link),
+                bodies,
+                self._options.call_timeout_s,
+                self._login,
+            )
 
-    def _headers(self, link: Link) -> dict[str, str]:
-        stream = {} if link.stream_id is None else {"Mesos-Stream-Id": link.stream_id}
-        return {**self._auth, **stream}
+
+def _headers(link: Link) -> dict[str, str]:
+    return {} if link.stream_id is None else {"Mesos-Stream-Id": link.stream_id}

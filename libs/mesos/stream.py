@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -14,6 +14,7 @@ import orjson
 
 from libs.common.clock import Clock
 from libs.mesos import events
+from libs.mesos.credentials import ANONYMOUS, UNAUTHENTICATED, Login
 from libs.mesos.errors import MesosError, TransportError, refusal
 from libs.mesos.ports import ByteStream, Pipeline, Request, Response, Transport
 from libs.mesos.recordio import Decoder
@@ -54,13 +55,27 @@ async def post(
     headers: Mapping[str, str],
     body: Mapping[str, Any],
     timeout_s: float,
+    login: Login = ANONYMOUS,
 ) -> Response:
     """POST a call as JSON. Raises `TransportError`, `CallTimeout` or a `CallRefused`."""
     request = Request("POST", url, {**JSON_HEADERS, **headers}, json_body(body))
-    response = await transport.request(request, timeout_s=timeout_s)
+    response = await ask(transport, request, login, timeout_s)
     if 200 <= response.status < 300:
         return response
     raise refusal(response.status, response.text(), location(response.headers, url))
+
+
+async def ask(transport: Transport, request: Request, login: Login, timeout_s: float) -> Response:
+    """The answer; once more with other credentials when these are refused and there are others now."""
+    used = login.headers
+    response = await transport.request(_as(request, used), timeout_s=timeout_s)
+    if response.status == UNAUTHENTICATED and login.is_other_than(used):
+        return await transport.request(_as(request, login.headers), timeout_s=timeout_s)
+    return response
+
+
+def _as(request: Request, headers: Mapping[str, str]) -> Request:
+    return replace(request, headers={**request.headers, **headers})
 
 
 async def post_all(
@@ -69,23 +84,37 @@ async def post_all(
     headers: Mapping[str, str],
     bodies: Iterable[Mapping[str, Any]],
     timeout_s: float,
+    login: Login = ANONYMOUS,
 ) -> None:
     """POST calls as JSON, all at once. Raises what the first failed with, of those that did, after the last."""
     request = Request("POST", url, {**JSON_HEADERS, **headers})
     data = [json_body(body) for body in bodies]
-    for answer in await transport.request_all(request, data, timeout_s=timeout_s):
+    used = login.headers
+    answers = await transport.request_all(_as(request, used), data, timeout_s=timeout_s)
+    refused = [n for n, each in enumerate(answers) if _is_unauthenticated(each)]
+    if refused and login.is_other_than(used):
+        again = [data[n] for n in refused]
+        renewed = _as(request, login.headers)
+        later = await transport.request_all(renewed, again, timeout_s=timeout_s)
+        for n, answer in zip(refused, later, strict=True):
+            answers[n] = answer
+    for answer in answers:
         if isinstance(answer, MesosError):
             raise answer
         if not 200 <= answer.status < 300:
             raise refusal(answer.status, answer.text(), location(answer.headers, url))
 
 
+def _is_unauthenticated(answer: Response | MesosError) -> bool:
+    return isinstance(answer, Response) and answer.status == UNAUTHENTICATED
+
+
 class EventStream:
     """One subscription's events, as an async iterator that reconnects inside.
 
     Yields events as JSON objects, and `Lost` between two connections. Ends after an ERROR event;
-    raises what the machine fails with. `subscribe_body` is called for each attempt. One consumer
-    only; call `aclose` at the end.
+    raises what the machine fails with. `subscribe_body` is called for each attempt. A 401 is tried
+    again, as a peer that is away is, when `login` may change. One consumer only; call `aclose` at the end.
     """
 
     def __init__(
@@ -98,6 +127,7 @@ class EventStream:
         headers: Mapping[str, str],
         subscribe_body: Callable[[], Mapping[str, Any]],
         connect_timeout_s: float,
+        login: Login = ANONYMOUS,
     ) -> None:
         self._machine = machine
         self._transport = transport
@@ -106,6 +136,7 @@ class EventStream:
         self._headers = {**JSON_HEADERS, **headers}
         self._subscribe_body = subscribe_body
         self._connect_timeout_s = connect_timeout_s
+        self._login = login
         self._started = False
         self._pending: deque[events.Json | Lost] = deque()
         self._error: MesosError | None = None
@@ -179,13 +210,17 @@ class EventStream:
 
     async def _connect(self) -> Sequence[Output]:
         body = json_body(self._subscribe_body())
-        request = Request("POST", self._url + self._path, self._headers, body)
+        used = self._login.headers
+        request = Request("POST", self._url + self._path, {**self._headers, **used}, body)
         opening = self._transport.stream(request, timeout_s=self._connect_timeout_s)
         stream = await self._exit.enter_async_context(opening)
         if stream.status != 200:
             error = refusal(
                 stream.status, await self._text(stream), location(stream.headers, request.url)
             )
+            if error.status == UNAUTHENTICATED and self._login.may_change:
+                self._login.is_other_than(used)  # what there is now is for the next attempt
+                return self._machine.closed(self._clock.monotonic(), str(error))
             return self._machine.refused(self._clock.monotonic(), error)
         self._decoder = Decoder()
         self._stream = stream

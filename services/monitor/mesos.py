@@ -11,7 +11,7 @@ import aiohttp
 from libs.common.errors import Unavailable
 from libs.common.runtime import Runtime
 from libs.mesos import errors
-from libs.mesos.credentials import read_credentials
+from libs.mesos.credentials import open_credentials
 from libs.mesos.events import Disconnected
 from libs.mesos.http import AiohttpTransport
 from libs.mesos.operator import OperatorClient
@@ -91,7 +91,7 @@ def _sums(resources: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 @asynccontextmanager
 async def open_http_operator(rt: Runtime, config: MonitorConfig) -> AsyncIterator[Operator]:
     """The operator's face on real sockets."""
-    credentials = read_credentials("monitor", config.principal, config.credential_file)
+    credentials = open_credentials("monitor", config.principal, config.credential_file)
     async with aiohttp.ClientSession() as session:
         yield HttpOperator(
             OperatorClient(

@@ -12,7 +12,7 @@ from libs.common.errors import InvalidInput, TimedOut, Unavailable
 from libs.common.runtime import Runtime
 from libs.common.task import MakeReady, TellAnew
 from libs.mesos import calls, errors
-from libs.mesos.credentials import read_credentials
+from libs.mesos.credentials import open_credentials
 from libs.mesos.events import SchedulerEvent
 from libs.mesos.framework import FrameworkClient, Permit
 from libs.mesos.keepalive import KeepAliveTransport
@@ -133,7 +133,7 @@ async def open_http_driver(
     rt: Runtime, config: SchedulerConfig, info: FrameworkInfo
 ) -> AsyncIterator[MesosDriver]:
     """The default driver: libs/mesos' own client on asyncio."""
-    credentials = read_credentials("scheduler", config.principal, config.credential_file)
+    credentials = open_credentials("scheduler", config.principal, config.credential_file)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         client = SchedulerClient(
             KeepAliveTransport(session),
@@ -163,7 +163,7 @@ async def open_pymesos_driver(
             info,
             clock=rt.clock,
             rng=rt.rng,
-            credentials=read_credentials("scheduler", config.principal, config.credential_file),
+            credentials=open_credentials("scheduler", config.principal, config.credential_file),
         )
     except ValueError as error:
         raise InvalidInput.of("scheduler.masters", str(error), "host:port") from error

@@ -17,7 +17,7 @@ from libs.common.http import Access, HttpApp, Kind, Request, Response, Route, re
 from libs.common.keys import read_secrets
 from libs.common.serve import serve
 from libs.common.tokens import TokenVerifier, derive_key
-from libs.mesos.credentials import read_credentials
+from libs.mesos.credentials import open_credentials
 from tests.unit.infra.compose import REPOSITORY
 
 MADE = {
@@ -41,9 +41,9 @@ def test_secrets_are_made_once_and_for_their_readers_alone(tmp_path: Path) -> No
     assert {name: file.read_text() for name, file in files.items()} == before
     assert len(read_secrets(files["cluster_secret"])[0]) == 32
     known = json.loads(before["mesos_credentials"])["credentials"]
-    ours = read_credentials("scheduler", "gantry", files["mesos_secret"])
+    ours = open_credentials("scheduler", "gantry", files["mesos_secret"])
     assert ours is not None
-    assert {"principal": ours.principal, "secret": ours.secret} in known
+    assert {"principal": ours.current.principal, "secret": ours.current.secret} in known
     assert json.loads(before["agent_credential"]) in known
 
 
