@@ -41,6 +41,8 @@ class MongoGuard:
     """The door. `users` are those who tried, each with the database that was to know them.
 
     `known`: the passwords of users, each with its database. `behind`: the port of the server that they are led to.
+    While `gate` is not set, answers of that server are held back, and `held` is set when one is; another gate put in
+    its place is for later answers. `cut` ends all connections.
     """
 
     known: Mapping[tuple[str, str], str] = field(default_factory=dict)
@@ -48,10 +50,22 @@ class MongoGuard:
     port: int = 0
     users: list[tuple[str, str]] = field(default_factory=list)
     heard: bytes = b""
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    held: asyncio.Event = field(default_factory=asyncio.Event)
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def cut(self) -> None:
+        """As a server does that is restarted."""
+        for each in self._writers:
+            each.transport.abort()
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         visitor = _Visitor(self)
+        self._writers.add(writer)
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while not visitor.is_known:
                 head, body = await _message(reader)
@@ -59,6 +73,7 @@ class MongoGuard:
                 writer.write(visitor.reply(head, body))
                 await writer.drain()
             await self._lead_on(reader, writer)
+        self._writers.discard(writer)
         writer.close()
 
     async def _lead_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,7 +81,12 @@ class MongoGuard:
         try:
             while True:  # the driver waits for each answer before it asks again
                 inner_writer.write(b"".join(await _message(reader)))
-                writer.write(b"".join(await _message(inner)))
+                answer = b"".join(await _message(inner))
+                gate = self.gate
+                if not gate.is_set():
+                    self.held.set()
+                    await gate.wait()
+                writer.write(answer)
                 await writer.drain()
         finally:
             inner_writer.close()

@@ -13,23 +13,15 @@ may still land afterwards, since one document's write can't look at another; the
 
 from __future__ import annotations
 
-import asyncio
 import re
-import warnings
-from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 
-from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
+from motor.motor_asyncio import AsyncIOMotorCollection
 from pymongo import DeleteOne, InsertOne, UpdateOne
-from pymongo.errors import (
-    BulkWriteError,
-    DuplicateKeyError,
-    PyMongoError,
-)
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
-from libs.common.errors import InvalidInput, TimedOut, Unavailable
+from libs.common.errors import TimedOut, Unavailable
 from libs.common.store import mongo_documents as documents
 from libs.common.store.base import (
     Archive,
@@ -56,20 +48,10 @@ from libs.common.store.bodies import (
     schema_of,
 )
 from libs.common.store.mongo_documents import Document
-from libs.common.store.mongo_errors import guarded
+from libs.common.store.mongo_link import MongoLink
 from libs.common.store.mongo_schema import prepare
 from libs.common.store.mongo_url import parse_url
 
-CLOSE_S = 2.0
-_OPTIONS: Mapping[str, Any] = {
-    "serverSelectionTimeoutMS": 5_000,
-    "connectTimeoutMS": 5_000,
-    "socketTimeoutMS": 25_000,
-    "retryWrites": False,  # a standalone server has no sessions to retry in
-    "w": "majority",
-    "journal": True,
-    "appname": "gantry",
-}
 _DUPLICATE_KEY = 11000
 _RAISE_TRIES = 200
 _FIND_TRIES = 5
@@ -82,46 +64,38 @@ _FENCED = WriteResult(Outcome.FENCED)
 class MongoStore:
     """A `Store` on MongoDB."""
 
-    def __init__(self, client: Any, database: str) -> None:
-        self._client = client
-        self._database = client[database]
-        self._epochs: AsyncIOMotorCollection[Document] = self._database["gantry_epochs"]
-        self._leases: AsyncIOMotorCollection[Document] = self._database["gantry_leases"]
+    def __init__(self, link: MongoLink) -> None:
+        self.link = link
         self._fenced: set[tuple[str, str]] = set()
-        self._closed = False
 
     @classmethod
     async def open(cls, url: str) -> MongoStore:
         """Read the URL (see mongo_url.py; raises InvalidInput); the first call connects."""
-        settings = parse_url(url)
-        try:
-            with warnings.catch_warnings():
-                # Of an option or a value that it doesn't know the driver only warns: `tls=yes` is no TLS.
-                warnings.simplefilter("error", UserWarning)
-                client: Any = AsyncIOMotorClient(settings.url, **settings.arguments(), **_OPTIONS)
-        except (PyMongoError, ValueError, OSError, UserWarning) as error:
-            said = settings.scrub(str(error))
-            raise InvalidInput.of("common.store", said, "mongodb://host:port/db") from None
-        return cls(client, settings.database)
+        return cls(MongoLink(parse_url(url)))
+
+    @property
+    def _epochs(self) -> AsyncIOMotorCollection[Document]:
+        return self.link["gantry_epochs"]
+
+    @property
+    def _leases(self) -> AsyncIOMotorCollection[Document]:
+        return self.link["gantry_leases"]
 
     async def collection(self, spec: CollectionSpec) -> MongoCollection:
         """See Store. Raises Conflict when a new unique index doesn't fit what is stored."""
-        self.check_open()
-        collection = self._database[spec.name]
-        async with guarded(f"prepare {spec.name}"):
-            await prepare(collection, spec)
-        return MongoCollection(self, spec, collection)
+        async with self.link.calling(f"prepare {spec.name}"):
+            await prepare(self.link[spec.name], spec)
+        return MongoCollection(self, spec)
 
     async def raise_epoch(self, name: str) -> int:
         """See Store; and what the module says about fences."""
-        self.check_open()
-        async with guarded("raise epoch"):
+        async with self.link.calling("raise epoch"):
             epoch = await self._next_epoch(name)
             # Read after the raise: who adds a collection later sees the new epoch before it writes.
             found = await self._epochs.find_one({"_id": name})
             for collection in (found or {}).get("collections", ()):
                 older = {"epoch": {"$lt": epoch}}
-                await self._database[collection].update_many(older, {"$set": {"epoch": epoch}})
+                await self.link[collection].update_many(older, {"$set": {"epoch": epoch}})
         return epoch
 
     async def _next_epoch(self, name: str) -> int:
@@ -158,9 +132,8 @@ class MongoStore:
 
     async def take_lease(self, name: str, holder: str, now: float, ttl_s: float) -> Lease | None:
         """See Store."""
-        self.check_open()
         until = now + ttl_s
-        async with guarded("take lease"):
+        async with self.link.calling("take lease"):
             for _ in range(_LEASE_TRIES):
                 found = await self._leases.find_one({"_id": name})
                 if found is None:
@@ -181,8 +154,7 @@ class MongoStore:
 
     async def drop_lease(self, name: str, holder: str) -> None:
         """See Store."""
-        self.check_open()
-        async with guarded("drop lease"):
+        async with self.link.calling("drop lease"):
             # The document stays: its epoch must grow when somebody else takes it.
             await self._leases.update_one(
                 {"_id": name, "holder": holder}, {"$set": {"until": float("-inf")}}
@@ -192,41 +164,27 @@ class MongoStore:
         """For backup and restore."""
         from libs.common.store.mongo_archive import MongoArchive
 
-        return MongoArchive(self._database)
+        return MongoArchive(self.link)
 
     async def close(self) -> None:
         """See Store."""
-        self._closed = True
-        # It takes leave of the server, in a blocking call; not in the loop's own threads, which are waited for.
-        thread = ThreadPoolExecutor(1, "mongo-close")
-        loop = asyncio.get_running_loop()
-        with suppress(TimeoutError, PyMongoError):
-            async with asyncio.timeout(CLOSE_S):
-                await loop.run_in_executor(thread, self._client.close)
-        thread.shutdown(wait=False)
-
-    def check_open(self) -> None:
-        """Raise Unavailable after close."""
-        if self._closed:
-            raise Unavailable("the store is closed")
+        await self.link.close()
 
 
 class MongoCollection:
     """A `Collection` of a MongoStore."""
 
-    def __init__(
-        self, store: MongoStore, spec: CollectionSpec, collection: AsyncIOMotorCollection[Document]
-    ) -> None:
+    def __init__(self, store: MongoStore, spec: CollectionSpec) -> None:
         self._store = store
         self._name = spec.name
         self._indexes = spec.indexes
-        self._collection = collection
 
-    @asynccontextmanager
-    async def _call(self, what: str) -> AsyncIterator[None]:
-        self._store.check_open()
-        async with guarded(f"{self._name}.{what}"):
-            yield
+    @property
+    def _collection(self) -> AsyncIOMotorCollection[Document]:
+        return self._store.link[self._name]
+
+    def _call(self, what: str) -> AbstractAsyncContextManager[None]:
+        return self._store.link.calling(f"{self._name}.{what}")
 
     async def get(self, doc_id: str) -> Doc | None:
         """See Collection."""

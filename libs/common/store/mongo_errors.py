@@ -12,7 +12,11 @@ from libs.common.errors import InvalidInput, TimedOut, Unavailable
 from libs.common.waiting import contained
 
 CALL_S = 30.0
-_REFUSED = {13: "demands a user that may do this", 18: "refuses the user or its password"}
+AUTHENTICATION_FAILED = 18
+_REFUSED = {
+    13: "demands a user that may do this",
+    AUTHENTICATION_FAILED: "refuses the user or its password",
+}
 
 
 @asynccontextmanager

@@ -3,12 +3,13 @@
     mongodb://[user[:password]@]host[:port][,host:port]/database[?option=value&…]
 
 Options are MongoDB's own: `authSource` (the database that knows the user; default: the one in the URL), `tls`,
-`tlsCAFile`, `tlsCertificateKeyFile`, `replicaSet`, …; and one of ours, `passwordFile`, in place of the password.
+`tlsCAFile`, `tlsCertificateKeyFile`, `replicaSet`, …; and one of ours, `passwordFile`, in place of the password, read
+again when the server refuses it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
@@ -26,6 +27,13 @@ class MongoSettings:
     url: str
     database: str
     password: str = field(default="", repr=False)
+    password_file: Path | None = None
+
+    def read_again(self) -> MongoSettings:
+        """The same with the password that the file holds now. Raises InvalidInput when there is none."""
+        if self.password_file is None:
+            return self
+        return replace(self, password=_read(self.password_file))
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of the driver beside the URL."""
@@ -49,7 +57,7 @@ def parse_url(url: str) -> MongoSettings:
     if files and password:
         raise InvalidInput.of("common.store", "password given twice", "in the URL or in a file")
     if files:
-        password = read_password(Path(files[0]), f"common.store?{FILE}")
+        password = _read(Path(files[0]))
     if user and not password and "authMechanism" not in dict(options):
         raise InvalidInput.of("common.store", f"no password for {unquote(user)!r}", f"?{FILE}=…")
     if not user and (password or files):
@@ -57,4 +65,9 @@ def parse_url(url: str) -> MongoSettings:
     query = urlencode([each for each in options if each[0] != FILE])
     path = parts.path if parts.path.strip("/") else "/gantry"
     without = urlunsplit((parts.scheme, f"{user}{at}{hosts}", path, query, ""))
-    return MongoSettings(without, path.strip("/"), password)
+    file = Path(files[0]) if files else None
+    return MongoSettings(without, path.strip("/"), password, file)
+
+
+def _read(file: Path) -> str:
+    return read_password(file, f"common.store?{FILE}")

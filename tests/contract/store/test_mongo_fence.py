@@ -68,7 +68,7 @@ async def test_a_stray_upsert_is_undone_when_the_guard_is_gone(
     """The guard document is a safety; without it an update of a missing document still is a conflict."""
     _, store = stores
     things = await store.collection(SPEC)
-    await store._database["things"].delete_many({"guard": 1})
+    await store.link["things"].delete_many({"guard": 1})
     results = await things.replace_many([Write("ghost", 3, {"n": 1}), Write("new", 0, {"n": 2})])
     assert [each.outcome for each in results] == [Outcome.CONFLICT, Outcome.OK]
     assert await things.get("ghost") is None
