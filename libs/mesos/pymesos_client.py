@@ -2,7 +2,8 @@
 
 The life of the subscription is `Subscription`'s, as in the client on asyncio: it says which master is tried when, when
 one is silent for too long, and how long the pauses are. Each attempt is a `PymesosThread` of its own. One thing
-differs: a master that refuses the SUBSCRIBE for good is asked again, ever more slowly, as one that is away.
+differs: a master that refuses the SUBSCRIBE for good is asked again, ever more slowly, as one that is away. (The
+other does so at a 401 to credentials of a file.)
 """
 
 from __future__ import annotations

@@ -49,7 +49,10 @@ class SchedulerClient(FrameworkClient):
     async def subscribe(
         self, permit: Permit = always
     ) -> AsyncIterator[AsyncIterator[events.SchedulerEvent]]:
-        """See `FrameworkClient.subscribe`. Raises what a master refuses the SUBSCRIBE with for good."""
+        """See `FrameworkClient.subscribe`. Raises what a master refuses the SUBSCRIBE with for good.
+
+        A 401 to credentials of a file is tried again: the file may be replaced.
+        """
         self._permit = permit
         stream = EventStream(
             Subscription(self._masters, self._options.subscription, self._rng),
