@@ -97,9 +97,13 @@ class Reader:
                 if known is None or known.job != job.id:
                     raise InvalidInput.of("before", f"{job.id} has no run {before!r}")
                 number = known.number
-        rest = limit - len(first)
-        records = await self._store.history(job.id, rest, number) if rest > 0 else []
-        return [*first[:limit], *map(run_view, records)]
+        if len(first) >= limit:
+            return first[:limit]
+        records = await self._store.history(job.id, limit, number)
+        # A record is there before memory knows of it, and some may have come while they were read.
+        over = {each.run for each in records}
+        live = [view for view in first if view["run"] not in over]
+        return [*live, *map(run_view, records)][:limit]
 
 
 def routes(
