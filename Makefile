@@ -61,9 +61,9 @@ network: $(STAMP) native ## who can connect to whom among 150 containers and on 
 	infra/host/setup.sh test
 	$(BIN)/python -m tests.network
 
-soak: $(STAMP) native ## 200 jobs for ten minutes, the scheduler's leader killed each minute; each target must have its run
+soak: $(STAMP) native ## 200 jobs for ten minutes, a leader and an executor killed each minute; SOAK="--minutes 3 --jobs 40"
 	infra/host/setup.sh test
-	$(BIN)/python -m tests.soak
+	$(BIN)/python -m tests.soak $(SOAK)
 
 compose: $(STAMP) ## build the images, bring the compose files up in namespaces of their own and run an app; some minutes
 	infra/host/setup.sh images

@@ -54,7 +54,7 @@ async def part_of(stack: DistributedStack, name: str, mail: MailSink) -> Part:
     if name == "vswitchd":
         return _vswitchd(stack)
     if name in ("executor", "worker"):
-        return _executor(stack, name)
+        return executor(stack, name, HOST)
     if name in ("agent", "hostd", "engine"):
         return stack.parts[f"{name}-{HOST}"]
     replicas = [each for each in stack.names if each.startswith(f"{name}-")]
@@ -70,25 +70,27 @@ def _vswitchd(stack: DistributedStack) -> Part:
     return Part.of(daemon, stack.parts["ovs"].start, daemon.stop)
 
 
-def _executor(stack: DistributedStack, name: str) -> Part:
-    """Of the first host: the supervisor that Mesos sees, or the worker below it. Mesos, or that one, starts it anew."""
+def executor_pids(stack: DistributedStack, name: str, host: str) -> list[int]:
+    """Of a host: of the supervisor that Mesos sees (`executor`), or of the `worker` below it."""
+    found = []
+    for pid in stack.executors():
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            of_host = f"/{host}/".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            continue
+        is_worker = b"services.executor.worker" in command
+        if of_host and alive(pid) and is_worker == (name == "worker"):
+            found.append(pid)
+    return found
 
-    def pids() -> list[int]:
-        found = []
-        for pid in stack.executors():
-            try:
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                of_host = f"/{HOST}/".encode() in Path(f"/proc/{pid}/environ").read_bytes()
-            except OSError:
-                continue
-            is_worker = b"services.executor.worker" in command
-            if of_host and alive(pid) and is_worker == (name == "worker"):
-                found.append(pid)
-        return found
+
+def executor(stack: DistributedStack, name: str, host: str) -> Part:
+    """A host's supervisor, or the worker below it. Mesos, or that one, starts it anew."""
 
     async def signalled(number: int) -> None:
-        found = pids()
-        assert found, f"there is no {name} on {HOST} to be hit"
+        found = executor_pids(stack, name, host)
+        assert found, f"there is no {name} on {host} to be hit"
         for pid in found:
             os.kill(pid, number)
             reap(pid)

@@ -1,7 +1,8 @@
 """`make soak`: 200 jobs for ten minutes on a real cluster of many processes; exit 1 when the checker is not content.
 
 Kafka, a MongoDB-wire server, ZooKeeper, two Docker engines, two of each service; the scheduler's leader is killed each
-minute, and what ran is known from the runs themselves (witness.py). judge.py says what is excused, and why.
+minute, and between two of them the executor of a host, while runs are under way there. What ran is known from the runs
+themselves (witness.py). judge.py says what is excused, and why.
 `python -m tests.soak [--minutes N] [--jobs N] [--seed N]`. Prints a table, writes build/soak.json.
 """
 
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.local.layout import SHARED_OVS
+from tests.cron.checker import Outage
 from tests.e2e.distributed import distributed
 from tests.soak.judge import Judged, Late, judge, late, percentile
 from tests.soak.runner import Result, Soak
@@ -37,7 +39,7 @@ async def main(minutes: float, jobs: int, seed: int) -> int:
         soak = Soak(cloud, jobs, minutes * 60.0, random.Random(seed), CONSOLE.print)
         result = await soak.run()
     seen = result.seen, result.runs, result.read_at, result.outages, result.started
-    judged = judge(result.asked, *seen)
+    judged = judge(result.asked, *seen, deaths=result.deaths, words=result.words)
     told = {"minutes": minutes, "seed": seed, **figures(result, judged)}
     FILE.parent.mkdir(exist_ok=True)
     FILE.write_text(json.dumps(told, indent=2) + "\n")
@@ -47,7 +49,9 @@ async def main(minutes: float, jobs: int, seed: int) -> int:
 
 def figures(result: Result, judged: Judged) -> dict[str, Any]:
     """What is printed and written. Times in seconds."""
-    quiet, disturbed = late(judged.runs, result.outages)
+    dead = [Outage(each.at, each.back) for each in result.deaths]
+    quiet, disturbed = late(judged.runs, [*result.outages, *dead])
+    under_way = {token for each in result.deaths for token in each.under_way}
     verdict = judged.verdict
     states = [each.state for each in result.runs]
     return {
@@ -64,6 +68,16 @@ def figures(result: Result, judged: Judged) -> dict[str, Any]:
         },
         "runs": {state: states.count(state) for state in sorted(set(states))},
         "more_tries": sum(max(0, each.tries - 1) for each in result.runs),
+        "lost_tries": sum(each.lost_tries for each in result.runs),
+        "told": {
+            "well": sum(not each.status for each in result.words),
+            "failed": sum(each.status != 0 for each in result.words),
+        },
+        "executors_killed": [
+            {"host": d.host, "runs": len(d.under_way), "back_s": round(d.back - d.at, 2)}
+            for d in result.deaths
+        ],
+        "went_on": sum(each.token in under_way and each.end is not None for each in result.seen),
         "late_s": _late(quiet),
         "late_in_outages_s": _late(disturbed),
         "no_leader_s": [round(each.led - each.at, 2) for each in result.kills],
@@ -90,7 +104,7 @@ def _late(runs: list[Late]) -> dict[str, Any]:
 def show(told: dict[str, Any]) -> None:
     """The table, and what did not hold."""
     table = Table(
-        title=f"{told['minutes']:g} minutes of jobs, their scheduler's leader killed each minute"
+        title=f"{told['minutes']:g} minutes of jobs, a leader and an executor killed each minute"
     )
     table.add_column("what")
     table.add_column("found")
@@ -100,13 +114,22 @@ def show(told: dict[str, Any]) -> None:
     )
     table.add_row("targets that must have a run", f"{told['targets']}: {told['met']} met")
     runs = ", ".join(f"{count} {state}" for state, count in told["runs"].items())
-    table.add_row("runs by the API", f"{runs}; {told['more_tries']} more tries")
+    tries = f"{told['more_tries']} more tries, {told['lost_tries']} lost before they began"
+    table.add_row("runs by the API", f"{runs}; {tries}")
+    words = told["told"]
+    table.add_row("ends told", f"{words['well']} well, {words['failed']} failed")
+    table.add_row(
+        "runs under way at executors' deaths",
+        f"{'  '.join(str(each['runs']) for each in told['executors_killed'])}; {told['went_on']} went on",
+    )
+    backs = "  ".join(f"{each['back_s']:g}" for each in told["executors_killed"])
+    table.add_row("another executor after, s", backs)
     table.add_row("processes seen by the witness", str(told["processes"]))
     made = told["containers"]
     table.add_row(
         "containers by the engines", f"{made['shared']} shared, {made['alone']} of one run"
     )
-    for title, key in (("late, s", "late_s"), ("late when nobody led, s", "late_in_outages_s")):
+    for title, key in (("late, s", "late_s"), ("late when one was dead, s", "late_in_outages_s")):
         each = told[key]
         table.add_row(
             title,

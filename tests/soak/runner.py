@@ -1,8 +1,9 @@
-"""The run: jobs are put, some deleted, the leader is killed, and at the end everything is read back."""
+"""The run: jobs are put, some deleted, leaders and executors are killed, and at the end everything is read back."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import random
 import sys
@@ -19,21 +20,25 @@ from infra.provision.process import free_ports
 from libs.client.api import GantryClient
 from libs.client.jobs import JobRequestView, JobView, RunView
 from libs.common.errors import Conflict, GantryError, InvalidInput, NotFound
-from libs.common.jobs import JobSpec, Retry
+from libs.common.jobs import CHRONOS_ASYNC, CHRONOS_NAME, JobSpec, Retry
 from libs.common.spec import Resources
 from tests.cron.checker import Outage
-from tests.cron.workload import draw
+from tests.cron.workload import Drawn, draw
 from tests.e2e.distributed import Distributed
+from tests.matrix.parts import executor, executor_pids
 from tests.soak import witness
 from tests.soak.engines import Engines, Started
-from tests.soak.judge import Asked
+from tests.soak.judge import AGAIN_S, FOUND_S, TRIES, Asked, Death, longest_told_s
+from tests.soak.reporter import Reporter, Word
 
 NETWORK = "web"
 LONGEST_S = 10.0  # a run's process
 KILL_EVERY_S = 60.0
-BACK_S = 90.0  # so long, a new leader may take
-# Not `replace`: what is replaced may be ended before it tells of itself.
-CONCURRENCY = ("forbid", "queue", "allow")
+AFTER_S = 30.0  # so long before the end, nothing is killed any more
+BACK_S = 90.0  # so long, a new leader may take, or a new executor
+CONCURRENCY = ("forbid", "queue", "allow", "replace")
+TOLD_EVERY = 10  # of so many jobs, one is `async`
+UNDER_WAY_S = 0.5  # so long at least, what is under way has yet to run
 POLL_S = 0.1
 PATIENCE_S = 120.0
 PAGE = 50
@@ -55,6 +60,8 @@ class Result:
 
     asked: list[Asked]
     kills: list[Kill]
+    deaths: list[Death] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
     seen: list[witness.Seen] = field(default_factory=list)
     started: list[Started] = field(default_factory=list)
     runs: list[RunView] = field(default_factory=list)
@@ -91,6 +98,10 @@ class Soak:
         gateway = next(vlan.gateway for vlan in layout.vlans if vlan.name == NETWORK)
         self._host, (self._port,) = str(gateway), free_ports(1)
         self.result = Result([], [])
+        self._told: set[str] = set()
+        url, key = layout.url, self._stack.admin_key()
+        self._reporter = Reporter(self._file, url, key, self._told, random.Random(rng.random()))
+        self.result.words = self._reporter.words
 
     async def run(self) -> Result:
         """All of it; the cluster is well again when it ends. Raises what can't be part of a good run."""
@@ -101,8 +112,11 @@ class Soak:
             async with asyncio.TaskGroup() as group:
                 for n in range(self._jobs):
                     at = began + self._rng.random() * self._lasts_s / 3
-                    group.create_task(self._life(f"acme/soak-{n}", at, began))
+                    told = n % TOLD_EVERY == TOLD_EVERY - 1
+                    group.create_task(self._life(f"acme/soak-{n}", at, began, told))
                 group.create_task(self._kill(began))
+                group.create_task(self._kill_executors(began))
+                group.create_task(self._reporter.run(began + self._lasts_s))
                 group.create_task(_until(began + self._lasts_s))
             await self._read_back()
         finally:
@@ -120,26 +134,43 @@ class Soak:
 
     # -- jobs
 
-    async def _life(self, name: str, at: float, began: float) -> None:
+    async def _life(self, name: str, at: float, began: float, told: bool) -> None:
         """A job is put, and some are deleted when their first runs are over."""
-        deleted = self._rng.random() < 0.1
+        deleted = self._rng.random() < 0.1 and not told
         delete_at = began + self._lasts_s * self._rng.uniform(0.5, 0.95)
-        concurrency = self._rng.choice(CONCURRENCY)
-        alone = self._rng.random() < 0.1
+        concurrency = self._rng.choice(
+            [each for each in CONCURRENCY if not (told and each == "replace")]
+        )
+        # What is replaced in its first moments has a container, and no process.
+        alone = self._rng.random() < 0.1 and concurrency != "replace"
         await _until(at)
-        drawn = draw(self._rng, name, time.time())
-        lasts_s = round(self._rng.random() * LONGEST_S, 2)
-        drawn = replace(drawn, count=1 + drawn.count // 5, duration_s=lasts_s)
-        asked = Asked(drawn, concurrency, alone=alone)
+        asked = Asked(self._draw(name, concurrency, told), concurrency, alone=alone, told=told)
         self.result.asked.append(asked)
+        if told:
+            self._told.add(name)
         await self._put(asked)
         if deleted:
             await _until(delete_at)
             await self._delete(asked)
 
+    def _draw(self, name: str, concurrency: str, told: bool) -> Drawn:
+        """Between two targets of a job there is room until its executor's heir has told how the run before ended: none
+        need be left out for that. Where the next one replaces it, some last for longer.
+        """
+        drawn = draw(self._rng, name, time.time())
+        lasts_s = self._rng.random() * LONGEST_S
+        least_s = math.ceil((longest_told_s(lasts_s) if told else lasts_s) + FOUND_S)
+        drawn = replace(drawn, interval_s=max(drawn.interval_s, least_s))
+        if concurrency == "replace":
+            lasts_s = drawn.interval_s * self._rng.uniform(0.4, 1.6)
+        return replace(drawn, count=1 + drawn.count // 5, duration_s=round(lasts_s, 2))
+
     def _spec(self, asked: Asked) -> JobSpec:
         drawn = asked.drawn
+        # With Chronos' name, each try knows its host and the id by which its end is told.
+        labels = {CHRONOS_NAME: drawn.name.partition("/")[2]}
         return JobSpec(
+            labels=labels | ({CHRONOS_ASYNC: "true"} if asked.told else {}),
             schedule=drawn.schedule,
             image=self._image,
             network=NETWORK,
@@ -147,7 +178,7 @@ class Soak:
             resources=Resources(cpus=0.01, mem_mib=16),
             concurrency=asked.concurrency,
             reuse="never" if asked.alone else "shared",
-            retry=Retry(limit=2, delay_s=1.0),
+            retry=Retry(limit=TRIES - 1, delay_s=AGAIN_S),
             stop_grace_s=1.0,
         )
 
@@ -214,6 +245,48 @@ class Soak:
                     if await answers(f"{self._stack.url_of(name)}/readyz"):
                         return name
                 await asyncio.sleep(POLL_S)
+
+    # -- executors
+
+    async def _kill_executors(self, began: float) -> None:
+        """Between the leaders: the supervisor that Mesos knows, of each host in turn."""
+        hosts = itertools.cycle(each.name for each in self._stack.hosts)
+        at = began + KILL_EVERY_S / 2
+        while at < began + self._lasts_s - AFTER_S:
+            await _until(at)
+            await self._kill_executor(next(hosts))
+            at += KILL_EVERY_S
+
+    async def _kill_executor(self, host: str) -> None:
+        """As soon as runs are under way on its host that share containers. Raises TimeoutError: none, or no new one."""
+        async with asyncio.timeout(BACK_S):
+            while not (under_way := self._under_way(host)):
+                await asyncio.sleep(POLL_S)
+        death = Death(host, time.time(), under_way)
+        self.result.deaths.append(death)
+        await executor(self._stack, "executor", host).kill9()
+        async with asyncio.timeout(BACK_S):
+            while not executor_pids(self._stack, "executor", host):
+                await asyncio.sleep(POLL_S)
+        death.back = time.time()
+        took_s = death.back - death.at
+        self._say(
+            f"{host}'s executor killed, {len(under_way)} runs under way; new {took_s:.1f} s later"
+        )
+
+    def _under_way(self, host: str) -> list[str]:
+        """Tokens of those that are in shared containers of a host, and not about to end."""
+        lasts_s = {
+            each.drawn.name: each.drawn.duration_s for each in self.result.asked if not each.alone
+        }
+        least = time.time() + UNDER_WAY_S
+        return [
+            each.token
+            for each in witness.read(self._file.read_text().splitlines())
+            if each.host == host
+            and each.end is None
+            and each.begin + lasts_s.get(each.job, 0.0) > least
+        ]
 
     # -- reading back
 

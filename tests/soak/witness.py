@@ -1,8 +1,9 @@
 """Who is told by the runs themselves that they begin and end: `python -m tests.soak.witness`, in the edge's namespace.
 
-A run's process sends a line `begin <bu>/<job> <token>` before its work and `end …` after it, and waits for the answer
-`seen`; the token is its own, and all of its output. So there is a record of what ran that owes nothing to scheduler,
-executor or engine. It is a file of lines `{"at": Unix seconds, "what": "begin" or "end", "job": …, "token": …}`.
+A run's process sends a line `begin <bu>/<job> <token> <host> <task>` before its work and `end …` after it, or when it
+is told to end, and waits for the answer `seen`; the token is its own, and all of its output. So there is a record of
+what ran that owes nothing to scheduler, executor or engine; but for host and task, which are what Chronos' tries are
+told of themselves. It is a file of lines `{"at": Unix seconds, "what": "begin" or "end", "job": …, "token": …, …}`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import json
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 TALK_S = 10
+_WORDS = ("what", "job", "token", "host", "task")
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,21 @@ class Seen:
     token: str
     begin: float
     end: float | None = None
+    host: str = ""
+    task: str = ""  # Chronos' id of its try
 
 
 def command(host: str, port: int, job: str, lasts_s: float) -> tuple[str, ...]:
-    """What a run does: tell the witness, be busy for so long, tell it again. It fails if nobody answers."""
+    """What a run does: tell the witness, be busy for so long, tell it again. It fails if nobody answers.
+
+    Who is told to end says so, too: in what is under way when another run replaces it, nothing else would.
+    """
     script = (
         "read token < /proc/sys/kernel/random/uuid; echo $token; "
-        f'tell() {{ test "$(echo $1 {job} $token | nc -w {TALK_S} {host} {port})" = seen; }}; '
-        f"tell begin && sleep {lasts_s:.2f} && tell end"
+        f"line='{job} '$token' '$HOST' '$mesos_task_id; "
+        f'tell() {{ test "$(echo $1 $line | nc -w {TALK_S} {host} {port})" = seen; }}; '
+        "trap 'kill $!; wait; tell end; exit 143' TERM; "
+        f"tell begin && {{ sleep {lasts_s:.2f} & wait $!; }} && tell end"
     )
     return "/bin/sh", "-c", script
 
@@ -48,8 +57,9 @@ def read(lines: Iterable[str]) -> list[Seen]:
         if told["what"] == "end":
             ends[told["token"]] = told["at"]
         else:
-            begins.append(Seen(told["job"], told["token"], told["at"]))
-    return [Seen(each.job, each.token, each.begin, ends.get(each.token)) for each in begins]
+            about = {"host": told.get("host", ""), "task": told.get("task", "")}
+            begins.append(Seen(told["job"], told["token"], told["at"], **about))
+    return [replace(each, end=ends.get(each.token)) for each in begins]
 
 
 async def main(host: str, port: int, out: Path) -> None:
@@ -60,9 +70,8 @@ async def main(host: str, port: int, out: Path) -> None:
             try:
                 async with asyncio.timeout(TALK_S):
                     words = (await reader.readline()).decode().split()
-                    if len(words) == 3 and words[0] in ("begin", "end"):
-                        what, job, token = words
-                        told = {"at": time.time(), "what": what, "job": job, "token": token}
+                    if len(words) == len(_WORDS) and words[0] in ("begin", "end"):
+                        told = {"at": time.time(), **dict(zip(_WORDS, words, strict=True))}
                         file.write(json.dumps(told) + "\n")
                         writer.write(b"seen\n")
                         await writer.drain()

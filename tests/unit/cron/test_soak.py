@@ -5,12 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from libs.client.jobs import RunView
 from tests.cron.checker import Outage
 from tests.cron.workload import Drawn
 from tests.soak import engines, witness
 from tests.soak.engines import Started
-from tests.soak.judge import Asked, Judged, Late, judge, late, percentile
+from tests.soak.judge import (
+    FOUND_S,
+    RECOVERY_S,
+    Asked,
+    Death,
+    Judged,
+    Late,
+    judge,
+    late,
+    percentile,
+)
+from tests.soak.reporter import Word
 from tests.soak.witness import Seen
 
 JOB = "acme/soak-1"
@@ -18,6 +31,7 @@ DRAWN = Drawn(JOB, start=1000.0, count=3, interval_s=60, epsilon_s=10, duration_
 ASKED = Asked(DRAWN, "forbid", acknowledged=990.0)
 READ_AT = 2000.0
 RIGHT = (1000.5, 1060.5, 1120.5)
+DEATHS = [Death("h1", 1060.2, [])]
 
 
 def seen(*begins: float) -> list[Seen]:
@@ -81,15 +95,126 @@ def test_a_try_that_nobody_saw_is_told() -> None:
     assert set(judged(seen(*RIGHT), told).faults) == {"unseen"}
 
 
-def test_an_earlier_try_is_that_run_s_and_failed() -> None:
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_second_process_of_a_run_is_a_fault_whatever_is_said_of_the_first(lost: int) -> None:
     processes = seen(*RIGHT)
     processes.insert(0, Seen(JOB, "before", 1000.1, None))
-    told = [view(1000.5, 1000.0, tries=2), *views()[1:]]
-    asked = replace(ASKED, concurrency="allow")  # when the first try ended, nobody knows
-    found = judged(processes, told, asked)
-    assert found.faults == {}
-    failed = {run.id: run.failed for run in found.runs if run.target == 1000.0}
-    assert failed == {"before": True, "t1000.5": False}
+    told = [view(1000.5, 1000.0, tries=2, lost_tries=lost), *views()[1:]]
+    for dead in (False, True):
+        found = judge([ASKED], processes, told, READ_AT, [], deaths=DEATHS if dead else [])
+        assert found.faults.keys() >= {"again", "doubles"}
+
+
+def test_only_a_try_that_was_not_begun_may_be_lost_and_only_with_its_executor() -> None:
+    def found(*deaths: Death, **changes: Any) -> set[str]:
+        told = views()
+        told[1] = view(1060.5, 1060.0, tries=2, **changes)
+        return set(judge([ASKED], seen(*RIGHT), told, READ_AT, [], deaths=deaths).faults)
+
+    assert found(*DEATHS, lost_tries=1) == set()
+    assert found(lost_tries=1) == {"unseen"}
+    assert found(*DEATHS) == {"unseen"}, "it was said to have failed otherwise"
+    assert found(replace(DEATHS[0], at=1100.0), lost_tries=1) == {"unseen"}
+    assert found(*DEATHS, lost_tries=1, state="lost") == {"bad"}
+    assert found(*DEATHS, lost_tries=1, state="failed") == {"bad"}
+
+
+def test_the_death_of_an_executor_excuses_no_time() -> None:
+    late = judge([ASKED], seen(1000.5, 1084.0, 1120.5), _with(1084.0), READ_AT, [], deaths=DEATHS)
+    assert "missing" in late.faults
+    missed = [views()[0], view(0, 1060.0, state="missed", tries=0, output=""), views()[2]]
+    found = judge([ASKED], seen(1000.5, 1120.5), missed, READ_AT, [], deaths=DEATHS)
+    assert set(found.faults) == {"missing"}
+
+
+def _replaced(reason: str = "replaced by run r1060.5", **changes: Any) -> RunView:
+    told = {"state": "killed", "reason": reason, "output": "", "started": 1000.4, "ended": 1060.3}
+    return view(1000.5, 1000.0, **{**told, **changes})
+
+
+REPLACING = replace(ASKED, concurrency="replace")
+
+
+def test_only_the_next_run_of_its_job_replaces_one() -> None:
+    processes = [Seen(JOB, "t1000.5", 1000.5, 1060.2), *seen(*RIGHT[1:])]
+    for asked, right in ((REPLACING, _replaced()), (REPLACING, _replaced(output="t1000.5\n"))):
+        found = judged(processes, [right, *views()[1:]], asked)
+        assert found.faults == {} and found.verdict.met == 3
+    for wrong in ("replaced by run r1000.5", "replaced by run other", "killed by ann", ""):
+        assert set(judged(processes, [_replaced(wrong), *views()[1:]], REPLACING).faults) == {"bad"}
+    # The one that replaces it waits for its end.
+    processes[0] = replace(processes[0], end=1061.0)
+    assert "overlaps" in judged(processes, [_replaced(), *views()[1:]], REPLACING).faults
+
+
+def test_what_is_replaced_before_it_tells_of_itself_meets_nothing() -> None:
+    outage = [Outage(1000.0, 1058.0)]
+    for never in (_replaced(started=1059.0), _replaced(started=None, tries=0)):
+        told = [never, *views()[1:]]
+        assert judged(seen(*RIGHT[1:]), told, REPLACING, outage).faults == {}
+        assert set(judged(seen(*RIGHT[1:]), told, REPLACING).faults) == {"missing"}
+    # It was there for long enough to tell.
+    told = [_replaced(), *views()[1:]]
+    assert "unseen" in judged(seen(*RIGHT[1:]), told, REPLACING, outage).faults
+
+
+TOLD = replace(ASKED, told=True)
+
+
+def _told(
+    second: RunView, *words: Word, processes: list[Seen] | None = None, read_at: float = READ_AT
+) -> set[str]:
+    """The faults of three runs, of which the second is looked at; the others are told well."""
+    others = [Word("t1000.5", 0, 1002.0, 1002.1), Word("t1120.5", 0, 1122.0, 1122.1)]
+    told = [view(1000.5, 1000.0, ended=1002.1, exit_code=0)]
+    told += [second, view(1120.5, 1120.0, ended=1122.1, exit_code=0)]
+    ran = processes or seen(*RIGHT)
+    return set(judge([TOLD], ran, told, read_at, [], words=[*others, *words]).faults)
+
+
+def _second(**changes: Any) -> RunView:
+    return view(1060.5, 1060.0, **{"ended": 1065.1, "exit_code": 0, **changes})
+
+
+def test_it_ends_as_it_is_told() -> None:
+    well = Word("t1060.5", 0, 1065.0, 1065.1)
+    assert _told(_second(), well) == set()
+    assert _told(_second()) == {"untrue"}, "nobody told"
+    assert _told(_second(ended=1062.0), well) == {"untrue"}, "nobody had told yet"
+    assert _told(_second(), replace(well, status=3)) == {"untrue"}
+    assert _told(_second(state="failed", exit_code=3), well) == {"untrue"}
+    assert _told(_second(), replace(well, notes="no run is under way")) == {"unheard"}
+    noted = judge(
+        [TOLD], [], [], READ_AT, [Outage(1064.0, 1065.0)], words=[replace(well, notes="x")]
+    )
+    assert "unheard" not in noted.faults, "its leader died"
+    early = replace(well, asked=1060.6, acknowledged=1060.7)
+    assert _told(_second(ended=1061.6), early) == set(), "its command was at it still"
+
+
+def test_what_is_told_to_have_failed_is_tried_again_and_nothing_else() -> None:
+    ran = [*seen(*RIGHT), *seen(1067.0, 1074.0)]
+    failed = [Word(f"t{at:g}", 3, at + 5, at + 5.1) for at in (1060.5, 1067.0, 1074.0)]
+    last = {"output": "t1074\n", "tries": 3, "ended": 1079.1}
+    assert _told(_second(**last, state="failed", exit_code=3), *failed, processes=ran) == set()
+    well = [*failed[:2], replace(failed[2], status=0)]
+    assert _told(_second(**last), *well, processes=ran) == set()
+    assert "untrue" in _told(_second(**last), *failed, processes=ran)
+    # Another try, though the one before was told to have gone well; and none, though it failed.
+    doubled = [failed[0], replace(failed[1], status=0), well[2]]
+    assert "untrue" in _told(_second(**last), *doubled, processes=ran)
+    assert _told(_second(state="failed", exit_code=3), failed[0]) == {"untrue"}
+
+
+def test_it_goes_on_until_it_is_told_and_no_longer() -> None:
+    running = _second(state="running", ended=None, exit_code=None)
+    well = Word("t1060.5", 0, 1065.0, 1065.1)
+    soon, late = 1065.0 + RECOVERY_S, 1066.0 + RECOVERY_S
+    assert "untrue" not in _told(running, well, read_at=soon)
+    assert "untrue" in _told(running, well, read_at=late)
+    assert "untrue" not in _told(running, read_at=late)
+    # Until then, no other one may begin.
+    assert "overlaps" in _told(running)
 
 
 def test_what_failed_is_a_fault_for_nothing_here_may_fail() -> None:
@@ -126,6 +251,19 @@ def test_what_is_under_way_at_the_end_is_no_fault() -> None:
     assert found.runs[-1].end is None
 
 
+def test_what_did_not_come_to_its_end_has_not_succeeded() -> None:
+    processes = [Seen(JOB, "t1000.5", 1000.5), *seen(*RIGHT[1:])]
+    assert set(judged(processes, views()).faults) == {"cut"}
+
+
+def test_what_was_over_long_ago_must_be_known_to_be() -> None:
+    processes = seen(*RIGHT)
+    running = view(1120.5, 1120.0, state="running", ended=None, output="")
+    for later, faults in ((0.0, set()), (1.0, {"endless"})):
+        read_at = 1121.5 + FOUND_S + later
+        assert set(judge([ASKED], processes, [*views()[:2], running], read_at, []).faults) == faults
+
+
 def test_what_began_while_the_api_was_read_is_judged_by_nobody() -> None:
     processes = [*seen(*RIGHT[:2]), Seen(JOB, "t1120.5", 1120.5, 1121.5)]
     for told in (views(), views()[:2]):
@@ -150,6 +288,10 @@ def test_the_witness_s_file() -> None:
         '{"at": 3.0, "what": "end", "job": "acme/a", "token": "x"}',
     ]
     assert witness.read(lines) == [Seen("acme/a", "x", 1.0, 3.0), Seen("acme/b", "y", 2.0)]
+    begun = (
+        '{"at": 1.0, "what": "begin", "job": "acme/a", "token": "x", "host": "h1", "task": "ct"}'
+    )
+    assert witness.read([begun]) == [Seen("acme/a", "x", 1.0, host="h1", task="ct")]
 
 
 def test_the_engines_events() -> None:
