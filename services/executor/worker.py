@@ -42,6 +42,7 @@ from services.executor.mesos import MesosDriver
 from services.executor.model import Identity
 from services.executor.runs.inits import SocketInits
 from services.executor.service import ExecutorService
+from services.executor.signs import Signs
 from services.executor.supervisor import EXIT_CONFIG
 
 _PR_SET_PDEATHSIG = 1
@@ -62,6 +63,7 @@ def ends_file(config: ExecutorConfig, agent: str) -> Path:
 async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None:
     """Run the service on the real adapters."""
     clock, rng = SystemClock(), system_rng()
+    ids = RngIds(rng)
     agent = config.agent or environment.agent_id
     identity = Identity(config.cluster, agent, run_id(environment))
     log = make_log("executor", level=config.log_level, agent=agent)
@@ -91,7 +93,7 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
         ledger = FileLedger(config.data_dir / config.cluster / "images.json")
         service = ExecutorService(
             driver=MesosDriver(
-                AiohttpTransport(session), environment, clock=clock, rng=rng, ids=RngIds(rng)
+                AiohttpTransport(session), environment, clock=clock, rng=rng, ids=ids
             ),
             engine=engine,
             network=hostd,
@@ -115,10 +117,20 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
             config=config,
             identity=identity,
         )
-        async with TaskGroup() as group:
-            signs = group.create_task(beats.give(os.environ, config.silent_s, clock))
-            await service.run()
-            signs.cancel()
+        of_life = beats.Beats(os.environ, config.silent_s, clock)
+        stack.callback(of_life.close)
+        unheard_s = of_life.unheard_s
+        signs = Signs(peers, identity, ids.short(), unheard_s, clock, os.getppid())
+        try:
+            async with TaskGroup() as group:
+                given = [group.create_task(each) for each in (of_life.give(), signs.give())]
+                await service.run()
+                for each in given:
+                    each.cancel()
+        except asyncio.CancelledError:
+            await signs.take_back()
+            raise
+        await signs.take_back()
 
 
 async def _until_terminated(config: ExecutorConfig, environment: ExecutorEnvironment) -> int:

@@ -15,12 +15,14 @@ from services.hostd.answers import AttachmentView
 from services.hostd.core import link_name
 from services.hostd.doctor import Diagnosis
 from services.hostd.examine import Examiner
+from services.hostd.executors import Sign
 from services.hostd.model import AttachmentSpec, RegistrationSpec
 from services.hostd.ports import LogQuery
 from services.hostd.service import HostdService
 
 NDJSON = "application/x-ndjson"
 ATTACHMENT = "/v1/attachments/{container}/{ifname}"
+EXECUTOR = "/v1/executors/{agent}"
 MAX_TAIL = 100_000
 
 
@@ -52,6 +54,14 @@ def socket_routes(service: HostdService) -> Sequence[Route]:
         Route(
             "GET", "/v1/attempts/{attempt}/delivery", handlers.deliver, Access.HOST,
             "Secrets and registry login of an attempt placed here", response=Delivery,
+        ),
+        Route(
+            "PUT", EXECUTOR, handlers.sign, Access.HOST, "An executor's worker lives",
+            request=Sign, traced=False,
+        ),
+        Route(
+            "DELETE", f"{EXECUTOR}/{{worker}}", handlers.take_back, Access.HOST,
+            "A worker ends in order", traced=False,
         ),
         *read_routes(service, Access.HOST),
     )  # fmt: skip
@@ -117,6 +127,16 @@ class Handlers:
     async def deliver(self, request: Request) -> Response:
         """GET an attempt's values."""
         return reply(await self._service.ports.deliveries.of_attempt(request.params["attempt"]))
+
+    async def sign(self, request: Request) -> Response:
+        """PUT a sign of life."""
+        self._service.executors.sign(request.params["agent"], request.parse(Sign))
+        return reply({})
+
+    async def take_back(self, request: Request) -> Response:
+        """DELETE a worker."""
+        self._service.executors.take_back(request.params["agent"], request.params["worker"])
+        return reply({})
 
     async def list(self, _request: Request) -> Response:
         """GET all attachments."""

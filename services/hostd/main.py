@@ -166,7 +166,14 @@ def _standard_routes(service: HostdService, access: Access) -> Sequence[Route]:
         # What a CNI caller may ask does without the engine; nothing of ours starts without it.
         reason = service.not_ready() or service.pulse.missing
         status = "not ready" if reason else "ready"
-        content = {"service": "hostd", "status": status, "reason": reason}
+        content = {
+            "service": "hostd",
+            "status": status,
+            "reason": reason,
+            # Not its own work, but whoever asks for that wants to know.
+            "executor_silent": service.executors.silent,
+            "executor_restarted": service.executors.restarted,
+        }
         return reply(content, 503 if reason else 200)
 
     async def metrics(_request: Request) -> Response:

@@ -24,6 +24,7 @@ from services.hostd import core
 from services.hostd.addressing import Addressing
 from services.hostd.answers import AttachmentView, view_of
 from services.hostd.disks import Disks
+from services.hostd.executors import Executors
 from services.hostd.model import (
     CONTAINER,
     IFNAME,
@@ -86,6 +87,7 @@ class HostdService:
         self.wiring = Wiring(owner, self.table, ports, clock, telemetry, batch=settings.batch)
         self.parking = Parking(self)
         self.pulse = Pulse(ports, settings.watch_s, clock, telemetry.log)
+        self.executors = Executors(settings.executor_silent_s, clock, telemetry.log)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -106,6 +108,7 @@ class HostdService:
                 self.parking.run(),
                 self._probes.run(),
                 self.pulse.run(),
+                self.executors.run(),
                 *sweeper.jobs(),
             )
             tasks = [group.create_task(job) for job in jobs]

@@ -49,6 +49,12 @@ class HostdConfig(BaseModel):
     )
     reconcile_s: float = Field(30.0, gt=0)
     watch_s: float = Field(5.0, gt=0)
+    executor_silent_s: float = Field(
+        15.0,
+        ge=5,
+        le=600,
+        description="an executor that gives no sign of life for so long is told of",
+    )
     orphan_grace_s: float = Field(
         60.0, ge=0, description="how long an attachment stays whose container is gone"
     )

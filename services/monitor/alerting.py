@@ -51,18 +51,20 @@ class Alerting:
                 return
         raise Conflict(f"alert {fresh.id}: lost {TRIES} races")
 
-    async def tell(self, fresh: Alert, holds: bool, summary: str) -> None:
-        """As `set`; while the store takes nothing, what holds is mailed once at least."""
+    async def tell(self, fresh: Alert, holds: bool, summary: str) -> bool:
+        """As `set`; while the store takes nothing, what holds is mailed once at least. True: it is kept."""
         try:
             await self.set(fresh, holds, summary)
             if fresh.id in self._unkept:
                 if not holds:  # the store never knew: nobody else would say that it is over
                     await self._notifier.tell(replace(fresh, since=self._rt.clock.now()))
                 del self._unkept[fresh.id]
+            return True
         except (Unavailable, Conflict) as error:
             self._log.warning("can't keep an alert", alert=fresh.id, holds=holds, error=str(error))
             if holds and fresh.id not in self._unkept:
                 await self._mail_at_least(replace(fresh, firing=True, summary=summary))
+            return False
 
     async def _mail_at_least(self, alert: Alert) -> None:
         """The store takes nothing, as on a full disk: people are told once all the same."""

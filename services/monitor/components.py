@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -159,22 +160,32 @@ async def low_disks(
     return found
 
 
-def host_probes(client: ServiceClient, nodes: Iterable[Node]) -> dict[str, Probe]:
-    """hostd of each host that is up: it says whether switch and engine answer."""
+def host_probes(
+    client: ServiceClient, nodes: Iterable[Node], heard: dict[str, Mapping[str, Any]]
+) -> dict[str, Probe]:
+    """hostd of each host that is up: it says whether switch and engine answer. All that it says is put into `heard`."""
     found = {}
     for node in nodes:
         url = node.attributes.get("hostd", "")
         if url:
-            found[core.host_component(node.hostname)] = _answers(client, url, "/readyz")
+            hear = partial(heard.__setitem__, node.hostname)
+            found[core.host_component(node.hostname)] = _answers(client, url, "/readyz", hear)
     return found
 
 
-def _answers(client: ServiceClient, url: str, path: str) -> Probe:
+def _answers(
+    client: ServiceClient,
+    url: str,
+    path: str,
+    hear: Callable[[Mapping[str, Any]], None] = lambda _said: None,
+) -> Probe:
     async def probe() -> str:
         answer = await client.call(url.strip(), "GET", path, headers=_NOBODY, timeout_s=60.0)
+        said = _said(answer)
+        hear(said)
         if answer.status == 200:
             return ""
-        return str(_said(answer).get("reason") or f"status {answer.status}")[:MAX_REASON]
+        return str(said.get("reason") or f"status {answer.status}")[:MAX_REASON]
 
     return probe
 

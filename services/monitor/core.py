@@ -21,6 +21,8 @@ CONSUMER_LAG = "consumer-lag"
 DISK_LOW = "disk-low"
 POOL_LOW = "pool-low"
 JOB_FAILING = "job-failing"
+EXECUTOR_SILENT = "executor-silent"
+EXECUTOR_RESTARTED = "executor-restarted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +117,28 @@ def disk_alert(host: str) -> Alert:
 
 def host_alerts(host: str) -> tuple[Alert, ...]:
     """Those that are nobody's any more when a host is gone for good."""
-    return component_alert(host_component(host)), disk_alert(host)
+    return component_alert(host_component(host)), disk_alert(host), *executor_alerts(host)
 
 
 def host_component(host: str) -> str:
     """The name of a host's hostd among the components."""
     return f"host@{host}"
+
+
+def executor_alerts(host: str) -> tuple[Alert, Alert]:
+    """That a host's executor stands still, and that it was started anew, before they ever fired."""
+    labels = {"hostname": host}
+    return (
+        Alert(f"{EXECUTOR_SILENT}:{host}", EXECUTOR_SILENT, "critical", labels),
+        Alert(f"{EXECUTOR_RESTARTED}:{host}", EXECUTOR_RESTARTED, "warning", labels),
+    )
+
+
+def of_executor(host: str, said: Mapping[str, Any]) -> list[tuple[Alert, str]]:
+    """The alerts of a host's executor and why each holds, "" if it doesn't; none where hostd says nothing of it."""
+    words = (said.get("executor_silent"), said.get("executor_restarted"))
+    alerts = zip(executor_alerts(host), words, strict=True)
+    return [(alert, why) for alert, why in alerts if isinstance(why, str)]
 
 
 def pool_alert(place: str) -> Alert:

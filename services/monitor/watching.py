@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from libs.common.disk import Space
 from libs.common.errors import Conflict, GantryError, Unavailable
@@ -13,7 +14,15 @@ from libs.common.runtime import Runtime
 from libs.common.waiting import TaskGroup, lasting
 from services.monitor import core, jobs, pools
 from services.monitor.alerting import Alerting
-from services.monitor.components import Watch, ask, host_probes, lags, low_disks, open_probes
+from services.monitor.components import (
+    MAX_REASON,
+    Watch,
+    ask,
+    host_probes,
+    lags,
+    low_disks,
+    open_probes,
+)
 from services.monitor.mesos import Operator
 from services.monitor.model import MonitorConfig, Node
 
@@ -41,6 +50,7 @@ class Watching:
         self._operator = operator
         self._measure = measure
         self._hosts = hosts
+        self._executors: dict[str, bool] = {}  # alerts about them, as they are kept
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -60,7 +70,8 @@ class Watching:
         opened = open_probes(self._rt, config, self._store, self._operator)
         async with opened as probes:
             while True:
-                asked = {**probes, **host_probes(self._rt.peers, self._hosts())}
+                heard: dict[str, Mapping[str, Any]] = {}
+                asked = {**probes, **host_probes(self._rt.peers, self._hosts(), heard)}
                 reasons = await asyncio.gather(
                     *(ask(probe, config.probe_timeout_s) for probe in asked.values())
                 )
@@ -68,12 +79,24 @@ class Watching:
                     down = watch.judge(name, reason)
                     if down is not None:
                         await self._tell_component(name, down, reason)
+                await self._tell_executors(heard)
                 await self._beat()
                 await self._rt.clock.sleep(config.probe_s)
 
     async def _tell_component(self, name: str, down: bool, reason: str) -> None:
         summary = f"{name} does not do its work: {reason}"
         await self._alerting.tell(core.component_alert(name), down, summary)
+
+    async def _tell_executors(self, heard: Mapping[str, Mapping[str, Any]]) -> None:
+        """Of many hosts hardly one says anything new: only that is looked up in the store."""
+        kept: dict[str, bool] = {}
+        for host, said in sorted(heard.items()):
+            for alert, why in core.of_executor(host, said):
+                holds, summary = bool(why), f"{host}: {why[:MAX_REASON]}"
+                known = self._executors.get(alert.id) == holds
+                if known or await self._alerting.tell(alert, holds, summary):
+                    kept[alert.id] = holds
+        self._executors = kept
 
     async def _beat(self) -> None:
         """Somebody watches; that nobody did for long is worth an alert, which is over at once."""

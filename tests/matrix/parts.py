@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from infra.local.distributed import DistributedStack, Part
@@ -23,26 +24,48 @@ SEVERING = ("ovs", "vswitchd")
 """Without the switch nobody reaches anybody: a userspace datapath goes with its process."""
 UNREACHED = ("agent",)
 """Without which Mesos can't reach HOST."""
-TOLD: Mapping[str, tuple[str, float]] = {
-    "kafka": ("component-down:bus", 10.0),
-    "mongo": ("monitoring-blind", 15.0),
-    "zookeeper": ("component-down:zookeeper", 20.0),
-    "registry": ("component-down:registry", 10.0),
-    "smtp": ("component-down:smtp", 12.0),
-    "mesos-master": ("component-down:mesos", 12.0),
-    "agent": ("node-lost:", 25.0),
-    "engine": ("component-down:host@h1", 20.0),
-    "ovs": ("component-down:host@", 20.0),
-    "vswitchd": ("component-down:host@", 20.0),
-    "hostd": ("component-down:host@h1", 12.0),
+
+
+@dataclass(frozen=True)
+class Told:
+    """How the alert begins that is raised or mailed when a part is away for longer than so many seconds."""
+
+    begins: str
+    after_s: float
+    kinds: tuple[str, ...] = ("stop", "pause")
+
+    def due(self, kind: str, outage_s: float) -> bool:
+        """Was an outage of this kind that long."""
+        return kind in self.kinds and outage_s >= self.after_s
+
+
+TOLD: Mapping[str, tuple[Told, ...]] = {
+    "kafka": (Told("component-down:bus", 10.0),),
+    "mongo": (Told("monitoring-blind", 15.0),),
+    "zookeeper": (Told("component-down:zookeeper", 20.0),),
+    "registry": (Told("component-down:registry", 10.0),),
+    "smtp": (Told("component-down:smtp", 12.0),),
+    "mesos-master": (Told("component-down:mesos", 12.0),),
+    "agent": (Told("node-lost:", 25.0),),
+    "engine": (Told("component-down:host@h1", 20.0),),
+    "ovs": (Told("component-down:host@", 20.0),),
+    "vswitchd": (Told("component-down:host@", 20.0),),
+    "hostd": (Told("component-down:host@h1", 12.0),),
     **{
-        name: (f"component-down:{name}@", 12.0)
+        name: (Told(f"component-down:{name}@", 12.0),)
         for name in ("gateway", "deployer", "ipam", "scheduler")
     },
-    "monitor": ("component-down:monitor@", 22.0),  # by the other one, when it leads
+    "monitor": (Told("component-down:monitor@", 22.0),),  # by the other one, when it leads
+    # What ends in order is nobody's loss: Mesos, or the supervisor, starts the next one.
+    **{
+        name: (
+            Told("executor-silent:h1", 22.0, ("pause",)),
+            Told("executor-restarted:h1", 0.0, ("kill9",)),
+        )
+        for name in ("executor", "worker")
+    },
 }
-"""How the alert begins that is raised or mailed when a part is away for longer than so many seconds. Executor and
-worker are started anew at once."""
+"""Of each part, what there is to be told."""
 MONITOR: Mapping[str, float] = {"probe_s": 1.0, "blind_after_s": 10.0}
 """What the monitor is set to for that, beside its defaults."""
 

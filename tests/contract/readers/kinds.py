@@ -30,6 +30,7 @@ from services.executor.hostd import HostdClient
 from services.executor.model import Attempt, AttemptId
 from services.gateway.chronos.telling import Entry
 from services.hostd import model as hostd
+from services.hostd.executors import Sign
 from services.hostd.state import ATTACHMENT, RELEASE, open_state
 from services.scheduler import updates
 
@@ -142,6 +143,10 @@ def _job(data: bytes) -> BaseModel:
     return Entry.of(view, {}).spec
 
 
+def _sign(data: bytes) -> BaseModel:
+    return Sign.model_validate_json(data)
+
+
 KINDS = (
     Kind("task", TaskPayload, _task),  # scheduler → executor
     Kind("report", TaskReport, _report),  # executor → scheduler
@@ -150,6 +155,7 @@ KINDS = (
     Kind("journal", Attempt, _journal),  # executor → its successor
     Kind("attachment", hostd.Attachment, _state(ATTACHMENT)),  # hostd → its successor
     Kind("release", hostd.PendingRelease, _state(RELEASE)),  # hostd → its successor
+    Kind("sign", Sign, _sign),  # executor → hostd
     Kind("delivery", Delivery, _delivery),  # deployer → hostd → executor
     Kind("run_needs", delivery._Run, _needs),  # scheduler → deployer
     Kind("job", JobSpec, _job),  # scheduler → gateway, for Chronos' API

@@ -20,7 +20,7 @@ from tests.simulation.jobs.ledger import Ledger, Loss
 from tests.simulation.loop import EPOCH_S
 
 LOOK_S = 0.5
-HOLD_UP = ("REVIVE", "ACCEPT")
+HOLD_UP = ("REVIVE", "ACCEPT", "DECLINE")
 
 
 @dataclass
@@ -82,8 +82,8 @@ class Observer:
         return [*sick, *unanswered]
 
     def unheard(self) -> list[Outage]:
-        """When a scheduler asked for offers, and Mesos did not hear of that; or waited for a launch's answer, as
-        launches go one after the other.
+        """When a scheduler waited for the answer to a launch, or to a wish for offers: either goes after its like, and
+        Mesos may not have heard of it.
         """
         return [_span(*when) for call, *when in self.cloud.mesos.unanswered if call in HOLD_UP]
 

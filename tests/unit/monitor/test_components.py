@@ -68,7 +68,7 @@ async def test_hosts_say_themselves_what_they_lack() -> None:
     client = Hosts({"http://h1:1": reply({"reason": ""}), "http://h2:1": bad})
     client.strangers = ("http://h1:1", "http://h2:1", "http://h3:1")
     nodes = [Node(f"a{n}", f"h{n}", attributes={"hostd": f"http://h{n}:1"}) for n in (1, 2, 3)]
-    probes = host_probes(client, [*nodes, Node("a4", "h4")])
+    probes = host_probes(client, [*nodes, Node("a4", "h4")], {})
     reasons = {name: await ask(probe, 1.0) for name, probe in probes.items()}
     assert reasons == {
         "host@h1": "",
@@ -83,7 +83,7 @@ async def test_whatever_listens_there_ends_nobody(body: bytes) -> None:
     url = "http://h1:1"
     client = Hosts({url: Response(503, body, {}, "application/json")}, strangers=(url,))
     nodes = [Node("a1", "h1", attributes={"hostd": url})]
-    (probe,) = host_probes(client, nodes).values()
+    (probe,) = host_probes(client, nodes, {}).values()
     assert await ask(probe, 1.0) == "status 503"
     client.answers[url] = Response(200, body, {}, "application/json")
     assert await low_disks(client, nodes, 1.0) == {}
