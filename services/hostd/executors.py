@@ -71,6 +71,8 @@ class Executors:
             self._ends.append((self._clock.monotonic(), f"the {who} of {agent}"))
             self._over.append(before.sign.worker)
             self._log.warning("an executor was started anew", agent=agent, ended=who)
+        if before is None:
+            self._log.info("an executor lives", agent=agent, run=sign.run)
         if before is None and len(self._heard) >= MOST:
             del self._heard[next(iter(self._heard))]  # the one that was heard of least lately
         self._heard[agent] = _Heard(sign)

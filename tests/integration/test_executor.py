@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from infra.provision import Server
 from infra.provision.process import free_ports
 from libs.common.spec import HealthCheck, Resources
-from tests.integration.executor_host import SUPERVISOR, WORKER, Cloud, open_cloud
+from tests.integration.executor_host import AGENT, SUPERVISOR, WORKER, Cloud, open_cloud
 from tests.integration.hostd_host import PORT, Host
 
 HOST_INODE = Path("/proc/self/ns/net").stat().st_ino
@@ -226,6 +227,37 @@ async def test_a_worker_that_stands_still_is_replaced_and_what_ended_meanwhile_i
         ends = {each["uuid"]: each["state"] for each in cloud.of("a.1")}
         assert list(ends.values()).count("TASK_FINISHED") == 1
         assert cloud.failures == []
+
+
+async def test_hostd_tells_of_a_worker_that_was_killed_and_of_none_that_ended_in_order(
+    cloud: Cloud,
+) -> None:
+    await cloud.launch("a.1")
+    await cloud.reaches("a.1", "TASK_RUNNING")
+    log = cloud.host.home / "hostd.log"
+
+    async def told() -> str:
+        answer = await cloud.host.call("GET", "/readyz")
+        assert not answer["executor_silent"]
+        return str(answer["executor_restarted"])
+
+    def begun() -> int:
+        return log.read_text().count("an executor lives")
+
+    await cloud.until(lambda: begun() == 1, "hostd has heard of no worker")
+    os.kill(cloud.pid_of(WORKER), signal.SIGTERM)
+    await cloud.until(lambda: begun() == 2, "the worker did not take itself back")
+    assert await told() == ""
+    await cloud.kill9(WORKER)
+    await cloud.host.until(lambda: _holds(told), "that it was killed is not told")
+    assert await told() == (
+        f"the worker of {AGENT} had ended without being asked to and was started anew"
+    )
+    assert cloud.failures == []
+
+
+async def _holds(told: Callable[[], Awaitable[str]]) -> bool:
+    return bool(await told())
 
 
 async def test_what_ends_while_no_worker_looks_is_told(cloud: Cloud) -> None:
