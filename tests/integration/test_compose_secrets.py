@@ -34,7 +34,7 @@ READERS: Mapping[str, tuple[Path, tuple[str, ...]]] = {
     "gateway-1": (CONTROL_FILE, ("cluster_secret", "agent_credential")),
     "scheduler-2": (CONTROL_FILE, ("cluster_secret", "mesos_secret", "zookeeper_secret")),
     "ipam-1": (CONTROL_FILE, ("cluster_secret",)),
-    "mesos-master": (CONTROL_FILE, ("mesos_credentials",)),
+    "mesos-master-2": (CONTROL_FILE, ("mesos_credentials",)),
     "registry": (CONTROL_FILE, ("registry_htpasswd",)),
     "hostd": (HOST_FILE, ("host_key",)),
     "mesos-agent": (HOST_FILE, ("agent_credential", "executor_secret")),

@@ -48,6 +48,8 @@ MODELS: Mapping[str, type[BaseModel]] = {
 }
 PRIVILEGED = {"hostd", "mesos-agent"}
 ONE_SHOT = {"install"}
+SERVERS = {"kafka": 9092, "mongo": 27017, "mesos-master": 5050, "zookeeper": 2181}
+MASTERS = 3
 Parsed = dict[str, Any]
 
 
@@ -195,13 +197,52 @@ def wrong_servers(parsed: Parsed) -> Iterator[str]:
         voters = electing.split(",") if hasattr(section, "leader_lease_s") else []
         for server in (*bootstrap, store, *getattr(section, "masters", ()), *voters):
             host, _, port = server.rpartition(":")
-            wanted = {"kafka": 9092, "mongo": 27017, "mesos-master": 5050, "zookeeper": 2181}.get(
-                host
-            )
-            if host not in parsed["services"] or int(port) != wanted:
+            if host not in parsed["services"] or int(port) != SERVERS.get(service_of(host)):
                 yield f"{name}: no server {server}"
     if len(shared) != 1:
         yield f"services don't agree: {sorted(map(str, shared))}"
+
+
+def masters(parsed: Parsed) -> dict[str, Parsed]:
+    """The containers of Mesos masters."""
+    services: dict[str, Parsed] = parsed["services"]
+    return {name: each for name, each in services.items() if service_of(name) == "mesos-master"}
+
+
+def wrong_masters(parsed: Parsed) -> Iterator[str]:
+    """One of them may be away: a majority of logs, one for each, and all are known to who asks them."""
+    there, logs, elections = masters(parsed), set[str](), set[str]()
+    if len(there) < MASTERS:
+        yield f"mesos-master: {len(there)}, and with one of them away nobody leads"
+    for name, service in there.items():
+        told = environment(service)
+        if told.get("MESOS_QUORUM") != str(len(there) // 2 + 1):
+            yield f"{name}: {told.get('MESOS_QUORUM')} of {len(there)} are no majority"
+        log = named_volume(service, told["MESOS_WORK_DIR"])
+        if told.get("MESOS_REGISTRY") != "replicated_log" or not log or log in logs:
+            yield f"{name}: has no replica of the log to itself"
+        logs.add(log)
+        elections.add(told.get("MESOS_ZK", ""))
+        asked = urlsplit(told.get("MESOS_ZK", ""))
+        if asked.scheme != "zk" or asked.netloc != "zookeeper:2181":
+            yield f"{name}: is elected by nobody"
+        opened = {(ip, str(port)) for port, (ip, to) in published(service).items() if to == 5050}
+        for host in ("MESOS_ADVERTISE_IP", "MESOS_HOSTNAME"):
+            said = (told.get(host, ""), told.get("MESOS_ADVERTISE_PORT", ""))
+            if said not in opened:
+                yield f"{name}: says that it is at {':'.join(said)}, where it is not"
+    if len(elections) > 1:
+        yield f"the masters elect a leader each in their own way: {sorted(elections)}"
+    for name, service in ours(parsed).items():
+        known = getattr(settings(name, service)[1], "masters", None)
+        if known is not None and sorted(known) != sorted(f"{each}:5050" for each in there):
+            yield f"{name}: knows the masters {', '.join(known)}"
+
+
+def named_volume(service: Parsed, inside: str) -> str:
+    """The volume that is mounted there; "" when none is."""
+    named = (each.split(":") for each in service.get("volumes", ()) if isinstance(each, str))
+    return next((name for name, there, *_ in named if there == inside and "/" not in name), "")
 
 
 def wrong_peers(parsed: Parsed) -> Iterator[str]:

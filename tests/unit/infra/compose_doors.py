@@ -22,6 +22,7 @@ from tests.unit.infra.compose import (
     Parsed,
     addresses,
     environment,
+    masters,
     mounted,
     ours,
     published,
@@ -30,6 +31,7 @@ from tests.unit.infra.compose import (
     wrong_confinement,
     wrong_health,
     wrong_images,
+    wrong_masters,
     wrong_peers,
     wrong_replicas,
     wrong_servers,
@@ -146,10 +148,9 @@ def _wrong_files(name: str, service: Parsed) -> Iterator[str]:
 
 def wrong_locks(parsed: Parsed) -> Iterator[str]:
     """Servers of others that hosts or people reach ask for a password."""
-    for name in parsed["services"].keys() & _LOCKS.keys():
-        service = parsed["services"][name]
+    for name, service in parsed["services"].items():
         variables, secrets = environment(service), secrets_of(service)
-        for variable, wanted in _LOCKS[name].items():
+        for variable, wanted in _LOCKS.get(service_of(name), {}).items():
             value = variables.get(variable, "")
             if wanted == _MOUNTED and value not in secrets:
                 yield f"{name}: {variable} is {value!r}, and not {wanted}"
@@ -181,8 +182,9 @@ def wrong_neighbours(host: Parsed, control: Parsed) -> Iterator[str]:
         yield f"mesos-agent: no attribute says that hostd listens at {hostd.listen}"
     if agent["MESOS_HOSTNAME"] != hostd.host:
         yield f"mesos-agent: is {agent['MESOS_HOSTNAME']}, and hostd {hostd.host}"
-    asked = f"zk://{CONTROL}:2181/mesos"
-    if agent["MESOS_MASTER"] != asked or 2181 not in published(control["services"]["zookeeper"]):
+    path = {urlsplit(environment(each)["MESOS_ZK"]).path for each in masters(control).values()}
+    asked = [f"zk://{CONTROL}:2181{each}" for each in path]
+    if [agent["MESOS_MASTER"]] != asked or 2181 not in published(control["services"]["zookeeper"]):
         yield f"mesos-agent: asks {agent['MESOS_MASTER']} for the master"
 
 
@@ -224,4 +226,4 @@ ON_HOSTS = (
     wrong_exposure,
     wrong_health,
 )
-CONTROL_PLANE = (*ON_HOSTS, wrong_servers, wrong_peers, wrong_replicas)
+CONTROL_PLANE = (*ON_HOSTS, wrong_servers, wrong_masters, wrong_peers, wrong_replicas)

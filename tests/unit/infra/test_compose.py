@@ -82,7 +82,8 @@ def test_who_calls_whom_is_on_a_network_with_it() -> None:
         for other in (*peers, "kafka", "mongo"):
             assert meet(name, other), (name, other)
         if compose.service_of(name) in ("scheduler", "monitor"):
-            assert meet(name, "mesos-master") and meet(name, "zookeeper")
+            for other in (*compose.masters(control()), "zookeeper"):
+                assert meet(name, other), (name, other)
 
 
 def test_mesos_lets_in_whom_the_services_say_they_are() -> None:

@@ -229,20 +229,56 @@ MISTAKES: dict[str, tuple[str, Callable[[Parsed], None]]] = {
         _env("gateway-1", "GANTRY_GATEWAY__AGENT_CREDENTIAL_FILE", "null"),
     ),
     "a master that asks nobody": (
-        "mesos-master: MESOS_AUTHENTICATE_FRAMEWORKS is ''",
-        _unset_all("MESOS_AUTHENTICATE_", "mesos-master"),
+        "mesos-master-2: MESOS_AUTHENTICATE_FRAMEWORKS is ''",
+        _unset_all("MESOS_AUTHENTICATE_", "mesos-master-2"),
     ),
     "a master whose API is open": (
         "MESOS_AUTHENTICATE_HTTP_READWRITE is 'false'",
-        _env("mesos-master", "MESOS_AUTHENTICATE_HTTP_READWRITE", "false"),
+        _env("mesos-master-3", "MESOS_AUTHENTICATE_HTTP_READWRITE", "false"),
     ),
     "a master without access lists": (
         "MESOS_ACLS is ''",
-        _unset("MESOS_ACLS", "mesos-master"),
+        _unset("MESOS_ACLS", "mesos-master-2"),
     ),
     "a master that knows nobody": (
         "MESOS_CREDENTIALS is '', and not a mounted secret",
-        _unset("MESOS_CREDENTIALS", "mesos-master"),
+        _unset("MESOS_CREDENTIALS", "mesos-master-2"),
+    ),
+    "a master that is missing": (
+        "mesos-master: 2, and with one of them away nobody leads",
+        lambda parsed: parsed["services"].pop("mesos-master-3"),
+    ),
+    "a master that counts on itself alone": (
+        "mesos-master-2: 1 of 3 are no majority",
+        _env("mesos-master-2", "MESOS_QUORUM", "1"),
+    ),
+    "masters that share a log": (
+        "mesos-master-3: has no replica of the log to itself",
+        _put("mesos-master-3", "volumes", value=["mesos-master-1:/var/lib/mesos:rw"]),
+    ),
+    "a master whose log goes with its container": (
+        "mesos-master-1: has no replica of the log to itself",
+        _put("mesos-master-1", "volumes", value=[]),
+    ),
+    "a master that takes itself for the leader": (
+        "mesos-master-2: is elected by nobody",
+        _unset("MESOS_ZK", "mesos-master-2"),
+    ),
+    "a master of another election": (
+        "the masters elect a leader each in their own way",
+        _env("mesos-master-2", "MESOS_ZK", "zk://zookeeper:2181/other"),
+    ),
+    "a master that says it is where another one is": (
+        "mesos-master-2: says that it is at 192.0.2.10:5050, where it is not",
+        _env("mesos-master-2", "MESOS_ADVERTISE_PORT", "5050"),
+    ),
+    "a master that sends its askers nowhere": (
+        "mesos-master-3: says that it is at mesos-master-3:5053, where it is not",
+        _env("mesos-master-3", "MESOS_HOSTNAME", "mesos-master-3"),
+    ),
+    "a scheduler that knows one master of three": (
+        "scheduler-1: knows the masters mesos-master-1:5050",
+        _env("scheduler-1", "GANTRY_SCHEDULER__MASTERS", '["mesos-master-1:5050"]'),
     ),
     "a registry for everybody": (
         "registry: REGISTRY_AUTH is ''",
