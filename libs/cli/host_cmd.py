@@ -24,7 +24,7 @@ from libs.common.errors import InvalidInput
 from libs.common.problems import invalid
 
 host = typer.Typer(help="Hosts: enrolment, keys, removal.", no_args_is_help=True)
-SECRETS = Path("/etc/gantry/secrets")
+SECRETS = Path("/etc/gantry/secrets/host")
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_TOKEN_BYTES = 1000
 

@@ -24,6 +24,7 @@ from tests.compose.doors import loose_logins, open_doors
 
 REPOSITORY = Path(__file__).parents[2]
 SECRETS = Path("/etc/gantry/secrets")
+OF_HOST = SECRETS / "host"
 CONTROL, HOST = "10.98.0.1", "10.98.0.2"
 HOST_NAME = "host-1"
 ENVIRONMENT = {
@@ -53,7 +54,7 @@ ON_HOST = (
 )
 AT_HOST = (
     *("docker", "run", "--rm", "-i", "--user", "0:0", "--network", "host"),
-    *("--volume", f"{SECRETS}:{SECRETS}", "gantry:0.1.0"),
+    *("--volume", f"{OF_HOST}:{OF_HOST}", "gantry:0.1.0"),
 )
 
 
@@ -163,6 +164,10 @@ async def host(
     engine = await start_engine()  # so that it knows the runtime
     run(*ON_HOST, "up", "-d", timeout_s=READY_S)
     await all_healthy("gantry-host", 2)
+    for each in ("hostd", "mesos-agent"):  # this machine has the cluster's, too
+        seen = run(*ON_HOST, "exec", "-T", each, "ls", "-A", str(SECRETS)).split()
+        if seen != [OF_HOST.name]:
+            raise TrialFailed(f"{each} has {', '.join(seen)} among its secrets")
     await until("the host among the nodes", lambda: joined(client))
     say("the host has joined")
     return engine
@@ -199,7 +204,7 @@ async def closed_doors() -> None:
 
 async def rotation(key_file: Path) -> None:
     """The cluster's secret and the host's keys are replaced as docs/secrets.md says, and nothing is started anew."""
-    secret, mine = place(SECRETS, "cluster_secret"), HostFiles(SECRETS).host_key
+    secret, mine = place(SECRETS, "cluster_secret"), HostFiles(OF_HOST).host_key
     there = run("docker", "ps", "--format", "{{.Image}} {{.Names}}").splitlines()
     names = sorted(line.split()[1] for line in there if line.startswith("gantry:0.1.0 "))
     started = ("docker", "inspect", "--format", "{{.State.StartedAt}}", *names)

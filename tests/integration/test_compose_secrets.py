@@ -23,8 +23,7 @@ from infra.compose import credentials
 from infra.images.build import SAMPLES, build_images
 from infra.provision import Server
 from infra.provision.scripts import registry_server
-from libs.client.hostfiles import HostFiles
-from libs.client.hosts import AgentCredential
+from libs.cli.host_cmd import SECRETS
 from libs.common.keys import prepend_secret, write_private
 from tests.unit.infra import compose
 from tests.unit.infra.compose import CONTROL_FILE, HOST_FILE
@@ -102,21 +101,23 @@ async def test_a_replaced_secret_is_seen_inside(
     name: str, docker_engine: Server, image: str, tmp_path: Path
 ) -> None:
     file, wanted = READERS[name]
-    credentials.make_cluster(tmp_path)
+    secrets = tmp_path
+    credentials.make_cluster(secrets)
     if file == HOST_FILE:
-        HostFiles(tmp_path).put((b"k" * 32,), AgentCredential(principal="agent", secret="s"))
-    service = service_of(name, tmp_path)
+        secrets = tmp_path / SECRETS.name
+        credentials.make_host(tmp_path, "host-1", secrets)
+    service = service_of(name, secrets)
     places = {
         Path(target) if each == source else Path(target, each.name): each
         for target, source in compose.mounted(service).items()
-        if source == tmp_path or tmp_path in source.parents
+        if source == secrets or secrets in source.parents
         for each in ((source,) if source.is_file() else source.iterdir())
         if each.name in wanted
     }
     assert {each.name for each in places} == set(wanted)
     async with (
         aiodocker.Docker(url=docker_engine.url) as docker,
-        container(docker, image, service, tmp_path) as box,
+        container(docker, image, service, secrets) as box,
     ):
         for inside, outside in places.items():
             assert await read(box, str(inside)) == outside.read_text()

@@ -76,11 +76,14 @@ _SECRET_NAME = re.compile(
 )
 
 
+CLUSTERS = SECRETS.parent  # where the guide has the cluster's made
+
+
 def kept() -> set[Path]:
     """The secret files that there are on a control machine and on a host; kafka_keystore is for who opens that door."""
     host = HostFiles(SECRETS)
     on_hosts = {host.host_key, host.agent_credential, host.agent_http_credentials}
-    on_control = {credentials.place(SECRETS, name) for name in credentials.PLACES}
+    on_control = {credentials.place(CLUSTERS, name) for name in credentials.PLACES}
     return {*on_hosts, host.executor_secret, *on_control}
 
 
@@ -99,6 +102,7 @@ def wrong_secrets(parsed: Parsed) -> Iterator[str]:
     for name, service in parsed["services"].items():
         given = secrets_of(service)
         yield from _frozen(name, service)
+        yield from _too_much(name, service)
         mine = name in ours(parsed)
         told = " ".join([*environment(service).values(), *(_told(name, service) if mine else ())])
         for variable, value in environment(service).items():
@@ -122,6 +126,18 @@ def _frozen(name: str, service: Parsed) -> Iterator[str]:
     for source in mounted(service).values():
         if source in kept():
             yield f"{name}: {source} is a single file, which nobody can replace"
+
+
+def _too_much(name: str, service: Parsed) -> Iterator[str]:
+    """Mounts with directories of secrets below them, but for those that something empty is put over."""
+    hidden = {Path(each) for each in service.get("tmpfs", ())}
+    for inside, source in mounted(service).items():
+        for directory in sorted({file.parent for file in kept()}):
+            if source not in directory.parents:
+                continue
+            there = Path(inside, directory.relative_to(source))
+            if not hidden & {there, *there.parents}:
+                yield f"{name}: {source} has {directory} in it"
 
 
 def _told(name: str, service: Parsed) -> Iterator[str]:

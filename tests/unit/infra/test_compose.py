@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from infra.compose import credentials
+from libs.cli.host_cmd import SECRETS
 from services.executor.config import ExecutorConfig
 from services.hostd.settings import HostdConfig
 from services.scheduler.settings import SchedulerConfig
@@ -44,6 +46,22 @@ def test_the_control_plane_is_what_the_code_needs() -> None:
 
 def test_a_host_is_what_the_code_needs() -> None:
     assert compose.complaints(host(), compose_doors.ON_HOSTS) == []
+
+
+def test_a_host_has_a_directory_of_secrets_with_what_its_containers_read_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    credentials.make_cluster(tmp_path)
+    credentials.make_host(tmp_path, "host-1", tmp_path / SECRETS.name)
+    written = {SECRETS / each.name for each in (tmp_path / SECRETS.name).iterdir()}
+    read = set[Path]()
+    for service in host()["services"].values():
+        given = compose_doors.secrets_of(service)
+        read |= {given[each] for each in compose.environment(service).values() if each in given}
+    assert read == written
+    cluster = {compose_doors.CLUSTERS / each.name for each in tmp_path.iterdir()} - {SECRETS}
+    mounts = {each for one in host()["services"].values() for each in compose.mounted(one).values()}
+    assert SECRETS in mounts and not mounts & cluster
 
 
 def test_hosts_find_the_control_plane() -> None:

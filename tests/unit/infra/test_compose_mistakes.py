@@ -53,7 +53,7 @@ def _mount(service: str, secret: str) -> Callable[[Parsed], None]:
     def change(parsed: Parsed) -> None:
         bound = {
             "type": "bind",
-            "source": f"{SECRETS}/{secret}",
+            "source": f"{compose_doors.CLUSTERS}/{secret}",
             "target": f"/run/secrets/{secret}",
         }
         parsed["services"][service]["volumes"].append(bound)
@@ -330,8 +330,16 @@ ON_A_HOST: dict[str, tuple[str, Callable[[Parsed], None]]] = {
         _unset("GANTRY_HOSTD__HOST_KEY_FILE", "hostd"),
     ),
     "a host's key that is not mounted": (
-        "hostd: host_key_file: /etc/gantry/secrets/host_key is not mounted",
-        _leave("hostd", "/etc/gantry/secrets"),
+        "hostd: host_key_file: /etc/gantry/secrets/host/host_key is not mounted",
+        _leave("hostd", str(SECRETS)),
+    ),
+    "a host with the cluster's secrets": (
+        "hostd: /etc/gantry/secrets has /etc/gantry/secrets/services in it",
+        _put("hostd", "volumes", value=["/etc/gantry/secrets:/etc/gantry/secrets:ro"]),
+    ),
+    "an installation that could read secrets": (
+        "install: /etc/gantry has /etc/gantry/secrets/host in it",
+        _drop("install", "tmpfs"),
     ),
     "an agent whose API is open": (
         "mesos-agent: MESOS_AUTHENTICATE_HTTP_READONLY is ''",
