@@ -117,13 +117,13 @@ async def work(config: ExecutorConfig, environment: ExecutorEnvironment) -> None
             config=config,
             identity=identity,
         )
-        of_life = beats.Beats(os.environ, config.silent_s, clock)
-        stack.callback(of_life.close)
-        unheard_s = of_life.unheard_s
+        pulse = beats.Beats(os.environ, config.silent_s, clock)
+        stack.callback(pulse.close)
+        unheard_s = pulse.unheard_s
         signs = Signs(peers, identity, ids.short(), unheard_s, clock, os.getppid())
         try:
             async with TaskGroup() as group:
-                given = [group.create_task(each) for each in (of_life.give(), signs.give())]
+                given = [group.create_task(each) for each in (pulse.give(), signs.give())]
                 await service.run()
                 for each in given:
                     each.cancel()

@@ -59,8 +59,9 @@ class Schedulers:
     started: Counter[tuple[str, str]] = field(default_factory=Counter)  # instance, attempt
     exited: Counter[str] = field(default_factory=Counter)
 
-    async def start(self, number: int) -> None:
-        """Start a replica; does not wait."""
+    async def start(self, number: int, *, newer: bool = False) -> None:
+        """Start a replica, of this release or the next; does not wait."""
+        module = ["tests.versions.next", "services.scheduler"] if newer else ["services.scheduler"]
         settings = {
             **self.settings,
             "GANTRY_COMMON__LISTEN": orjson.dumps(
@@ -72,7 +73,7 @@ class Schedulers:
         }
         with self.log_of(number).open("ab") as log:
             self.running[number] = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "services.scheduler"),
+                *(sys.executable, "-m", *module),
                 env={**os.environ, **settings},
                 stderr=log,
             )

@@ -2,7 +2,8 @@
 
 `python -m tests.versions.next services.deployer …` runs a service as that release would. Its models are subclasses of
 today's, put in their places before the service is imported: every event and answer has a field `since_next`, and the
-deployer's documents are of schema version 2, with a `stamp` that is drawn when a part is made and says nothing.
+deployer's and the scheduler's documents are of schema version 2, with a `stamp` that is drawn when a part is made and
+says nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import field, fields, make_dataclass, replace
+from operator import attrgetter
+from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -51,7 +54,7 @@ def answers() -> None:
     http.reply = reply
 
 
-def documents() -> None:
+def deployer() -> None:
     """The deployer's documents, and the parts of them, are stamped."""
     from services.deployer import model
 
@@ -72,10 +75,64 @@ def documents() -> None:
     for each in (hook, release, deployment, instance, intents, app):
         setattr(model, each.__name__, each)
 
-    from libs.common.store.base import Schema
     from services.deployer import store
 
-    for name in ("APPS", "RELEASES", "DEPLOYMENTS", "INSTANCES"):
+    _second(store, "APPS", "RELEASES", "DEPLOYMENTS", "INSTANCES")
+
+
+def scheduler() -> None:
+    """The scheduler's documents of instances, jobs and runs, and the run in an instance, are stamped."""
+    from services.scheduler.jobs import run
+
+    _stamp_in(run, "Run", "run_body", "run_of")  # before others have taken them from there
+    from services.scheduler import model
+
+    _stamp_in(model, "Instance")
+    names = tuple(each.name for each in fields(model.Instance))
+    of_class: dict[str, Any] = {
+        "_values": attrgetter(*names),
+        "_setters": tuple(getattr(model.Instance, name).__set__ for name in names),
+        "_places": {name: n for n, name in enumerate(names)},
+    }
+    for name, value in of_class.items():
+        setattr(model, name, value)
+    from services.scheduler import documents
+    from services.scheduler.jobs import model as jobs
+
+    _stamp_in(documents, "", "to_body", "from_body")
+    _stamp_in(jobs, "Job", "job_body", "job_of")
+    _stamp_in(jobs, "Record", "record_body", "record_of")
+    from services.scheduler.jobs import store as job_store
+
+    _second(job_store, "JOBS", "RUNS")
+    from services.scheduler import store
+
+    _second(store, "INSTANCES")
+
+
+def _stamp_in(module: ModuleType, kind: str, body: str = "", known: str = "") -> None:
+    """A dataclass of the module's has a stamp, and so has what it is stored as."""
+    if kind:
+        base = getattr(module, kind)
+        stamp = ("stamp", str, field(default_factory=lambda: uuid4().hex))
+        newer = make_dataclass(kind, [stamp], bases=(base,), frozen=True, slots=True)
+        setattr(module, kind, newer)
+    if body:
+        write, read = getattr(module, body), getattr(module, known)
+
+        def read_stamp(*arguments: Any) -> Any:
+            stored = next(each for each in arguments if isinstance(each, Mapping))
+            return replace(read(*arguments), **{k: stored[k] for k in ("stamp",) if k in stored})
+
+        setattr(module, body, lambda each: {**write(each), "stamp": each.stamp})
+        setattr(module, known, read_stamp)
+
+
+def _second(store: ModuleType, *names: str) -> None:
+    """Collections of a module are in their second version."""
+    from libs.common.store.base import Schema
+
+    for name in names:
         spec = getattr(store, name)
         setattr(store, name, replace(spec, schema=Schema(2, 1, (_stamped,))))
 
@@ -89,8 +146,9 @@ def main() -> None:
     """Run a service."""
     events()
     answers()
-    documents()
     service = sys.argv.pop(1)
+    if stamped := {"services.deployer": deployer, "services.scheduler": scheduler}.get(service):
+        stamped()
     runpy.run_module(service, run_name="__main__", alter_sys=True)
 
 
