@@ -215,15 +215,16 @@ def job_body(job: Job) -> dict[str, Any]:
 
 
 def job_of(doc_id: str, version: int, body: Mapping[str, Any]) -> Job:
-    """The job of a document."""
+    """The job of a document. What a newer release has put at the end of a list is passed over."""
+    told, due, outcome = (len(each._fields) for each in (Told, Due, Outcome))
     return Job(
         id=JobId(doc_id),
         version=version,
         spec=JobSpec.model_validate(body["spec"], extra="ignore"),
-        running={run: Told(*told) for run, *told in body["running"]},
-        queue=tuple(Due(*each[:3], *map(tuple, each[3:])) for each in body["queue"]),
+        running={run: Told(*kept[:told]) for run, *kept in body["running"]},
+        queue=tuple(Due(*each[:3], *map(tuple, each[3:due])) for each in body["queue"]),
         consumed=body["consumed"],
-        handled=tuple(Outcome(*each) for each in body["handled"]),
+        handled=tuple(Outcome(*each[:outcome]) for each in body["handled"]),
         deleted=body["deleted"] or 0.0,
         **{name: body[name] for name in _PLAIN if name in body},
     )

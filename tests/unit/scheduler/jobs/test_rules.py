@@ -478,6 +478,14 @@ def test_another_command_waits_in_the_queue_and_in_its_document() -> None:
     body = orjson.loads(orjson.dumps(job_body(desk.job())))
     assert [each[3:] for each in body["queue"]] == [[["/run", "-x"]], []]
     assert job_of(JOB, 1, body).queue == desk.job().queue
+    # What a newer release adds to an entry is passed over.
+    for entry in body["queue"]:
+        entry += [["/run"], "new"] if len(entry) == 3 else ["new"]
+    more = {**body, "handled": [[*each, "new"] for each in body["handled"]]}
+    more["running"] = [[*each, 7] for each in body["running"]]
+    read, known = job_of(JOB, 1, more), job_of(JOB, 1, body)
+    assert (read.handled, read.running) == (known.handled, known.running)
+    assert [each[:3] for each in read.queue] == [each[:3] for each in known.queue]
     desk.begin()
     desk.end()
     assert desk[run].spec.command == ("/run", "-x")
