@@ -33,7 +33,7 @@ from tests.integration.scheduler_processes import SPEC, VIRTUAL, Schedulers, sch
 from tests.integration.test_two_versions import topic
 from tests.versions.next import LATER
 
-FEW, MANY, MORE = 100, 500, 520
+FEW, MANY, MORE = 50, 250, 260
 COLLECTIONS = ("scheduler_instances", "scheduler_jobs", "scheduler_runs")
 LONG, SHORT = "acme/long", "acme/short"
 COMMANDS = {LONG: ("serve",), SHORT: ("sh", "-c", "exec sleep 0")}

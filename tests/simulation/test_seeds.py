@@ -32,19 +32,14 @@ def run_range(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProc
 
 @pytest.mark.timeout(900)
 def test_a_range_of_seeds_passes_and_hits_every_fault_point() -> None:
-    done = run_range("--seeds", str(SEEDS), "--from", "1")
+    done = run_range("--seeds", str(SEEDS), "--from", "1", "--digests")
     assert done.returncode == 0, done.stdout + done.stderr
     for point in Point:
         assert f"  {point}\n" in done.stdout, f"the report does not tell of {point}"
     assert f"{SEEDS} of {SEEDS} seeds passed" in done.stdout
-
-
-@pytest.mark.timeout(600)
-def test_the_same_seed_has_the_same_trace_in_another_process() -> None:
-    # One process has run another seed before it, the other has not.
-    ranges = (("--seeds", "2", "--from", "6", "--processes", "1"), ("--seeds", "1", "--from", "7"))
-    runs = [run_range(*each, "--digests", "--quiet") for each in ranges]
-    digests = [json.loads(each.stdout.strip().splitlines()[-1]) for each in runs]
+    # The same seed has the same trace in another process, which has run no other one before it.
+    alone = run_range("--seeds", "1", "--from", "7", "--digests", "--quiet")
+    digests = [json.loads(each.stdout.strip().splitlines()[-1]) for each in (done, alone)]
     assert digests[0]["7"] == digests[1]["7"]
     assert digests[0]["6"] != digests[0]["7"]
     assert len(digests[0]["7"]) == 32
