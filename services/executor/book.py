@@ -44,6 +44,18 @@ class Book:
             for key, each in self._records.items()
             if not each.attempt.shared
         }
+        newest: dict[str, Record] = {}
+        for record in self._records.values():
+            instance, generation = (
+                record.attempt.payload.instance,
+                record.attempt.payload.generation,
+            )
+            if instance not in newest or generation > newest[instance].attempt.payload.generation:
+                newest[instance] = record
+        for record in newest.values():
+            a = record.attempt
+            if record.updates and a.reported in ENDED and a.payload.run is not None:
+                ends.recall(a)  # the worker before us may have had no room for it
 
     @property
     def attempts(self) -> dict[AttemptId, Attempt]:
@@ -131,6 +143,20 @@ class Book:
         if record is not None and attempt in self._unsaved:
             self._write(record)
         return self._ends.is_saved(attempt) and attempt not in self._unsaved
+
+    def may_go(self, attempt: AttemptId) -> bool:
+        """May the engine forget its container: Mesos knows how the runs in there ended, or whoever follows us would."""
+        a = self.get(attempt)
+        if a is None:
+            return True
+        runs = self._records.values() if a.pool is not None else [self._records[attempt]]
+        return all(
+            not each.updates or self.is_saved(each.attempt.id)
+            for each in list(runs)
+            if each.attempt.container == a.container
+            and each.attempt.payload.run is not None
+            and each.attempt.reported in ENDED
+        )
 
     def finished(self, attempt: AttemptId) -> bool:
         """Nothing of it is left on the host, and Mesos knows."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from libs.common.clock import Clock
+from libs.common.telemetry import Log
 from services.executor import moves as m
 from services.executor.model import Attempt, AttemptId, Ref
 from services.executor.patience import Patience
@@ -11,19 +13,26 @@ from services.executor.ports import Engine, Network
 
 
 class Clearing:
-    """One executor's. `is_saved` says whether whoever follows it would find how an attempt ended."""
+    """One executor's. `may_go` says whether how its runs ended is known elsewhere than in an attempt's container."""
 
     def __init__(
         self,
         engine: Engine,
         network: Network,
-        is_saved: Callable[[AttemptId], bool],
+        may_go: Callable[[AttemptId], bool],
         patience: Patience,
+        *,
+        keep_s: float,
+        clock: Clock,
+        log: Log,
     ) -> None:
         self._engine = engine
         self._network = network
-        self._is_saved = is_saved
+        self._may_go = may_go
         self._patience = patience
+        self._keep_s = keep_s
+        self._clock = clock
+        self._log = log
 
     async def revoke(self, a: Attempt) -> m.Input:
         """Nobody may start it any more."""
@@ -31,10 +40,15 @@ class Clearing:
         return m.Revoked()
 
     async def remove(self, a: Attempt) -> m.Input:
-        """On a full disk a run's container is the only one who would tell the next executor how it ended."""
-        failures = 0
-        ended = a.payload.run is not None and a.outcome is not None and a.outcome.dead
-        while ended and not self._is_saved(a.id):
+        """On a full disk it waits for Mesos, or for room: only the container may be able to tell how its runs ended.
+
+        Not for ever, as it may be what the disk is full of.
+        """
+        give_up, failures = self._clock.monotonic() + self._keep_s, 0
+        while not self._may_go(a.id):
+            if self._clock.monotonic() > give_up:
+                self._log.error("removed, and its end is not written", container=a.container)
+                break
             failures += 1
             await self._patience.pause(failures)
         await self._remove(Ref(a.container, a.container_id))

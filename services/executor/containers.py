@@ -190,6 +190,16 @@ def foreign(view: View, payload: TaskPayload, identity: Identity, *, adopt: bool
     return ""
 
 
+def is_younger(view: View, than: View) -> bool:
+    """Was it made for a later attempt?"""
+
+    def generation(of: View) -> int:
+        label = of.labels.get(LABEL_GENERATION, "")
+        return int(label) if label.isdigit() else 0
+
+    return generation(view) > generation(than)
+
+
 def wrong_runtime(view: View, runtime: str) -> str:
     """Says that a container has not the runtime that joins hostd's namespaces."""
     return f"container {view.name} has the runtime {view.runtime!r}, not {runtime!r}"

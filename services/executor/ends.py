@@ -28,6 +28,12 @@ class Ends:
         self._write(attempt)
         self._put(attempt)
 
+    def recall(self, attempt: Attempt) -> None:
+        """An end that Mesos has not taken, and that may not be written here."""
+        known = self._known.get(attempt.payload.instance)
+        if known is None or known.payload.generation < attempt.payload.generation:
+            self.note(attempt)
+
     def is_saved(self, attempt: AttemptId) -> bool:
         """Would who follows us find it? If not, it is tried again."""
         if attempt in self._unsaved:

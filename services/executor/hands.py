@@ -64,6 +64,7 @@ class Hands:
         lives: Callable[[ContainerName], bool],
         holder: Callable[[ContainerName], AttemptId | None],
         is_saved: Callable[[AttemptId], bool],
+        may_go: Callable[[AttemptId], bool],
         clock: Clock,
         rng: random.Random,
         telemetry: Telemetry,
@@ -86,7 +87,10 @@ class Hands:
         self._attaching = asyncio.Semaphore(config.attaches)
         self._patience = patience = Patience(clock=clock, rng=rng, log=telemetry.log)
         self._pulling = Pulling(engine, janitor, self._login, patience, config)
-        self._clearing = Clearing(engine, network, is_saved, patience)
+        self._clearing = Clearing(
+            engine, network, may_go, patience,
+            keep_s=config.orphan_grace_s, clock=clock, log=telemetry.log,
+        )  # fmt: skip
         self._slots = asyncio.Semaphore(config.launches)
         self._holding: dict[AttemptId, None] = {}  # attempts that have a launch slot
         self._took: dict[AttemptId, dict[str, float]] = {}
@@ -265,6 +269,8 @@ class Hands:
         for each in sorted(mine, key=lambda each: each.created_at, reverse=True):
             view = await self._look_at(a, Ref(each.name, each.id))
             if view is None or view.phase is not Phase.RUNNING or self._holder(view.name):
+                continue
+            if named is not None and not containers.is_younger(view, named):
                 continue
             if not containers.foreign(view, a.payload, self._identity, adopt=True):
                 return view

@@ -92,6 +92,7 @@ class ExecutorService:
             lives=book.lives,
             holder=book.of_container,
             is_saved=book.is_saved,
+            may_go=book.may_go,
             clock=clock,
             rng=rng,
             telemetry=telemetry,

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.clock import Clock
-from libs.common.pids import is_gone
+from libs.common.pids import is_gone, pid_space
 from libs.common.telemetry import Log
 
-FORGET_S = 900.0  # one that ended comes back only when there is work for it
+FORGET_S = 900.0  # one that ended, or may have, comes back only when there is work for it
 TOLD_S = 60.0  # for so long it is said that one was started anew…
 COUNTED_S = 300.0  # …and how often within this time
 MOST = 16  # executors, and ends of them
@@ -133,5 +133,6 @@ class Executors:
             heard.gone = is_gone(heard.sign.supervisor, heard.sign.pid_space)
             if not was:
                 self._log.warning("an executor is silent", agent=agent, gone=heard.gone)
-            if heard.silent_s >= FORGET_S:
+            untold = not heard.sign.supervisor or heard.sign.pid_space != pid_space()
+            if heard.silent_s >= FORGET_S and (heard.gone or untold):
                 del self._heard[agent]

@@ -135,10 +135,12 @@ def executor_alerts(host: str) -> tuple[Alert, Alert]:
 
 
 def of_executor(host: str, said: Mapping[str, Any]) -> list[tuple[Alert, str]]:
-    """The alerts of a host's executor and why each holds, "" if it doesn't; none where hostd says nothing of it."""
+    """The alerts of a host's executor and why each holds, "" if it doesn't, or if hostd is too old to say anything."""
+    if said.get("service") != "hostd":
+        return []
     words = (said.get("executor_silent"), said.get("executor_restarted"))
     alerts = zip(executor_alerts(host), words, strict=True)
-    return [(alert, why) for alert, why in alerts if isinstance(why, str)]
+    return [(alert, why if isinstance(why, str) else "") for alert, why in alerts]
 
 
 def pool_alert(place: str) -> Alert:

@@ -88,14 +88,22 @@ class Watching:
         await self._alerting.tell(core.component_alert(name), down, summary)
 
     async def _tell_executors(self, heard: Mapping[str, Mapping[str, Any]]) -> None:
-        """Of many hosts hardly one says anything new: only that is looked up in the store."""
+        """Of many hosts hardly one says anything new: only that is looked up in the store.
+
+        While the store is away, what does not hold is left for later: each would wait for it in vain.
+        """
         kept: dict[str, bool] = {}
+        is_away = False
         for host, said in sorted(heard.items()):
             for alert, why in core.of_executor(host, said):
                 holds, summary = bool(why), f"{host}: {why[:MAX_REASON]}"
-                known = self._executors.get(alert.id) == holds
-                if known or await self._alerting.tell(alert, holds, summary):
+                if self._executors.get(alert.id) == holds:
                     kept[alert.id] = holds
+                elif holds or not is_away:
+                    done = await self._alerting.tell(alert, holds, summary)
+                    is_away = not done
+                    if done:
+                        kept[alert.id] = holds
         self._executors = kept
 
     async def _beat(self) -> None:

@@ -36,6 +36,10 @@ class Agenda(Generic[Name]):
             heapify(self._heap)
         return True
 
+    def time_of(self, name: Name) -> float | None:
+        """Its time, if it is there."""
+        return self._times.get(name)
+
     def remove(self, name: Name) -> None:
         """It is there no longer, if it was."""
         self._times.pop(name, None)

@@ -66,8 +66,8 @@ class JobBook:
 
     def look_by(self, name: JobId, time: float) -> None:
         """It is to be looked at no later than that, if it is there."""
-        job = self.jobs.get(name)
-        if job is not None and not job.deleted and (job.look is None or job.look > time):
+        job, known = self.jobs.get(name), self.agenda.time_of(name)
+        if job is not None and not job.deleted and (known is None or known > time):
             self.agenda.put(name, time)
 
     def spec_of(self, job: Job) -> InstanceSpec:

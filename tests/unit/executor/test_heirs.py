@@ -13,9 +13,10 @@ from services.executor import core
 from services.executor.book import Book
 from services.executor.config import ExecutorConfig
 from services.executor.ends import Ends
-from services.executor.model import Identity, Record
+from services.executor.model import Identity, Record, TaskState
 from services.executor.reporting import World as Facts
 from services.executor.worker import ends_file
+from tests.fakes.docker import FakeImage
 from tests.fakes.journal import MemoryJournal
 from tests.simulation.loop import World, virtual
 from tests.unit.executor.test_runs import ALONE, BRIEF, ENDLESS, RunWorld
@@ -86,6 +87,116 @@ async def test_what_could_not_be_written_is_told_by_what_is_left_of_the_run(worl
             await it.settle(400)
             it.check_clean()
             await it.crash()
+
+
+@virtual
+async def test_on_a_full_disk_a_container_goes_when_its_end_is_taken_or_after_a_while(
+    world: World,
+) -> None:
+    """It may be what the disk is full of."""
+    for taken in (True, False):
+        it = RunWorld(world, orphan_grace_s=60)
+        it.agent.acknowledging = taken
+        async with asyncio.TaskGroup() as group:
+            it.start(group)
+            it.run("alone.1", ALONE, reuse="never")
+            await it.settle(0.05)
+            it.end_journal.full = it.journal.full = True
+            await it.settle(20)
+            assert (it.docker.containers == {}) is taken
+            await it.settle(60)
+            assert it.docker.containers == {}
+            await it.crash()
+
+
+@virtual
+async def test_a_shared_container_does_not_go_before_what_its_init_knows_is_written(
+    world: World,
+) -> None:
+    it = RunWorld(world)
+    it.docker.images["eats"] = FakeImage(exits_after_s=0.1, out_of_memory=True)
+    it.agent.acknowledging = False
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.run("shared.1", "eats", mem_mib=16)
+        await it.settle(0.05)
+        it.end_journal.full = it.journal.full = True
+        (pool,) = it.pools
+        await it.settle(20)
+        assert it.agent.report("shared.1").oom_killed
+        assert it.pools == [pool], "it is to be replaced, and waits"
+        it.end_journal.full = it.journal.full = False
+        await it.settle(20)
+        assert it.pools == [] and set(it.end_journal.files) == {"shared.1"}
+        await it.crash()
+
+
+@virtual
+async def test_an_end_that_one_worker_could_not_write_the_next_one_writes(world: World) -> None:
+    it = RunWorld(world)
+    it.agent.acknowledging = False
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.run("alone.1", ALONE, reuse="never")
+        await it.settle(0.05)
+        it.end_journal.full = True
+        alone = it.container("alone.1").name
+        await it.settle(20)
+        for full in (True, False):
+            it.end_journal.full = full
+            await it.restart(group)
+            await it.settle(20)
+            assert (it.docker.by_name(alone) is not None) is full
+        await it.lose_supervisor()
+        it.start(group)
+        it.run("alone.2", ALONE, reuse="never", adopt=alone)
+        await it.settle(20)
+        assert it.ends("alone.2") == ["TASK_FAILED"]
+        assert it.agent.report("alone.2").exit_code == 3
+        await it.crash()
+
+
+def test_a_worker_writes_no_end_of_a_try_that_another_has_followed() -> None:
+    journal, ends = MemoryJournal(), MemoryJournal()
+    book = Book(
+        journal, Ends(ends, make_log("x", level="critical")), make_log("x", level="critical")
+    )
+    for attempt in ("job.1", "job.2"):
+        step = core.launch(attempt, payload_of(attempt, run=RUN), FACTS)
+        book.open(step.attempt, None)
+        if attempt == "job.1":
+            ended = step.attempt.model_copy(update={"reported": TaskState.FAILED})
+            book.save(ended, [{"uuid": "u"}])  # type: ignore[typeddict-item]
+    assert ends.files == {}
+    Book(journal, Ends(ends, make_log("x", level="critical")), make_log("x", level="critical"))
+    assert ends.files == {}
+
+
+@virtual
+async def test_an_older_try_that_still_runs_is_not_taken_for_the_one_that_ended(
+    world: World,
+) -> None:
+    it = RunWorld(world)
+    it.agent.acknowledging = False
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.run("alone.1", ENDLESS, reuse="never")
+        await it.settle()
+        await it.lose_supervisor()
+        it.start(group)
+        it.run("alone.2", ALONE, reuse="never")
+        await it.settle(0.05)
+        it.end_journal.full = it.journal.full = True
+        second = it.container("alone.2").name
+        await it.settle()
+        await it.lose_supervisor()
+        it.end_journal.full = it.journal.full = False
+        it.start(group)
+        it.run("alone.3", ALONE, reuse="never", adopt=second)
+        await it.settle()
+        assert it.agent.states("alone.3") == ["TASK_FAILED"]
+        assert it.agent.report("alone.3").exit_code == 3
+        await it.crash()
 
 
 @virtual

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
 from pydantic import ValidationError
 
+from libs.common.pids import pid_space
 from libs.common.telemetry import make_log
 from services.hostd.executors import MOST, Executors, Sign
 
@@ -34,12 +36,16 @@ class Turns:
         self.at_s += self._turns_s.pop(0)
 
 
-async def heard_for(turns_s: Sequence[float]) -> Executors:
-    """What is known of one that gave a sign, and then none for these turns."""
+async def heard_for(turns_s: Sequence[float], supervisor: int = 0, space: str = "") -> Executors:
+    """What is known of one that gave a sign, and then none for these turns, or until it is forgotten."""
     executors = Executors(15.0, Turns(turns_s), LOG)
-    executors.sign("h1", Sign(run="r", worker="w"))
+    executors.sign("h1", Sign(run="r", worker="w", supervisor=supervisor, pid_space=space))
+    counting = asyncio.create_task(executors.run())
+    while executors._heard and not counting.done():
+        await asyncio.sleep(0)
+    counting.cancel()
     with suppress(asyncio.CancelledError):
-        await executors.run()
+        await counting
     return executors
 
 
@@ -47,6 +53,16 @@ async def test_silence_is_what_hostd_ran_to_hear() -> None:
     assert (await heard_for([1.0] * 14)).silent == ""
     assert "for 15 s" in (await heard_for([1.0] * 15)).silent
     assert (await heard_for([1.0, 600.0, 1.0])).silent == "", "it stood still itself"
+
+
+async def test_who_stands_still_is_told_of_as_long_as_that_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = pid_space()
+    assert "for 2000 s" in (await heard_for([1.0] * 2000, os.getpid(), here)).silent
+    assert (await heard_for([1.0] * 2000, os.getpid(), "another")).silent == ""
+    monkeypatch.setattr("services.hostd.executors.is_gone", lambda *_who: True)
+    assert (await heard_for([1.0] * 2000, 1, here)).silent == ""
 
 
 async def test_what_is_kept_is_bounded() -> None:

@@ -7,7 +7,8 @@ from services.executor.signs import Signs
 from services.hostd.api import SocketAuthenticator, read_routes
 from services.hostd.main import make_app
 from services.monitor import core
-from services.monitor.model import Node
+from services.monitor.model import Alert, Node
+from services.monitor.watching import Watching
 from tests.fakes.hostd import fake_hostd
 from tests.fakes.ipam import FakeIpam
 from tests.fakes.network import FakeHost
@@ -75,9 +76,29 @@ async def test_what_the_store_could_not_keep_is_kept_when_it_takes_again(world: 
             task.cancel()
 
 
+async def test_a_store_that_is_away_is_asked_once_a_turn_for_all_hosts() -> None:
+    """There are many, and each would wait for it."""
+    asked: list[str] = []
+
+    class Away:
+        async def tell(self, fresh: Alert, holds: bool, _summary: str) -> bool:
+            asked.append(fresh.id)
+            return False
+
+    watching = Watching.__new__(Watching)
+    watching._executors, watching._alerting = {}, Away()  # type: ignore[assignment]
+    said = {"service": "hostd", "executor_silent": "", "executor_restarted": ""}
+    heard = {f"h{n:03}": said for n in range(200)} | {"h150": {**said, "executor_silent": "still"}}
+    await watching._tell_executors(heard)
+    assert asked == ["executor-silent:h000", "executor-silent:h150"]
+
+
 def test_an_older_hostd_and_whatever_else_listens_there_say_nothing_of_it() -> None:
     silent, restarted = core.executor_alerts("h1")
     assert core.of_executor("h1", {"reason": ""}) == []
-    assert core.of_executor("h1", {"executor_silent": ["x"], "executor_restarted": None}) == []
-    said = {"executor_silent": "", "executor_restarted": "anew"}
+    assert core.of_executor("h1", {"executor_silent": "x", "executor_restarted": "x"}) == []
+    # What was told by a newer hostd, before it went back, is over.
+    older = {"service": "hostd", "executor_silent": ["x"]}
+    assert core.of_executor("h1", older) == [(silent, ""), (restarted, "")]
+    said = {"service": "hostd", "executor_silent": "", "executor_restarted": "anew"}
     assert core.of_executor("h1", said) == [(silent, ""), (restarted, "anew")]

@@ -197,3 +197,26 @@ def test_who_has_told_has_begun_though_nobody_heard_it_begin(status: int, ends: 
     desk.report(desk[run].attempt, "TASK_GONE", reason="REASON_RECONCILIATION")
     record = desk.records[run]
     assert (record.state, record.exit_code, record.tries) == (ends, status, 1)
+
+
+def test_the_earliest_of_several_looks_counts_for_who_leads_next() -> None:
+    """Two untold runs of one job, and a child whose parents may have gone on."""
+    desk = JobDesk()
+    desk.subscribe()
+    desk.took(schedule=None)
+    desk.took("acme/child", schedule=None, parents=["nightly"], labels=TOLD, concurrency="allow")
+    runs = []
+    for timeout_s in (600, 60):
+        desk.took(labels=TOLD, schedule=None, timeout_s=timeout_s, concurrency="allow")
+        runs.append(desk.ask("run").run)
+        desk.begin(runs[-1])
+    child = desk.ask("run", job="acme/child").run
+    desk.begin(child)
+    saved = list(desk.cluster.jobs.jobs.values())
+    for run in (*runs, child):
+        desk.end(run)
+    for order in (1, -1):
+        every = list(desk.cluster.instances.values())[::order]
+        book = book_of(saved, every, (), {})
+        assert book.agenda.time_of(desk.job().id) == desk[runs[1]].not_before
+        assert book.agenda.time_of(desk.job("acme/child").id) == float("-inf")
