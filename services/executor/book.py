@@ -44,14 +44,8 @@ class Book:
             for key, each in self._records.items()
             if not each.attempt.shared
         }
-        newest: dict[str, Record] = {}
-        for record in self._records.values():
-            instance, generation = (
-                record.attempt.payload.instance,
-                record.attempt.payload.generation,
-            )
-            if instance not in newest or generation > newest[instance].attempt.payload.generation:
-                newest[instance] = record
+        in_order = sorted(self._records.values(), key=lambda each: each.attempt.payload.generation)
+        newest = {each.attempt.payload.instance: each for each in in_order}
         for record in newest.values():
             a = record.attempt
             if record.updates and a.reported in ENDED and a.payload.run is not None:
@@ -152,7 +146,7 @@ class Book:
         runs = self._records.values() if a.pool is not None else [self._records[attempt]]
         return all(
             not each.updates or self.is_saved(each.attempt.id)
-            for each in list(runs)
+            for each in runs
             if each.attempt.container == a.container
             and each.attempt.payload.run is not None
             and each.attempt.reported in ENDED

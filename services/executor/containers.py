@@ -190,14 +190,10 @@ def foreign(view: View, payload: TaskPayload, identity: Identity, *, adopt: bool
     return ""
 
 
-def is_younger(view: View, than: View) -> bool:
-    """Was it made for a later attempt?"""
-
-    def generation(of: View) -> int:
-        label = of.labels.get(LABEL_GENERATION, "")
-        return int(label) if label.isdigit() else 0
-
-    return generation(view) > generation(than)
+def generation_of(view: View, default: int = 0) -> int:
+    """Of the attempt that it was made for, by its label."""
+    label = view.labels.get(LABEL_GENERATION, "")
+    return int(label) if label.isdigit() else default
 
 
 def wrong_runtime(view: View, runtime: str) -> str:

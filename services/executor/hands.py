@@ -19,6 +19,7 @@ from services.executor import containers
 from services.executor import moves as m
 from services.executor.clearing import Clearing
 from services.executor.config import ExecutorConfig
+from services.executor.containers import generation_of
 from services.executor.errors import ImageMissing, NameTaken
 from services.executor.janitor import Janitor
 from services.executor.model import (
@@ -270,7 +271,7 @@ class Hands:
             view = await self._look_at(a, Ref(each.name, each.id))
             if view is None or view.phase is not Phase.RUNNING or self._holder(view.name):
                 continue
-            if named is not None and not containers.is_younger(view, named):
+            if named is not None and generation_of(view) <= generation_of(named):
                 continue
             if not containers.foreign(view, a.payload, self._identity, adopt=True):
                 return view

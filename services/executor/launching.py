@@ -7,7 +7,6 @@ from services.executor import containers
 from services.executor import moves as m
 from services.executor.ending import begin_stop, end, end_unstarted
 from services.executor.model import (
-    LABEL_GENERATION,
     Attempt,
     Begun,
     ContainerName,
@@ -158,7 +157,7 @@ def found(a: Attempt, move: m.Found, world: World) -> m.Step:
         a,
         container=view.name,  # of one to adopt there may be a successor
         container_id=view.id,
-        generation=_generation(view, a),
+        generation=containers.generation_of(view, a.generation),
         stop_signal=view.stop_signal,
         adopting=view.phase is Phase.RUNNING,
     )
@@ -167,11 +166,6 @@ def found(a: Attempt, move: m.Found, world: World) -> m.Step:
     if a.network is None and Op.ATTACH not in a.busy:
         return m.Step(changed(a, busy=a.busy | {Op.ATTACH}), (m.Attach(),))
     return proceed(a, world)
-
-
-def _generation(view: View, a: Attempt) -> int:
-    label = view.labels.get(LABEL_GENERATION, "")
-    return int(label) if label.isdigit() else a.generation
 
 
 def _adopt_ended(a: Attempt, view: View | None, world: World) -> m.Step:
@@ -183,7 +177,7 @@ def _adopt_ended(a: Attempt, view: View | None, world: World) -> m.Step:
     a = changed(
         a,
         container_id=view.id,
-        generation=_generation(view, a),
+        generation=containers.generation_of(view, a.generation),
         started_at=view.started_at,
         ended_at=view.ended_at,
         adopting=False,

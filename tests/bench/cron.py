@@ -12,12 +12,10 @@ import asyncio
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from aiohttp import web
 
 from libs.common.bus.base import Bus, TopicSpec
 from libs.common.clock import SystemClock
@@ -32,6 +30,7 @@ from libs.common.store.base import eq
 from services.scheduler.jobs.store import JOBS
 from tests.bench.path import AT_ONCE, POLL_S, _mesos, _peak_gib, _scheduler, cpu_s
 from tests.bench.report import Report
+from tests.pins import pins
 
 AGENTS = 200
 DKRON_P99_MS = 1444.0
@@ -89,7 +88,7 @@ async def run(jobs: int, schedule: Callable[[int, float], str], lasts_s: float) 
         found = stack.enter_context(tempfile.TemporaryDirectory(prefix="gb-", dir="/tmp"))
         directory = Path(found)
         _, master = await stack.enter_async_context(_mesos(AGENTS))
-        peers = {"deployer": await stack.enter_async_context(_pins())}
+        peers = {"deployer": await stack.enter_async_context(pins())}
         scheduler = await stack.enter_async_context(_scheduler(directory, master, peers))
         bus = await open_bus(f"sqlite://{directory}/bus.db", SystemClock())
         stack.push_async_callback(bus.close)
@@ -112,24 +111,6 @@ async def run(jobs: int, schedule: Callable[[int, float], str], lasts_s: float) 
 def _iso(at: float) -> str:
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
     return f"{whole}.{int(at % 1 * 1000):03d}Z"
-
-
-@asynccontextmanager
-async def _pins() -> AsyncIterator[str]:
-    """Where the scheduler asks for images' digests: they are pinned already. Its URL."""
-
-    async def resolve(request: web.Request) -> web.Response:
-        return web.json_response({"image": (await request.json())["image"]})
-
-    app = web.Application()
-    app.router.add_post("/v1/images/resolve", resolve)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 async def _put(bus: Bus, proofs: ServiceProofs, jobs: dict[str, str]) -> None:

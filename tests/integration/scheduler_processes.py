@@ -113,11 +113,14 @@ class Schedulers:
 
         await until(holds, 60)
 
-    async def warm(self, number: int) -> None:
-        """Wait until a replica that stands by has read what there is."""
+    async def stand_by(self, number: int, *, newer: bool = False) -> None:
+        """Start a replica, of this release or the next, beside the leader; it has read what there is."""
+        log, warm = self.log_of(number), "a standby is warm"
+        already = log.read_text().count(warm) if log.exists() else 0
+        await self.start(number, newer=newer)
 
         async def holds() -> bool:
-            return "a standby is warm" in self.log_of(number).read_text()
+            return log.read_text().count(warm) > already
 
         await until(holds, 60)
 

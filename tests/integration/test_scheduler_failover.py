@@ -36,8 +36,7 @@ async def _middle(
     ):
         await made.start(0)
         await made.subscribed()
-        await made.start(1)
-        await made.warm(1)
+        await made.stand_by(1)
         framework = (await made.told())["framework"]
         await made.want(count)
 

@@ -7,14 +7,12 @@ The next release is `tests/versions/next.py`; who pins images is played.
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from aiohttp import web
 
 from libs.common.errors import NotFound, Unavailable
 from libs.common.events import model as ev
@@ -31,30 +29,13 @@ from tests.contract.mesos.cluster import minimesos
 from tests.contract.store.worlds import mongo_database
 from tests.integration.scheduler_processes import SPEC, VIRTUAL, Schedulers, schedulers, until
 from tests.integration.test_two_versions import topic
+from tests.pins import pins
 from tests.versions.next import LATER
 
 FEW, MANY, MORE = 50, 250, 260
 COLLECTIONS = ("scheduler_instances", "scheduler_jobs", "scheduler_runs")
 LONG, SHORT = "acme/long", "acme/short"
 COMMANDS = {LONG: ("serve",), SHORT: ("sh", "-c", "exec sleep 0")}
-
-
-@asynccontextmanager
-async def _pins() -> AsyncIterator[str]:
-    """In the deployer's place: images are pinned already. Its URL."""
-
-    async def resolve(request: web.Request) -> web.Response:
-        return web.json_response({"image": (await request.json())["image"]})
-
-    app = web.Application()
-    app.router.add_post("/v1/images/resolve", resolve)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 async def _ask(made: Schedulers, job: str, action: Any, request: str, **more: Any) -> None:
@@ -98,18 +79,6 @@ async def _stamps(store: Store) -> dict[str, Any]:
     return found
 
 
-async def _stand_by(made: Schedulers, number: int, *, newer: bool) -> None:
-    """Start a replica, of this release or the next, beside the leader; it has read what is stored."""
-    log, warm = made.log_of(number), "a standby is warm"
-    already = log.read_text().count(warm) if log.exists() else 0
-    await made.start(number, newer=newer)
-
-    async def reads() -> bool:
-        return log.read_text().count(warm) > already
-
-    await until(reads, 60)
-
-
 async def _take_over(made: Schedulers, old: int, *, newer: bool) -> None:
     """The leader is stopped in good order, and the other one leads."""
     made.signal(old, signal.SIGTERM)
@@ -143,7 +112,7 @@ async def test_leaders_of_two_releases_follow_each_other_with_all_under_way(
     flags = {"registry": "replicated_log"}
     async with (
         minimesos(tmp_path, master_flags=flags, agent_flags=VIRTUAL, agents=2) as mesos,
-        _pins() as deployer,
+        pins() as deployer,
         schedulers(tmp_path, mesos, *urls) as made,
     ):
         made.settings = {
@@ -174,7 +143,7 @@ async def test_leaders_of_two_releases_follow_each_other_with_all_under_way(
             return await made.tasks_launched() >= FEW
 
         await until(begun, 60)
-        await _stand_by(made, 1, newer=True)
+        await made.stand_by(1, newer=True)
         await _take_over(made, 0, newer=True)
         attempts = await _same(made, framework, names, attempts)
         await _ask(made, SHORT, "run", "run-short-2")
@@ -186,7 +155,7 @@ async def test_leaders_of_two_releases_follow_each_other_with_all_under_way(
         # It is taken back: code of today goes on with what the next release has saved, and writes over it.
         before = await _job(made, SHORT)
         names = await made.want(MORE)
-        await _stand_by(made, 0, newer=False)
+        await made.stand_by(0, newer=False)
         await _take_over(made, 1, newer=False)
         attempts = await _same(made, framework, names, attempts)
         await _ask(made, SHORT, "run", "run-short-3")
@@ -197,7 +166,7 @@ async def test_leaders_of_two_releases_follow_each_other_with_all_under_way(
         assert {name: kept[name] for name in saved} == saved
 
         # And on for good: who leads last ends what the first one has begun.
-        await _stand_by(made, 1, newer=True)
+        await made.stand_by(1, newer=True)
         await _take_over(made, 0, newer=True)
         attempts = await _same(made, framework, names, attempts)
         await _ask(made, LONG, "kill", "kill-long", run=long)

@@ -111,10 +111,8 @@ def _any(event: events.Disconnected) -> bool:
     return True
 
 
-async def test_an_operator_goes_on_with_the_secret_that_the_file_holds_now(
-    mesos: Mesos, session: aiohttp.ClientSession, file: Path
-) -> None:
-    operator = OperatorClient(
+def _operator(mesos: Mesos, session: aiohttp.ClientSession, file: Path) -> OperatorClient:
+    return OperatorClient(
         AiohttpTransport(session),
         [mesos.master_url],
         clock=SystemClock(),
@@ -122,6 +120,12 @@ async def test_an_operator_goes_on_with_the_secret_that_the_file_holds_now(
         credentials=_credentials(file),
         options=FAST,
     )
+
+
+async def test_an_operator_goes_on_with_the_secret_that_the_file_holds_now(
+    mesos: Mesos, session: aiohttp.ClientSession, file: Path
+) -> None:
+    operator = _operator(mesos, session, file)
     async with operator.subscribe() as stream:
         await _next(stream, events.OperatorEvent)
         await _restart(mesos, "other")
@@ -137,13 +141,7 @@ async def test_an_operator_goes_on_with_the_secret_that_the_file_holds_now(
 async def test_calls_side_by_side_are_all_made_with_the_other_secret(
     mesos: Mesos, session: aiohttp.ClientSession, file: Path
 ) -> None:
-    operator = OperatorClient(
-        AiohttpTransport(session),
-        [mesos.master_url],
-        clock=SystemClock(),
-        rng=random.Random(1),
-        credentials=_credentials(file),
-    )
+    operator = _operator(mesos, session, file)
     file.write_text("other\n")
     await _restart(mesos, "other")
     await asyncio.gather(*(operator.get_agents() for _ in range(8)))
