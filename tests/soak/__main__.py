@@ -3,7 +3,8 @@
 Kafka, a MongoDB-wire server, ZooKeeper, two Docker engines, two of each service; the scheduler's leader is killed each
 minute, and between two of them the executor of a host, while runs are under way there. What ran is known from the runs
 themselves (witness.py). judge.py says what is excused, and why.
-`python -m tests.soak [--minutes N] [--jobs N] [--seed N]`. Prints a table, writes build/soak.json.
+`python -m tests.soak [--minutes N] [--jobs N] [--seed N]`. Prints a table, writes build/soak.json; what the witness
+saw is in build/soak-witness.jsonl, and the cluster's logs are in build/distributed-logs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +30,7 @@ from tests.soak.judge import Judged, Late, judge, late, percentile
 from tests.soak.runner import Result, Soak
 
 FILE = Path("build/soak.json")
+WITNESS = Path("build/soak-witness.jsonl")
 REPLICAS = 2
 SHOWN = 10
 CONSOLE = Console(width=160)
@@ -38,6 +41,7 @@ async def main(minutes: float, jobs: int, seed: int) -> int:
     async with distributed(SHARED_OVS, REPLICAS, size=0) as cloud:
         soak = Soak(cloud, jobs, minutes * 60.0, random.Random(seed), CONSOLE.print)
         result = await soak.run()
+        shutil.copy(soak.file, WITNESS)
     seen = result.seen, result.runs, result.read_at, result.outages, result.started
     judged = judge(result.asked, *seen, deaths=result.deaths, words=result.words)
     told = {"minutes": minutes, "seed": seed, **figures(result, judged)}

@@ -144,10 +144,10 @@ def judge(
             missed[view.job].append(_rounded(view.target))
         else:
             told[view.job].append(view)
-    gone = {each.drawn.name for each in asked if each.delete_asked < math.inf}
+    gone = {each.drawn.name: each.delete_asked for each in asked if each.delete_asked < math.inf}
     tell = {each.drawn.name for each in asked if each.told}
     for job in sorted(processes.keys() | told.keys()):
-        known = job not in gone
+        known, told_at = job not in gone, min(read_at, gone.get(job, math.inf))
         of_run = _join(judged, processes[job], told[job], read_at, known=known)
         for view in told[job]:
             mine = of_run[view.run]
@@ -157,7 +157,7 @@ def judge(
             else:
                 judged.runs += [_run(each, view) for each in mine if each.begin <= read_at]
                 judged.again += [view] if len(mine) > 1 else []
-                judged.endless += [view] if _is_endless(view, mine, read_at) else []
+                judged.endless += [view] if _is_endless(view, mine, told_at) else []
             missed[job] += _tries(judged, view, len(mine), told[job], deaths, job in tell)
     for wanted in asked:
         if wanted.alone and wanted.drawn.name not in gone:  # a delete may end what was just started
@@ -223,11 +223,11 @@ def _tries(
     return []
 
 
-def _is_endless(view: RunView, seen: Sequence[Seen], read_at: float) -> bool:
-    """Is nobody told that it has ended? That takes until its host has another executor, and somebody leads."""
+def _is_endless(view: RunView, seen: Sequence[Seen], told_at: float) -> bool:
+    """Was nobody told that it had ended? That takes until its host has another executor, and somebody leads."""
     if view.state in ENDED or not seen:
         return False
-    return all(each.end is not None and each.end + FOUND_S < read_at for each in seen)
+    return all(each.end is not None and each.end + FOUND_S < told_at for each in seen)
 
 
 def _is_cut(view: RunView, seen: Sequence[Seen]) -> bool:

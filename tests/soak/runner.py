@@ -92,7 +92,7 @@ class Soak:
         self._rng = rng
         self._say = say
         layout = self._stack.layout
-        self._file = layout.root / "witness.jsonl"
+        self.file = layout.root / "witness.jsonl"
         self._daemon = Daemon("witness", layout.root / "witness.pid", layout.logs / "witness.log")
         self._engines = Engines(self._stack.engine_sockets(), layout.root)
         gateway = next(vlan.gateway for vlan in layout.vlans if vlan.name == NETWORK)
@@ -100,7 +100,7 @@ class Soak:
         self.result = Result([], [])
         self._told: set[str] = set()
         url, key = layout.url, self._stack.admin_key()
-        self._reporter = Reporter(self._file, url, key, self._told, random.Random(rng.random()))
+        self._reporter = Reporter(self.file, url, key, self._told, random.Random(rng.random()))
         self.result.words = self._reporter.words
 
     async def run(self) -> Result:
@@ -122,14 +122,14 @@ class Soak:
         finally:
             self.result.started = await self._engines.stop()
             await self._daemon.stop()
-        self.result.seen = witness.read(self._file.read_text().splitlines())
+        self.result.seen = witness.read(self.file.read_text().splitlines())
         return self.result
 
     def _start_witness(self) -> None:
         layout = self._stack.layout
         enter = ("ip", "netns", "exec", layout.edge, sys.executable, "-m", "tests.soak.witness")
-        listen = ("--host", self._host, "--port", str(self._port), "--out", str(self._file))
-        self._file.touch()
+        listen = ("--host", self._host, "--port", str(self._port), "--out", str(self.file))
+        self.file.touch()
         self._daemon.start((*enter, *listen), layout.repo)
 
     # -- jobs
@@ -282,7 +282,7 @@ class Soak:
         least = time.time() + UNDER_WAY_S
         return [
             each.token
-            for each in witness.read(self._file.read_text().splitlines())
+            for each in witness.read(self.file.read_text().splitlines())
             if each.host == host
             and each.end is None
             and each.begin + lasts_s.get(each.job, 0.0) > least

@@ -264,6 +264,14 @@ def test_what_was_over_long_ago_must_be_known_to_be() -> None:
         assert set(judge([ASKED], processes, [*views()[:2], running], read_at, []).faults) == faults
 
 
+def test_what_ended_only_by_the_delete_of_its_job_was_told_to_run_before() -> None:
+    asked = replace(ASKED, delete_asked=1150.0, delete_acknowledged=1150.5)
+    running = view(1120.5, 1120.0, state="running", ended=None, output="")
+    for end, faults in ((1150.2, set()), (1121.5, {"endless"})):
+        processes = [*seen(*RIGHT[:2]), Seen(JOB, "t1120.5", 1120.5, end)]
+        assert set(judged(processes, [*views()[:2], running], asked).faults) == faults
+
+
 def test_what_began_while_the_api_was_read_is_judged_by_nobody() -> None:
     processes = [*seen(*RIGHT[:2]), Seen(JOB, "t1120.5", 1120.5, 1121.5)]
     for told in (views(), views()[:2]):
