@@ -31,7 +31,8 @@ class RunPayload(BaseModel):
 class TaskPayload(BaseModel):
     """One attempt at running an instance; `TaskInfo.data` is this as JSON.
 
-    `adopt` names a container of an earlier attempt that still runs and is to be taken over, not started anew.
+    `adopt` names a container of an earlier attempt that still runs and is to be taken over, not started anew. When the
+    instance is `ending`, that is done to stop it: if it does not run, nothing is begun in its place.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -45,6 +46,7 @@ class TaskPayload(BaseModel):
     deployment: str = ""
     spec: InstanceSpec
     adopt: str = ""
+    ending: bool = Field(False, exclude_if=lambda ending: not ending)
     cleanup: bool = (
         False  # nothing is to run: the executor is to be there, and finds what nobody wants
     )

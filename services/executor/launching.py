@@ -186,10 +186,12 @@ def _adopt_ended(a: Attempt, view: View | None, world: World) -> m.Step:
 
 
 def _start_anew(a: Attempt, view: View | None, world: World) -> m.Step:
-    """The container is gone or dead: make one of this attempt's own."""
+    """The container is gone, dead or was never started: make one of this attempt's own, if it is not to end."""
     own = ContainerName(container_name(a.payload.cluster, a.id))
     leftover = (m.Discard(view.name, view.id),) if view is not None and view.name != own else ()
     a = changed(a, adopting=False, container=own, generation=a.payload.generation)
+    if a.payload.ending and a.stop is None:
+        a = changed(a, stop=Stop(reason=StopReason.ASKED, grace_s=0.0, message="stopped"))
     if a.stop:
         step = proceed(a, world)
     else:

@@ -25,7 +25,8 @@ RETOLD_S = 80.0
 By then it has been told three times more, of which two may have been lost."""
 RECONCILED = "REASON_RECONCILIATION"
 OWN_ENDS = frozenset({"TASK_FINISHED", "TASK_FAILED", "TASK_KILLED"})
-"""What an executor tells of its own, and a master repeats."""
+"""What an executor tells of its own, and a master repeats: when it is asked, or when an agent was away and is back."""
+REPEATING = frozenset({RECONCILED, "REASON_AGENT_REREGISTERED"})
 GONE_EXECUTOR = "REASON_EXECUTOR_TERMINATED"
 GONE_STATES = frozenset({"TASK_GONE", "TASK_GONE_BY_OPERATOR"})
 HOST_REASONS = ("REASON_AGENT_", "REASON_SLAVE_")
@@ -168,7 +169,7 @@ def _retold_at(instance: Instance, status: TaskStatus, now: float) -> float:
 
     Who looks for it at once finds nothing: it would be given up, and done again.
     """
-    repeated = status.get("reason", "") == RECONCILED and status["state"] in OWN_ENDS
+    repeated = status.get("reason", "") in REPEATING and status["state"] in OWN_ENDS
     return now + RETOLD_S if instance.run is not None and repeated else 0.0
 
 

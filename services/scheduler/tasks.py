@@ -76,6 +76,7 @@ class TaskFactory:
             deployment=instance.deployment,
             spec=_for_host(instance.spec),
             adopt=instance.adopt,
+            ending=instance.ending,
             cleanup=instance.cleanup,
             traceparent=instance.traceparent,
             run=run.payload(instance.id, instance.hostname) if run is not None else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from libs.common.task import RunPayload
 from tests.fakes.docker import FakeImage
 from tests.simulation.loop import World, virtual
 from tests.unit.executor.world import HTTP, IMAGE, ExecutorWorld
@@ -146,6 +147,38 @@ async def test_a_dead_one_is_started_anew_and_a_different_one_left_alone(world: 
         assert "gantry.spec" in it.agent.last("b.2")["message"]
         assert it.container("b.1").running
         assert other in it.network.attachments
+        await it.crash()
+
+
+@virtual
+async def test_what_is_to_end_is_not_begun_in_place_of_what_is_dead_gone_or_was_never_started(
+    world: World,
+) -> None:
+    """Its KILL may come late: here it never does."""
+    it = ExecutorWorld(world)
+    run = RunPayload(job="bu/job", run="run", target=0.0, reuse="never")
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        dead, gone, running = it.launch("dead.1"), it.launch("gone.1"), it.launch("running.1")
+        await it.settle()
+        it.docker.latency_s = {"start": 1000.0}
+        made = it.launch("made.1", run=run)
+        await it.settle()
+        assert it.docker.by_name(made) is not None
+        await it.lose_supervisor()
+        it.docker.latency_s = {}
+        it.docker.kill(dead)
+        it.docker.destroy(gone)
+        it.start(group)
+        for name, container in (("dead", dead), ("gone", gone), ("running", running)):
+            it.launch(f"{name}.2", adopt=container, ending=True)
+        it.launch("made.2", adopt=made, ending=True, run=run)
+        await it.settle()
+        for name in ("dead", "gone", "made"):
+            assert it.agent.states(f"{name}.2") == ["TASK_KILLED"]
+        assert it.agent.states("running.2") == ["TASK_RUNNING"], "it is stopped as others are"
+        await it.settle(60)
+        assert {each.name for each in it.docker.containers.values()} == {running}
         await it.crash()
 
 

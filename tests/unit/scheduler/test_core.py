@@ -150,10 +150,21 @@ def test_an_orphan_keeps_its_place_and_is_adopted() -> None:
     assert launches(desk.offer("a1")) == ["i1.2"]
     launch = next(each for each in desk.actions[::-1] if isinstance(each, Launch))
     payload = TaskPayload.model_validate_json(b64decode(launch.tasks[0]["data"]))
-    assert (payload.adopt, payload.generation) == ("c-i1", 2)
+    assert (payload.adopt, payload.generation, payload.ending) == ("c-i1", 2, False)
     desk.tell("i1.2", "TASK_RUNNING", container="c-i1")
     assert (desk["i1"].adopt, desk["i1"].address) == ("", "10.0.0.1")
     assert "ContainerExited" not in desk.kinds()
+
+
+def test_an_orphan_that_is_to_end_is_adopted_for_that_and_not_begun_anew() -> None:
+    desk = Desk()
+    desk.running()
+    desk.tell("i1.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    desk.give(unwant("i1"))
+    assert launches(desk.offer("a1")) == ["i1.2"]
+    launch = next(each for each in desk.actions[::-1] if isinstance(each, Launch))
+    payload = TaskPayload.model_validate_json(b64decode(launch.tasks[0]["data"]))
+    assert (payload.adopt, payload.ending) == ("c-i1", True)
 
 
 def test_an_unreachable_hosts_dead_executor_leaves_an_orphan_too() -> None:

@@ -278,14 +278,15 @@ def test_an_end_that_is_reconciled_before_it_is_told_is_the_runs_end(code: int) 
     assert launches(desk.offer()) == []
 
 
-def test_an_end_that_a_master_repeats_is_waited_for() -> None:
+@pytest.mark.parametrize("reason", ["REASON_RECONCILIATION", "REASON_AGENT_REREGISTERED"])
+def test_an_end_that_a_master_repeats_is_waited_for(reason: str) -> None:
     """Its executor has let go of it: an adopter would find nothing, and what was done would be done again."""
     desk = JobDesk()
     desk.took()
     desk.at(0.0)
     run = desk.begin()
     desk.now += 15
-    desk.report(run.attempt, "TASK_FINISHED", reason="REASON_RECONCILIATION")
+    desk.report(run.attempt, "TASK_FINISHED", reason=reason)
     desk.now += RETOLD_S - 1
     assert launches(desk.offer()) == []
     desk.end(run.id)
