@@ -29,6 +29,7 @@ from infra import provision
 from infra.provision import OvsServer, Server
 from infra.provision.sources import lent_url
 from libs.common.bus.kafka_url import parse_url
+from libs.common.store.mongo_url import parse_url as parse_mongo_url
 
 REPOSITORY = Path(__file__).parent.parent
 T = TypeVar("T")
@@ -110,7 +111,8 @@ async def _forget_topics(url: str) -> None:
     try:
         ours = [name for name in await admin.list_topics() if name.startswith(MARK)]
         for name in ours:
-            await admin.delete_topics([name])
+            answer = await admin.delete_topics([name])
+            assert all(code == 0 for _, code in answer.topic_error_codes), answer
     finally:
         await admin.close()
 
@@ -138,7 +140,10 @@ def mongo_url(mongo_server: Server, server_park: ServerPark) -> Iterator[str]:
 
 
 async def _forget_databases(url: str) -> None:
-    client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(url)
+    settings = parse_mongo_url(url)
+    client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
+        settings.url, **settings.arguments()
+    )
     for name in await client.list_database_names():
         if name.startswith(MARK):
             # The MongoDB-wire server of this host drops it, and complains.

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import yaml
@@ -71,6 +72,11 @@ class Part:
             daemon.resume()
 
         return cls(daemon.name, start, stop, kill9, pause, resume)
+
+
+def _within(url: str, name: str) -> str:
+    """A database or node of a server; what the URL says besides stays."""
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
 
 
 class DistributedStack:
@@ -348,8 +354,8 @@ class DistributedStack:
                 "cluster": layout.cluster,
                 "data_dir": str(layout.data),
                 "bus": self.servers["kafka"].url,
-                "store": f"{self.servers['mongo'].url}/{layout.cluster}",
-                "election": f"{self.servers['zookeeper'].url}/{layout.cluster}",
+                "store": _within(self.servers["mongo"].url, layout.cluster),
+                "election": _within(self.servers["zookeeper"].url, layout.cluster),
                 "listen": {service: f"127.0.0.1:{layout.ports[name]}"},
                 # Its own replicas, too: the monitor that leads watches the one that stands by.
                 "peers": {each: self.urls(each) for each in SERVICES},

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from infra import provision
 from infra.demo.story import Story
 from infra.local.distributed import DistributedStack
 from infra.local.layout import Layout
+from infra.provision import Server
 from infra.provision.sources import provided
 from libs.client.api import GantryClient
 from libs.common.errors import Unavailable
+from tests.fakes.mongo_guard import mongo_guard
 from tests.mail import MailSink, mail_sink
 from tests.matrix.parts import MONITOR
 
@@ -65,8 +70,13 @@ class Distributed:
 
 
 @asynccontextmanager
-async def distributed(ovs_dir: Path, replicas: int, size: int) -> AsyncIterator[Distributed]:
-    """Start one; everything is gone afterwards, its logs are kept in LOGS."""
+async def distributed(
+    ovs_dir: Path, replicas: int, size: int, guarded: bool = False
+) -> AsyncIterator[Distributed]:
+    """Start one; everything is gone afterwards, its logs are kept in LOGS.
+
+    `guarded`: Kafka speaks SASL and TLS, and the store asks for a password.
+    """
     root = Path(tempfile.mkdtemp(prefix="gd-", dir="/tmp"))
     cluster = f"many-{root.name[-4:].lower().replace('_', 'x')}"
     async with AsyncExitStack() as servers:
@@ -75,10 +85,26 @@ async def distributed(ovs_dir: Path, replicas: int, size: int) -> AsyncIterator[
             kind: await servers.enter_async_context(provided(kind, aside / kind, own=True))
             for kind in LENT
         }
+        if guarded:
+            kafka = provision.kafka(aside / "guarded-kafka", secure=True)
+            lent["kafka"] = await servers.enter_async_context(kafka)
+            lent["mongo"] = await servers.enter_async_context(_guarded(lent["mongo"], aside))
         layout = Layout(cluster, root, ovs_dir=ovs_dir)
         stack = DistributedStack(layout, replicas=replicas, lent=lent)
         async with _running(stack, size) as running:
             yield running
+
+
+@asynccontextmanager
+async def _guarded(mongo: Server, directory: Path) -> AsyncIterator[Server]:
+    """The store behind a door that has users prove their password."""
+    file, password = directory / "mongo.password", secrets.token_urlsafe(24)
+    file.touch(mode=0o600)
+    file.write_text(f"{password}\n")
+    behind = urlsplit(mongo.url).port or 0
+    async with mongo_guard({("gantry", "admin"): password}, behind) as guard:
+        options = f"authSource=admin&passwordFile={file}"
+        yield replace(mongo, url=f"mongodb://gantry@127.0.0.1:{guard.port}/?{options}")
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from tests.e2e.conftest import Cloud
 from tests.e2e.distributed import Distributed, distributed
 from tests.e2e.doors import answer_of
 from tests.e2e.drill import Drill, until
+from tests.e2e.test_secrets import files_with, told_by_proc
 from tests.matrix.runner import Matrix
 
 pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.timeout(900)]
@@ -171,9 +172,28 @@ async def waits(stack: DistributedStack, name: str) -> bool:
         return False
 
 
-async def test_one_replica_of_each_service(ovs: OvsServer) -> None:
-    async with distributed(ovs.data_dir, 1, SIZE) as cloud:
+async def test_one_replica_of_each_service_and_servers_that_ask_for_passwords(
+    ovs: OvsServer,
+) -> None:
+    """A secret is in its own file, or in memory, and nowhere else of all that the cluster writes."""
+    async with distributed(ovs.data_dir, 1, SIZE, guarded=True) as cloud:
         await whole_life(cloud)
+        stack, root = cloud.stack, cloud.stack.layout.root
+        kafka, mongo = (stack.servers[each] for each in ("kafka", "mongo"))
+        files = [
+            kafka.data_dir / "password",
+            kafka.data_dir.parent / "mongo.password",
+            *(stack.layout.data / each for each in ("mesos.secret", "cluster.secret", "admin.key")),
+            *(each.executor_secret for each in stack.hosts),
+        ]
+        broker = (kafka.data_dir / f"{each}.properties" for each in ("server", "secure"))
+        own = {*files, *broker, stack.credentials}
+        commands = "\0".join(told_by_proc())
+        for secret in (each.read_text().strip() for each in files):
+            places = [root, mongo.data_dir, kafka.data_dir]
+            found = {file for place in places for file in files_with(place, secret)}
+            assert found <= own and found, found - own
+            assert secret not in commands
 
 
 async def test_two_replicas_of_each_service(many: Distributed) -> None:

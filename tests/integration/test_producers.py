@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from joserfc.jwk import OKPKey
 
+from infra.provision import Server
 from libs.client import GantryClient
 from libs.client.model import NewProducerKey
 from libs.common.bus.base import Bus, Record
@@ -249,8 +250,8 @@ async def test_while_the_gateway_is_away_requests_wait(world: World) -> None:
     assert [e.allowed for e in trail if e.request_id == "acme.patient"] == [True]
 
 
-async def test_the_example_asks_over_a_real_kafka(tmp_path: Path, kafka_url: str) -> None:
-    bus = await KafkaBus.open(kafka_url, SystemClock())
+async def test_the_example_asks_over_a_real_kafka(tmp_path: Path, own_kafka: Server) -> None:
+    bus = await KafkaBus.open(own_kafka.url, SystemClock())
     await bus.ensure_topics(TOPICS)
     async with parts(tmp_path, bus) as made:
         await made.client.put_app("acme/web", WEB)
@@ -260,7 +261,7 @@ async def test_the_example_asks_over_a_real_kafka(tmp_path: Path, kafka_url: str
         file.write_bytes(key.as_pem(private=True))
         arguments = [
             "--kafka",
-            kafka_url.removeprefix("kafka://"),
+            own_kafka.url.removeprefix("kafka://"),
             "--key",
             str(file),
             "--kid",

@@ -68,10 +68,15 @@ class KafkaBus:
         if not missing:
             return
         async with self._admin("create topics") as admin:
-            answer = await admin.create_topics([self._new_topic(each) for each in missing.values()])
-            for _, code, message in answer.topic_errors:
-                if code and for_code(code) is not TopicAlreadyExistsError:
-                    raise Unavailable(f"kafka: create topic: {message or for_code(code).__name__}")
+            there = set(await admin.list_topics())
+            made = [self._new_topic(each) for each in missing.values()]
+            made = [each for each in made if each.name not in there]
+            if made:  # whoever finds all of them there need not be allowed to make any
+                answer = await admin.create_topics(made)
+                for _, code, message in answer.topic_errors:
+                    if code and for_code(code) is not TopicAlreadyExistsError:
+                        why = message or for_code(code).__name__
+                        raise Unavailable(f"kafka: create topic: {why}")
             await self._settle_topics(admin, list(missing))
 
     def _new_topic(self, spec: TopicSpec) -> NewTopic:

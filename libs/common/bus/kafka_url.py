@@ -1,11 +1,12 @@
 """What a kafka:// URL says.
 
-    kafka://[user:password@]host:port[,host:port][?option=value&…]
+    kafka://[user:password@]host[:port][,host[:port]][?option=value&…]
 
-Options: `tls` (1), `cafile`, `certfile`, `keyfile`; `sasl` (PLAIN, SCRAM-SHA-256, SCRAM-SHA-512; default the last when
-there is a user; PLAIN over TLS only); `password_file` in place of the password, read again for each new connection;
-`replication` of topics that are made (default 1); `session_s` until a silent consumer counts as dead (default 10);
-`linger_ms` (0 to 5, default 0); `prefix` of topic and group names, for clusters that share a Kafka.
+Ports are 9092 by default. Options: `tls` (1), `cafile`, `certfile`, `keyfile`; `sasl` (PLAIN, SCRAM-SHA-256,
+SCRAM-SHA-512; default the last when there is a user; PLAIN over TLS or loopback only); `password_file` in place of the
+password, read again for each new connection; `replication` of topics that are made (default 1); `session_s` until a
+silent consumer counts as dead (default 10); `linger_ms` (0 to 5, default 0); `prefix` of topic and group names, for
+clusters that share a Kafka.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _OPTIONS = frozenset(
     ]
 )
 
+PORT = 9092
 SASL = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
@@ -98,7 +100,7 @@ def parse_url(url: str) -> KafkaSettings:
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
-    bootstrap = tuple(host for host in hosts.split(",") if host)
+    bootstrap = tuple(_with_port(host) for host in hosts.split(",") if host)
     if not bootstrap or not all(host.rpartition(":")[2].isdigit() for host in bootstrap):
         raise InvalidInput.of("common.bus", f"no brokers in {hosts!r}", "host:port[,host:port]")
     options = dict(parse_qsl(parts.query))
@@ -123,6 +125,16 @@ def parse_url(url: str) -> KafkaSettings:
     )
     _check(settings, options)
     return settings
+
+
+def _with_port(host: str) -> str:
+    has_port = ":" in host.rpartition("]")[2]  # an IPv6 address is in brackets
+    return host if has_port else f"{host}:{PORT}"
+
+
+def _is_loopback(broker: str) -> bool:
+    name = broker.rpartition(":")[0].strip("[]")
+    return name in ("localhost", "::1") or name.startswith("127.")
 
 
 def _password(given: str, options: Mapping[str, str]) -> str:
@@ -157,7 +169,8 @@ def _check(settings: KafkaSettings, options: Mapping[str, str]) -> None:
         )
     if not settings.user and ("sasl" in options or settings.password):
         raise InvalidInput.of("common.bus", "SASL without a user", "kafka://user@host:port")
-    if settings.user and settings.sasl == "PLAIN" and not settings.tls:
+    is_seen = not settings.tls and not all(map(_is_loopback, settings.bootstrap))
+    if settings.user and settings.sasl == "PLAIN" and is_seen:
         raise InvalidInput.of(
             "common.bus?sasl", "PLAIN shows the password to the network", "tls=1, or SCRAM"
         )

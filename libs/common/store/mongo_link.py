@@ -31,6 +31,7 @@ _OPTIONS: Mapping[str, Any] = {
     "retryWrites": False,  # a standalone server has no sessions to retry in
     "w": "majority",
     "journal": True,
+    "readPreference": "primary",  # an epoch or a version that is read elsewhere may be of the past
     "appname": "gantry",
 }
 

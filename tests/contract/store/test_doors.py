@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from pymongo import ReadPreference
 
 from infra import provision
 from infra.provision import Server
@@ -20,6 +21,7 @@ from infra.provision.certificates import make_certificates
 from libs.common.errors import InvalidInput, Unavailable
 from libs.common.runtime import open_store
 from libs.common.store.base import CollectionSpec, Store, Write
+from libs.common.store.mongo_link import MongoLink
 from libs.common.store.mongo_url import parse_url
 from tests.contract.store.conftest import things  # noqa: F401 - a fixture
 from tests.contract.store.test_documents import (  # noqa: F401 - they run here too
@@ -122,6 +124,12 @@ async def test_without_tls_nobody_gets_in(server: Server, own_mongo: Server) -> 
     # A server without TLS may close at once, or wait for more of what it takes for a message until we give up.
     said = await refusal(plain)
     assert "SSL" in said or "No servers found" in said
+
+
+async def test_what_is_read_is_of_the_primary_whatever_the_url_says() -> None:
+    link = MongoLink(parse_url("mongodb://h/db?readPreference=secondaryPreferred"))
+    assert link["things"].read_preference == ReadPreference.PRIMARY
+    await link.close()
 
 
 async def test_who_is_not_let_in_is_told_why_and_shows_no_password(tmp_path: Path) -> None:

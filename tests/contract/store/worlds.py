@@ -38,7 +38,7 @@ def mongo_database(mongo_url: str) -> str:
     """The server with a database of one's own; whoever logs in does so where the URL said."""
     parts = urlsplit(mongo_url)
     query = parts.query
-    if parts.username and "authSource=" not in query:
+    if parts.username and "authSource=" not in query and "MONGODB-X509" not in query:
         query = f"{query}&authSource={parts.path.strip('/') or 'admin'}".lstrip("&")
     return urlunsplit(parts._replace(path=f"/{MARK}_{next(_names)}", query=query))
 

@@ -20,6 +20,19 @@ def test_plain() -> None:
     assert settings.connection()["security_protocol"] == "PLAINTEXT"
 
 
+def test_a_port_that_is_not_said_is_kafkas_own() -> None:
+    settings = parse_url("kafka://a,b:1,[::1],[::2]:3")
+    assert settings.bootstrap == ("a:9092", "b:1", "[::1]:9092", "[::2]:3")
+
+
+def test_a_password_may_be_shown_to_ones_own_machine() -> None:
+    for here in ("127.0.0.1:1", "localhost", "[::1]"):
+        connection = parse_url(f"kafka://u:p@{here}?sasl=PLAIN").connection()
+        assert connection["security_protocol"] == "SASL_PLAINTEXT"
+    with pytest.raises(InvalidInput, match="shows the password"):
+        parse_url("kafka://u:p@127.0.0.1:1,a:1?sasl=PLAIN")
+
+
 def test_everything() -> None:
     url = "kafka://us%40er:p%3Aw@a:9092?tls=1&sasl=PLAIN&replication=3&session_s=6&linger_ms=5&prefix=x."
     settings = parse_url(url)
@@ -53,7 +66,7 @@ def test_files_that_are_no_certificates_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["kafka://", "kafka://host", "kafka://a:b", "kafka://u:secret@h", "kafka://a:1?tsl=1",
+    "url", ["kafka://", "kafka://a:", "kafka://a:b", "kafka://u:secret@h:p", "kafka://a:1?tsl=1",
             "kafka://a:1?replication=x", "kafka://a:1?session_s=-1", "kafka://u:secret@a:1?sasl=PLAIN",
             "kafka://u:secret@a:1?sasl=GSSAPI", "kafka://:secret@a:1", "kafka://u@a:1", "kafka://a:1?sasl=PLAIN",
             "kafka://u:secret@a:1?password_file=/dev/null", "kafka://u@a:1?password_file=/dev/null",
