@@ -17,8 +17,9 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from libs.common.clock import SystemClock
+from libs.common.clock import RngIds, SystemClock, system_rng
 from libs.mesos import calls, events
+from libs.mesos.environment import ExecutorEnvironment
 from libs.mesos.errors import (
     BadCall,
     CallTimeout,
@@ -26,12 +27,14 @@ from libs.mesos.errors import (
     NotSubscribed,
     TransportError,
 )
+from libs.mesos.executor import ExecutorClient
 from libs.mesos.framework import FrameworkClient, SchedulerOptions
 from libs.mesos.http import AiohttpTransport
 from libs.mesos.messages import FrameworkInfo, Offer, TaskInfo, TaskStatus
 from libs.mesos.operator import OperatorClient
 from libs.mesos.subscription import Options
 from tests.contract.mesos.cluster import Mesos, Power, minimesos
+from tests.contract.mesos.executors import Proxy, executor_hub
 from tests.frameworks import KINDS, make_client
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -150,6 +153,103 @@ async def test_updates_are_acknowledged_together(shared: Mesos, scheduler: Make)
                     told[status["task_id"]["value"]] = status
             await client.acknowledge_all(told.values())
         await client.teardown()
+
+
+async def test_offers_of_one_agent_are_accepted_together(shared: Mesos, scheduler: Make) -> None:
+    """What is left of an agent while a task runs there, and what that leaves: one task takes more than either has."""
+    client = scheduler(shared, _info("client-merged"))
+    async with client.subscribe() as stream:
+        (first, *_) = (await _next(stream, events.Offers)).offers
+        whole = _cpus(first)
+        half = _task(first, "half", "sleep 1000")
+        half["resources"] = [calls.scalar("cpus", whole / 2), calls.scalar("mem", 32.0)]
+        await client.accept([first["id"]["value"]], [calls.launch([half])], calls.filters(0.0))
+        held: list[Offer] = []
+        while sum(map(_cpus, held)) < whole - 1e-6:
+            event = await _next(stream, (events.Offers, events.Update))
+            if isinstance(event, events.Update):
+                await client.acknowledge(event.status)
+            else:
+                held += [one for one in event.offers if one["agent_id"] == first["agent_id"]]
+                if len(held) == 1:
+                    await client.kill("half")
+        assert len(held) > 1
+        large = _task(first, "large", "exit 0")
+        large["resources"] = [calls.scalar("cpus", whole), calls.scalar("mem", 32.0)]
+        ids = [each["id"]["value"] for each in held]
+        await client.accept(ids, [calls.launch([large])], calls.filters(0.0))
+        states: list[str] = []
+        while "TASK_FINISHED" not in states:
+            status = (await _next(stream, events.Update)).status
+            await client.acknowledge(status)
+            states += [status["state"]] if status["task_id"]["value"] == "large" else []
+        await client.teardown()
+
+
+def _cpus(offer: Offer) -> float:
+    return sum(r["scalar"]["value"] for r in offer["resources"] if r["name"] == "cpus")
+
+
+@pytest.mark.mesos_power(Power.EXECUTOR)
+async def test_an_executor_is_told_messages_and_a_kills_grace(
+    shared: Mesos, scheduler: Make
+) -> None:
+    """And what it says itself comes back."""
+    client = scheduler(shared, _info("client-message"))
+    async with executor_hub() as hub, client.subscribe() as stream, asyncio.TaskGroup() as group:
+        (offer, *_) = (await _next(stream, events.Offers)).offers
+        task = _task(offer, "m1", "")
+        del task["command"]
+        task["executor"] = {
+            "executor_id": calls.value("echo"),
+            "type": "CUSTOM",
+            "command": {"value": hub.command, "shell": True},
+            "resources": [calls.scalar("cpus", 0.1), calls.scalar("mem", 32.0)],
+        }
+        await client.accept([offer["id"]["value"]], [calls.launch([task])], calls.filters(0.0))
+        echo = group.create_task(_echo(await hub.get("echo")))
+        running = (await _next(stream, events.Update)).status
+        await client.acknowledge(running)
+        agent = running["agent_id"]["value"]
+        await client.message(agent, "echo", b"\x00all bytes\xff")
+        said = await _next(stream, events.Message)
+        assert (said.data, said.executor_id, said.agent_id) == (
+            *(b"heard \x00all bytes\xff", "echo", agent),
+        )
+        await client.kill("m1", agent, grace_s=2.5)
+        killed = (await _next(stream, events.Update)).status
+        await client.acknowledge(killed)
+        assert (killed["state"], killed["message"]) == ("TASK_KILLED", "2.5")
+        await client.shutdown("echo", agent)
+        await echo
+        await client.teardown()
+
+
+async def _echo(proxy: Proxy) -> None:
+    """An executor: says again what it is told, and of a kill the grace. Ends when it is shut down."""
+    rng = system_rng()
+    async with aiohttp.ClientSession() as session:
+        environment = ExecutorEnvironment.parse(proxy.env)
+        transport, clock, ids = AiohttpTransport(session), SystemClock(), RngIds(rng)
+        client = ExecutorClient(transport, environment, clock=clock, rng=rng, ids=ids)
+        async with client.subscribe() as stream:
+            async for event in stream:
+                match event:
+                    case events.Launch(task):
+                        status = client.make_status(task["task_id"]["value"], "TASK_RUNNING")
+                        await client.update(status)
+                    case events.Message(data):
+                        await client.message(b"heard " + data)
+                    case events.Kill(task_id, policy):
+                        assert policy is not None
+                        grace_s = policy["grace_period"]["nanoseconds"] / 1e9
+                        status = client.make_status(task_id, "TASK_KILLED", message=f"{grace_s:g}")
+                        await client.update(status)
+                    case events.Shutdown():
+                        await proxy.exit(0)
+                        return
+                    case _:
+                        pass
 
 
 async def test_who_suppresses_gets_no_offers_until_it_asks_again(
@@ -296,6 +396,36 @@ async def test_a_master_restarts_and_an_agent_goes(tmp_path: Path, scheduler: Ma
             told = await _next(stream, events.Update, _reconciled)
             assert told.status["state"] == state
         await client.teardown()
+
+
+@pytest.mark.mesos_power(Power.FLAGS, Power.AGENT)
+async def test_an_agent_that_is_silent_is_unreachable_until_it_is_back(
+    tmp_path: Path, scheduler: Make
+) -> None:
+    """Its task is not over: nobody knows, and on its return the master says how it is."""
+    flags = {"agent_ping_timeout": "1secs", "max_agent_ping_timeouts": "2"}
+    async with minimesos(tmp_path, master_flags=flags) as mesos:
+        client = scheduler(mesos, _info("client-silent"))
+        async with client.subscribe() as stream:
+            await _run(client, stream, "u1", "sleep 1000", "TASK_RUNNING")
+            (agent,) = mesos.agents
+            agent.signal(signal.SIGSTOP)
+            lost = (await _next(stream, events.Update)).status
+            assert lost["state"] == "TASK_UNREACHABLE"
+            await client.acknowledge(lost)
+            place = lost["agent_id"]["value"]
+            await client.reconcile([("u1", place)])
+            told = (await _next(stream, events.Update, _reconciled)).status
+            assert told["state"] == "TASK_UNREACHABLE"
+            agent.signal(signal.SIGCONT)
+            back = (await _next(stream, events.Update)).status
+            assert (back["state"], back["reason"]) == ("TASK_RUNNING", "REASON_AGENT_REREGISTERED")
+            await client.acknowledge(back)
+            await client.kill("u1", place)
+            ended = (await _next(stream, events.Update)).status
+            await client.acknowledge(ended)
+            assert ended["state"] == "TASK_KILLED"
+            await client.teardown()
 
 
 @pytest.mark.mesos_power(Power.MASTER)
