@@ -39,7 +39,7 @@ class Resources(Strict):
 
 
 class ConstraintOperator(StrEnum):
-    """Marathon's placement operators, and IS."""
+    """Marathon's placement operators. An agent that lacks the attribute passes UNLIKE only."""
 
     UNIQUE = "UNIQUE"
     CLUSTER = "CLUSTER"

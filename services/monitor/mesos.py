@@ -11,6 +11,7 @@ import aiohttp
 from libs.common.errors import Unavailable
 from libs.common.runtime import Runtime
 from libs.mesos import errors
+from libs.mesos.attributes import as_texts
 from libs.mesos.credentials import open_credentials
 from libs.mesos.events import Disconnected
 from libs.mesos.http import AiohttpTransport
@@ -64,14 +65,11 @@ def parse_agent(agent: Mapping[str, Any]) -> Node:
     info = agent["agent_info"]
     total = _sums(agent.get("total_resources", info.get("resources", [])))
     used = _sums(agent.get("allocated_resources", []))
-    attributes = {
-        each["name"]: each["text"]["value"] for each in info.get("attributes", []) if "text" in each
-    }
     return Node(
         id=info["id"]["value"],
         hostname=info["hostname"],
         state=NodeState.UP if agent.get("active", True) else NodeState.LOST,
-        attributes=attributes,
+        attributes=as_texts(info.get("attributes", [])),
         cpus=total["cpus"],
         mem_mib=total["mem"],
         disk_mib=total["disk"],

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from libs.common.spec import InstanceSpec
 from libs.common.task import TaskPayload
 from libs.common.wishes import PATIENT
 from libs.mesos import calls
-from libs.mesos.messages import Attribute, ExecutorInfo, FrameworkInfo, Resource, TaskInfo
+from libs.mesos.attributes import as_texts
+from libs.mesos.messages import ExecutorInfo, FrameworkInfo, Resource, TaskInfo
 from libs.mesos.messages import Offer as MesosOffer
 from services.scheduler.model import EXECUTOR_AMOUNTS, AgentId, Amounts, Instance, Offer, OfferId
 from services.scheduler.per_spec import PerSpec
@@ -197,7 +198,7 @@ def parse_offer(offer: MesosOffer, now: float) -> Offer:
         agent=AgentId(offer["agent_id"]["value"]),
         hostname=offer["hostname"],
         free=_sum(usable),
-        attributes=attributes(offer.get("attributes", [])),
+        attributes=as_texts(offer.get("attributes", [])),
         received_at=now,
         resources=usable,
         unreserved=_sum(filter(_is_free_for_all, usable)),
@@ -220,14 +221,3 @@ def _usable(resource: Resource) -> bool:
     """Not what may be taken back, nor a volume with somebody's data."""
     special = "revocable" in resource or "disk" in resource or "shared" in resource
     return "scalar" in resource and not special
-
-
-def attributes(found: list[Attribute]) -> Mapping[str, str]:
-    """An agent's attributes as text."""
-    texts = {}
-    for each in found:
-        if "text" in each:
-            texts[each["name"]] = each["text"]["value"]
-        elif "scalar" in each:
-            texts[each["name"]] = f"{each['scalar']['value']:g}"
-    return texts

@@ -71,7 +71,9 @@ def even(level: Level, room: Counts, best: Vector, amount: int) -> Counts:
         there = np.bincount(level.codes[best < np.inf], minlength=len(level.counts)) > 0
         filled = level.counts + of_value
         there |= level.held
-        stop = 0 if level.absent else int(filled[there].min(initial=UNBOUNDED))
+        fresh = int(np.count_nonzero((level.counts == 0) & (of_value > 0)))
+        lacks = level.lacking > fresh
+        stop = 0 if lacks else int(filled[there].min(initial=UNBOUNDED))
         of_value = np.clip(stop + 1 - level.counts, 0, of_value)
     counts = level.counts
     possible = of_value > 0

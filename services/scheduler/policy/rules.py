@@ -1,4 +1,9 @@
-"""Filters and constraints, as Marathon defines them: masks over agents, room per value, levels to be kept even."""
+"""Filters and constraints: masks over agents, room per value, levels to be kept even.
+
+Constraints mean what Marathon's documentation says (its docs/docs/constraints.md), as its code did until October 2020.
+Since then its GROUP_BY with a number gives a value its share of all instances before the others have one, and no more
+values than that: its documentation says otherwise, and so does this.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ import numpy as np
 
 from libs.common.patterns import pattern
 from libs.common.spec import Constraint, ConstraintOperator, InstanceClass
+from libs.mesos.attributes import as_number
 from services.scheduler.policy.agents import Agents, Codes, Column, Rows
 from services.scheduler.policy.model import UNBOUNDED, Counts, Mask, Shape
 from services.scheduler.policy.search import Gate
@@ -61,8 +67,8 @@ class Level:
     """Values to be kept even. `counts[code]` are there already.
 
     `hard` (GROUP_BY): only the least used value is open, and a full one stops all others, also when nobody offers it
-    but siblings run there (`held`); `absent` values are known to exist but seen nowhere. Otherwise (spread) a full
-    value is passed over.
+    but siblings run there (`held`); before `least` values are in use, only those that are not. Otherwise (spread) a
+    full value is passed over.
     """
 
     attribute: str
@@ -71,10 +77,15 @@ class Level:
     used: Mask
     held: Mask
     hard: bool
-    absent: bool
+    least: int
     name: str
     told: str
     identity: bool
+
+    @property
+    def lacking(self) -> int:
+        """How many values more are to be in use before one of them may have a second."""
+        return max(self.least - int(np.count_nonzero(self.counts[1:])), 0)
 
     def within(self, rows: Counts) -> Level:
         """The same, of some rows only."""
@@ -95,7 +106,7 @@ class Level:
 
     def stop(self, mask: Mask) -> int:
         """How many a value may have and be open, where agents in `mask` have room or may have."""
-        if self.absent:
+        if self.lacking:
             return 0
         there = self.held.copy()
         there[self.codes[mask]] = True
@@ -140,6 +151,11 @@ class Here:
             if code is not None:
                 found[code] += 1
         return found
+
+    def unseen(self, rows: Rows, attribute: str) -> int:
+        """How many values they have that no row has."""
+        theirs = {each.get(attribute, "") for each in self.elsewhere}
+        return len(theirs - rows.column(attribute).index.keys())  # "" has a place in every index
 
     def first(self, rows: Rows, attribute: str) -> str | None:
         """The value that the first of them with any has; None when there are none."""
@@ -289,18 +305,25 @@ def name_of(rule: Constraint) -> str:
 
 
 def _is(rows: Rows, rule: Constraint) -> Mask:
-    return _equal(rows, rule.attribute, rule.value or "")
+    wanted = {rule.value or "", as_number(rule.value or "")} - {""}
+    return _those(rows, rule, lambda value: value in wanted)
 
 
 def _like(rows: Rows, rule: Constraint) -> Mask:
     wanted = pattern(rule.value or "")
+    return _those(rows, rule, lambda value: wanted.fullmatch(value) is not None)
+
+
+def _those(rows: Rows, rule: Constraint, fits: Callable[[str], bool]) -> Mask:
+    """Agents that have the attribute, with a value that fits."""
     column = rows.column(rule.attribute)
-    matches = [wanted.fullmatch(value) is not None for value in column.values]
-    mask: Mask = np.array(matches, dtype=np.bool_)[column.codes]
+    found = [bool(value) and fits(value) for value in column.values]
+    mask: Mask = np.array(found, dtype=np.bool_)[column.codes]
     return mask
 
 
 def _unlike(rows: Rows, rule: Constraint) -> Mask:
+    """All others, with those that lack the attribute: no other operator lets these through."""
     return ~_like(rows, rule)
 
 
@@ -355,7 +378,7 @@ def relations(
         counts = own.counts(rows, attribute)
         name = f"spread over {attribute}"
         told = f"have the {attribute} that is next in turn"
-        found.levels.append(_level(column, attribute, counts, False, False, name, told))
+        found.levels.append(_level(column, attribute, counts, False, 0, name, told))
     _apart(rows, shape.app, apart, here, found)
     if standing is not None:
         _hold(own, standing, found)
@@ -369,6 +392,7 @@ def _relate(rows: Rows, rule: Constraint, own: Here, found: Relations) -> None:
         return
     column = rows.column(attribute)
     name, told = name_of(rule), _TOLD[operator](attribute, value)
+    found.filters.append(Filter(name, f"have a {attribute}", column.codes != 0))
     match operator:
         case _O.UNIQUE | _O.MAX_PER:
             limit = 1 if operator is _O.UNIQUE else int(value)
@@ -378,24 +402,23 @@ def _relate(rows: Rows, rule: Constraint, own: Here, found: Relations) -> None:
             wanted = value or own.first(rows, attribute)
             if wanted is None:
                 found.together.append(attribute)
-                mask: Mask = column.codes != 0
             else:
                 mask = _equal(rows, attribute, wanted)
-                told = _with(attribute, wanted)
-            found.filters.append(Filter(name, told, mask))
+                found.filters.append(Filter(name, _with(attribute, wanted), mask))
         case _O.GROUP_BY:
             counts = own.counts(rows, attribute)
-            found.filters.append(Filter(name, f"have a {attribute}", column.codes != 0))
-            known = len(column.values) - 1
-            absent = int(value or 0) > known
-            found.levels.append(_level(column, attribute, counts, True, absent, name, told))
+            least = int(value or 0) - own.unseen(rows, attribute)
+            level = _level(column, attribute, counts, True, least, name, told)
+            if level.lacking:
+                level = replace(level, told=f"have a {attribute} that is not in use yet")
+            found.levels.append(level)
 
 
 def _level(
-    column: Column, attribute: str, counts: Counts, hard: bool, absent: bool, name: str, told: str
+    column: Column, attribute: str, counts: Counts, hard: bool, least: int, name: str, told: str
 ) -> Level:
     codes, used, held = column.codes, column.used, np.zeros_like(column.used)
-    return Level(attribute, codes, counts, used, held, hard, absent, name, told, column.identity)
+    return Level(attribute, codes, counts, used, held, hard, least, name, told, column.identity)
 
 
 def _hold(own: Here, standing: Mask, found: Relations) -> None:

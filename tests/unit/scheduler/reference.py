@@ -65,15 +65,16 @@ class Reference:
             return False
         for rule in shape.constraints:
             value = value_of(each, rule.attribute)
-            match rule.operator:
-                case _O.IS:
-                    fine = value == rule.value
-                case _O.LIKE:
-                    fine = re.fullmatch(rule.value or "", value) is not None
-                case _O.UNLIKE:
-                    fine = re.fullmatch(rule.value or "", value) is None
-                case _:
-                    fine = True
+            if rule.operator is _O.UNLIKE:
+                fine = not value or re.fullmatch(rule.value or "", value) is None
+            elif not value:
+                fine = False
+            elif rule.operator is _O.IS:
+                fine = value == rule.value
+            elif rule.operator is _O.LIKE:
+                fine = re.fullmatch(rule.value or "", value) is not None
+            else:
+                fine = True
             if not fine:
                 return False
         return True
@@ -87,10 +88,7 @@ class Reference:
             case _O.MAX_PER:
                 return counts[value] < int(rule.value or 0)
             case _O.CLUSTER:
-                wanted = rule.value or next(iter(counts), None)
-                return value != "" if wanted is None else value == wanted
-            case _O.GROUP_BY:
-                return value != ""
+                return value == (rule.value or next(iter(counts), value))
         return True
 
     def _next_in_turn(
@@ -107,7 +105,10 @@ class Reference:
         return most <= self._least(rule, shape) + 1
 
     def _least(self, rule: Constraint, shape: Shape) -> int:
-        """GROUP_BY looks at all agents that are in the running but for room and for caps."""
+        """GROUP_BY looks at all agents that are in the running but for room and for caps.
+
+        A value has none in any case before the app is on as many values as it is to be.
+        """
         counts = self._counts(shape, rule.attribute)
         others = [each for each in shape.constraints if each.operator is not _O.GROUP_BY]
         others = [each for each in others if each.operator in (_O.CLUSTER,)]
@@ -119,10 +120,7 @@ class Reference:
             and all(self._relation(other, shape, each) for other in others)
         ]
         least = min((counts[value_of(each, rule.attribute)] for each in known), default=0)
-        values = {value_of(each, rule.attribute) for each in self.candidates} - {""}
-        if (rule.value or "").isdigit() and int(rule.value or 0) > len(values):
-            least = 0
-        return least
+        return least if len(+counts) >= int(rule.value or 0) else 0
 
     def _fits(self, shape: Shape, each: Candidate) -> bool:
         left = self.free[each.agent] - shape.amounts
@@ -161,19 +159,21 @@ def violations(
 
 
 def _holds(rule: Constraint, counts: Counter[str]) -> bool:
+    if "" in counts and rule.operator is not _O.UNLIKE:
+        return False
     match rule.operator:
         case _O.UNIQUE:
             return max(counts.values(), default=0) <= 1
         case _O.MAX_PER:
             return max(counts.values(), default=0) <= int(rule.value or 0)
         case _O.CLUSTER:
-            return len(counts) <= 1 and set(counts) <= {rule.value or next(iter(counts), "")} - {""}
+            return len(counts) <= 1 and set(counts) <= {rule.value or next(iter(counts), "")}
         case _O.IS:
             return set(counts) <= {rule.value}
         case _O.LIKE:
             return all(re.fullmatch(rule.value or "", value) for value in counts)
         case _O.UNLIKE:
-            return not any(re.fullmatch(rule.value or "", value) for value in counts)
+            return not any(value and re.fullmatch(rule.value or "", value) for value in counts)
         case _O.GROUP_BY:
-            return "" not in counts
+            return len(counts) >= int(rule.value or 0) or max(counts.values(), default=0) <= 1
     raise AssertionError(rule)

@@ -180,7 +180,10 @@ def constraints_hold(of: Decision) -> None:
 
 
 def groups_are_even(of: Decision) -> None:
-    """GROUP_BY: nowhere was one placed while there were fewer where another might go, room or not."""
+    """GROUP_BY: nowhere was one placed while there were fewer where another might go, room or not.
+
+    And nowhere a second one before the app was on as many values as it is to be.
+    """
     for each in of.placed:
         for constraint in each.spec.constraints:
             if constraint.operator is not _O.GROUP_BY:
@@ -189,6 +192,9 @@ def groups_are_even(of: Decision) -> None:
             counts = of.counts(each.app, attribute)
             mine = of.counts(each.app, attribute, constraint)[ALL[each.agent].value(attribute)]
             least = min((counts[value] for value in _groups(of, each, attribute)), default=mine)
+            in_use = len(+counts - Counter({"": counts[""]}))
+            if in_use < int(constraint.value or 0):
+                least = 0
             assert mine - 1 <= least, f"{each.id} of {each.app}: {counts}"
 
 
@@ -370,6 +376,8 @@ def _is_barred(of: Decision, agent: str) -> bool:
 def _passes(constraint: Constraint, host: Host) -> bool:
     """What only looks at the host."""
     value, wanted = host.value(constraint.attribute), constraint.value or ""
+    if not value:  # of whoever lacks the attribute no rule holds, but that it is unlike something
+        return constraint.operator is _O.UNLIKE
     match constraint.operator:
         case _O.IS:
             return value == wanted
@@ -377,10 +385,8 @@ def _passes(constraint: Constraint, host: Host) -> bool:
             return re.fullmatch(wanted, value) is not None
         case _O.UNLIKE:
             return re.fullmatch(wanted, value) is None
-        case _O.GROUP_BY:
-            return value != ""
         case _O.CLUSTER:
-            return value != "" and wanted in ("", value)
+            return wanted in ("", value)
     return True
 
 

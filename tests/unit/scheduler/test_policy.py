@@ -43,13 +43,17 @@ RULES = [
     Constraint(attribute="hostname", operator=_O.MAX_PER, value="2"),
     Constraint(attribute="zone", operator=_O.UNIQUE),
     Constraint(attribute="zone", operator=_O.GROUP_BY),
+    Constraint(attribute="zone", operator=_O.GROUP_BY, value="2"),
     Constraint(attribute="zone", operator=_O.GROUP_BY, value="4"),
+    Constraint(attribute="rack", operator=_O.GROUP_BY, value="3"),
     Constraint(attribute="zone", operator=_O.MAX_PER, value="2"),
     Constraint(attribute="rack", operator=_O.MAX_PER, value="3"),
     Constraint(attribute="zone", operator=_O.CLUSTER),
     Constraint(attribute="zone", operator=_O.CLUSTER, value="b"),
     Constraint(attribute="zone", operator=_O.LIKE, value="a|b"),
+    Constraint(attribute="zone", operator=_O.LIKE, value=".*"),
     Constraint(attribute="zone", operator=_O.UNLIKE, value="c"),
+    Constraint(attribute="zone", operator=_O.UNLIKE, value=".*"),
     Constraint(attribute="zone", operator=_O.IS, value="a"),
 ]
 rules = st.lists(

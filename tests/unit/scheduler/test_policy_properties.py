@@ -47,11 +47,15 @@ RULES = [
     Constraint(attribute="hostname", operator=_O.MAX_PER, value="2"),
     Constraint(attribute="zone", operator=_O.MAX_PER, value="2"),
     Constraint(attribute="zone", operator=_O.GROUP_BY),
+    Constraint(attribute="zone", operator=_O.GROUP_BY, value="2"),
+    Constraint(attribute="zone", operator=_O.GROUP_BY, value="3"),
     Constraint(attribute="hostname", operator=_O.GROUP_BY),
     Constraint(attribute="zone", operator=_O.CLUSTER),
     Constraint(attribute="zone", operator=_O.CLUSTER, value="b"),
     Constraint(attribute="zone", operator=_O.LIKE, value="a|b"),
+    Constraint(attribute="zone", operator=_O.LIKE, value=".*"),
     Constraint(attribute="zone", operator=_O.UNLIKE, value="a"),
+    Constraint(attribute="zone", operator=_O.UNLIKE, value=".*"),
     Constraint(attribute="zone", operator=_O.IS, value="a"),
 ]
 CONSTRAINTS = st.sampled_from([0, 0, 1, 1, 2]).flatmap(
