@@ -1,14 +1,15 @@
 """How long offers are held, and when more are asked for. Pure.
 
 An offer is held while something waits that it could help, alone or with what its agent offers later, and never longer
-than `offer_hold_s`. One that can't help goes back at once: another framework may starve for it. When all is placed the
-rest goes back a moment later: wishes come in waves, and to have thousands of offers made anew for each costs more than
-to place it. For runs of jobs that are about to be due offers are at hand: a master makes them only once a second.
+than `offer_hold_s`. One that can't help goes back at once: another framework may starve for it. None helps who waits
+for the end of a back-off, or is at a limit. When all is placed the rest goes back a moment later: wishes come in
+waves, and to have thousands of offers made anew for each costs more than to place it. For runs of jobs and ends of
+back-offs that are about to come offers are at hand: a master makes them only once a second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from services.scheduler.waiting import Waiting
 NEW_REVIVE_S = 0.05
 REVIVE_EVERY_S = 1.0  # the master's own allocation cycle
 MORE_COMES_S = 1.0  # after a launch
-AHEAD_S = 1.5  # before a job is due, its offers are asked for
+AHEAD_S = 1.5  # before a job or a back-off is due, its offers are asked for
 TURN_S = 2.0  # two such cycles
 IDLE_REFUSE_S = 3600.0  # REVIVE clears it as soon as there is something to place
 
@@ -34,12 +35,23 @@ def flow(
     waiting: Waiting,
     agents: Agents,
     refused: Mapping[Shape, Refusal],
+    limited: Callable[[Shape], bool],
     now: float,
     config: SchedulerConfig,
 ) -> None:
-    """Hold offers no longer than it helps; ask for none when nothing waits, and for some when something does."""
-    volatile = draft.volatile
-    idle = not waiting.anybody()
+    """Hold offers no longer than it helps; ask for none when they help nobody, and for some when they do.
+
+    `limited` tells of which shapes none may be placed, whatever room there is.
+    """
+    volatile, shapes = draft.volatile, waiting.shapes()
+
+    def helped(ahead_s: float) -> Iterator[Shape]:
+        """Shapes of which somebody could be placed, now or so soon; there may be thousands."""
+        for shape in shapes:
+            if any(True for _ in waiting.ready(shape, ahead_s)) and not limited(shape):
+                yield shape
+
+    idle = not any(True for _ in helped(AHEAD_S))
     due = draft.cluster.jobs.agenda.first()
     soon = due is not None and due <= now + AHEAD_S
     placing = soon or now - volatile.launched_at < MORE_COMES_S
@@ -52,16 +64,15 @@ def flow(
             volatile.suppressed = True
             volatile.waited.clear()
         return
-    _give_back(draft, agents, _useful(waiting, agents, refused), placing, now, config)
+    _give_back(draft, agents, _useful(agents, helped(AHEAD_S), refused), placing, now, config)
     if idle and not soon:
         return
     # Something new asks at once; what has been waiting for long asks at Mesos' own pace.
     fresh = any(each.version == 0 and waits(each) for each in draft.changed.values())
     pause_s = NEW_REVIVE_S if fresh else REVIVE_EVERY_S
-    ready = [shape for shape in waiting.shapes() if any(True for _ in waiting.ready(shape))]
-    starving = (soon or bool(ready)) and not volatile.offers
+    starving = not volatile.offers
     # What nobody needed when it was given back may be what something new needs.
-    missing = fresh and volatile.spared and all(shape in refused for shape in ready)
+    missing = fresh and volatile.spared and all(shape in refused for shape in helped(0.0))
     since_s = now - volatile.revived_at
     # What was given back for its role is offered in the right one meanwhile; a REVIVE would bring it back as it was.
     turning = now - volatile.turned_at < TURN_S
@@ -100,17 +111,22 @@ def _give_back(
         draft.give_back(given, refuse_s)
 
 
-def _useful(waiting: Waiting, agents: Agents, refused: Mapping[Shape, Refusal]) -> Mask:
+def _useful(agents: Agents, helped: Iterable[Shape], refused: Mapping[Shape, Refusal]) -> Mask:
     """Agents on which something that waits may go, if there were more room; all, while that is not known."""
-    shapes = waiting.shapes()
-    if not shapes or any(shape not in refused for shape in shapes):
-        return np.ones(len(agents.rows), dtype=np.bool_)
-    useful = np.zeros(len(agents.rows), dtype=np.bool_)
+    every = np.ones(len(agents.rows), dtype=np.bool_)
+    shapes = []
+    for shape in helped:
+        if shape not in refused:
+            return every
+        shapes.append(shape)
+    if not shapes:
+        return every
+    useful = np.zeros_like(every)
     # A full disk may have room again any moment, and launches be over; a closed host stays closed.
     full = np.zeros_like(agents.full)
     agents = Agents(agents.rows, agents.free, agents.offered, full, agents.closed)
-    for shape in refused:
-        may = np.ones(len(agents.rows), dtype=np.bool_)
+    for shape in shapes:
+        may = every.copy()
         for each in filters(agents, shape):
             may &= each.mask
         useful |= may

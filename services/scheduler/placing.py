@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 
@@ -73,7 +74,13 @@ def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: Task
     refusing.tell(draft, waiting, outcome.refused, outcome.looked_at, now, config)
     evicting.make_room(draft, waiting, outcome.refused.keys() - outcome.limited, now, config)
     _put_off(draft, waiting, now)
-    offering.flow(draft, waiting, outcome.agents, outcome.refused, now, config)
+    usage = usage_of(draft)
+
+    @cache
+    def limited(shape: Shape) -> bool:
+        return limit_of(draft, shape, usage.get(shape.bu), now, config)[0] <= 0
+
+    offering.flow(draft, waiting, outcome.agents, outcome.refused, limited, now, config)
 
 
 # -- who gets what -----------------------------------------------------------------------------------

@@ -38,9 +38,9 @@ class Waiting:
             known = self._open[shape] = self.ready(shape)
         return list(islice(known, count))
 
-    def ready(self, shape: Shape) -> Iterator[Instance]:
-        """All of a shape whose time has come."""
-        return (each for each in self.all_of(shape) if each.not_before <= self._now)
+    def ready(self, shape: Shape, ahead_s: float = 0.0) -> Iterator[Instance]:
+        """All of a shape whose time has come, or will have so soon."""
+        return (each for each in self.all_of(shape) if each.not_before <= self._now + ahead_s)
 
     def all_of(self, shape: Shape) -> Iterator[Instance]:
         """All of a shape that still wait, also those that wait for their time, as they are by now."""
@@ -58,11 +58,3 @@ class Waiting:
             each = self._draft.changed[name]
             if waits(each):
                 yield each
-
-    def anybody(self) -> bool:
-        """Does anybody want offers, now or when its back-off is over. Clean-ups do not while they are put off."""
-        return any(
-            not (each.cleanup and each.not_before > self._now)
-            for shape in self.shapes()
-            for each in self.all_of(shape)
-        )

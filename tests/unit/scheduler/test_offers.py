@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from libs.common.spec import Constraint, ConstraintOperator
 from libs.mesos import events as mesos
 from services.scheduler.model import (
     EXECUTOR_AMOUNTS,
@@ -23,8 +24,9 @@ from services.scheduler.model import (
     State,
     Suppress,
 )
-from services.scheduler.settings import SchedulerConfig
-from tests.unit.scheduler.world import Desk, launches, offer, spec, unwant, want
+from services.scheduler.offering import AHEAD_S, MORE_COMES_S
+from services.scheduler.settings import Quota, SchedulerConfig
+from tests.unit.scheduler.world import Desk, free, launches, offer, spec, unwant, want
 
 AGENTS = ("a1", "a2", "a3")
 CPUS = 1.0
@@ -103,6 +105,7 @@ class Master:
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("want"), st.sampled_from([1, 5, 9])),  # tenths of a CPU
+        st.tuples(st.just("ask"), st.integers(1, 2)),
         st.tuples(st.sampled_from(["stop", "fail"]), st.integers(1, 20)),
         st.tuples(st.sampled_from(["hold", "free"]), st.integers(0, len(AGENTS) - 1)),
         st.tuples(st.just("wait"), st.sampled_from([1, 3, 20])),
@@ -116,6 +119,8 @@ def _do(master: Master, what: str, n: int, wanted: int) -> None:
     match what:
         case "want":
             master.take(desk.give(want(f"i{wanted}", spec(n / 10))))
+        case "ask":  # beyond its quota
+            master.take(desk.give(want(f"poor{n}", spec(0.5), "poor/app")))
         case "stop" if n <= wanted:
             master.take(desk.give(unwant(f"i{n}")))
         case "fail" if master.tasks:
@@ -141,7 +146,9 @@ def _do(master: Master, what: str, n: int, wanted: int) -> None:
 def test_whoever_fits_is_placed_within_a_few_rounds_and_nothing_is_hoarded(
     steps: list[tuple[str, int]],
 ) -> None:
-    desk = Desk(SchedulerConfig(restart_backoff_max_s=2.0, decline_s=600.0))
+    desk = Desk(
+        SchedulerConfig(restart_backoff_s=20.0, decline_s=600.0, quotas={"poor": Quota(cpus=0.3)})
+    )
     master = Master(desk)
     master.take(desk.subscribe())
     wanted = 0
@@ -154,13 +161,74 @@ def test_whoever_fits_is_placed_within_a_few_rounds_and_nothing_is_hoarded(
     room = dict(master.free)
     for agent, cpus in master.out.values():
         room[agent] += cpus
-    waiting = [each for each in desk.cluster.instances.values() if each.state is State.PENDING]
-    for each in waiting:
-        assert max(room.values()) < each.spec.resources.cpus + EXECUTOR_AMOUNTS.cpus + 0.001
-    if not waiting:  # others may have what nobody here waits for
+    pending = [each for each in desk.cluster.instances.values() if each.state is State.PENDING]
+    pending = [each for each in pending if not each.app.startswith("poor/")]
+    for each in pending:
+        if desk.now - each.not_before >= ROUNDS:
+            assert max(room.values()) < each.spec.resources.cpus + EXECUTOR_AMOUNTS.cpus + 0.001
+    soon = [each for each in pending if each.not_before <= desk.now + AHEAD_S]
+    just_now = desk.now - desk.cluster.volatile.launched_at < MORE_COMES_S
+    if not soon and not just_now:  # others may have what helps nobody here
         assert not master.out and master.suppressed
     for held in desk.cluster.volatile.offers.values():
         assert desk.now - held.received_at <= desk.config.offer_hold_s
+
+
+def test_nothing_is_held_for_who_waits_for_its_back_off_and_it_is_placed_in_time() -> None:
+    desk = Desk(SchedulerConfig(restart_backoff_s=60.0))
+    master = Master(desk)
+    master.take(desk.subscribe())
+    master.take(desk.give(want("i1")))
+    master.cycle()
+    (task,) = master.tasks
+    agent, cpus = master.tasks.pop(task)
+    master.free[agent] += cpus
+    failed_at = desk.now
+    master.take(desk.tell(task, "TASK_FAILED", agent=agent))
+    offered = master.offered
+    while desk.now < failed_at + 60.0 - AHEAD_S - 1.0:
+        master.cycle()
+        if desk.now - desk.cluster.volatile.launched_at >= MORE_COMES_S:
+            assert master.suppressed and not master.out
+    assert master.offered <= offered + len(AGENTS)
+    while desk[InstanceId("i1")].state is State.PENDING:
+        master.cycle()
+    assert desk.now - failed_at <= 60.0 + 1.0
+
+
+def test_nothing_is_held_for_who_is_at_a_limit_and_it_is_placed_when_that_is_lifted() -> None:
+    desk = Desk(SchedulerConfig(quotas={"poor": Quota(cpus=0.6)}))
+    master = Master(desk)
+    master.take(desk.subscribe())
+    master.take(desk.give(free(dry=0), want("had", app="poor/a"), want("more", app="poor/a")))
+    dry = spec().model_copy(update={"network": "dry"})
+    master.take(desk.give(want("dry", dry)))
+    for _ in range(20):
+        master.cycle()
+        master.take(desk.give(free(dry=0)))
+    assert master.suppressed and not master.out
+    assert desk[InstanceId("more")].state is desk[InstanceId("dry")].state is State.PENDING
+    offered = master.offered
+    for _ in range(20):
+        master.cycle()
+        master.take(desk.give(free(dry=0)))
+    assert master.offered == offered
+    master.take(desk.give(free(dry=1)))
+    master.take(desk.give(unwant("had")))
+    for _ in range(3):
+        master.cycle()
+    states = [desk[InstanceId(name)].state for name in ("more", "dry")]
+    assert states == [State.RUNNING, State.RUNNING]
+
+
+def test_who_is_at_a_limit_makes_no_offer_useful_for_others() -> None:
+    desk = Desk(SchedulerConfig(quotas={"poor": Quota(cpus=0.1)}))
+    desk.subscribe()
+    rule = Constraint(attribute="zone", operator=ConstraintOperator.IS, value="b")
+    desk.give(want("poor", app="poor/app"), want("huge", spec(8.0, constraints=(rule,))))
+    back = [each for each in desk.offer("a1", zone="a") if isinstance(each, Decline)]
+    assert [each.refuse_s for each in back] == [desk.config.decline_s]
+    assert not any(isinstance(each, Decline) for each in desk.offer("a2", zone="b"))
 
 
 def test_a_pending_one_ends_the_longest_refusal_at_once() -> None:
