@@ -71,18 +71,21 @@ class DoorRequest(Strict):
 def routes(leader: Leader) -> Sequence[Route]:
     """All routes; they answer from the leader's memory."""
 
+    def why(instance: Instance) -> Refusal | None:
+        return why_of(leader.cluster, instance, leader.membership.alarm)
+
     async def instances(request: Request) -> Response:
         app = request.query.get("app")
         found = leader.cluster.instances.values()
         shown = [i for i in found if app in (None, i.app)]
-        return reply({"instances": [instance_view(i, why_of(leader.cluster, i)) for i in shown]})
+        return reply({"instances": [instance_view(i, why(i)) for i in shown]})
 
     async def instance(request: Request) -> Response:
         name = InstanceId(request.params["instance"])
         found = leader.cluster.instances.get(name)
         if found is None:
             raise NotFound(f"there is no instance {name!r} that has not ended")
-        return reply(instance_view(found, why_of(leader.cluster, found)))
+        return reply(instance_view(found, why(found)))
 
     async def make_plan(request: Request) -> Response:
         asked = request.parse(PlanRequest)
@@ -156,10 +159,19 @@ def routes(leader: Leader) -> Sequence[Route]:
     )
 
 
-def why_of(cluster: Cluster, instance: Instance) -> Refusal | None:
-    """Why an instance waits, by the last decision; None when it does not, or nobody knows yet."""
+def why_of(cluster: Cluster, instance: Instance, alarm: str = "") -> Refusal | None:
+    """Why an instance waits, by the last decision; None when it does not, or nobody knows yet.
+
+    Nothing is decided without a subscription: then that is why, or what the framework's `alarm` says.
+    """
     shape = cluster.ledger.shapes.get(instance.id)
-    known = cluster.volatile.why.get(shape) if shape is not None else None
+    if shape is None:
+        return None
+    if not cluster.volatile.subscribed:
+        agents = len(cluster.volatile.roster.rows)
+        told = alarm or "the scheduler is not subscribed to Mesos"
+        return Refusal(agents, {"subscription": agents} if agents else {}, told)
+    known = cluster.volatile.why.get(shape)
     return known.refusal if known is not None else None
 
 

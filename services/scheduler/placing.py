@@ -50,6 +50,7 @@ class Outcome:
     )  # of them, those for which more room is no help
     looked_at: set[Shape] = field(default_factory=set)
     more: bool = False
+    paced: bool = False  # the launch rate has let no more go
 
 
 def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: TaskFactory) -> None:
@@ -72,6 +73,8 @@ def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: Task
         _refuse(draft, waiting, outcome, now, config)
     draft.volatile.more = outcome.more  # until the next decision
     refusing.tell(draft, waiting, outcome.refused, outcome.looked_at, now, config)
+    if outcome.paced:
+        refusing.tell_paced(draft, waiting, now, config)
     evicting.make_room(draft, waiting, outcome.refused.keys() - outcome.limited, now, config)
     _put_off(draft, waiting, now)
     usage = usage_of(draft)
@@ -104,7 +107,7 @@ def _serve(
     paced = left < config.place_slice
     for shape, count in turns:
         if left <= 0:
-            outcome.more = not paced
+            outcome.more, outcome.paced = not paced, paced
             break
         asked = min(count, left)
         instances = waiting.take(shape, asked)
@@ -149,14 +152,14 @@ def _refuse(
         return
     _give_back(waiting, outcome.agents)
     work = round_of(draft, outcome.agents, shapes, now, config)
-    usage = usage_of(draft)
+    usage, too_early = usage_of(draft), refusing.begins(draft, now)
     for shape in shapes:
         limit, why_not = limit_of(draft, shape, usage.get(shape.bu), now, config)
         if why_not is not None and not limit:
             outcome.limited.add(shape)
             outcome.refused[shape] = why_not
         else:
-            outcome.refused[shape] = work.why(shape)
+            outcome.refused[shape] = too_early or work.why(shape)
     outcome.looked_at.update(shapes)
 
 

@@ -11,6 +11,7 @@ from libs.common.events import model as ev
 from services.scheduler.cluster import Draft, Why
 from services.scheduler.model import Instance
 from services.scheduler.policy import Refusal, Shape
+from services.scheduler.policy.explain import NOTHING_YET, OFFERED_NOW
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.waiting import Waiting
 
@@ -20,23 +21,49 @@ MOST_LOOKED_AT = (
 )
 LOOK_EVERY_S = 1.0
 OFFERS_COME_S = 2.0
-"""Who waits for less may be helped by offers that are on their way: a master makes them once a second."""
+"""Who waits for less may be helped by offers that are on their way: a master makes them once a second. It is told in no
+event that it waits, but to whoever asks."""
 
 
 def unexplained(draft: Draft, waiting: Waiting, now: float) -> list[Shape]:
-    """While nobody offers anything: shapes that have waited for offers in vain, and not been looked at just now.
+    """While nobody offers anything: shapes whose time has come, and that have not been looked at just now.
 
     No more of them than one decision has time for, those that were looked at the longest ago first.
     """
-    why, subscribed_at = draft.volatile.why, draft.volatile.subscribed_at
-    found = []
+    why, found = draft.volatile.why, []
     for shape in waiting.shapes():
-        known, first = why.get(shape), next(waiting.ready(shape), None)
-        if first is None or (known is not None and now - known.at < LOOK_EVERY_S):
+        known = why.get(shape)
+        if known is not None and now - known.at < LOOK_EVERY_S:
             continue
-        if now - max(first.since, first.not_before, subscribed_at) >= OFFERS_COME_S:
+        if any(True for _ in waiting.ready(shape)):
             found.append((known.at if known is not None else 0.0, shape))
     return [shape for _, shape in heapq.nsmallest(MOST_LOOKED_AT, found, key=itemgetter(0))]
+
+
+def begins(draft: Draft, now: float) -> Refusal | None:
+    """Why nothing can be placed just after a subscription: what there is is not known before it has been offered."""
+    if now - draft.volatile.subscribed_at >= OFFERS_COME_S:
+        return None
+    agents = len(draft.volatile.roster.rows)
+    return Refusal(agents, {OFFERED_NOW: agents} if agents else {}, NOTHING_YET)
+
+
+def tell_paced(draft: Draft, waiting: Waiting, now: float, config: SchedulerConfig) -> None:
+    """The launch rate has let no more go: so those wait that nothing else is known to be in the way of.
+
+    Kept for whoever asks, and told in no event: it is over in a moment, and there may be thousands.
+    """
+    why, agents = draft.volatile.why, len(draft.volatile.roster.rows)
+    told = f"the cluster launches no more than {config.launches_per_s:g} a second"
+    refusal = Refusal(agents, {"launch rate": agents}, told)
+    for shape in waiting.shapes():
+        known = why.get(shape)
+        if known is not None and now - known.at < OFFERS_COME_S:
+            failed = known.refusal.failed
+            if failed and OFFERED_NOW not in failed:  # and offers there are, by now
+                continue
+        if any(True for _ in waiting.ready(shape)):
+            why[shape] = Why(refusal, now, told=True, at=now)
 
 
 def tell(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from libs.client.model import AppView, InstanceView, NodeView
+
+REASONS = 3
+"""So many are told of one app, the most frequent first."""
 
 IN_PROGRESS = frozenset({"accepted", "rolling", "rolling_back", "paused"})
 
@@ -149,7 +153,7 @@ def cell(instance: InstanceView) -> Cell:
     """An instance as a cell."""
     look, word = look_of(instance)
     name = instance.app.partition("/")[2] or instance.app
-    detail = instance.waiting or str(_extra(instance, "last_exit") or "")
+    detail = _why(instance) if instance.waiting else str(_extra(instance, "last_exit") or "")
     return Cell(
         instance=instance.instance,
         app=instance.app,
@@ -234,10 +238,7 @@ def word_of(app: AppView, instances: Sequence[InstanceView]) -> tuple[Word, str]
     """The app's word and why. What holds it up comes before what it is at."""
     waiting = [each for each in instances if each.waiting and look_of(each)[0] == "waiting"]
     if waiting:
-        why = waiting[0].waiting.removeprefix("not placed: ")
-        failed = waiting[0].why.counts if waiting[0].why is not None else ""
-        counts = f" (agents that failed: {failed})" if failed else ""
-        return Word.WAITING, f"{len(waiting)} not placed: {why}{counts}"
+        return Word.WAITING, _not_placed(waiting)
     failing = [each for each in instances if _is_failing(each)]
     deployment = _deployment_state(app)
     if failing and deployment not in IN_PROGRESS:
@@ -253,6 +254,24 @@ def word_of(app: AppView, instances: Sequence[InstanceView]) -> tuple[Word, str]
     if missing > 0:
         return Word.DEPLOYING, f"{missing} on their way"
     return Word.RUNNING, ""
+
+
+def _not_placed(waiting: Sequence[InstanceView]) -> str:
+    """How many of an app wait, and why: releases and addresses of their own may make it several reasons."""
+    reasons = Counter(map(_why, waiting)).most_common()
+    if len(reasons) == 1:
+        return f"{len(waiting)} not placed: {reasons[0][0]}"
+    told = "; ".join(f"{count}: {why}" for why, count in reasons[:REASONS])
+    others = len(reasons) - REASONS
+    more = f"; and {others} more {'reason' if others == 1 else 'reasons'}" if others > 0 else ""
+    return f"{len(waiting)} not placed: {told}{more}"
+
+
+def _why(instance: InstanceView) -> str:
+    """Why one waits: in words, and how many agents fail what."""
+    why = instance.waiting.removeprefix("not placed: ")
+    failed = instance.why.counts if instance.why is not None else ""
+    return f"{why} (agents that failed: {failed})" if failed else why
 
 
 def _is_failing(instance: InstanceView) -> bool:

@@ -10,6 +10,9 @@ from services.scheduler.policy.agents import Agents
 from services.scheduler.policy.model import EPSILON, RESOURCES, Mask, Refusal, Shape, Vector
 from services.scheduler.policy.rules import Filter, Relations
 
+OFFERED_NOW = "offered now"
+NOTHING_YET = "no agent has offered anything yet"
+
 _UNITS = {"cpus": ("CPUs", "{:g}"), "mem": ("memory", "{:.0f} MiB"), "disk": ("disk", "{:.0f} MiB")}
 
 
@@ -23,7 +26,7 @@ def refusal(agents: Agents, shape: Shape, unary: Sequence[Filter], bound: Relati
     every = [reachable, *unary, *_related(agents, unary, bound)]
     free = agents.known()
     resources = _resources(free, shape)
-    offered = Filter("offered now", "are offered by Mesos now", agents.offered)
+    offered = Filter(OFFERED_NOW, "are offered by Mesos now", agents.offered)
     failed: dict[str, int] = {}
     left = np.ones(len(agents.rows), dtype=np.bool_)
     for each in (*every, *resources, offered):
@@ -69,7 +72,7 @@ def _nearest(
     """The scarcest thing first, then what those that have it lack; or how much the best one has of a resource."""
     total = len(agents.rows)
     if total == 0:
-        return "no agent has offered anything yet"
+        return NOTHING_YET
     base = np.ones(total, dtype=np.bool_)
     right = base.copy()
     for each in every:

@@ -209,6 +209,10 @@ def app(wanted: int, deployment: str = "", coming: int = 1) -> AppView:
         (app(1), [instance("requested", waiting="no cpu", why=WHY)], Word.WAITING,
          "1 not placed: no cpu (agents that failed: 3 cpus, 1 mem)"),
         (app(1, "rolling"), [instance("requested", waiting="no cpu")], Word.WAITING, "1 not placed: no cpu"),
+        (app(3), [instance("requested", waiting="slow"), *2 * [instance("requested", waiting="no cpu", why=WHY)]],
+         Word.WAITING, "3 not placed: 2: no cpu (agents that failed: 3 cpus, 1 mem); 1: slow"),
+        (app(5), [instance("requested", waiting=each) for each in "abcde"],
+         Word.WAITING, "5 not placed: 1: a; 1: b; 1: c; and 2 more reasons"),
         (app(1), [instance("exited", last_exit="exit code 1")], Word.DELAYED,
          "1 exited, restarting: exit code 1"),
         (app(1), [instance("lost")], Word.DELAYED, "1 host lost"),
@@ -233,6 +237,11 @@ def test_unplaced_instances_have_a_place_on_the_page() -> None:
     assert made.totals == {"ok": 1, "waiting": 1, "lost": 1}
     assert app_row(app(2), [placed, waiting]).healthy == 1
     assert app_row(app(0, "rolling", 4), []).wanted == 4
+
+
+def test_a_cell_says_why_its_instance_waits_and_which_agents_fail_what() -> None:
+    (cell,) = page([], [instance("requested", waiting="no cpu", why=WHY)], [], []).homeless
+    assert cell.detail == "no cpu (agents that failed: 3 cpus, 1 mem)"
 
 
 def test_gauges_never_overflow() -> None:
