@@ -65,6 +65,19 @@ class Why:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """The agent that is set aside for a shape, until when if nothing ends there; None: none before then.
+
+    `lacks`: which share of the need was missing by then. `tried`: agents that were set aside in vain before.
+    """
+
+    agent: AgentId | None
+    until: float
+    lacks: float = 0.0
+    tried: frozenset[AgentId] = frozenset()
+
+
 @dataclass(slots=True)
 class Volatile:
     """What a new leader learns anew from Mesos; never saved, but for `nodes`, which it reads back."""
@@ -82,6 +95,7 @@ class Volatile:
     )  # agents with our executor, by their last offers
     networks: dict[str, Network] = field(default_factory=dict)
     why: dict[Shape, Why] = field(default_factory=dict)
+    asides: dict[Shape, Aside] = field(default_factory=dict)
     evicted_at: float = float("-inf")
     evicted: dict[Shape, float] = field(default_factory=dict)  # when somebody made room for one
     launch_credit: float = float("inf")  # launches that may be made at once: see `pacing.py`
@@ -113,6 +127,7 @@ class Volatile:
             executors=set(self.executors),
             networks=dict(self.networks),
             why=dict(self.why),
+            asides=dict(self.asides),
             evicted=dict(self.evicted),
             more=False,
             killed=dict(self.killed),

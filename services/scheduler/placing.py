@@ -1,7 +1,7 @@
 """From pending instances and offers to launches: what `policy` decides, made true. Pure.
 
 Reading order: `place_pending` → `_serve` (who gets what) → `_launch` → `offering.py` (offers held and given back),
-`refusing.py` (why the others wait), `evicting.py` (who makes room for them).
+`refusing.py` (why the others wait), `evicting.py` (who makes room for them), `asides.py` (what is kept for them).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from operator import itemgetter
 
 from libs.common.events import model as ev
 from libs.common.task import container_name
-from services.scheduler import cleaning, evicting, nodes, offering, pacing, refusing, roles
+from services.scheduler import asides, cleaning, evicting, nodes, offering, pacing, refusing, roles
 from services.scheduler.cluster import Draft
 from services.scheduler.model import (
     EXECUTOR_AMOUNTS,
@@ -72,10 +72,13 @@ def place_pending(draft: Draft, now: float, config: SchedulerConfig, tasks: Task
     elif waiting.shapes():
         _refuse(draft, waiting, outcome, now, config)
     draft.volatile.more = outcome.more  # until the next decision
+    helped = outcome.refused.keys() - outcome.limited
+    asides.review(draft, waiting, helped, outcome.looked_at, now, config)
+    outcome.refused = asides.told(draft, outcome.refused)
     refusing.tell(draft, waiting, outcome.refused, outcome.looked_at, now, config)
     if outcome.paced:
         refusing.tell_paced(draft, waiting, now, config)
-    evicting.make_room(draft, waiting, outcome.refused.keys() - outcome.limited, now, config)
+    evicting.make_room(draft, waiting, helped, now, config)
     _put_off(draft, waiting, now)
     usage = usage_of(draft)
 

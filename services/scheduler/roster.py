@@ -69,6 +69,12 @@ class Roster:
         total: Vector = self._total.sum(axis=1)
         return total
 
+    @property
+    def capacity(self) -> Vector:
+        """What instances could have on each agent if there were none."""
+        capacity: Vector = self._total - _vector(EXECUTOR_AMOUNTS)[:, None]
+        return capacity
+
     def expect(self, agents: Iterable[Known], used_on: UsedOn) -> None:
         """These are there, though they have offered nothing yet: no more is known of them than what ours take."""
         agents = list(agents)

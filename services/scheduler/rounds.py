@@ -42,7 +42,10 @@ def round_of(
         here[app] = there
     told = draft.volatile.networks.items()
     networks = {name: network for name, network in told if is_fresh(network, now, config)}
-    return Round(agents, here, apart, networks)
+    asides = draft.volatile.asides.items()
+    index = agents.rows.index
+    kept = {index[each.agent]: shape for shape, each in asides if each.agent in index}
+    return Round(agents, here, apart, networks, kept)
 
 
 def inhabited(draft: Draft) -> Iterator[Known]:

@@ -16,25 +16,37 @@ NOTHING_YET = "no agent has offered anything yet"
 _UNITS = {"cpus": ("CPUs", "{:g}"), "mem": ("memory", "{:.0f} MiB"), "disk": ("disk", "{:.0f} MiB")}
 
 
-def refusal(agents: Agents, shape: Shape, unary: Sequence[Filter], bound: Relations) -> Refusal:
+def refusal(
+    agents: Agents,
+    shape: Shape,
+    unary: Sequence[Filter],
+    bound: Relations,
+    kept: Sequence[int] = (),
+) -> Refusal:
     """Why the next one of a shape goes nowhere, as the agents are now: all that are known, offered or not.
 
     Each of them is counted once, by the first filter that it fails. An agent that offers nothing is taken by what
-    should be free there; if that would do, others have it, or Mesos is yet to offer it.
+    should be free there; if that would do, others have it, or Mesos is yet to offer it. `kept` are rows that are set
+    aside for another.
     """
     reachable = Filter("reachable", "are reachable", ~agents.away)
     every = [reachable, *unary, *_related(agents, unary, bound)]
     free = agents.known()
     resources = _resources(free, shape)
     offered = Filter(OFFERED_NOW, "are offered by Mesos now", agents.offered)
+    last = [offered]
+    if kept:
+        ours = np.ones(len(agents.rows), dtype=np.bool_)
+        ours[list(kept)] = False
+        last = [Filter("set aside", "are free of what has waited for longer", ours), offered]
     failed: dict[str, int] = {}
     left = np.ones(len(agents.rows), dtype=np.bool_)
-    for each in (*every, *resources, offered):
+    for each in (*every, *resources, *last):
         lost = int(np.count_nonzero(left & ~each.mask))
         if lost:
             failed[each.name] = failed.get(each.name, 0) + lost
         left &= each.mask
-    return Refusal(len(agents.rows), failed, _nearest(agents, free, every, resources, offered))
+    return Refusal(len(agents.rows), failed, _nearest(agents, free, every, resources, last))
 
 
 def _related(agents: Agents, unary: Sequence[Filter], bound: Relations) -> list[Filter]:
@@ -67,7 +79,7 @@ def _nearest(
     free: Vector,
     every: Sequence[Filter],
     resources: Sequence[Filter],
-    offered: Filter,
+    last: Sequence[Filter],
 ) -> str:
     """The scarcest thing first, then what those that have it lack; or how much the best one has of a resource."""
     total = len(agents.rows)
@@ -83,8 +95,10 @@ def _nearest(
                 return _too_little(agents, free, right, each)
         for each in resources:
             right &= each.mask
-        if right.any() and not (right & offered.mask).any():
-            return f"{int(np.count_nonzero(right))} of {_agents(total)} would do, none of them {_one(offered.told)}"
+        for each in last:
+            if right.any() and not (right & each.mask).any():
+                return f"{int(np.count_nonzero(right))} of {_agents(total)} would do, none of them {_one(each.told)}"
+            right &= each.mask
     rules = [*every, *resources]
     held = {id(each): int(np.count_nonzero(base & each.mask)) for each in rules}
     first = min(rules, key=lambda each: held[id(each)])

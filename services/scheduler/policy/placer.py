@@ -54,7 +54,8 @@ class Round:
     """Places shapes on agents, and books what they take.
 
     `here` says where the instances of apps are, `apart` which apps keep apart from which, in both directions,
-    `networks` where there are addresses; those that are not named limit nothing.
+    `networks` where there are addresses; those that are not named limit nothing. `kept` are rows that are set aside
+    for a shape: others that are no more important are placed elsewhere.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class Round:
         here: Mapping[str, Here] | None = None,
         apart: Mapping[str, Set[str]] | None = None,
         networks: Mapping[str, Network] | None = None,
+        kept: Mapping[int, Shape] | None = None,
     ) -> None:
         self.agents = agents
         self.here = here or {}
         self._apart = apart or {}
         self._networks = networks or {}
+        self._kept = kept or {}
         self._addresses: dict[str, Addresses] = {}
         self._standing = ~(agents.full | agents.closed | agents.away)
         shut = agents.busy | agents.barred | agents.outside
@@ -79,7 +82,7 @@ class Round:
         """Place up to `count` of a shape; where, and why the rest can't be."""
         if count <= 0:
             return [], None
-        mask = allowed(self.agents, shape, self._zone(shape), self._available)
+        mask = allowed(self.agents, shape, self._zone(shape), self._open_to(shape))
         of_network = self._of_network(shape)
         scarce = of_network is not None and of_network.scarce(shape, count)
         if (shape.relational or shape.app in self._apart or scarce) and not shape.pinned:
@@ -94,7 +97,8 @@ class Round:
     def why(self, shape: Shape) -> Refusal:
         """Why the next one of a shape goes nowhere, as things are."""
         unary = filters(self.agents, shape, self._zone(shape))
-        return explain.refusal(self.agents, shape, unary, self._bound(shape))
+        lost = self._kept_from(shape)
+        return explain.refusal(self.agents, shape, unary, self._bound(shape), lost)
 
     def set_aside(self, row: int, amounts: Vector) -> None:
         """Leave so much of an agent alone."""
@@ -113,7 +117,7 @@ class Round:
 
     def allowed(self, shape: Shape) -> Mask:
         """Agents where the next one of a shape may go, room or not."""
-        mask = allowed(self.agents, shape, self._zone(shape), self._available)
+        mask = allowed(self.agents, shape, self._zone(shape), self._open_to(shape))
         bound = self._bound(shape)
         mask = bound.passing(mask)
         for cap in bound.caps:
@@ -122,6 +126,21 @@ class Round:
             if level.hard:
                 mask &= level.turn(mask)
         return mask
+
+    def _open_to(self, shape: Shape) -> Mask:
+        lost = self._kept_from(shape)
+        if not lost:
+            return self._available
+        mask = self._available.copy()
+        mask[lost] = False
+        return mask
+
+    def _kept_from(self, shape: Shape) -> list[int]:
+        """Rows that are set aside for another."""
+        if shape.pinned:
+            return []
+        kept = self._kept.items()
+        return [row for row, of in kept if of != shape and of.priority >= shape.priority]
 
     # -- without regard to siblings
 
