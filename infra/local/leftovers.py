@@ -20,9 +20,18 @@ def of(
     layout: Layout, run_dirs: Collection[Path], owners: Collection[str], devices: Collection[str]
 ) -> list[str]:
     """What can be seen of a cluster but its executors. Of its hosts: hostd's directories and owners, and devices."""
+    deadline = time.monotonic() + LOOK_S
+    while (left := _seen(layout, run_dirs, owners, devices)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def _seen(
+    layout: Layout, run_dirs: Collection[Path], owners: Collection[str], devices: Collection[str]
+) -> list[str]:
     paths = (layout.root, *run_dirs)
     there = links()
-    left = [f"process {each}" for each in lasting(layout.root)]
+    left = [f"process {each}" for each in processes_of(layout.root)]
     left += [f"file {path}" for path in paths if path.exists()]
     left += [f"mount {point}" for point in mounts_below(paths)]
     left += [f"link {name}" for name in (*sorted(there & set(devices)), *links_of(owners, there))]

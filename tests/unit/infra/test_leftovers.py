@@ -6,13 +6,15 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from infra.demo.__main__ import why_not
 from infra.demo.story import DemoFailed
-from infra.local.leftovers import idle_switch, lasting, links_of, processes_of
+from infra.local.layout import Layout
+from infra.local.leftovers import idle_switch, links_of, of, processes_of
 from libs.common.errors import Unavailable
 from libs.common.waiting import TaskGroup
 from services.hostd.core import link_name
@@ -46,7 +48,7 @@ def test_what_was_started_for_a_cluster_is_seen_and_nothing_else(tmp_path: Path)
     root, other = tmp_path / "gd-1", tmp_path / "gd-11"
     root.mkdir()
     other.mkdir()
-    assert lasting(root) == []
+    assert pids(root) == []
     with (
         program("-address", f"{root}/engine/exec/containerd.sock") as shim,
         program(f"--db=unix:{root}") as switch,
@@ -122,3 +124,14 @@ async def test_trouble_of_any_kind_ends_the_demo_with_its_reason() -> None:
     assert await why_not(away()) == await why_not(both()) == "gateway can't be reached"
     assert await why_not(failed()) == "three are left"
     assert await why_not(well()) == ""
+
+
+def test_what_goes_by_itself_is_waited_for(tmp_path: Path) -> None:
+    """As a container's link does, which the kernel takes away some time after its namespace."""
+    layout = Layout("gone", tmp_path / "gd-1", ovs_dir=tmp_path / "ovs")
+    lingers = tmp_path / "run"
+    lingers.mkdir()
+    going = threading.Timer(0.5, lingers.rmdir)
+    going.start()
+    assert of(layout, (lingers,), (), ()) == []
+    going.join()
