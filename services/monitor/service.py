@@ -192,12 +192,12 @@ async def _watch(
         monitor = Monitor(rt, config, store, operator, told, measure)
         app = rt.http_app(api.routes(monitor))
         async with rt.serve(app), TaskGroup() as group:
-            group.create_task(_lead(rt, led, told))
+            group.create_task(_lead(rt, led, store, told))
             group.create_task(lasting(monitor.run()))
 
 
-async def _lead(rt: Runtime, led: Leadership, notifier: Notifier) -> None:
-    """Lead. Without what elects nobody does, and no alert is kept: that at least is mailed."""
+async def _lead(rt: Runtime, led: Leadership, store: MonitorStore, notifier: Notifier) -> None:
+    """Lead. Without what elects nobody does, and no alert is kept: that at least is mailed, unless it was already."""
     try:
         await led.hold()
     except LeaseLost as error:
@@ -208,7 +208,17 @@ async def _lead(rt: Runtime, led: Leadership, notifier: Notifier) -> None:
             summary=str(error),
         )
         try:
-            await notifier.tell(lost)
+            if not await _is_known(store, lost):
+                await notifier.tell(lost)
         except Unavailable as failed:
             rt.telemetry.log.warning("can't mail that nobody leads", error=str(failed))
         raise
+
+
+async def _is_known(store: MonitorStore, alert: Alert) -> bool:
+    """Have people been mailed that it fires? Where the store says nothing of it, they may not."""
+    try:
+        kept = await store.alert(alert.id)
+    except Unavailable:
+        return False
+    return kept is not None and kept.firing and kept.notified is True

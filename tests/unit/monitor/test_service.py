@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from libs.common.errors import Unavailable
 from libs.common.events import model as ev
 from libs.common.events.base import seal, to_record
 from libs.common.http import Request, Response, Route, reply
+from libs.common.leader import Candidate, Election, Leadership, LeaseLost, StoreElection
 from libs.common.runtime import Runtime
 from libs.common.store.base import Write
 from services.monitor import core
@@ -76,10 +77,11 @@ class Desk:
     mails: Mails = field(default_factory=Mails)
     disk: FakeDisk = field(default_factory=lambda: FakeDisk({}))
     sequence: int = 0
+    election: Election = field(default_factory=StoreElection)
 
     def start(self) -> asyncio.Task[None]:
         """Run it until cancelled."""
-        rt = self.small.runtime("monitor", "monitor-1")
+        rt = replace(self.small.runtime("monitor", "monitor-1"), election=self.election)
 
         @asynccontextmanager
         async def open_operator(_rt: Runtime, _config: MonitorConfig) -> AsyncIterator[Operator]:
@@ -334,3 +336,56 @@ async def test_what_is_long_over_is_forgotten(world: World) -> None:
     assert desk.small.store.body("monitor_alerts", LOST) is None
     assert sorted(desk.mails.told) == sorted(over)
     task.cancel()
+
+
+NO_ELECTION = "component-down:zookeeper"
+
+
+@dataclass
+class Electorate:
+    """An Election with one candidate, that goes away."""
+
+    away: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @asynccontextmanager
+    async def lead(self, _rt: Candidate, _name: str, _ttl_s: float) -> AsyncIterator[Leadership]:
+        """See Election."""
+        yield self
+
+    def certain(self) -> bool:
+        """See Leadership."""
+        return not self.away.is_set()
+
+    async def hold(self) -> None:
+        """See Leadership."""
+        await self.away.wait()
+        raise LeaseLost("what elects is away", "zookeeper")
+
+
+@virtual
+async def test_that_nobody_leads_is_mailed(world: World) -> None:
+    assert await mailed_when_nobody_leads(world, None) == [(NO_ELECTION, True)]
+
+
+@virtual
+async def test_that_nobody_leads_is_not_mailed_again_when_its_own_probe_failed_before(
+    world: World,
+) -> None:
+    down = Alert(NO_ELECTION, core.COMPONENT_DOWN, firing=True, since=1.0, notified=True)
+    assert await mailed_when_nobody_leads(world, down) == []
+    over = replace(down, firing=False, notified=False)
+    assert await mailed_when_nobody_leads(world, over) == [(NO_ELECTION, True)]
+
+
+async def mailed_when_nobody_leads(world: World, kept: Alert | None) -> list[tuple[str, bool]]:
+    electorate = Electorate()
+    desk = Desk(SmallWorld(world.loop), election=electorate)
+    task = desk.start()
+    if kept is not None:
+        alerts = await desk.small.store.collection(ALERTS)
+        await alerts.replace_many([Write(kept.id, 0, alert_body(kept))])
+    await world.clock.sleep(10)
+    electorate.away.set()
+    await asyncio.wait([task])
+    assert task.exception() is not None
+    return desk.mails.told
