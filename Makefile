@@ -53,7 +53,7 @@ test: $(STAMP) ## everything: style, types, boundaries, and all tests on real se
 	$(MAKE) native check
 	JDK_JAVA_OPTIONS=-XX:TieredStopAtLevel=1 $(BIN)/python -m pytest -q -n $(WORKERS) --no-loadscope-reorder
 
-matrix: $(STAMP) native ## every part stopped, killed and frozen in the middle of a release; about an hour
+matrix: $(STAMP) native ## every part stopped, killed and frozen in the middle of a release; an hour and a half
 	infra/host/setup.sh test
 	$(BIN)/python -m tests.matrix
 

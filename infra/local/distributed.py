@@ -286,6 +286,10 @@ class DistributedStack:
         """A replica's own URL."""
         return f"http://127.0.0.1:{self.layout.ports[name]}"
 
+    def address_of(self, name: str) -> str:
+        """Where a replica listens, host:port; the monitor calls it so, too."""
+        return urlsplit(self.url_of(name)).netloc
+
     def urls(self, service: str) -> str:
         """All replicas of a service, as `common.peers` wants them."""
         return ",".join(self.url_of(each) for each in self.names if each.startswith(f"{service}-"))

@@ -16,7 +16,7 @@ from libs.common.logfile import MAX_BYTES, bound
 
 log = logging.getLogger(__name__)
 
-STOP_S = 15.0
+STOP_S = 10.0  # what services and executors promise; of the servers of others none needs more
 SCRIPT_S = 300.0
 
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,11 +22,13 @@ from infra.provision import Server
 from infra.provision.sources import provided
 from libs.client.api import GantryClient
 from libs.common.errors import Unavailable
+from services.main import STOP_S
 from tests.fakes.mongo_guard import mongo_guard
 from tests.mail import MailSink, mail_sink
 from tests.matrix.parts import MONITOR
 
 LOGS = Path("build/distributed-logs")
+DUMP = f"Timeout ({timedelta(seconds=STOP_S)}".encode()  # what faulthandler's begins with
 LENT = ("kafka", "mongo", "zookeeper", "registry")
 """Containers of the upstream images where those can be had, processes of this host elsewhere."""
 
@@ -121,3 +124,9 @@ async def _running(stack: DistributedStack, size: int) -> AsyncIterator[Distribu
             await stack.destroy()
     assert not stack.leftovers(), stack.leftovers()
     assert not stack.overruns, stack.overruns
+    assert not hung(LOGS), hung(LOGS)
+
+
+def hung(logs: Path) -> list[str]:
+    """Logs of services that would not end after SIGTERM: such a process says where, and ends by itself in time."""
+    return sorted(each.name for each in logs.glob("*.log") if DUMP in each.read_bytes())

@@ -42,6 +42,7 @@ CELLS = (
     ("mesos-master", "pause", OUTAGE_S),
     ("executor", "kill9", OUTAGE_S),
     ("scheduler", "kill9", OUTAGE_S),
+    ("deployer", "stop", OUTAGE_S),
     ("registry", "stop", 11.0),  # long enough to be told of
 )
 
@@ -59,7 +60,7 @@ async def matrix(many: Distributed) -> AsyncIterator[Matrix]:
     matrix = Matrix(many, size=SIZE, outage_s=OUTAGE_S)
     await matrix.begin()
     yield matrix
-    await many.story.stop_load()
+    await matrix.end()
 
 
 async def whole_life(cloud: Distributed) -> None:

@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from infra.local.layout import SHARED_OVS
@@ -37,9 +38,9 @@ async def main(parts: Sequence[str], kinds: Sequence[str], size: int, outage_s: 
                 for part, kind in product(parts, kinds):
                     rows.append(await matrix.cell(part, kind))
                     merge(FILE, {f"{part} {kind}": asdict(rows[-1])})
-                    CONSOLE.print(*describe(rows[-1]), sep="  ")
+                    CONSOLE.print(*describe(rows[-1]), sep="  ", markup=False)
             finally:
-                await cloud.story.stop_load()
+                await matrix.end()
     finally:
         show(rows)
     return 1 if any(row.errors for row in rows) else 0
@@ -48,11 +49,20 @@ async def main(parts: Sequence[str], kinds: Sequence[str], size: int, outage_s: 
 def show(rows: Sequence[Row]) -> None:
     """The table."""
     table = Table(title="outages in the middle of a release")
-    heads = ("part", "kind", "outage s", "recovery s", "failed", "writes kept", "requests ended")
+    heads = (
+        "part",
+        "kind",
+        "outage s",
+        "release s",
+        "recovery s",
+        "failed",
+        "writes kept",
+        "requests ended",
+    )
     for name in (*heads, "alerts", "held"):
         table.add_column(name)
     for row in rows:
-        table.add_row(*describe(row))
+        table.add_row(*map(escape, describe(row)))
     CONSOLE.print(table)
 
 

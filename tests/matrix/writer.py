@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from infra.demo.story import NETWORK, Story
+from infra.local.processes import Daemon
+from infra.provision.process import free_ports
 from libs.client import jobs
 from libs.client.api import ENDED
 from libs.client.jobs import JobRequestView
 from libs.common.errors import GantryError, NotFound
-from libs.common.jobs import JobSpec
+from libs.common.jobs import CHRONOS_NAME, JobSpec
 from libs.common.spec import AppSpec
+from tests.matrix.runs import carried_out, due, too_many
+from tests.soak import witness
 
 APPS = 5  # that the small writes go to
 IDLE = "acme/idle"  # is scaled from nothing to nothing
 JOB = "acme/asked"  # has no schedule: it is run when asked to
+JOB_S = 0.2
 CALL_S = 15.0
 POLL_S = 0.25
 EACH_S = 1.0
 ASK_S = 3.0
+PAGE = 100  # more than a cell asks for; as many runs are kept
+SCALES, RUNS = "deployments", "runs"
 T = TypeVar("T")
 
 
@@ -38,14 +49,74 @@ async def patiently(ask: Callable[[], Awaitable[T]], deadline: float) -> T:
             await asyncio.sleep(POLL_S)
 
 
+@dataclass
+class Witness:
+    """Who is told by the job's runs that they begin and end; see `tests/soak/witness.py`."""
+
+    story: Story
+    port: int = field(default_factory=lambda: free_ports(1)[0])
+
+    @property
+    def _file(self) -> Path:
+        return self.story.stack.layout.root / "witness.jsonl"
+
+    @property
+    def _daemon(self) -> Daemon:
+        layout = self.story.stack.layout
+        return Daemon("witness", layout.root / "witness.pid", layout.logs / "witness.log")
+
+    @property
+    def _address(self) -> str:
+        vlans = self.story.stack.layout.vlans
+        return str(next(vlan.gateway for vlan in vlans if vlan.name == NETWORK))
+
+    def start(self) -> None:
+        """Beside the load balancer, where runs can reach it."""
+        layout = self.story.stack.layout
+        enter = ("ip", "netns", "exec", layout.edge, sys.executable, "-m", "tests.soak.witness")
+        listen = ("--host", self._address, "--port", str(self.port), "--out", str(self._file))
+        self._file.touch()
+        self._daemon.start((*enter, *listen), layout.repo)
+
+    async def stop(self) -> None:
+        """Whoever tells it something then fails."""
+        await self._daemon.stop()
+
+    def command(self) -> tuple[str, ...]:
+        """What a run does."""
+        return witness.command(self._address, self.port, JOB, JOB_S)
+
+    def seen(self) -> list[witness.Seen]:
+        """All processes of runs so far."""
+        return witness.read(self._file.read_text().splitlines())
+
+
+@dataclass
+class Calls:
+    """How many were made in all cells, and had an answer, by what is asked for. Those without may be done yet."""
+
+    made: Counter[str] = field(default_factory=Counter)
+    answered: Counter[str] = field(default_factory=Counter)
+
+    def open(self, what: str) -> int:
+        """Of how many it is not known what has come of them."""
+        return self.made[what] - self.answered[what]
+
+
 class Writer:
     """The requests of one cell. `since` is what its marks begin with: they grow from cell to cell."""
 
-    def __init__(self, story: Story, since: int) -> None:
+    def __init__(self, story: Story, since: int, witness: Witness, calls: Calls) -> None:
         self._story = story
         self._client = story.client
         self._since = since
+        self._witness = witness
+        self._calls = calls
+        self._before = {what: calls.open(what) - calls.made[what] for what in (SCALES, RUNS)}
+        self._began = time.time()
+        self._scaled: set[str] = set()  # deployments of IDLE that were there before
         self.acknowledged = 0
+        self.witnessed = 0  # processes of runs
         self.newest: dict[str, int] = {}
         self.scales: list[str] = []  # deployments of which the API said 202
         self.requests: list[str] = []  # and changes of jobs
@@ -65,14 +136,20 @@ class Writer:
         job = {
             "image": self._story.images["sample-web:v1"].reference,
             "network": NETWORK,
-            "command": ["/bin/true"],
+            "command": self._witness.command(),
             "resources": {"cpus": 0.05, "mem_mib": 32},
             "concurrency": "allow",
+            "retry": {"delay_s": 1.0},
+            "labels": {CHRONOS_NAME: JOB.partition("/")[2]},  # so that each try knows its id
         }
         put = await self._client.jobs.put(JOB, JobSpec.model_validate(job))
         if isinstance(put, JobRequestView):
             state = await self._state(partial(self._of_request, put.request), deadline)
         assert state in ("succeeded", "done"), f"there is nothing to ask for: {state}"
+
+    async def look(self, deadline: float) -> None:
+        """What is there before anything is asked."""
+        self._scaled = await patiently(self._deployments, deadline)
 
     async def run(self) -> None:
         """Ask until cancelled. What the API refuses or does not answer is no promise."""
@@ -111,10 +188,14 @@ class Writer:
             return ""
 
     async def _scale(self, _n: int) -> None:
+        self._calls.made[SCALES] += 1
         self.scales.append((await self._client.scale(IDLE, 0)).deployment)
+        self._calls.answered[SCALES] += 1
 
     async def _run_now(self, _n: int) -> None:
+        self._calls.made[RUNS] += 1
         answer = await self._client.jobs.run(JOB)
+        self._calls.answered[RUNS] += 1
         if isinstance(answer, JobRequestView):
             self.requests.append(answer.request)
         else:
@@ -137,7 +218,28 @@ class Writer:
             ends[f"job request {request}"] = await self._state(ask, deadline)
         for run in self.runs:  # those of the requests above are among them by now
             ends[f"run {run}"] = await self._state(partial(self._of_run, run), deadline)
-        return [*lost(self.newest, there), *open_ends(ends)]
+        return [*lost(self.newest, there), *open_ends(ends), *await self._doubled(deadline)]
+
+    async def _doubled(self, deadline: float) -> list[str]:
+        """What was carried out more than once, or not asked for at all."""
+        views = (await patiently(partial(self._client.jobs.runs, JOB, limit=PAGE), deadline)).runs
+        runs = [each for each in views if each.target >= self._began]
+        seen = [each for each in self._witness.seen() if due(each) >= self._began]
+        self.witnessed = len(seen)
+        made = await patiently(self._deployments, deadline) - self._scaled
+        return [
+            *carried_out(runs, seen),
+            *too_many(RUNS, {each.run for each in runs}, self._asked(RUNS)),
+            *too_many(SCALES, made, self._asked(SCALES)),
+        ]
+
+    def _asked(self, what: str) -> int:
+        """How often in this cell, with what earlier ones had no answer to."""
+        return self._calls.made[what] + self._before[what]
+
+    async def _deployments(self) -> set[str]:
+        found = await self._client.deployments(IDLE, limit=PAGE)
+        return {each.deployment for each in found.deployments}
 
     async def _state(self, ask: Callable[[], Awaitable[str]], deadline: float) -> str:
         """The state that it does not leave, or whatever it is in at the deadline."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 
-from tests.matrix.runner import beside
+from infra.local.distributed import Part
+from tests.matrix.parts import together
+from tests.matrix.runner import Row, beside, missed
 from tests.matrix.sight import Seen, Silence, both, doubles, local_addresses
 from tests.matrix.writer import lost, open_ends
 
@@ -130,3 +134,33 @@ async def test_who_ends_before_his_time_is_told_of() -> None:
         "the writer ended before its time: ValueError('of this')",
         "the writer ended before its time: None",
     ]
+
+
+def test_a_release_that_was_over_did_not_meet_the_outage() -> None:
+    assert missed(Row("kafka", "stop", release_s=0.1)) == []
+    assert missed(Row("kafka", "stop", release_s=-2.0)) == [
+        "the release had ended 2.0 s before kafka was away"
+    ]
+    assert missed(Row("kafka", "stop", release_s=math.inf)) == [
+        "no event told of the release's end"
+    ]
+
+
+async def test_parts_that_fail_as_one_do_all_at_once() -> None:
+    done: list[str] = []
+    both = asyncio.Barrier(2)
+
+    def noting(what: str) -> Callable[[], Awaitable[None]]:
+        async def note() -> None:
+            await both.wait()  # neither waits for the other to be done
+            done.append(what)
+
+        return note
+
+    kinds = ("start", "stop", "kill9", "pause", "resume")
+    one, other = (Part(name, *(noting(f"{kind} {name}") for kind in kinds)) for name in "ab")
+    whole = together("ab", [one, other])
+    for kind in kinds:
+        await getattr(whole, kind)()
+        assert sorted(done) == [f"{kind} a", f"{kind} b"]
+        done.clear()
