@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from libs.common import config
 from libs.common.errors import GantryError, InvalidInput
-from libs.common.runtime import CommonConfig, ServiceMain, Shared, open_shared
+from libs.common.runtime import CommonConfig, ServiceMain, Shared, open_shared, say_farewell
 from libs.common.supervision import run_services
 from libs.common.waiting import TaskGroup
 
@@ -95,6 +95,7 @@ async def _run(
         if around is not None:
             await stack.enter_async_context(around(shared))
         await until_stopped(run_services(shared, mains))
+        await say_farewell(shared, next(iter(mains)))
 
 
 async def until_stopped(work: Coroutine[Any, Any, None]) -> None:

@@ -303,11 +303,13 @@ WAITING = "x-gantry-waiting"
 class Front:
     """What a service's address answers from the process's first moment on: the app, once there is one.
 
-    Until then (a standby, or a service whose store is away) it is alive, not ready, and sends callers on.
+    Until then (a standby, or a service whose store is away) it is alive, not ready, and sends callers on. `run`: see
+    Runtime.
     """
 
     service: str
     app: Dispatcher | None = None
+    run: str = ""
 
     async def dispatch(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
@@ -317,7 +319,8 @@ class Front:
             return await self.app.dispatch(method, target, headers, body)
         path = target.partition("?")[0]
         if path == "/healthz":
-            return reply({"service": self.service, "status": "alive"})
+            run = {"run": self.run} if self.run else {}
+            return reply({"service": self.service, "status": "alive", **run})
         why = f"{self.service} waits here: for leadership, or for what it needs to start"
         if path == "/readyz":
             content = {"service": self.service, "status": "not ready", "reason": why}

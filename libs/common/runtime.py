@@ -39,6 +39,7 @@ from libs.common.http import (
 )
 from libs.common.keys import Secret, open_secret
 from libs.common.leader import Election, StoreElection
+from libs.common.leaving import take_leave
 from libs.common.outbox import Relay
 from libs.common.peers import LocalServices, PeerClient
 from libs.common.proofs import ServiceProofs
@@ -112,6 +113,7 @@ class Runtime:
     server: Server
     secret: Secret = field(repr=False)
     election: Election = field(default_factory=StoreElection)
+    run: str = ""  # what this process calls itself: the next one in its place has another name
 
     def section(self, model: type[SectionT]) -> SectionT:
         """This service's own section of the configuration."""
@@ -153,8 +155,10 @@ class Runtime:
     def _standard_routes(self, ready: Ready | None) -> Sequence[Route]:
         async def healthz(_request: Request) -> Response:
             lags = self.telemetry.lags
-            lag = {"lag": sum(lags.values())} if lags else {}
-            return reply({"service": self.service, "status": "alive", **lag})
+            more: dict[str, object] = {"lag": sum(lags.values())} if lags else {}
+            if self.run:
+                more["run"] = self.run
+            return reply({"service": self.service, "status": "alive", **more})
 
         async def readyz(_request: Request) -> Response:
             reason = await ready() if ready else ""
@@ -254,6 +258,7 @@ class Shared:
     local: LocalServices = field(default_factory=LocalServices)
     election: Election = field(default_factory=StoreElection)
     sinks: tuple[SpanSink, ...] = ()
+    run: str = ""  # see Runtime
 
 
 @asynccontextmanager
@@ -281,6 +286,7 @@ async def open_shared(common: CommonConfig, settings: Settings) -> AsyncIterator
             secret=secret,
             election=election,
             sinks=open_sinks(common.trace_file),
+            run=RngIds(rng).short(),
         )
     finally:
         # Side by side: each may wait a while for a server that does not answer.
@@ -355,7 +361,7 @@ async def open_runtime(shared: Shared, service: str) -> AsyncIterator[Runtime]:
     own_keys = party_keys(shared.secret, Kind.SERVICE, service)
     signer = TokenSigner(Kind.SERVICE, service, own_keys, shared.clock)
     peers = PeerClient(signer, common.peers, shared.local)
-    front = Front(service)
+    front = Front(service, run=shared.run)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(peers.close)
         if service in common.listen:
@@ -376,7 +382,22 @@ async def open_runtime(shared: Shared, service: str) -> AsyncIterator[Runtime]:
             server=_server(shared.local, front),
             secret=shared.secret,
             election=shared.election,
+            run=shared.run,
         )
+
+
+async def say_farewell(shared: Shared, service: str) -> None:
+    """This process, of that service at least, was told to end and does; no-op without a monitor elsewhere."""
+    if "monitor" not in shared.common.peers:
+        return
+    own_keys = party_keys(shared.secret, Kind.SERVICE, service)
+    client = PeerClient(
+        TokenSigner(Kind.SERVICE, service, own_keys, shared.clock), shared.common.peers
+    )
+    try:
+        await take_leave(client, shared.run)
+    finally:
+        await client.close()
 
 
 def _server(local: LocalServices, front: Front) -> Server:

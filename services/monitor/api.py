@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 from libs.common.errors import InvalidInput
 from libs.common.http import Request, Response, Route, reply
+from libs.common.leaving import LEAVES
 from libs.common.store.base import eq
 from services.monitor.model import Alert, Node
+from services.monitor.restarts import Restarts
 from services.monitor.store import MonitorStore
 
 
@@ -17,6 +19,7 @@ class View(Protocol):
     """What the API needs of the service."""
 
     store: MonitorStore
+    restarts: Restarts
     live: dict[str, Node]
     seen_at: float
 
@@ -41,7 +44,14 @@ def routes(monitor: View) -> Sequence[Route]:
     async def summary(_request: Request) -> Response:
         return reply({"nodes": len(monitor.live), "seen_at": monitor.seen_at})
 
+    async def leave(request: Request) -> Response:
+        monitor.restarts.leave(request.params["run"])
+        return reply({})
+
     return (
+        Route(
+            "PUT", f"{LEAVES}/{{run}}", leave, summary="A service's process ends as it was told to"
+        ),
         Route("GET", "/v1/nodes", nodes, summary="Hosts, by the operator stream"),
         Route(
             "GET",

@@ -67,9 +67,13 @@ async def ask(probe: Probe, timeout_s: float) -> str:
 
 @asynccontextmanager
 async def open_probes(
-    rt: Runtime, config: MonitorConfig, store: MonitorStore, operator: Operator
+    rt: Runtime,
+    config: MonitorConfig,
+    store: MonitorStore,
+    operator: Operator,
+    heard: dict[str, Mapping[str, Any]],
 ) -> AsyncIterator[Mapping[str, Probe]]:
-    """The probes of what is always there. Hosts come and go: see `host_probes`."""
+    """The probes of what is always there; what services say is put into `heard`. Hosts come and go: `host_probes`."""
 
     async def bus() -> str:
         await rt.bus.end_offsets(_TOPICS)
@@ -86,7 +90,8 @@ async def open_probes(
     probes: dict[str, Probe] = {"bus": bus, "store": kept, "mesos": mesos}
     for service, urls in rt.common.peers.items():
         for url in urls.split(","):
-            probes[f"{service}@{urlsplit(url).netloc or url}"] = _answers(rt.peers, url, "/healthz")
+            name = f"{service}@{urlsplit(url).netloc or url}"
+            probes[name] = _answers(rt.peers, url, "/healthz", partial(heard.__setitem__, name))
     if config.smtp.host:
         probes["smtp"] = speaks(config.smtp.host, config.smtp.port, b"", b"220", b"QUIT\r\n")
     if not config.endpoints:

@@ -16,6 +16,7 @@ BREAKER_OPEN = "scheduler-breaker-open"
 DRAIN_OVERDUE = "drain-overdue"
 FRAMEWORK_REMOVED = "framework-removed"
 COMPONENT_DOWN = "component-down"
+COMPONENT_RESTARTED = "component-restarted"
 BLIND = "monitoring-blind"
 CONSUMER_LAG = "consumer-lag"
 DISK_LOW = "disk-low"
@@ -103,6 +104,12 @@ def _event(alert: Alert) -> dict[str, Any]:
 def component_alert(name: str) -> Alert:
     """The alert about a component that does not answer, before it ever fired."""
     return Alert(f"{COMPONENT_DOWN}:{name}", COMPONENT_DOWN, "critical", {"component": name})
+
+
+def restarted_alert(name: str) -> Alert:
+    """The alert about a service whose process ended unasked and was started anew, before it ever fired."""
+    labels = {"component": name}
+    return Alert(f"{COMPONENT_RESTARTED}:{name}", COMPONENT_RESTARTED, "warning", labels)
 
 
 def lag_alert(service: str) -> Alert:

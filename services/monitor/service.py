@@ -50,6 +50,7 @@ class Monitor:
         self._watching = Watching(
             rt, config, self._alerting, operator, measure, lambda: self.live.values()
         )
+        self.restarts = self._watching.restarts
         self._look = asyncio.Event()
         self._nodes = rt.telemetry.gauge("monitor_nodes", "Hosts by state", "state")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,12 @@ from services.monitor.components import (
     open_probes,
 )
 from services.monitor.mesos import Operator
-from services.monitor.model import MonitorConfig, Node
+from services.monitor.model import Alert, MonitorConfig, Node
+from services.monitor.restarts import Restarts
 
 Measure = Callable[[Path], Space]
+Told = tuple[Alert, str, str]
+"""An alert, who it is about, and why it holds, "" if it doesn't."""
 CONTROL_PLANE = "control-plane"  # the machine that the monitor runs on, among the hosts
 
 
@@ -50,7 +53,8 @@ class Watching:
         self._operator = operator
         self._measure = measure
         self._hosts = hosts
-        self._executors: dict[str, bool] = {}  # alerts about them, as they are kept
+        self.restarts = Restarts()
+        self._kept: dict[str, bool] = {}  # alerts by what hosts and services say, as they are kept
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -67,9 +71,11 @@ class Watching:
     async def _watch_components(self) -> None:
         config = self._config
         watch = Watch(config.probe_misses)
-        opened = open_probes(self._rt, config, self._store, self._operator)
+        services: dict[str, Mapping[str, Any]] = {}
+        opened = open_probes(self._rt, config, self._store, self._operator, services)
         async with opened as probes:
             while True:
+                services.clear()
                 heard: dict[str, Mapping[str, Any]] = {}
                 asked = {**probes, **host_probes(self._rt.peers, self._hosts(), heard)}
                 reasons = await asyncio.gather(
@@ -79,7 +85,7 @@ class Watching:
                     down = watch.judge(name, reason)
                     if down is not None:
                         await self._tell_component(name, down, reason)
-                await self._tell_executors(heard)
+                await self._tell_said([*self._restarted(services), *_of_hosts(heard)])
                 await self._beat()
                 await self._rt.clock.sleep(config.probe_s)
 
@@ -87,24 +93,33 @@ class Watching:
         summary = f"{name} does not do its work: {reason}"
         await self._alerting.tell(core.component_alert(name), down, summary)
 
-    async def _tell_executors(self, heard: Mapping[str, Mapping[str, Any]]) -> None:
+    def _restarted(self, heard: Mapping[str, Mapping[str, Any]]) -> list[Told]:
+        now = self._rt.clock.monotonic()
+        for name, said in heard.items():
+            run = said.get("run")
+            self.restarts.hear(name, run if isinstance(run, str) else "", now)
+        return [
+            (core.restarted_alert(name), name, self.restarts.why(name, now))
+            for name in sorted(heard)
+        ]
+
+    async def _tell_said(self, found: Sequence[Told]) -> None:
         """Of many hosts hardly one says anything new: only that is looked up in the store.
 
         While the store is away, what does not hold is left for later: each would wait for it in vain.
         """
         kept: dict[str, bool] = {}
         is_away = False
-        for host, said in sorted(heard.items()):
-            for alert, why in core.of_executor(host, said):
-                holds, summary = bool(why), f"{host}: {why[:MAX_REASON]}"
-                if self._executors.get(alert.id) == holds:
+        for alert, who, why in found:
+            holds, summary = bool(why), f"{who}: {why[:MAX_REASON]}"
+            if self._kept.get(alert.id) == holds:
+                kept[alert.id] = holds
+            elif holds or not is_away:
+                done = await self._alerting.tell(alert, holds, summary)
+                is_away = not done
+                if done:
                     kept[alert.id] = holds
-                elif holds or not is_away:
-                    done = await self._alerting.tell(alert, holds, summary)
-                    is_away = not done
-                    if done:
-                        kept[alert.id] = holds
-        self._executors = kept
+        self._kept = kept
 
     async def _beat(self) -> None:
         """Somebody watches; that nobody did for long is worth an alert, which is over at once."""
@@ -184,3 +199,11 @@ class Watching:
         for over in firing.values():  # they went well again, or are not there any more
             if over.rule == core.JOB_FAILING:
                 await self._alerting.tell(over, False, "")
+
+
+def _of_hosts(heard: Mapping[str, Mapping[str, Any]]) -> list[Told]:
+    return [
+        (alert, host, why)
+        for host, said in sorted(heard.items())
+        for alert, why in core.of_executor(host, said)
+    ]

@@ -51,9 +51,14 @@ class Told:
 
     def alerts(self, agent: str, replicas: Iterable[str]) -> list[str]:
         """Their names."""
-        if "{replica}" not in self.alert:
-            return [self.alert.format(agent=agent)]
-        return [self.alert.format(replica=each) for each in replicas]
+        return names_of(self.alert, agent, replicas)
+
+
+def names_of(alert: str, agent: str, replicas: Iterable[str]) -> list[str]:
+    """See Told."""
+    if "{replica}" not in alert:
+        return [alert.format(agent=agent)]
+    return [alert.format(replica=each) for each in replicas]
 
 
 TOLD: Mapping[str, tuple[Told, ...]] = {
@@ -69,7 +74,10 @@ TOLD: Mapping[str, tuple[Told, ...]] = {
     "vswitchd": tuple(Told(f"component-down:host@{each}", 20.0) for each in ("h1", "h2")),
     "hostd": (Told("component-down:host@h1", 12.0),),
     **{
-        name: (Told(f"component-down:{name.removesuffix('-all')}@{{replica}}", 12.0),)
+        name: (
+            Told(f"component-down:{name.removesuffix('-all')}@{{replica}}", 12.0),
+            Told(f"component-restarted:{name.removesuffix('-all')}@{{replica}}", 0.0, ("kill9",)),
+        )
         for name in ("gateway", "deployer", "ipam", "scheduler", *WHOLE)
     },
     "monitor": (Told("component-down:monitor@{replica}", 22.0),),  # by the other one, when it leads
@@ -84,9 +92,13 @@ TOLD: Mapping[str, tuple[Told, ...]] = {
 }
 """Of each part, what there is to be told."""
 UNTOLD: Mapping[tuple[str, str], tuple[str, ...]] = {
-    (name, "stop"): ("executor-restarted:h1", "executor-silent:h1") for name in KEPT_UP
+    **{(name, "stop"): ("executor-restarted:h1", "executor-silent:h1") for name in KEPT_UP},
+    **{
+        (name, "stop"): (f"component-restarted:{name.removesuffix('-all')}@{{replica}}",)
+        for name in ("gateway", "deployer", "ipam", "scheduler", *WHOLE)
+    },
 }
-"""Of part and kind, what must not be told."""
+"""Of part and kind, what must not be told: what ended in order was not lost."""
 MONITOR: Mapping[str, float] = {"probe_s": 1.0, "blind_after_s": 10.0}
 """What the monitor is set to for that, beside its defaults."""
 

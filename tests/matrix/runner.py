@@ -26,6 +26,7 @@ from tests.matrix.parts import (
     TOLD,
     UNREACHED,
     UNTOLD,
+    names_of,
     part_of,
     replicas_of,
 )
@@ -68,12 +69,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Outage:
-    """What is done to a part, for how long, and the alerts that are due then."""
+    """What is done to a part, for how long, and the alerts that are due then, or must not come."""
 
     begin: Callable[[], Awaitable[object]]
     end: Callable[[], Awaitable[object]]
     lasts_s: float
     told: list[str]
+    untold: list[str]
 
 
 class Matrix:
@@ -111,7 +113,7 @@ class Matrix:
         self._cells += 1
         row = Row(name, kind)
         outage = await self._outage(name, kind, outage_s or self._outage_s)
-        await self._quiet(outage.told)
+        await self._quiet([*outage.told, *outage.untold])
         place = await patiently(lambda: self._client.place(_EVENTS), _soon())
         mails = len(self._cloud.mail.subjects())
         before = self._story.load_counts()
@@ -143,7 +145,7 @@ class Matrix:
         row.release_s = _end_of(events, deployment) - away_at
         row.errors += missed(row)
         self._count(row, before, severed)
-        self._tell(row, outage.told, of_events(events), self._cloud.mail.subjects()[mails:])
+        self._tell(row, outage, of_events(events), self._cloud.mail.subjects()[mails:])
         return row
 
     async def _outage(self, name: str, kind: str, lasts_s: float) -> Outage:
@@ -158,7 +160,9 @@ class Matrix:
         addresses = [stack.address_of(each) for each in replicas_of(stack, part.name)]
         due = [each for each in TOLD.get(name, ()) if each.due(kind, lasts_s)]
         told = [alert for each in due for alert in each.alerts(agent, addresses)]
-        return Outage(begin, end, lasts_s, told)
+        never = UNTOLD.get((name, kind), ())
+        quiet = [alert for each in never for alert in names_of(each, agent, addresses)]
+        return Outage(begin, end, lasts_s, told, quiet)
 
     # -- doing
 
@@ -285,17 +289,19 @@ class Matrix:
                 "no load, write, request or run was there, or an engine never answered"
             )
 
-    def _tell(self, row: Row, due: list[str], events: list[Turn], mailed: list[str]) -> None:
+    def _tell(self, row: Row, outage: Outage, events: list[Turn], mailed: list[str]) -> None:
         """Was the outage told of, once, and nothing that did not happen?"""
         mails = of_mails(mailed)
         row.alerts = [each.alert for each in events if each.raised]
-        row.alerts += [f"mail: {each}" for each in mailed if any(alert in each for alert in due)]
-        for alert in due:
+        row.alerts += [
+            f"mail: {each}" for each in mailed if any(alert in each for alert in outage.told)
+        ]
+        for alert in outage.told:
             if wrong := untold(alert, events, mails, once=row.part != "smtp"):
                 row.errors.append(wrong)
         row.errors += [
             f"{alert} was told, and nothing of the kind happened"
-            for alert in UNTOLD.get((row.part, row.kind), ())
+            for alert in outage.untold
             if Turn(alert, raised=True) in (*events, *mails)
         ]
 

@@ -185,7 +185,7 @@ def test_alerts() -> None:
     rules = {core.APP_CRASHING, core.NODE_LOST, core.BREAKER_OPEN, core.COMPONENT_DOWN}
     rules |= {core.DRAIN_OVERDUE, core.BLIND, core.CONSUMER_LAG, core.DISK_LOW, core.POOL_LOW}
     rules |= {core.FRAMEWORK_REMOVED, core.JOB_FAILING}
-    rules |= {core.EXECUTOR_SILENT, core.EXECUTOR_RESTARTED}
+    rules |= {core.EXECUTOR_SILENT, core.EXECUTOR_RESTARTED, core.COMPONENT_RESTARTED}
     constants = {
         value for name, value in vars(core).items() if name.isupper() and isinstance(value, str)
     }

@@ -8,7 +8,7 @@ from services.hostd.api import SocketAuthenticator, read_routes
 from services.hostd.main import make_app
 from services.monitor import core
 from services.monitor.model import Alert, Node
-from services.monitor.watching import Watching
+from services.monitor.watching import Watching, _of_hosts
 from tests.fakes.hostd import fake_hostd
 from tests.fakes.ipam import FakeIpam
 from tests.fakes.network import FakeHost
@@ -86,10 +86,10 @@ async def test_a_store_that_is_away_is_asked_once_a_turn_for_all_hosts() -> None
             return False
 
     watching = Watching.__new__(Watching)
-    watching._executors, watching._alerting = {}, Away()  # type: ignore[assignment]
+    watching._kept, watching._alerting = {}, Away()  # type: ignore[assignment]
     said = {"service": "hostd", "executor_silent": "", "executor_restarted": ""}
     heard = {f"h{n:03}": said for n in range(200)} | {"h150": {**said, "executor_silent": "still"}}
-    await watching._tell_executors(heard)
+    await watching._tell_said(_of_hosts(heard))
     assert asked == ["executor-silent:h000", "executor-silent:h150"]
 
 
