@@ -93,14 +93,18 @@ class Matrix:
         self._calls = Calls()
 
     async def begin(self) -> None:
-        """The app that is released again and again, under load."""
+        """The app that is released again and again, under load. Nothing of ours runs when this fails."""
         self._story.size = self._size
         self._witness.start()
-        await self._put()
-        accepted = await self._client.deploy(APP)
-        await self._ended(accepted.deployment)
-        await self._story.expect_versions(self._version, self._size)
-        await self._writer().begin(_soon())
+        try:
+            await self._put()
+            accepted = await self._client.deploy(APP)
+            await self._ended(accepted.deployment)
+            await self._story.expect_versions(self._version, self._size)
+            await self._writer().begin(_soon())
+        except BaseException:
+            await self._witness.stop()
+            raise
         self._story.start_load()
 
     async def end(self) -> None:
