@@ -27,7 +27,10 @@ ANSWER_S = 3.0
 
 @dataclass(frozen=True)
 class Seen:
-    """A running container. One that runs of jobs share has no instance: its labels name the first of many."""
+    """A running container. One that runs of jobs share has no instance: its labels name the first of many.
+
+    What those carry out is told of elsewhere: see `runs.py`.
+    """
 
     id: str
     host: str
