@@ -75,7 +75,8 @@ class RunCounts(View):
 class JobView(View):
     """A job: its spec, its state and why, when it runs next and how it went last. `image` is the pinned one.
 
-    `spec` is what differs from the defaults; see `whole_spec`.
+    `spec` is what differs from the defaults; see `whole_spec`. `schedule` has its start filled in; "" when there is
+    none, or a scheduler of an older release does not tell.
     """
 
     job: str
@@ -83,6 +84,7 @@ class JobView(View):
     name: str
     version: int
     spec: dict[str, Any] = {}
+    schedule: str = ""
     image: str = ""
     state: str  # one of JOB_STATES
     reason: str = ""

@@ -14,7 +14,9 @@ class JobRequested(Event):
 
     `request` names the asking: who asks again under the same one asks nothing new. `spec` is a JobSpec, of a put.
     `run` is the run to kill, "" all of them; `command` is what a run-now runs instead of the job's own command.
-    Of a report, `status` is 0 when the `tries`th try of `run`, from 0 on, has gone well.
+    Of a report, `status` is 0 when the `tries`th try of `run`, from 0 on, has gone well. Of a put with another
+    schedule, or of one that enables the job, `since` (Unix seconds) has one run made up for the times that passed after
+    it, and before the event's own time.
     """
 
     TOPIC: ClassVar[str] = "job.requested"
@@ -28,6 +30,7 @@ class JobRequested(Event):
     command: tuple[str, ...] | None = None
     status: int | None = None
     tries: int | None = None
+    since: float | None = None
     actor_bu: str = (
         ""  # what the actor may do, where one of Gantry's services asks for it; "" is not said
     )

@@ -21,6 +21,8 @@ from services.scheduler.model import InstanceId
 from services.scheduler.settings import SchedulerConfig
 
 Get = Callable[[JobId], Job | None]
+AHEAD_S = 60.0
+"""So far the clock of who asks is believed to be before ours."""
 
 
 def ask(draft: Draft, asked: JobAsked, now: float, config: SchedulerConfig) -> None:
@@ -61,14 +63,20 @@ def _do(draft: Draft, asked: JobAsked, now: float, config: SchedulerConfig) -> O
         case "pause":
             job = replace(job, paused=True, changed=now, changed_by=asked.actor)
         case "resume":
-            job = replace(_resumed(draft.jobs, job, now), changed=now, changed_by=asked.actor)
+            job = _resumed(draft.jobs, job, _at(asked, now))
+            job = replace(job, changed=now, changed_by=asked.actor)
         case "report":
             _report(draft, job, asked, now)
         case "succeed":
             job = counting.succeeded(job, now, now)
         case _:
             pass
-    draft.jobs.put(job.after(outcome))
+    job = job.after(outcome)
+    if known is None:  # it is saved before anything of it starts, or what starts might have no job
+        look = now if job.queue else core.next_look(draft, job)
+        draft.jobs.put(replace(job, look=look))
+        return outcome
+    draft.jobs.put(job)
     core.look(draft, job.id, now, config)
     if asked.action == "succeed":
         for child in draft.jobs.children(job.id):
@@ -87,7 +95,7 @@ def _put(
     check(draft.jobs.get, asked.job, spec)
     if known is None and len(draft.jobs.book.jobs) >= config.jobs.most:
         raise Conflict(f"there are {config.jobs.most} jobs, and there may be no more")
-    fresh = known is None or bool(known.deleted)
+    at, fresh = _at(asked, now), known is None or bool(known.deleted)
     job = known or Job(asked.job, spec, asked.image)
     if fresh:
         # Its version and its runs under way are those of the job that it was before.
@@ -96,15 +104,19 @@ def _put(
             spec,
             asked.image,
             version=job.version,
+            cursor=job.cursor,
             running=job.running,
             recorded=job.recorded,
             handled=job.handled,
             created=now,
         )
+    same = not fresh and _cause(spec) == _cause(job.spec)
+    overdue = _overdue(job, asked, spec, at, same)
     if job.off and spec.enabled:  # what passed meanwhile is not caught up with
-        job = replace(job, cursor=now, consumed={})
-    job = _timed(job, spec, now, fresh)
-    return replace(
+        job = replace(job, cursor=max(job.cursor, at), consumed={})
+    if not same:
+        job = _timed(job, asked, spec, at, now)
+    job = replace(
         job,
         spec=spec,
         image=asked.image,
@@ -115,16 +127,46 @@ def _put(
         changed=now,
         changed_by=asked.actor,
     )
-
-
-def _timed(job: Job, spec: JobSpec, now: float, fresh: bool) -> Job:
-    """With its schedule; the same one goes on where it was, another begins now."""
-    text = spec.schedule or ""
-    same = (text, spec.time_zone) == (job.spec.schedule or "", job.spec.time_zone)
-    if same and not fresh:
+    if not overdue:
         return job
-    anchored = parse(text, spec.time_zone, salt=job.id).anchored(now) if text else ""
-    return replace(job, text=anchored, cursor=now)
+    due = Due(run_id(job.id, f"request {asked.request}"), now, "manual")
+    if fresh:  # after a run of the job that it was before, if one is still to end
+        return replace(job, queue=(due,))
+    return starting.arrive(draft, job, due, now, config)
+
+
+def _at(asked: JobAsked, now: float) -> float:
+    """When it was asked: what is due since then is the job's, however long it took until it came to be decided on."""
+    return min(asked.at or now, now + AHEAD_S)
+
+
+def _cause(spec: JobSpec) -> tuple[str, str]:
+    return spec.schedule or "", spec.time_zone
+
+
+def _timed(job: Job, asked: JobAsked, spec: JobSpec, at: float, now: float) -> Job:
+    """With another schedule, which begins when it was asked for; without a start, now.
+
+    What the one before has decided on is not decided on again. One that is put disabled is looked back on when it is
+    enabled.
+    """
+    text = spec.schedule or ""
+    anchored = parse(text, spec.time_zone, salt=job.id).anchored(max(now, at)) if text else ""
+    begins = max(job.cursor, at)
+    if not spec.enabled and asked.since is not None:
+        begins = min(begins, asked.since)
+    return replace(job, text=anchored, cursor=begins)
+
+
+def _overdue(job: Job, asked: JobAsked, spec: JobSpec, at: float, same: bool) -> bool:
+    """Is a run to be made up for times that passed before the job was put so, as `since` says."""
+    goes_on = same and not job.off
+    if asked.since is None or spec.schedule is None or not spec.enabled or job.paused or goes_on:
+        return False
+    after = max(asked.since, job.cursor) if same else asked.since
+    schedule = parse(spec.schedule, spec.time_zone, salt=job.id)
+    has_start = schedule.anchored(at) == str(schedule)
+    return has_start and bool(schedule.between(after, at, 1))
 
 
 def _consumed(jobs: JobDraft, job: Job) -> dict[str, float]:
@@ -229,11 +271,11 @@ def _stop_all(draft: Draft, job: Job, reason: str, now: float) -> None:
             runs.stop(draft, instance, reason, now)
 
 
-def _resumed(jobs: JobDraft, job: Job, now: float) -> Job:
+def _resumed(jobs: JobDraft, job: Job, at: float) -> Job:
     """What passed while it was paused is caught up with as its policy says; not what passed while it was disabled."""
     if not job.spec.enabled:
         raise Conflict(f"{job.id} is disabled by its spec: put it with `enabled: true`")
     if job.disabled:
-        job = replace(job, disabled="", failures_in_a_row=0, cursor=now)
+        job = replace(job, disabled="", failures_in_a_row=0, cursor=max(job.cursor, at))
         job = replace(job, consumed=_consumed(jobs, replace(job, consumed={})))
     return replace(job, paused=False)

@@ -103,7 +103,7 @@ def look(draft: Draft, name: JobId, now: float, config: SchedulerConfig) -> None
     else:
         job = starting.begin_queued(draft, job, now, config)
     draft.jobs.looked_at[name] = None
-    draft.jobs.put(replace(job, look=_next_look(draft, job)))
+    draft.jobs.put(replace(job, look=next_look(draft, job)))
 
 
 def _targets(draft: Draft, job: Job, now: float, config: SchedulerConfig) -> Job:
@@ -134,7 +134,8 @@ def _passed(draft: Draft, name: JobId) -> float:
     return parent.passed if parent is not None else 0.0
 
 
-def _next_look(draft: Draft, job: Job) -> float | None:
+def next_look(draft: Draft, job: Job) -> float | None:
+    """When time alone brings something about."""
     times = [timing.next_target(job)]
     if job.spec.start_deadline_s is not None:
         times += [starting.start_by(job, due.target) for due in job.queue if due.cause != "manual"]

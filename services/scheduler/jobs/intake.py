@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -76,7 +76,7 @@ class JobIntake:
             return
         request = event.request or envelope.id
         if await self.store.request(request) is None:
-            await self.submit(await self._asked(event, request))
+            await self.submit(await self._asked(event, request, envelope.time))
 
     async def _admit(self, event: ev.JobRequested, envelope: Envelope) -> ev.JobRequested:
         """The request in the name of its true actor. Raises Forbidden, Unavailable."""
@@ -95,7 +95,7 @@ class JobIntake:
             raise Forbidden(f"{event.actor} is viewer in {bu}; this needs deployer")
         return event
 
-    async def _asked(self, event: ev.JobRequested, request: str) -> JobAsked:
+    async def _asked(self, event: ev.JobRequested, request: str, at: float) -> JobAsked:
         asked = JobAsked(
             request,
             JobId(event.job),
@@ -106,6 +106,8 @@ class JobIntake:
             status=event.status or 0,
             problem=_lacks(event),
             tries=event.tries or 0,
+            at=at,
+            since=event.since,
         )
         if event.action != "put":
             return asked
@@ -113,20 +115,10 @@ class JobIntake:
             spec = JobSpec.model_validate(event.spec or {})
             pinned = await self._pin(asked.job.partition("/")[0], spec)
         except ValidationError as error:
-            return JobAsked(
-                request, asked.job, "put", event.actor, problem=str(invalid(error, "spec."))
-            )
+            return replace(asked, problem=str(invalid(error, "spec.")))
         except Refused as error:
-            return JobAsked(request, asked.job, "put", event.actor, problem=str(error))
-        return JobAsked(
-            request,
-            asked.job,
-            "put",
-            event.actor,
-            spec=spec,
-            image=pinned.image,
-            login=pinned.registry_login,
-        )
+            return replace(asked, problem=str(error))
+        return replace(asked, spec=spec, image=pinned.image, login=pinned.registry_login)
 
     async def _pin(self, bu: str, spec: JobSpec) -> Pinned:
         """The image by digest, as the deployer says. Raises Refused, Unavailable."""

@@ -178,7 +178,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class JobAsked:
-    """Something is asked of a job. `problem`: it can't be taken whatever the job says."""
+    """Something is asked of a job. `problem`: it can't be taken whatever the job says.
+
+    `at` is when it was asked, by the asker's clock; 0: that is not known. `since`: see `JobRequested`.
+    """
 
     request: str
     job: JobId
@@ -192,6 +195,8 @@ class JobAsked:
     status: int = 0
     tries: int = 0
     problem: str = ""
+    at: float = 0.0
+    since: float | None = None
 
 
 # -- documents -----------------------------------------------------------------------------------------

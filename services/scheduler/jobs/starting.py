@@ -74,7 +74,7 @@ def begin(draft: Draft, job: Job, due: Due, now: float, config: SchedulerConfig)
 
 def begin_queued(draft: Draft, job: Job, now: float, config: SchedulerConfig) -> Job:
     """The next one that waited, if nothing of the job is under way; of a paused job, only what somebody asked for."""
-    while not job.running:
+    while not job.running or job.spec.concurrency == "allow":
         due = next((d for d in job.queue if d.cause == "manual" or not job.paused), None)
         if due is None:
             break

@@ -14,7 +14,9 @@ _UNDER_WAY = frozenset({State.RUNNING, State.UNREACHABLE, State.ORPHANED})
 
 
 def job_view(job: Job, last_run: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """A job. `image` is the pinned one, `next` the next target unless nothing would start then."""
+    """A job. `schedule` has its start filled in; `image` is the pinned one; `next` is the next target, unless nothing
+    would start then.
+    """
     state, reason = state_of(job)
     return {
         "job": job.id,
@@ -23,6 +25,7 @@ def job_view(job: Job, last_run: Mapping[str, Any] | None) -> Mapping[str, Any]:
         "version": job.version,
         "spec": job.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True),
         "image": job.image,
+        "schedule": job.text,
         "state": state,
         "reason": reason,
         "next": timing.next_target(job),

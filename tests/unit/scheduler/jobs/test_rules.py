@@ -11,8 +11,8 @@ from libs.common.events import model as ev
 from services.scheduler.jobs.model import job_body, job_of
 from services.scheduler.jobs.timing import TOLD_ONE_BY_ONE
 from services.scheduler.jobs.views import state_of, trouble_of
-from tests.unit.scheduler.jobs.world import JOB, MINUTELY, START, JobDesk
-from tests.unit.scheduler.world import kills
+from tests.unit.scheduler.jobs.world import JOB, MINUTELY, START, JobDesk, job_spec
+from tests.unit.scheduler.world import IMAGE, kills
 
 LATE = 10_000.0
 
@@ -270,6 +270,119 @@ def test_putting_the_same_again_loses_no_target_and_another_schedule_begins_now(
     assert desk.job().text == text and len(desk.names()) == 1, "its first target had come"
     desk.took(schedule="R3//PT2M")
     assert (desk.job().look or 0.0) > desk.now
+
+
+@pytest.mark.parametrize(
+    ("fields", "late_s", "targets", "missed"),
+    [
+        ({}, 20.0, [0], []),
+        ({"catch_up": {"policy": "none"}}, 20.0, [0], []),
+        ({}, 70.0, [60], [0]),
+        ({"schedule": "R1/2027-01-15T08:00:00Z/PT1H"}, 300.0, [0], []),
+        (
+            {"schedule": "R1/2027-01-15T08:00:00Z/PT1H", "catch_up": {"policy": "none"}},
+            300.0,
+            [],
+            [0],
+        ),
+        ({"start_deadline_s": 15.0}, 20.0, [], [0]),
+    ],
+)
+def test_what_is_due_between_asking_and_deciding_runs_or_is_told_as_missed(
+    fields: dict[str, Any], late_s: float, targets: list[float], missed: list[float]
+) -> None:
+    """A registry was slow, or nobody led."""
+    desk = JobDesk(now=START + late_s)
+    desk.ask("put", spec=job_spec(**fields), image=IMAGE, at=START - 1.0)
+    desk.tick(0.0)
+    assert (desk.targets(), desk.missed()) == (targets, missed)
+
+
+def test_what_the_schedule_before_has_decided_on_is_not_decided_on_again() -> None:
+    desk = JobDesk()
+    desk.took()
+    (run,) = desk.at(0.0)
+    desk.begin()
+    desk.at(60.0)
+    desk.now = START + 70.0
+    desk.end(run)
+    for schedule in ("0 * * * * *", "*/20 * * * * *"):
+        desk.ask("put", spec=job_spec(schedule=schedule), image=IMAGE, at=START - 5.0)
+        desk.tick(0.0)
+        assert (desk.targets(), desk.states()) == ([], ["missed", "succeeded"])
+    assert desk.at(80.0) and desk.targets() == [80]
+
+
+def test_a_clock_that_is_ahead_is_believed_for_a_minute() -> None:
+    desk = JobDesk(now=START - 5.0)
+    spec = job_spec(concurrency="allow")
+    desk.ask("put", spec=spec, image=IMAGE, at=START + 5.0)
+    assert desk.at(30.0) == [], "for who asked, it had passed"
+    assert desk.at(60.0) and desk.targets() == [60]
+    desk.ask("put", "acme/far", spec=spec, image=IMAGE, at=START + 86_400.0)
+    assert desk.job("acme/far").cursor == START + 120.0
+    desk.ask("put", "acme/soon", spec=job_spec(schedule="R1//PT1H"), image=IMAGE, at=desk.now + 30)
+    desk.at(100.0)
+    assert len(desk.names("acme/soon")) == 1
+
+
+def test_a_time_that_had_passed_is_made_up_for_once() -> None:
+    """As Chronos' API asks for it: for a new job, for another schedule, and when it is enabled."""
+    desk = JobDesk(now=START + 30.0)
+
+    def put(since: float | None, **fields: Any) -> list[str]:
+        causes = len(desk.records)
+        spec = job_spec(**{"schedule": "R1/2027-01-15T08:00:00Z/PT1H", **fields})
+        outcome = desk.ask("put", spec=spec, image=IMAGE, at=desk.now, since=since)
+        assert outcome.state == "done"
+        desk.tick(0.0)
+        for run in desk.names():
+            desk.begin(run)
+            desk.end(run)
+        return [each.cause for each in list(desk.records.values())[causes:]]
+
+    assert put(START) == [] and desk.job().text
+    desk.ask("delete")
+    assert put(START - 1.0) == ["manual"]
+    assert put(0.0) == [], "the same again"
+    assert put(0.0, schedule="R1/2027-01-15T07:59:00Z/PT1H") == ["manual"]
+    assert put(0.0, schedule="R1/2027-01-15T08:10:00Z/PT1H") == []
+    assert put(None, schedule="R1/2027-01-15T07:00:00Z/PT1H") == []
+    # Put disabled, and enabled after its time; what has run does not run again by that.
+    for schedule, causes in (("R1/2027-01-15T08:01:00Z/PT1H", ["manual"]), (MINUTELY, [])):
+        assert put(0.0, schedule=schedule, enabled=False) == []
+        desk.now += 40.0
+        assert put(0.0, schedule=schedule, enabled=False) == []
+        if not causes:
+            assert put(0.0, schedule=schedule) == ["manual"]
+            desk.at(150.0)
+            desk.begin()
+            desk.end()
+            assert put(0.0, schedule=schedule, enabled=False) == []
+        assert put(0.0, schedule=schedule) == causes
+
+
+def test_what_is_made_up_for_waits_until_runs_of_the_deleted_job_have_ended() -> None:
+    desk = JobDesk()
+    desk.took()
+    (old,) = desk.at(0.0)
+    desk.begin()
+    desk.ask("delete")
+    desk.ask("put", spec=job_spec(), image=IMAGE, at=desk.now, since=0.0)
+    assert (desk.names(), desk.missed()) == ([old], [])
+    desk.end(old, "TASK_KILLED")
+    (run,) = desk.names()
+    assert desk.run(run).cause == "manual"
+
+
+def test_a_new_job_is_saved_before_anything_of_it_starts() -> None:
+    """Else a leader that dies in between would leave runs whose ends nobody counts."""
+    desk = JobDesk(now=START + 30.0)
+    spec = job_spec(schedule="R/2027-01-15T07:59:00Z/PT1M", concurrency="allow")
+    desk.ask("put", spec=spec, image=IMAGE, at=START - 1.0, since=0.0)
+    assert desk.names() == [] and desk.job().look == START + 30.0
+    desk.tick(0.0)
+    assert [desk.run(each).cause for each in desk.names()] == ["schedule", "manual"]
 
 
 def test_a_schedule_of_n_times_finishes() -> None:

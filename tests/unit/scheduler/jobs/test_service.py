@@ -106,6 +106,32 @@ def test_a_leader_may_die_after_each_of_its_writes(first: int) -> None:
         loop.run(story)
 
 
+def test_what_was_due_as_a_job_was_put_runs_once_whoever_dies() -> None:
+    """One time had passed before it was asked for, and is made up for; another passed until it came to be decided."""
+
+    async def story(world: World) -> None:
+        leaders = Leaders(world)
+        leaders.die_at = at
+        start = datetime.fromtimestamp(EPOCH_S - 29.5, UTC).isoformat().replace("+00:00", "Z")
+        put = spec(schedule=f"R2/{start}/PT30S", concurrency="allow")
+        await asyncio.sleep(2.0)
+        async with leaders.leading():
+            await leaders.ask("put", JOB, "q1", spec=put, since=0.0)
+            await asyncio.sleep(30.0)
+        records = leaders.bodies("scheduler_runs")
+        assert sorted(each["cause"] for each in records.values()) == ["manual", "schedule"], at
+        assert {each["state"] for each in records.values()} == {"succeeded"}
+        assert len(leaders.host.begun) == 2
+        assert leaders.told(ev.JobRunFinished) == dict.fromkeys(records, 1)
+        assert leaders.bodies("scheduler_jobs")[JOB]["succeeded"] == 2
+        written.append(leaders.writes)
+
+    at, written = 0, list[int]()
+    loop.run(story)
+    for at in range(1, written[0] + 1):
+        loop.run(story)
+
+
 @virtual
 async def test_what_is_asked_over_http(world: World) -> None:
     leaders = Leaders(world)
