@@ -80,14 +80,16 @@ class Jobs:
 
     # -- changes ---------------------------------------------------------------------------------
 
-    async def put(self, request: Request, bu: str, name: str, spec: JobSpec) -> Outcome:
-        """Make or replace a job. Raises InvalidInput naming the field."""
+    async def put(
+        self, request: Request, bu: str, name: str, spec: JobSpec, since: float | None = None
+    ) -> Outcome:
+        """Make or replace a job; `since`: see `JobRequested`. Raises InvalidInput naming the field."""
         job = f"{bu}/{name}"
 
         async def check() -> object:
             return await self.check(actor_of(request), job, spec)
 
-        return await self._change(request, job, "put", check, spec=_content(spec))
+        return await self._change(request, job, "put", check, spec=_content(spec), since=since)
 
     async def delete(self, request: Request, bu: str, name: str) -> Outcome:
         """Delete a job, and end what runs of it. Raises NotFound."""

@@ -14,9 +14,14 @@ from libs.common.events import Envelope
 from libs.common.events import model as ev
 from libs.common.http import Handler, Request, Response, Role, Route, reply
 from libs.common.jobs import JobSpec
+from libs.common.schedule import parse
 
 DIGEST = "sha256:" + "0" * 64
 PERIOD_S = 60.0
+
+
+def _cause(spec: JobSpec) -> tuple[str | None, str]:
+    return spec.schedule, spec.time_zone
 
 
 @dataclass
@@ -106,6 +111,7 @@ class FakeJobs:
             "running": [], "queued": 0, "last_run": None, "failures_in_a_row": 0, "created": now,
             "counts": {"succeeded": 0, "failed": 0, "missed": 0}, "last_success": None, "last_error": None,
         }  # fmt: skip
+        before = JobSpec.model_validate(known["spec"]) if known else None
         job = {**fresh, **(known or {})}
         job |= {
             "version": job["version"] + 1,
@@ -116,6 +122,13 @@ class FakeJobs:
             "changed_by": event.actor,
         }
         self.jobs[event.job] = job
+        if event.since is not None and spec.schedule is not None and spec.enabled:
+            same = before is not None and _cause(before) == _cause(spec)
+            last = job["last_run"]["target"] if same and job["last_run"] else 0.0
+            schedule = parse(spec.schedule, spec.time_zone)
+            past = schedule.between(max(event.since, last), now, 1)
+            if past and not (same and before is not None and before.enabled):
+                self.begin(event.job)
 
     def _next(self, spec: JobSpec) -> float | None:
         return None if spec.schedule is None else self.clock.now() // PERIOD_S * PERIOD_S + PERIOD_S

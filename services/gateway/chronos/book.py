@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from libs.client.jobs import ENDED, JobStats, JobView, RunView
 from libs.common.actor import Actor
@@ -24,7 +23,7 @@ from services.gateway.chronos.names import (
     chronos_name,
     our_name,
 )
-from services.gateway.chronos.specs import command_of, to_spec
+from services.gateway.chronos.specs import Timing, command_of, deadline_s, to_spec
 from services.gateway.chronos.telling import Entry, names_of, spec_told
 from services.gateway.jobs import Jobs, Outcome, State
 from services.gateway.model import ChronosConfig
@@ -106,21 +105,19 @@ class Book:
         self, request: Request, bu: str, job: ChronosJob, version: Version
     ) -> tuple[Outcome, tuple[str, ...]]:
         """Make or replace a job; what came of it, and what is otherwise than with Chronos. Raises InvalidInput."""
-        actor, before = actor_of(request), None
+        actor, before, now = actor_of(request), None, self.clock.now()
         try:
-            view = await self.view(actor, bu, job.name)
-            ours, before = view.name, spec_told(view)
+            before = Entry.of(await self.view(actor, bu, job.name), {})
+            ours = before.view.name
         except NotFound:
             check_name(job.name, version)
             ours = await self._free_name(actor, bu, job.name)
         parents = {name: await self._parent(actor, bu, name) for name in job.parents or ()}
-        translated = to_spec(job, bu, parents, self.config)
-        spec, now = translated.spec, self.clock.now()
-        outcome = await self.jobs.put(request, bu, ours, spec)
-        anew = before is None or _cause(before) != _cause(spec)
-        done = outcome.state is State.DONE and not outcome.repeated
-        if done and anew and self.config.overdue and schedules.overdue(spec, version, now):
-            await self.jobs.run(_unnamed(request), bu, ours)
+        job, timing = timed(job, before, now)
+        translated = to_spec(job, bu, parents, self.config, timing)
+        spec = translated.spec
+        since = schedules.since(spec, version, now) if self.config.overdue else now
+        outcome = await self.jobs.put(request, bu, ours, spec, since)
         return outcome, translated.notes
 
     async def run(self, request: Request, bu: str, name: str, arguments: str) -> Outcome:
@@ -128,6 +125,21 @@ class Book:
         entry = await self.one(actor_of(request), bu, name)
         command = command_of(entry.job, arguments) if arguments.strip() else None
         return await self.jobs.run(request, bu, entry.view.name, command)
+
+    async def purge(self, request: Request, bu: str) -> Outcome | None:
+        """End all runs that wait: for a place, for their next try, or for the run before. None: it is done."""
+        actor = actor_of(request)
+        for entry in await self.all(actor, bu):
+            if not entry.view.running and not entry.view.queued:
+                continue
+            for run in await self.runs(actor, bu, entry):
+                if run.state != "pending":
+                    continue
+                name = entry.view.name
+                outcome = await self.jobs.kill(_unnamed(request), bu, name, run.run)
+                if outcome.state is State.ACCEPTED:
+                    return outcome  # REFUSED: it waits no more
+        return None
 
     async def report(self, request: Request, bu: str, task: Task, status: int) -> Outcome | str:
         """Say how a task of an `async` job ended, 0: well; or why nothing comes of that. Raises NotFound."""
@@ -149,7 +161,7 @@ class Book:
         ours = entry.view.name
         for child in await self.all(actor, bu):
             if ours in child.spec.parents:
-                spec = orphaned(child.spec, ours, entry.spec)
+                spec = orphaned(child, entry)
                 outcome = await self.jobs.put(_unnamed(request), bu, child.view.name, spec)
                 if outcome.state is not State.DONE:
                     return outcome
@@ -179,15 +191,38 @@ def _unnamed(request: Request) -> Request:
     return replace(request, headers=headers)
 
 
-def _cause(spec: JobSpec) -> tuple[str | None, str]:
-    return spec.schedule, spec.time_zone
+def timed(job: ChronosJob, before: Entry | None, now: float) -> tuple[ChronosJob, Timing]:
+    """A job that is put, with its schedule's start filled in; and schedule and time zone in our words.
+
+    What was told of the job `before` stands for what is stored, which Chronos need not have words for. Raises
+    InvalidInput.
+    """
+    if job.schedule is None:
+        return job, (None, "UTC")
+    told = before.job if before is not None else None
+    if told is not None and told.schedule == job.schedule and before is not None:
+        same_zone = told.schedule_time_zone == job.schedule_time_zone
+        if same_zone and not schedules.begins_at_put(job.schedule):
+            return job, (before.spec.schedule, before.spec.time_zone)
+    text, zone = schedules.our_schedule(job.schedule, job.schedule_time_zone)
+    if text is not None and schedules.begins_at_put(text):
+        text = schedules.begun(text, zone, now)
+        job = job.model_copy(update={"schedule": text})
+    return job, (text, zone)
 
 
-def orphaned(spec: JobSpec, parent: str, of_parent: JobSpec) -> JobSpec:
+def orphaned(child: Entry, parent: Entry) -> JobSpec:
     """What becomes of a job when one of its parents is deleted."""
-    others = [each for each in spec.parents if each != parent]
-    parents = tuple(dict.fromkeys((*others, *of_parent.parents)))
-    changes: dict[str, Any] = {"parents": parents}
-    if not parents:
-        changes |= {"schedule": of_parent.schedule, "time_zone": of_parent.time_zone}
-    return spec.model_copy(update=changes)
+    others = [each for each in child.spec.parents if each != parent.view.name]
+    parents = tuple(dict.fromkeys((*others, *parent.spec.parents)))
+    if parents:
+        return child.spec.model_copy(update={"parents": parents})
+    # As it goes on there: a schedule without a start would begin again, and one that is over is over for its children.
+    over = parent.view.state == "finished"
+    changes = {
+        "parents": (),
+        "schedule": None if over else parent.view.schedule or parent.spec.schedule,
+        "time_zone": parent.spec.time_zone,
+        "start_deadline_s": deadline_s(child.job.epsilon),
+    }
+    return child.spec.model_copy(update=changes)

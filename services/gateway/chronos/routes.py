@@ -221,14 +221,21 @@ class _Routes:
                 return _done(outcome.problem)
             return self._answer(outcome)
 
+        async def purge(asked: Asked) -> Response:
+            outcome = await self.book.purge(asked.request, asked.bu)
+            return self._answer(outcome) if outcome is not None else _done()
+
         async def progress(asked: Asked) -> Response:
             entry = await self.book.one(asked.actor, asked.bu, asked.name)
             _check_progress(entry, asked.request)
             # As Chronos does without a Cassandra: nobody counts.
             return Response(204)
 
-        # 3.x has neither `async` nor this.
-        of_v2 = (self._route("PUT", "/task/{task}", told, "job.report"),)
+        # 3.x has none of these.
+        of_v2 = (
+            self._route("PUT", "/task/{task}", told, "job.report"),
+            self._route("DELETE", "/task/all", purge, "job.kill"),
+        )
         return (
             *(of_v2 if self.version is Version.V2 else ()),
             self._route("PUT", "/job/{job}", run, "job.run"),

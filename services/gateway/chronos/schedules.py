@@ -6,12 +6,14 @@ offset stands in the schedule: the fields of the start are local time there.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from datetime import datetime
 
 from libs.common.errors import InvalidInput
 from libs.common.jobs import JobSpec
-from libs.common.schedule import parse
+from libs.common.schedule import zones
 from services.gateway.chronos.model import Version
 
 NEVER = "R0//PT24H"
@@ -37,7 +39,13 @@ _JAVA: Mapping[str, str] = {
     "NST": "Pacific/Auckland", "PLT": "Asia/Karachi", "PNT": "America/Phoenix", "PRT": "America/Puerto_Rico",
     "PST": "America/Los_Angeles", "SST": "Pacific/Guadalcanal", "VST": "Asia/Ho_Chi_Minh",
 }  # fmt: skip
-_CUSTOM = re.compile(r"GMT([+-])(\d{1,2})(?::?00)?", re.ASCII)
+_CUSTOM = re.compile(r"GMT([+-])(\d{1,2}?)(?::?([0-5]\d))?", re.ASCII)
+# IANA has no names for such offsets, but these places have them all the year.
+_BETWEEN: Mapping[str, str] = {
+    "+3:30": "Asia/Tehran", "+4:30": "Asia/Kabul", "+5:30": "Asia/Kolkata", "+5:45": "Asia/Kathmandu",
+    "+6:30": "Asia/Yangon", "+8:45": "Australia/Eucla", "+9:30": "Australia/Darwin",
+    "-9:30": "Pacific/Marquesas",
+}  # fmt: skip
 
 
 def our_schedule(text: str, zone: str) -> tuple[str | None, str]:
@@ -65,28 +73,37 @@ def our_schedule(text: str, zone: str) -> tuple[str | None, str]:
     return f"{repetitions}/{start}/{period}", our_zone(zone)
 
 
-def overdue(spec: JobSpec, version: Version, now: float) -> bool:
-    """Is a job that is new, or has a new schedule, to run at once, because its time has just passed.
+def begins_at_put(text: str) -> bool:
+    """Has a schedule of Chronos' no start: it begins when it is put, and again at each further put."""
+    return "//" in text and text.startswith("R")
 
-    2.x runs what is no later than its epsilon; 3.x whatever is past, once for all times that are. Neither the times
-    before a put nor how long ago they were are the scheduler's business, so this is asked for as a run-now.
+
+def begun(text: str, zone: str, now: float) -> str:
+    """Such a schedule with the next second as its start, in the zone's own time. Raises InvalidInput for the zone."""
+    repetitions, _, period = text.split("/")
+    at = datetime.fromtimestamp(math.floor(now) + 1, zones.zone(zone).info)
+    return f"{repetitions}/{at.isoformat().replace('+00:00', 'Z')}/{period}"
+
+
+def since(spec: JobSpec, version: Version, now: float) -> float:
+    """How far back times are made up for when a job is new, has another schedule, or is enabled.
+
+    2.x runs what is no later than its epsilon; 3.x whatever is past, once for all times that are.
     """
-    if spec.schedule is None or not spec.enabled:
-        return False
-    if not spec.schedule.split("/")[1]:
-        return False  # it has no start: it begins when it is put
-    past = parse(spec.schedule, spec.time_zone).between(0.0, now, 1)
-    if not past or version is Version.V3:
-        return bool(past)
-    return spec.start_deadline_s is None or now - past[0] < spec.start_deadline_s
+    if version is Version.V3 or spec.start_deadline_s is None:
+        return 0.0
+    return now - spec.start_deadline_s
 
 
 def our_zone(zone: str) -> str:
     """The IANA name of a time zone of Java's; "" is UTC. Whether there is one of that name, the scheduler says."""
     custom = _CUSTOM.fullmatch(zone)
-    if custom is not None:  # IANA's Etc/GMT-5 is five hours ahead of GMT, as POSIX counts
-        sign = "-" if custom[1] == "+" else "+"
-        return f"Etc/GMT{sign}{int(custom[2])}" if int(custom[2]) else "UTC"
+    if custom is not None:
+        sign, hours, minutes = custom[1], int(custom[2]), int(custom[3] or 0)
+        if minutes:
+            return _BETWEEN.get(f"{sign}{hours}:{minutes:02}", zone)
+        # IANA's Etc/GMT-5 is five hours ahead of GMT, as POSIX counts.
+        return f"Etc/GMT{'-' if sign == '+' else '+'}{hours}" if hours else "UTC"
     return _JAVA.get(zone, zone) or "UTC"
 
 

@@ -53,6 +53,7 @@ _USUAL = ChronosJob(name="").wire()
 _CONTAINER = Container(image="", network="USER").wire()
 
 Names = Mapping[str, str]
+Timing = tuple[str | None, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def read(body: bytes, version: Version, config: ChronosConfig) -> ChronosJob:
     }
     if job.parents is not None:
         changes |= {"schedule": None, "schedule_time_zone": ""}
-    elif not job.schedule:
+    elif job.schedule is None:
         changes |= {"schedule": schedules.NOW, "schedule_time_zone": ""}
     if version is Version.V3:
         changes |= {"epsilon": NO_EPSILON, "asynchronous": False}
@@ -89,14 +90,20 @@ def read(body: bytes, version: Version, config: ChronosConfig) -> ChronosJob:
 # -- there -----------------------------------------------------------------------------------------
 
 
-def to_spec(job: ChronosJob, bu: str, parents: Names, config: ChronosConfig) -> Translated:
+def to_spec(
+    job: ChronosJob, bu: str, parents: Names, config: ChronosConfig, timing: Timing | None = None
+) -> Translated:
     """The spec of a job of a business unit. `parents` has our names of its parents.
+
+    `timing` is its schedule and time zone in our words, where they are known already.
 
     Raises InvalidInput for what Gantry can't do, and would change what the job does.
     """
     _refuse(job)
-    schedule, zone = None, "UTC"
-    if job.schedule is not None:
+    # Chronos' is for times that a schedule names: no success of a parent's may be lost by it.
+    deadline = deadline_s(job.epsilon)
+    schedule, zone = timing or (None, "UTC")
+    if job.schedule is not None and timing is None:
         schedule, zone = schedules.our_schedule(job.schedule, job.schedule_time_zone)
     fields: dict[str, Any] = {
         "schedule": schedule,
@@ -117,7 +124,7 @@ def to_spec(job: ChronosJob, bu: str, parents: Names, config: ChronosConfig) -> 
         "constraints": [_constraint(each) for each in job.constraints],
         "priority": HIGH_PRIORITY if job.high_priority else 0,
         "concurrency": "allow" if job.concurrent else "forbid",
-        "start_deadline_s": _deadline_s(job.epsilon),
+        "start_deadline_s": deadline if job.parents is None else None,
         "timeout_s": config.async_s if job.asynchronous else None,
         "retry": {"limit": max(0, job.retries), "delay_s": RETRY_DELAY_S},
         "soft_errors": job.soft_error,
@@ -204,7 +211,8 @@ def _constraint(given: tuple[str, ...]) -> dict[str, str]:
     return {"attribute": given[0], "operator": _OPERATORS[given[1]], "value": given[2]}
 
 
-def _deadline_s(epsilon: str) -> float | None:
+def deadline_s(epsilon: str) -> float | None:
+    """So late a run of a schedule may start; None: whenever. Raises InvalidInput."""
     length_s = schedules.seconds(epsilon)
     return None if length_s > schedules.LONGEST_S else max(1.0, length_s)
 

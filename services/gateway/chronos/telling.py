@@ -11,6 +11,7 @@ from libs.client.jobs import JobStats, JobView, RunView
 from libs.common.jobs import JobSpec
 from services.gateway.chronos.model import ChronosJob, Version
 from services.gateway.chronos.names import chronos_name
+from services.gateway.chronos.schedules import begins_at_put
 from services.gateway.chronos.specs import Names, of_spec
 
 PERCENTILES: Mapping[str, str] = {
@@ -43,7 +44,11 @@ class Entry:
     def of(cls, view: JobView, names: Names) -> Entry:
         """From our view; `names` has the Chronos names of its parents where they are others than ours."""
         spec = spec_told(view)
-        return cls(view, spec, of_spec(spec, chronos_name(view.name, spec.labels), names))
+        job = of_spec(spec, chronos_name(view.name, spec.labels), names)
+        if view.schedule and spec.schedule and begins_at_put(spec.schedule):
+            # With its start, as Chronos tells it: put again as it is, it goes on.
+            job = job.model_copy(update={"schedule": view.schedule})
+        return cls(view, spec, job)
 
     @property
     def disabled(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -162,8 +163,31 @@ async def test_names_of_each_version(chronos: Chronos) -> None:
 @both
 async def test_without_schedule_and_parents_it_runs_once_at_once(chronos: Chronos, at: str) -> None:
     assert (await chronos.put(at, schedule=None)).status == 204
-    assert chronos.spec("etl")["schedule"] == "R1//PT24H"
-    assert (await chronos.get(f"{at}/job/etl"))["schedule"] == "R1//PT24H"
+    told = chronos.spec("etl")["schedule"]
+    assert re.fullmatch(r"R1/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ/PT24H", told)
+    job = await chronos.get(f"{at}/job/etl")
+    assert job["schedule"] == told
+    # What is got goes on; what has no start begins again.
+    assert (await chronos("POST", f"{at}/iso8601", job)).status == 204
+    assert chronos.spec("etl")["schedule"] == told
+    empty = await chronos.put(at, schedule="")
+    assert empty.status == 400 and "Cannot parse schedule ''" in message(at, empty)
+
+
+@both
+async def test_a_schedule_of_our_own_api_is_put_again_as_it_is(chronos: Chronos, at: str) -> None:
+    spec = {"image": "a:1", "network": "blue", "command": ["/run"]}
+    timing = {"schedule": "H 3 * * *", "time_zone": "Europe/Berlin"}
+    await chronos.world.call("PUT", "/v1/jobs/acme/own", {**spec, **timing})
+    job = await chronos.get(f"{at}/job/own")
+    for more, status in (
+        ({"command": "/other"}, 204),
+        ({"scheduleTimeZone": "PST"}, 400),
+        ({"schedule": "* * * * *"}, 400),
+    ):
+        assert (await chronos("POST", f"{at}/iso8601", {**job, **more})).status == status
+    told = chronos.spec("own")
+    assert (told["command"], {name: told[name] for name in timing}) == (["/other"], timing)
 
 
 @both

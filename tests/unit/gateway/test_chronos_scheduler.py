@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from libs.mesos.framework import Permit
 from libs.mesos.messages import FrameworkInfo
 from services.executor.runs.chronos import variables
 from services.gateway.chronos.names import our_name
+from services.gateway.chronos.telling import moment
 from services.gateway.model import ChronosConfig
 from services.scheduler.mesos import MesosDriver
 from services.scheduler.model import Action, Launch, Revive
@@ -39,6 +41,8 @@ class Instantly:
     """A Mesos whose tasks have run when they are launched: a command with `false` in it has failed. See MesosDriver."""
 
     ran: list[TaskPayload] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)  # commands that run until they are released
+    running: list[TaskPayload] = field(default_factory=list)
     events: asyncio.Queue[mesos.SchedulerEvent] = field(default_factory=asyncio.Queue)
     offers: int = 0
 
@@ -67,9 +71,21 @@ class Instantly:
 
     def _run(self, payload: TaskPayload) -> None:
         self.ran.append(payload)
-        failed = "false" in " ".join(payload.spec.command or ())
         now = SystemClock().now()
         self._tell(payload.attempt, "TASK_RUNNING", 1, started_at=now - 2.5)
+        if (payload.spec.command or ("",))[-1] in self.held:
+            self.running.append(payload)
+        else:
+            self._end(payload, now)
+
+    def release(self) -> None:
+        """What was held ends."""
+        ended, self.running = self.running, []
+        for payload in ended:
+            self._end(payload, SystemClock().now())
+
+    def _end(self, payload: TaskPayload, now: float) -> None:
+        failed = "false" in " ".join(payload.spec.command or ())
         end = {"started_at": now - 2.5, "ended_at": now, "exit_code": int(failed)}
         self._tell(payload.attempt, "TASK_FAILED" if failed else "TASK_FINISHED", 2, **end)
 
@@ -91,15 +107,20 @@ class Instantly:
 
 @dataclass
 class Pinning:
-    """The deployer, which knows each image."""
+    """The deployer, which knows each image, and answers while it is here."""
 
     inner: Dispatcher
+    here: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.here.set()
 
     async def dispatch(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
     ) -> Response:
         if target != "/v1/images/resolve":
             return await self.inner.dispatch(method, target, headers, body)
+        await self.here.wait()
         image = orjson.loads(body)["image"].partition(":")[0]
         return reply({"image": f"{image}@sha256:{'0' * 64}", "registry_login": False})
 
@@ -110,6 +131,7 @@ class Cluster:
 
     chronos: Chronos
     mesos: Instantly
+    deployer: Pinning
 
     async def ran(self, *commands: str) -> None:
         """Exactly these have run, in this order, once they have."""
@@ -145,10 +167,10 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     async with gateway_world(tmp_path, config) as world:
         apps = world.shared.local.apps
         del apps["scheduler"]
-        apps["deployer"] = Pinning(apps["deployer"])
+        apps["deployer"] = deployer = Pinning(apps["deployer"])
         serve_it = partial(run_scheduler, open_driver=open_driver)
         async with running(world.shared, "scheduler", serve_it):
-            yield Cluster(Chronos(world), driver)
+            yield Cluster(Chronos(world), driver, deployer)
 
 
 @both
@@ -176,7 +198,7 @@ async def test_a_job_without_a_cause_runs_once_at_once(cluster: Cluster) -> None
     assert (await cluster.chronos.put(V3, schedule=None)).status == 204
     await cluster.ran("date")
     job = await cluster.job(f"{V3}/job/etl", successCount=1, disabled=True)  # it is over
-    assert job["schedule"] == "R1//PT24H"
+    assert job["schedule"].startswith("R1/20")
     env = cluster.mesos.ran[0].spec.env
     assert env["CHRONOS_JOB_NAME"] == "etl" and env["CHRONOS_RESOURCE_MEM"] == "128.0"
     run = cluster.mesos.ran[0].run
@@ -184,6 +206,153 @@ async def test_a_job_without_a_cause_runs_once_at_once(cluster: Cluster) -> None
     (told,) = (await cluster.chronos.get(f"{V3}/job/stat/etl"))["taskStatHistory"]
     task_id = variables(cluster.mesos.ran[0])["mesos_task_id"]
     assert told["taskId"] == task_id
+
+
+@both
+async def test_what_has_no_start_runs_at_each_put(cluster: Cluster, at: str) -> None:
+    chronos = cluster.chronos
+    for number, schedule in enumerate(["R1//PT1H", "R1//PT1H", None, None], 1):
+        assert (await chronos.put(at, schedule=schedule, command=f"{number}")).status == 204
+        await cluster.ran(*map(str, range(1, number + 1)))
+        job = await cluster.job(f"{at}/job/etl", successCount=number, disabled=True)
+    # What is got and put again is over; and so it is when it is enabled.
+    for disabled in (True, False):
+        again = {**job, "disabled": disabled, "command": "again"}
+        assert (await chronos("POST", f"{at}/iso8601", again)).status == 204
+    assert (await chronos("PUT", f"{at}/job/etl")).status == 204
+    await cluster.ran("1", "2", "3", "4", "again")
+
+
+@both
+async def test_a_job_that_is_late_already_runs_once(cluster: Cluster, at: str) -> None:
+    chronos, now = cluster.chronos, cluster.chronos.world.clock.now()
+    late = f"R/{moment(now - 20)}/PT10H"
+    for command in ("one", "two"):  # another command is no other schedule
+        assert (await chronos.put(at, schedule=late, command=command)).status == 204
+        await cluster.job(f"{at}/job/etl", successCount=1)
+    off = f"R/{moment(now - 10)}/PT10H"
+    for command, disabled in (("off", True), ("three", False)):
+        job = {"schedule": off, "command": command, "disabled": disabled}
+        assert (await chronos.put(at, **job)).status == 204
+    await cluster.job(f"{at}/job/etl", successCount=2)
+    old = f"R5/{moment(now - 900)}/PT1H"
+    assert (await chronos.put(at, name="old", schedule=old, command="old")).status == 204
+    assert (await chronos.put(at, name="last", schedule=None, command="last")).status == 204
+    ran = ["one", "three", "last"] if at == V2 else ["one", "three", "old", "last"]
+    await cluster.ran(*ran)
+
+
+async def test_a_start_that_passes_while_nobody_decides_is_not_lost(cluster: Cluster) -> None:
+    chronos, deployer = cluster.chronos, cluster.deployer
+    deployer.here.clear()
+    now = chronos.world.clock.now()
+
+    async def put(name: str, start: float) -> int:
+        schedule = f"R1/{moment(start)}/PT1H"
+        return (await chronos.put(V3, name=name, schedule=schedule, command=name)).status
+
+    async def put_own(start: float) -> int:
+        spec = {"image": "a:1", "network": "blue", "command": ["own"]}
+        spec |= {"schedule": f"R1/{moment(start)}/PT1H"}
+        return (await chronos.world.call("PUT", "/v1/jobs/acme/own", spec)).status
+
+    asked = asyncio.gather(put("soon", now + 1.0), put("late", now - 5.0), put_own(now + 2.0))
+    assert set(await asked) == {202}
+    assert cluster.mesos.ran == []
+    deployer.here.set()
+
+    async def all_ran() -> bool:
+        return sorted(cluster.mesos.commands()) == ["late", "own", "soon"]
+
+    await chronos.world.eventually(all_ran)
+
+
+async def test_no_success_is_lost_for_a_child_by_its_epsilon(cluster: Cluster) -> None:
+    """The child is under way for longer than that when its parent succeeds."""
+    chronos = cluster.chronos
+    await chronos.put_all(V2, "parent")
+    child = {"name": "child", "parents": ["parent"], "epsilon": "PT0S"}
+    assert (await chronos.put(V2, **child)).status == 204
+    cluster.mesos.held.add("date -u")
+    for path in ("job/child?arguments=-u", "job/success/parent"):
+        assert (await chronos("PUT", f"{V2}/{path}")).status in (200, 204)
+    await cluster.job(f"{V2}/job/parent", successCount=1)
+    chronos.world.clock.ahead_s += 180.0
+    cluster.mesos.release()
+    job = await cluster.job(f"{V2}/job/child", successCount=2)
+    assert job["epsilon"] == "PT0S"
+    ours = await chronos.world.call("GET", "/v1/jobs/acme/child")
+    assert ours.json()["counts"]["missed"] == 0
+
+
+@both
+async def test_what_a_deleted_job_had_left_is_left_to_its_children(
+    cluster: Cluster, at: str
+) -> None:
+    chronos = cluster.chronos
+    left = {
+        "over": ("R1//PT24H", "R0//PT24H", None),
+        "going": ("R5//PT10H", r"R5/20.*Z/PT10H", r"R5/20.*Z/PT10H"),
+    }
+    for name, (schedule, _, _) in left.items():
+        assert (await chronos.put(at, name=name, schedule=schedule, command=name)).status == 204
+        child = {"name": f"{name}-child", "parents": [name], "command": f"{name}-child"}
+        assert (await chronos.put(at, **child)).status == 204
+        await cluster.job(f"{at}/job/{name}-child", successCount=1)
+    ran = cluster.mesos.commands()
+    for name, (_, told, stored) in left.items():
+        before = (await chronos.get(f"{at}/job/{name}"))["schedule"]
+        assert (await chronos("DELETE", f"{at}/job/{name}")).status == 204
+        job = await chronos.get(f"{at}/job/{name}-child")
+        assert re.fullmatch(told, job["schedule"]), job
+        assert stored is None or job["schedule"] == before
+        if at == V2:
+            assert job["epsilon"] == "PT60S"
+    ours = (await chronos.world.call("GET", "/v1/jobs/acme/going-child")).json()
+    assert ours["next"] > chronos.world.clock.now() + 3600.0
+    assert ours["spec"].get("start_deadline_s") == (60.0 if at == V2 else None)
+    assert (await chronos.put(at, name="last", schedule=None, command="last")).status == 204
+    await cluster.ran(*ran, "last")
+
+
+async def test_a_schedule_without_a_start_of_our_own_api_goes_on(cluster: Cluster) -> None:
+    chronos = cluster.chronos
+    spec = {"image": "a:1", "network": "blue", "schedule": "R3//PT10H", "command": ["/own"]}
+    assert (await chronos.world.call("PUT", "/v1/jobs/acme/own", spec)).status == 200
+    job = await cluster.job(f"{V3}/job/own", successCount=1)
+    assert re.fullmatch(r"R3/20.*Z/PT10H", job["schedule"])
+    assert (await chronos("POST", f"{V3}/iso8601", {**job, "owner": "me"})).status == 204
+    assert (await chronos.put(V3, name="child", parents=["own"])).status == 204
+    assert (await chronos("DELETE", f"{V3}/job/own")).status == 204
+    child = (await chronos.world.call("GET", "/v1/jobs/acme/child")).json()
+    assert child["spec"]["schedule"] == job["schedule"] == child["schedule"]
+    assert cluster.mesos.commands() == ["/own"]
+
+
+async def test_what_waits_is_purged(cluster: Cluster) -> None:
+    chronos = cluster.chronos
+    cluster.mesos.held.add("held")
+    assert (await chronos.put(V2, name="Runs", schedule=None, command="held")).status == 204
+    await cluster.ran("held")
+    await cluster.job(f"{V2}/job/Runs")
+    failing = {"name": "Waits", "schedule": None, "command": "false", "retries": 5}
+    assert (await chronos.put(V2, **failing)).status == 204
+    await cluster.ran("held", "false")
+
+    async def states() -> dict[str, str]:
+        answer = await chronos.world.call("GET", "/v1/jobs?bu=acme")
+        return {
+            each["spec"]["labels"]["chronos.name"]: each["last_run"]["state"]
+            for each in answer.json()["jobs"]
+        }
+
+    async def waits() -> bool:
+        return await states() == {"Runs": "running", "Waits": "pending"}
+
+    await chronos.world.eventually(waits)
+    assert (await chronos("DELETE", f"{V2}/task/all")).status == 204
+    assert await states() == {"Runs": "running", "Waits": "killed"}
+    assert (await chronos("DELETE", f"{V3}/task/all")).status == 404
 
 
 async def test_failures_are_counted_and_a_success_can_be_claimed(cluster: Cluster) -> None:

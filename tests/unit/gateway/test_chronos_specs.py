@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from libs.common.errors import InvalidInput
 from libs.common.jobs import JobSpec
+from libs.common.schedule import parse
 from libs.common.wishes import NAME_PATTERN
 from services.gateway.chronos import schedules
 from services.gateway.chronos.model import ChronosJob, Version
@@ -26,7 +27,6 @@ from services.gateway.chronos.specs import (
     read,
     to_spec,
 )
-from services.gateway.chronos.telling import moment
 from services.gateway.model import ChronosConfig
 
 CONFIG = ChronosConfig(networks={"acme": "blue"}, image="debian:12")
@@ -90,6 +90,11 @@ def test_which_names_each_version_takes_for_new_jobs() -> None:
         ("R5/2014-10-10T18:32:00-0730/P1M", "UTC", ("R5/2014-10-10T18:32:00/P1M", "UTC")),
         ("R3//PT10S", "", ("R3//PT10S", "UTC")),
         ("R3//PT10S", "GMT+5", ("R3//PT10S", "Etc/GMT-5")),
+        ("R3//PT10S", "GMT+5:30", ("R3//PT10S", "Asia/Kolkata")),
+        ("R3//PT10S", "GMT+0545", ("R3//PT10S", "Asia/Kathmandu")),
+        ("R3//PT10S", "GMT-930", ("R3//PT10S", "Pacific/Marquesas")),
+        ("R3//PT10S", "GMT+10", ("R3//PT10S", "Etc/GMT-10")),
+        ("R3//PT10S", "GMT+1:15", ("R3//PT10S", "GMT+1:15")),  # which is refused
         ("R3/2014-10-10/P1W", "GMT-10:00", ("R3/2014-10-10/P1W", "Etc/GMT+10")),
         ("R0//PT0M", "", (None, "UTC")),
         ("R0/2014-01-01T00:00:00Z/PT60M", "", (None, "UTC")),
@@ -125,28 +130,27 @@ def test_durations() -> None:
             schedules.seconds(text)
 
 
+def test_how_far_back_times_are_made_up_for() -> None:
+    now = 1_700_000_000.0
+    assert schedules.since(spec_of(Version.V2, epsilon="PT5M"), Version.V2, now) == now - 300.0
+    assert schedules.since(spec_of(Version.V2, epsilon="P2Y"), Version.V2, now) == 0.0
+    assert schedules.since(spec_of(Version.V3), Version.V3, now) == 0.0
+
+
 @pytest.mark.parametrize(
-    ("schedule", "ago_s", "old", "new"),
+    ("text", "zone", "begun"),
     [
-        ("R1/{}/PT24H", 5.0, True, True),
-        ("R/{}/PT1H", 5.0, True, True),
-        ("R/{}/PT1H", 7 * 3600 + 30.0, True, True),  # the seventh was half a minute ago
-        ("R/{}/PT1H", 7 * 3600 + 90.0, False, True),
-        ("R1/{}/PT1H", 90.0, False, True),
-        ("R1/{}/PT1H", -5.0, False, False),
-        ("R0/{}/PT1H", 5.0, False, False),
-        ("R1//PT1H", 0.0, False, False),
+        ("R1//PT24H", "UTC", "R1/2023-11-14T22:13:21Z/PT24H"),
+        ("R//P1M", "America/Los_Angeles", "R/2023-11-14T14:13:21-08:00/P1M"),
     ],
 )
-def test_whose_time_has_just_passed_runs_at_once(
-    schedule: str, ago_s: float, old: bool, new: bool
-) -> None:
-    now = 1_700_000_000.0
-    text = schedule.format(moment(now - ago_s))
-    for version, expected in ((Version.V2, old), (Version.V3, new)):
-        assert schedules.overdue(spec_of(version, schedule=text), version, now) is expected
-        off = spec_of(version, schedule=text, disabled=True)
-        assert not schedules.overdue(off, version, now)
+def test_what_has_no_start_begins_with_the_next_second(text: str, zone: str, begun: str) -> None:
+    assert schedules.begins_at_put(text) and not schedules.begins_at_put(begun)
+    assert schedules.begun(text, zone, 1_700_000_000.4) == begun
+    assert parse(begun, zone).after(0.0) == 1_700_000_001.0
+    # Who reads it as Chronos does, fields in the zone and no offset, reads the same time.
+    again, _ = schedules.our_schedule(begun, zone)
+    assert again is not None and parse(again, zone).after(0.0) == 1_700_000_001.0
 
 
 # -- what each field becomes -----------------------------------------------------------------------
@@ -256,6 +260,15 @@ def test_what_is_in_the_environment() -> None:
         "CHRONOS_RESOURCE_MEM": "128.0",
         "CHRONOS_RESOURCE_DISK": "256.0",
     }
+
+
+def test_epsilon_is_for_times_and_not_for_children() -> None:
+    job = read(orjson.dumps({"name": "c", "parents": ["p"]}), Version.V2, CONFIG)
+    spec = to_spec(job, "acme", {"p": "p"}, CONFIG).spec
+    assert spec.start_deadline_s is None
+    assert of_spec(spec, "c", {}).epsilon == "PT60S"
+    with pytest.raises(InvalidInput, match="epsilon"):
+        spec_of(Version.V2, parents=["p"], epsilon="15M")
 
 
 def test_epsilon_is_of_2x_and_concurrent_of_3x() -> None:
