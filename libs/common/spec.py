@@ -128,6 +128,16 @@ def _resolve(amount: int | str, wanted: int, *, up: bool) -> int:
     return math.ceil(share) if up else math.floor(share)
 
 
+def budget_of(budgeted: tuple[int, int], wanted: int) -> int:
+    """How many of `wanted` a budget is, given as a number or, where that is not 0, in percent; rounded down."""
+    count, percent = budgeted
+    return wanted * percent // 100 if percent else count
+
+
+def _percent(amount: int | str) -> int:
+    return int(amount[:-1]) if isinstance(amount, str) else 0
+
+
 class LoadBalancer(Strict):
     """Where an instance is registered when healthy, and drained from before it is stopped."""
 
@@ -228,6 +238,11 @@ class InstanceSpec(Strict):
         description="instances of its app that may be missing while more important ones take their place",
         exclude_if=lambda budget: budget == 0,
     )
+    disruption_budget_pct: int = Field(
+        0,
+        description="the same in percent of what there is to be of its app by then; 0: it was not given so",
+        exclude_if=lambda budget: budget == 0,
+    )
     unreachable: WhenUnreachable = PATIENT
     stop_grace_s: float = 10.0
     sticky_key: str = Field(
@@ -239,6 +254,15 @@ class InstanceSpec(Strict):
         description="the image is pulled with the business unit's login",
         exclude_if=lambda needed: not needed,
     )
+
+    @property
+    def budgeted(self) -> tuple[int, int]:
+        """Its app's disruption budget, as `budget_of` takes it."""
+        return self.disruption_budget, self.disruption_budget_pct
+
+    def budget(self, wanted: int) -> int:
+        """Instances of `wanted` that may be missing for the sake of others, however many a release began with."""
+        return budget_of(self.budgeted, wanted)
 
     @classmethod
     def of(
@@ -255,6 +279,7 @@ class InstanceSpec(Strict):
             image=image,
             health=spec.health,
             disruption_budget=spec.budget(spec.instances),
+            disruption_budget_pct=_percent(spec.disruption_budget),
             unreachable=spec.unreachable,
             sticky_key=sticky_key,
             address=spec.address.of_slot(slot) if spec.address else None,

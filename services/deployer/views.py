@@ -137,4 +137,5 @@ def plan_view(app: App, plan: Plan, image: str) -> View:
 def _instance_of(spec: AppSpec, image: str) -> View:
     """An instance as placement looks at it."""
     made = InstanceSpec.of(spec, image or spec.image, "sticky" if spec.keep_address else "")
-    return made.model_dump(mode="json", exclude={"env", "secrets", "labels", "command", "health"})
+    others = {"env", "secrets", "labels", "command", "health", "disruption_budget_pct"}
+    return made.model_dump(mode="json", exclude=others)

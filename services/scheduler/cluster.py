@@ -14,6 +14,7 @@ from libs.common.events.model import AuditRecorded
 from libs.common.spec import InstanceSpec
 from libs.mesos.messages import TaskStatus
 from services.scheduler.agenda import Agenda
+from services.scheduler.departed import Departed
 from services.scheduler.homes import Homes
 from services.scheduler.jobs.book import JobBook, JobDraft
 from services.scheduler.latest import latest
@@ -98,6 +99,7 @@ class Volatile:
     asides: dict[Shape, Aside] = field(default_factory=dict)
     evicted_at: float = float("-inf")
     evicted: dict[Shape, float] = field(default_factory=dict)  # when somebody made room for one
+    sought: frozenset[Shape] = frozenset()  # for which room was looked for since all were looked at
     launch_credit: float = float("inf")  # launches that may be made at once: see `pacing.py`
     credit_at: float = 0.0
     more: bool = False  # there is more to place than one decision may
@@ -177,6 +179,7 @@ class Cluster:
         self.in_role: dict[str, dict[AgentId, None]] = {}
         self.ledger = Ledger()
         self.homes = Homes()
+        self.departed = Departed()
         self._specs: dict[str, InstanceSpec] = {}  # the last one of each app
         for each in instances:
             spec = self._specs[each.app] = self.shared(each.app, each.spec)
@@ -220,7 +223,11 @@ class Cluster:
                 self.on_agent.get(old.agent, {}).pop(new.id, None)
         if old is not None and old.state is not new.state and old.state in self.agendas:
             self.agendas[old.state].remove(new.id)
+        if old is None:
+            self.departed.came(new)
         if new.state is State.ENDED:
+            if old is not None:
+                self.departed.gone(new)
             self.instances.pop(new.id, None)
             self.ending.pop(new.id, None)
             self.cleanups.pop(new.id, None)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from services.scheduler.model import AgentId, Amounts, Instance, InstanceId, State
 from services.scheduler.policy import Shape
 from services.scheduler.policy.model import apart_of
+from services.scheduler.yielding import Yielding
 
 K = TypeVar("K")
 RUNS = "job."
@@ -44,6 +45,17 @@ def settled(instance: Instance) -> bool:
     return uses(instance) and not instance.stop
 
 
+def counts(instance: Instance) -> bool:
+    """Is it one of its app's, on its way to go too: as long as it exists, another may be to come in its place."""
+    return instance.state is not State.ENDED and not instance.cleanup
+
+
+def steady(instance: Instance) -> bool:
+    """Is it there, and well, and to stay. For its app's disruption budget whoever is not is missing."""
+    running = instance.state is State.RUNNING and instance.healthy is True
+    return running and not (instance.stop or instance.yields_to or instance.leaving)
+
+
 def on_its_way(instance: Instance) -> bool:
     """Was it launched, and does not run yet."""
     return instance.state in (State.STAGED, State.STARTING)
@@ -58,11 +70,11 @@ class Ledger:
         self.places: dict[str, Counter[Place]] = {}  # by app, where its settled instances are
         self.apart: dict[tuple[str, str], int] = {}  # settled instances of one that avoid the other
         self.usage: dict[str, Amounts] = {}  # by business unit
-        self.apps: dict[str, dict[InstanceId, None]] = {}  # those that are to be, by app
+        self.apps: dict[str, dict[InstanceId, None]] = {}  # those that have not ended, by app
+        self.steady: dict[str, int] = {}  # how many of them are, by app
+        self.budgets: dict[str, Counter[tuple[int, int]]] = {}  # of those that are to be, by app
         self.launching: dict[AgentId, int] = {}  # on their way to run, by agent
-        self.yielding: dict[
-            InstanceId, int
-        ] = {}  # settled ones that may have to make room: priorities
+        self.yielding = Yielding()  # settled ones that may have to make room
 
     def change(self, old: Instance | None, new: Instance) -> None:
         """It was so, if it was there; now it is so, unless it has ended."""
@@ -70,6 +82,10 @@ class Ledger:
             for each, count in ((old, -1), (new, 1)):
                 if on_its_way(each):
                     self._launch(each.agent, count)
+            if steady(old) != steady(new):
+                self._stand(new.app, 1 if steady(new) else -1)
+            if old.since != new.since or steady(old) != steady(new):
+                self.yielding.update(new, steady(new))
             return
         if old is not None:
             self.remove(old)
@@ -81,19 +97,28 @@ class Ledger:
         if left:
             self.launching[agent] = left
 
+    def _stand(self, app: str, count: int) -> None:
+        left = self.steady.pop(app, 0) + count
+        if left:
+            self.steady[app] = left
+
     def add(self, instance: Instance) -> None:
         """It is so now."""
         if waits(instance):
             shape = shape_of(instance)
             self.shapes[instance.id] = shape
             self.waiting.setdefault(shape, {})[instance.id] = None
-        if not instance.stop and not instance.cleanup:
+        if counts(instance):
             self.apps.setdefault(instance.app, {})[instance.id] = None
+            if not instance.stop:
+                self.budgets.setdefault(instance.app, Counter())[instance.spec.budgeted] += 1
+        if steady(instance):
+            self._stand(instance.app, 1)
         if on_its_way(instance):
             self._launch(instance.agent, 1)
         if settled(instance):
-            if instance.live and instance.spec.disruption_budget > 0:
-                self.yielding[instance.id] = instance.spec.priority
+            if instance.live and any(instance.spec.budgeted):
+                self.yielding.put(instance, steady(instance))
             places = self.places.get(instance.app)
             if places is None:
                 places = self.places[instance.app] = Counter()
@@ -117,7 +142,14 @@ class Ledger:
         mine.pop(instance.id, None)
         if not mine:
             self.apps.pop(instance.app, None)
-        self.yielding.pop(instance.id, None)
+        if counts(instance) and not instance.stop:
+            budgets = self.budgets[instance.app]
+            _take(budgets, instance.spec.budgeted)
+            if not budgets:
+                del self.budgets[instance.app]
+        if steady(instance):
+            self._stand(instance.app, -1)
+        self.yielding.take(instance.id)
         if on_its_way(instance):
             self._launch(instance.agent, -1)
         if settled(instance):

@@ -43,16 +43,23 @@ def closed(draft: Draft) -> list[AgentId]:
 
 
 def ask_to_move(draft: Draft) -> None:
-    """Ask those on drained hosts to move, and those no longer on one to stay. Changes nothing a second time."""
+    """Ask those on drained hosts to move, and those no longer on one to stay. Changes nothing a second time.
+
+    While others of an app make room, none is asked: its deployer hears of these only when they have ended, and would
+    take one more than its budget has left.
+    """
     doors = draft.volatile.nodes
     draining = {name for name, node in doors.items() if node.door is Door.DRAINING}
     leaving = [draft.get(each) for each in draft.cluster.leaving]
     there = [each for host in draining for each in instances_on(draft.cluster, host)]
+    ending = [draft.get(each) for each in draft.cluster.ending] if there else []
+    yielding = {each.app for each in ending if each is not None and each.yields_to and each.live}
     for each in (*leaving, *(draft.get(one.id) for one in there)):
         if each is None or each.stop or each.cleanup or each.state is State.ENDED:
             continue
         wish = _wish(doors, each)
-        if wish != each.leaving:
+        later = wish == ASKED and not each.leaving and each.app in yielding
+        if wish != each.leaving and not later:
             draft.put(replace(each, leaving=wish), asked_to_move(each, wish, doors))
 
 

@@ -98,6 +98,7 @@ _PLACEMENT = {
     "apart_from": (),
     "priority": 0,
     "disruption_budget": 0,
+    "disruption_budget_pct": 0,
     "unreachable": PATIENT,
 }
 

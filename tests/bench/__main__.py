@@ -19,6 +19,7 @@ from tests.bench import (
     network,
     path,
     placement,
+    preemption,
     services,
     tasks,
 )
@@ -34,6 +35,7 @@ def parts_of(count: int) -> dict[str, Part]:
         "bus": bus.measure,
         "backlog": backlog.measure,
         "placement": placement.measure,
+        "preemption": preemption.measure,
         "path": path.measure,
         "failover": failover.measure,
         "network": network.measure,

@@ -245,10 +245,25 @@ def test_an_instance_is_what_the_host_needs_of_the_app() -> None:
     spec = AppSpec.model_validate(GOOD)
     pinned = "registry.example:5000/team/web@sha256:" + "0" * 64
     instance = InstanceSpec.of(spec, pinned, "sticky")
-    own = {"image", "sticky_key", "registry_login"}  # and an address by the slot, below
+    # And an address by the slot, and a budget in percent, below.
+    own = {"image", "sticky_key", "registry_login", "disruption_budget_pct"}
     for name in InstanceSpec.model_fields.keys() - own:
         assert getattr(instance, name) == getattr(spec, name)
     assert (instance.image, instance.sticky_key) == (pinned, "sticky")
+
+
+@pytest.mark.parametrize(
+    ("said", "of_four", "of_eight"), [(0, 0, 0), (3, 3, 3), ("50%", 2, 4), ("30%", 1, 2)]
+)
+def test_a_budget_in_percent_is_of_what_is_wanted_by_then(
+    said: int | str, of_four: int, of_eight: int
+) -> None:
+    spec = AppSpec.model_validate({**GOOD, "instances": 8, "disruption_budget": said})
+    instance = InstanceSpec.of(spec, spec.image)
+    assert instance.disruption_budget == of_eight  # what an older scheduler reads
+    assert (instance.budget(4), instance.budget(8)) == (of_four, of_eight)
+    assert (spec.budget(4), spec.budget(8)) == (of_four, of_eight)
+    assert InstanceSpec.model_validate_json(instance.model_dump_json()) == instance
 
 
 REFS = [{"name": "db", "env": "DB_PASSWORD"}, {"name": "tls", "file": "/run/secrets/tls.key"}]
@@ -268,7 +283,8 @@ def test_a_spec_without_later_fields_is_written_as_before_there_were_any() -> No
     # Older executors refuse fields that they don't know, and adopt containers by the hash of this very text.
     spec = AppSpec.model_validate(GOOD)
     for each in (spec, InstanceSpec.of(spec, spec.image)):
-        assert not {"secrets", "registry_login", "address"} & each.model_dump().keys()
+        later = {"secrets", "registry_login", "address", "disruption_budget_pct"}
+        assert not later & each.model_dump().keys()
 
 
 def test_network_options_travel_and_are_left_out_when_there_are_none() -> None:

@@ -29,6 +29,7 @@ class Decision:
 
     `offered` is what there was to launch on; `hosts` and `cluster` are as they are now. `addresses` says how many a
     network has, of those of which the scheduler was told lately. `known`: agents of which it knows what they have.
+    `ended` is how many of an app have ended lately, and nobody was asked for in place of.
     """
 
     now: float
@@ -40,6 +41,7 @@ class Decision:
     hosts: Hosts
     addresses: Mapping[str, int]
     known: frozenset[str]
+    ended: Mapping[str, int]
 
     @cached_property
     def after(self) -> list[Instance]:
@@ -242,7 +244,7 @@ def room_is_made_for_the_more_important(of: Decision) -> None:
     for each in of.victims:
         asker = of.cluster.instances[each.yields_to]  # type: ignore[index]
         assert priority(each) < priority(asker)
-        assert each.state is State.RUNNING and each.healthy and not each.stop
+        assert each.state is State.RUNNING and each.healthy and not (each.stop or each.leaving)
         assert asker in of.waiting
         since = max(asker.since, of.cluster.volatile.subscribed_at)
         assert of.now - since >= of.config.preempt_after_s
@@ -272,13 +274,20 @@ def no_more_room_is_made_than_is_needed(of: Decision) -> None:
 
 
 def no_app_is_asked_for_more_than_its_budget(of: Decision) -> None:
-    """All of its instances that are missing count, for whatever reason they are."""
+    """All of its instances that are missing count, for whatever reason: also who stops, is to move, or ended."""
     for each in of.victims:
-        mine = [i for i in of.after if i.app == each.app and not (i.stop or i.cleanup)]
-        missing = [i for i in mine if i.state is not State.RUNNING or not i.healthy or i.yields_to]
-        assert len(missing) <= each.spec.disruption_budget, (
-            f"{each.id} is asked, and of {each.app} {[i.id for i in missing]} are missing"
-        )
+        mine = [i for i in of.after if i.app == each.app and not i.cleanup]
+        wanted = len(mine) + of.ended.get(each.app, 0)
+        well = [i for i in mine if i.state is State.RUNNING and i.healthy]
+        stay = [i for i in well if not (i.yields_to or i.stop or i.leaving)]
+        for sibling in mine:
+            spec = sibling.spec
+            share = spec.disruption_budget_pct * wanted // 100
+            budget = share if spec.disruption_budget_pct else spec.disruption_budget
+            assert sibling.stop or wanted - len(stay) <= budget, (
+                f"{each.id} is asked, and of the {wanted} of {each.app} only {[i.id for i in stay]} stay;"
+                f" {sibling.id} can spare {budget}"
+            )
 
 
 EVERY: tuple[Callable[[Decision], None], ...] = (

@@ -192,8 +192,12 @@ class Storm(RuleBasedStateMachine):
         cluster, fresh = self.desk.cluster, Ledger()
         for instance in cluster.instances.values():
             fresh.add(instance)
-        for name in ("waiting", "shapes", "places", "apart", "apps", "yielding", "launching"):
+        for name in (
+            *("waiting", "shapes", "places", "apart", "launching"),
+            *("apps", "steady", "budgets"),
+        ):
             assert getattr(cluster.ledger, name) == getattr(fresh, name), name
+        assert cluster.ledger.yielding.known() == fresh.yielding.known()
         for bu, used in cluster.ledger.usage.items():
             assert used.cpus == pytest.approx(fresh.usage.get(bu, Amounts()).cpus, abs=1e-6)
         draft = Draft(cluster)

@@ -16,9 +16,12 @@ from libs.mesos import events as mesos
 from services.scheduler.api import instance_view, why_of
 from services.scheduler.cluster import Cluster
 from services.scheduler.core import Input, decide
+from services.scheduler.departed import AWAITED_S
 from services.scheduler.documents import from_body, to_body
-from services.scheduler.model import Decline, InstanceId, State, Tick, Unwant
+from services.scheduler.evicting import MOST_SHAPES
+from services.scheduler.model import Decline, Door, InstanceId, Node, NodeSet, State, Tick, Unwant
 from services.scheduler.networks import AddressPool
+from services.scheduler.nodes import FORCED
 from services.scheduler.offering import MORE_COMES_S
 from services.scheduler.planning import plan
 from services.scheduler.refusing import OFFERS_COME_S
@@ -296,6 +299,108 @@ def test_one_that_is_new_is_missing_from_the_start() -> None:
     desk.now += desk.config.preempt_after_s
     desk.give(want("low-4", _spec(disruption_budget=1), "low/app"))
     assert _asked(desk) == 0
+
+
+def _drained(desk: Desk, agent: str, version: int = 1) -> None:
+    desk.give(NodeSet(Node(f"host-{agent}", Door.DRAINING, version=version)))
+
+
+def _wait(desk: Desk, looks: int = 20) -> None:
+    for _ in range(looks):
+        desk.tick(1.0)
+
+
+def test_a_percentage_is_of_what_there_is_to_be_now() -> None:
+    half = _spec(disruption_budget=4, disruption_budget_pct=50)  # as a release of eight has it
+    desk = _desk()
+    _many(desk, "low", 8, half)
+    desk.offer("a1", cpus=8.01)
+    for n in range(8):
+        desk.tell(f"low-{n}.1", "TASK_RUNNING", container=f"c{n}")
+    for n in range(4, 8):
+        desk.give(Unwant(InstanceId(f"low-{n}"), "low/app", "scaled down"))
+        desk.tell(f"low-{n}.1", "TASK_KILLED")
+    desk.tick(AWAITED_S)
+    desk.give(*(want(f"high-{n}", _spec(5.0, priority=10), "high/app") for n in range(4)))
+    _wait(desk)
+    assert _asked(desk) == 2  # of the four that there are, not four of eight
+
+
+def test_room_is_not_made_by_what_is_left_of_a_release_that_is_replaced() -> None:
+    """Of two, one is stopped for its successor: none would be left. Nor in between, before that is asked for."""
+    desk = _spared((1, 1))
+    desk.give(want("high", _spec(priority=10), "high/app"))
+    desk.give(Unwant(InstanceId("low-0"), "low/app", "a new release"))
+    _wait(desk)
+    assert _asked(desk) == 0
+    desk.give(want("fill", _spec(priority=30), "fill/app"))  # takes what it had
+    desk.tell("low-0.1", "TASK_KILLED")
+    desk.offer("a1", cpus=1.0)
+    _wait(desk)
+    assert _asked(desk) == 0
+    desk.give(want("low-2", _spec(disruption_budget=1), "low/app"))
+    desk.tick(AWAITED_S)
+    assert _asked(desk) == 0
+    desk.offer("a3", cpus=2.01)
+    desk.tell("high.1", "TASK_RUNNING", agent="a3", container="high")
+    desk.tell("low-2.1", "TASK_RUNNING", agent="a3", container="low-2")
+    desk.give(want("high-2", _spec(priority=10), "high/app"))
+    _wait(desk)
+    assert _asked(desk) == 1  # now that it runs, one can be spared
+
+
+def test_who_is_to_move_is_missing_and_nobody_makes_room() -> None:
+    desk = _spared((1, 1))
+    desk.give(want("low-2", _spec(disruption_budget=1), "low/app"))
+    desk.offer("a3", cpus=1.01)
+    desk.tell("low-2.1", "TASK_RUNNING", agent="a3", container="low-2")
+    desk.give(want("high", _spec(priority=10), "high/app"))
+    _drained(desk, "a3")
+    assert desk["low-2"].leaving
+    _wait(desk)
+    assert _asked(desk) == 0
+
+
+def test_nobody_is_asked_to_move_while_another_of_its_app_makes_room() -> None:
+    """Its deployer does not know of that one yet, and would take the last that the budget leaves for another."""
+    desk = _spared((1, 1))
+    desk.give(want("low-2", _spec(disruption_budget=1), "low/app"))
+    desk.offer("a3", cpus=1.01)
+    desk.tell("low-2.1", "TASK_RUNNING", agent="a3", container="low-2")
+    desk.give(want("high", _spec(priority=10), "high/app"))
+    _wait(desk)
+    (victim,) = [each for each in desk.cluster.instances.values() if each.yields_to]
+    other = {"low-0", "low-1", "low-2"} - {victim.id}
+    _drained(desk, "a1")
+    _drained(desk, "a3")
+    desk.tick(1.0)
+    assert not any(desk[name].leaving for name in other)
+    desk.tell(victim.attempt, "TASK_KILLED", agent=victim.agent)
+    desk.tick(1.0)
+    assert all(desk[name].leaving for name in other)
+
+
+def test_what_is_forced_to_move_is_told_so_whoever_makes_room() -> None:
+    desk = _spared((1, 1))
+    desk.give(want("high", _spec(priority=10), "high/app"))
+    _wait(desk)
+    assert _asked(desk) == 1
+    late = Node("host-a1", Door.DRAINING, force=True, overdue_at=desk.now, version=1)
+    desk.give(NodeSet(late))
+    assert all(each.leaving == FORCED for each in desk.cluster.instances.values() if each.live)
+
+
+def test_who_finds_nobody_keeps_nobody_else_from_finding_somebody() -> None:
+    """More of them than one look has time for, all of them more important."""
+    desk = _spared((1, 1))
+    vast = [_spec(100.0 + n, priority=20) for n in range(3 * MOST_SHAPES)]
+    desk.give(*(want(f"vast-{n}", of, f"vast/{n}") for n, of in enumerate(vast)))
+    desk.give(want("high", _spec(priority=10), "high/app"))
+    desk.tick(desk.config.preempt_after_s)
+    _wait(desk, 10)
+    assert [each.yields_to for each in desk.cluster.instances.values() if each.yields_to] == [
+        "high"
+    ]
 
 
 def test_of_two_releases_the_smaller_budget_holds() -> None:

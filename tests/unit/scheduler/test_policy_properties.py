@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from hypothesis import settings
@@ -18,6 +19,7 @@ from libs.common.wishes import Unreachable
 from libs.mesos import events as mesos
 from services.scheduler.api import why_of
 from services.scheduler.core import Input
+from services.scheduler.departed import AWAITED_S
 from services.scheduler.model import (
     Decline,
     Door,
@@ -80,6 +82,7 @@ SPECS = st.builds(
     apart_from=st.sampled_from([(), (), ("web",), ("db",)]),
     priority=st.sampled_from([0, 0, 5, 20]),
     disruption_budget=st.sampled_from([0, 1, 1, 2]),
+    disruption_budget_pct=st.sampled_from([0, 0, 0, 50]),
     network=st.sampled_from(NETWORKS),
     sticky_key=st.sampled_from(["", "", "", "kept"]),
     unreachable=st.sampled_from([Unreachable(), Unreachable(keep="first")]),
@@ -110,6 +113,7 @@ class Market(RuleBasedStateMachine):
         self.told: dict[str, tuple[int, float]] = {}
         self.killed: dict[str, None] = {}
         self.known: set[str] = set()
+        self.ends: dict[str, list[float]] = {app: [] for app in APPS}
         self.doors = self.named = 0
         self.give(mesos.Subscribed("f1", 15.0, {}))
 
@@ -133,6 +137,7 @@ class Market(RuleBasedStateMachine):
                         del self.hosts.offers[offer]
                 case Kill(task):
                     self.killed[task] = None
+        self._count_ends(before)
         fresh = self.desk.config.pools_fresh_s
         decision = rules.Decision(
             now=self.desk.now,
@@ -144,10 +149,25 @@ class Market(RuleBasedStateMachine):
             hosts=self.hosts,
             addresses={n: k for n, (k, at) in self.told.items() if self.desk.now - at <= fresh},
             known=frozenset(self.known),
+            ended={
+                app: sum(self.desk.now - at < AWAITED_S for at in ends)
+                for app, ends in self.ends.items()
+            },
         )
         for each in rules.EVERY:
             each(decision)
         self._note(decision)
+
+    def _count_ends(self, before: Mapping[InstanceId, Instance]) -> None:
+        """Each that is new is in place of one that ended."""
+        after = self.desk.cluster.instances
+        for name, each in before.items():
+            if name not in after and not each.cleanup:
+                self.ends[each.app].append(self.desk.now)
+        for name in after.keys() - before.keys():
+            if not after[name].cleanup:
+                ends = self.ends[after[name].app]
+                ends[:] = [at for at in ends if self.desk.now - at < AWAITED_S][1:]
 
     def _task(self, instance: Instance, agent: str) -> Task:
         of = instance.spec
@@ -218,10 +238,18 @@ class Market(RuleBasedStateMachine):
         high=st.sampled_from(APPS),
         of=SPECS,
         other=SPECS,
-        grows=st.booleans(),
+        pause_s=st.sampled_from([1.5, AWAITED_S, AWAITED_S]),
+        then=st.sampled_from(["", "", "grows", "shrinks", "drained"]),
     )
     def squeezed(
-        self, few: str, low: str, high: str, of: InstanceSpec, other: InstanceSpec, grows: bool
+        self,
+        few: str,
+        low: str,
+        high: str,
+        of: InstanceSpec,
+        other: InstanceSpec,
+        pause_s: float,
+        then: str,
     ) -> None:
         """Large ones and small ones take all there is of a class, and another has something urgent for it."""
         self.crowded(low, of, 1 + self.named % 3)
@@ -229,12 +257,17 @@ class Market(RuleBasedStateMachine):
         self.crowded(few, of.model_copy(update={"resources": SMALL}), 3)
         same = {"instance_class": of.instance_class, "constraints": other.constraints[1:]}
         more = 1 + self.named % 2
-        self.desk.now += 1.5  # before the next look
+        self.desk.now += pause_s  # before the next look
         self.specs[high] = other.model_copy(update={**same, "priority": 50})
         self.give(*self._wants(high, more))
         self.desk.now += 2.0
-        if grows:
-            self.scaled_up(low, 1)
+        match then:
+            case "grows":
+                self.scaled_up(low, 1)
+            case "shrinks":
+                self.scaled_down(low, self.named)
+            case "drained":
+                self.door(sorted(ALL)[self.named % len(ALL)], Door.DRAINING)
         for _ in range(3):
             self.time_passes(1.0)
 
@@ -273,7 +306,7 @@ class Market(RuleBasedStateMachine):
             del self.hosts.offers[name]
             self.give(mesos.Rescind(name))
 
-    @rule(agent=ONE, door=st.sampled_from([Door.OPEN, Door.OPEN, Door.CORDONED]))
+    @rule(agent=ONE, door=st.sampled_from([Door.OPEN, Door.OPEN, Door.CORDONED, Door.DRAINING]))
     def door(self, agent: str, door: Door) -> None:
         self.doors += 1
         self.give(NodeSet(Node(ALL[agent].hostname, door, version=self.doors)))

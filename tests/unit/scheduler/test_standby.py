@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,6 +83,8 @@ def picture(of: Any) -> Any:
         return [(key, picture(value)) for key, value in of.items()]
     if hasattr(of, "__dict__") and type(of).__module__.startswith("services."):
         return [(name, picture(value)) for name, value in vars(of).items()]
+    if isinstance(of, np.ndarray):
+        return of.tolist()
     return of
 
 
