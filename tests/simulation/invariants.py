@@ -13,6 +13,7 @@
 | nothing new is placed on a cordoned or drained host | every write of an instance |
 | what is saved of an instance's host is what that host is | every write of an instance |
 | a drain takes no more of an app than it can spare | every write of an app |
+| nor does who makes room for others, counting all that are missing | every write of an instance |
 | no instance is placed on a host that its app's constraints forbid | every write of an instance |
 | an update is acknowledged only when what it says is saved | Mesos' wire, the scheduler's documents |
 | a container is removed only when nobody has leave to start it (host.py) | engines, kernels |
@@ -53,6 +54,9 @@ ENDED_DEPLOYMENT = frozenset(
 GIVEN_UP = (b"unreachable", b"was not adopted in time")
 """The scheduler goes on although a container may still run, on a host that nobody can reach."""
 
+LATELY_S = 60.0
+"""By then the scheduler has been asked for whatever is wanted more, if anybody heard of it."""
+
 MAX_STEPS = 500_000
 """Some four times what half an hour takes."""
 
@@ -76,11 +80,14 @@ class Invariants:
         self._faults, self._loop, self._failed = cloud.faults, cloud.loop, cloud.failed
         self.checks = 0
         self.placements = 0  # with rules that were looked at
+        self.evictions = 0
         self.given_up: set[str] = set()  # attempts that the scheduler no longer counts on
         self.recovering = False  # the store has gone back, and knows less than hosts do
         self._generations: dict[str, int] = {}
         self._ended: set[str] = set()
         self._lost: dict[str, int] = {}  # tries of runs that were given up
+        self._yielding: dict[str, str] = {}
+        self._wanted: dict[str, list[tuple[float, int]]] = defaultdict(list)  # since when, by app
         self._born: set[str] = set()  # instances whose birth was decided
         self._doomed: set[str] = set()  # and those whose end was
         self.readiness = Readiness(cloud, self.fail)
@@ -221,6 +228,10 @@ class Invariants:
             if body["hostname"] in self.closed and not body.get("cleanup"):
                 self.fail(f"{instance} is placed on {body['hostname']}, which is closed")
             self._placed(instance, body)
+        yields_to = body.get("yields_to", "")
+        if yields_to and self._yielding.get(instance) != yields_to:
+            self._made_room(instance, body)
+        self._yielding[instance] = yields_to
         lost = int((body.get("run") or {}).get("lost", 0))
         if lost > self._lost.get(instance, 0):  # a job's run, of which nobody knows how far it came
             self._lost[instance] = lost
@@ -252,6 +263,25 @@ class Invariants:
         if len(others) + 1 > min(limits):
             self.fail(f"{instance} is placed on {body['hostname']} beside {others}: {rules}")
 
+    def _made_room(self, instance: str, body: Mapping[str, Any]) -> None:
+        """Enough of its app stay, by how many have been wanted lately: the scheduler hears of more a little later."""
+        if self.recovering:
+            return
+        self.evictions += 1
+        app = self.cloud.store.body("deployer_apps", body["app"])
+        now, wishes = self._loop.time(), self._wanted[body["app"]]
+        lately = [n for n, (since, _) in enumerate(wishes) if since <= now - LATELY_S]
+        wanted = min(count for _, count in wishes[lately[-1] if lately else 0 :])
+        assert app is not None
+        least = wanted - AppSpec.model_validate(app["spec"]).budget(wanted)
+        stay = [
+            name
+            for name, each in self.cloud.store.bodies("scheduler_instances").items()
+            if each["app"] == body["app"] and name != instance and _stays(each)
+        ]
+        if len(stay) < least:
+            self.fail(f"{instance} makes room, and only {stay} of {wanted} of {body['app']} stay")
+
     def acknowledged(self, task: str, state: str) -> None:
         """The scheduler has acknowledged an update: Mesos will not tell it again."""
         instance, _, generation = task.rpartition(".")
@@ -270,6 +300,9 @@ class Invariants:
     def _app(self, app: str, body: Mapping[str, Any]) -> None:
         """Births are decided only up to what the strategy allows beyond the wanted number."""
         deployment = body["deployment"]
+        goals = [deployment[each]["wanted"] for each in ("goal", "before")] if deployment else []
+        wanted = min(map(int, (body["wanted"], *goals)))
+        self._wanted[app].append((self._loop.time(), wanted))
         deaths = {each["id"]: each["reason"] for each in body["intents"]["deaths"]}
         fresh = {name: reason for name, reason in deaths.items() if name not in self._doomed}
         if fresh:
@@ -332,6 +365,11 @@ class Invariants:
             self._ended.add(what)
         elif what in self._ended:
             self.fail(f"{what} had ended and goes on")
+
+
+def _stays(instance: Mapping[str, Any]) -> bool:
+    well = instance["state"] == "running" and instance["healthy"]
+    return well and not any(instance.get(each) for each in ("stop", "yields_to", "leaving"))
 
 
 def _by_host(rule: Mapping[str, Any]) -> bool:

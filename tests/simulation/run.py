@@ -53,6 +53,7 @@ class Result:
     checks: int = 0
     placements: int = 0  # with constraints, looked at
     stops: int = 0  # of ready instances, looked at
+    evictions: int = 0  # for others that are more important, looked at
     targets: int = 0  # of jobs, each of which had to have its run
     tries: int = 0  # of runs of jobs, that began
     error: str = ""
@@ -120,6 +121,7 @@ async def _play(cloud: Cloud, plan: Plan, result: Result) -> None:
     result.checks = invariants.checks
     result.placements = invariants.placements
     result.stops = invariants.readiness.stops
+    result.evictions = invariants.evictions
     if asking is not None:
         await asking
         faults = Outage(EPOCH_S + plan.faults_from_s, well_again)

@@ -24,6 +24,7 @@ from tests.simulation.wire import NetClient
 REGISTRY = "registry.sim"
 RETRY_S = 2.0
 MAX_INSTANCES = 8
+MOST = {"acme/api": 5}  # where all are well, there is room for all
 
 
 SECRET_VARIABLE = "API_TOKEN"
@@ -38,6 +39,8 @@ APPS: Mapping[str, Mapping[str, Any]] = {
         "load_balancer": {"driver": "webhook", "port": 80, "drain_s": 5, "deadline_s": 20},
         "strategy": {"max_surge": "50%", "deadline_s": 150},
         "constraints": [{"attribute": "hostname", "operator": "GROUP_BY"}],
+        "priority": 10,
+        "resources": {"cpus": 1.2, "mem_mib": 64},
     },
     "acme/api": {
         "network": "web",
@@ -47,7 +50,8 @@ APPS: Mapping[str, Mapping[str, Any]] = {
         "constraints": [{"attribute": "hostname", "operator": "MAX_PER", "value": "4"}],
         "secrets": [{"name": "token", "env": SECRET_VARIABLE}],
         "unreachable": {"replace_after_s": 20, "keep": "first"},
-        "disruption_budget": 1,
+        "disruption_budget": "50%",
+        "resources": {"cpus": 1.6, "mem_mib": 64},  # with a host away there is not enough for all
     },
     "beta/worker": {
         "network": "work",
@@ -97,6 +101,7 @@ class User:
         self.acked = acked
         self.rng = random.Random(f"{cloud.seed}:user:{app}")
         self.ids = RngIds(self.rng)
+        self.most = MOST.get(app, MAX_INSTANCES)
         self.version = 1
         self.good = "1"
         self.refused: list[str] = []
@@ -145,9 +150,9 @@ class User:
         """Write the spec; its MARK tells it from all others."""
         mark = self.ids.short()
         spec = {
+            "resources": {"cpus": 0.2, "mem_mib": 64},
             **APPS[self.app],
             "image": self.image(self.good),
-            "resources": {"cpus": 0.2, "mem_mib": 64},
             "env": {"MARK": mark},
             **changes,
         }
@@ -230,7 +235,7 @@ class User:
                 least = (
                     3 if self.app == "acme/web" else 1
                 )  # one on each host, so that each has an executor
-                await self.ask("scale", {"instances": self.rng.randint(least, MAX_INSTANCES)})
+                await self.ask("scale", {"instances": self.rng.randint(least, self.most)})
             case "rollback":
                 await self.ask("rollback")
             case "restart":
@@ -250,7 +255,7 @@ class User:
         await asyncio.sleep(self.rng.uniform(5, 60))
         glass = {"break_glass": True, "reason": "a drill"}
         what, more = self.rng.choice(
-            [("stop", {}), ("scale", {"instances": self.rng.randint(0, MAX_INSTANCES)})]
+            [("stop", {}), ("scale", {"instances": self.rng.randint(0, self.most)})]
         )
         deployment = await self.ask(what, {**glass, **more})
         if deployment is not None:
