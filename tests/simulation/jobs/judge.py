@@ -23,8 +23,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from libs.common.events import EVENT_TYPES
-from libs.common.events import model as ev
 from libs.common.schedule import parse
 from services.scheduler.core import IMPLICIT_AFTER_S
 from services.scheduler.ending import SETTLE_S
@@ -113,7 +111,6 @@ class Judge:
         plan, job = kept.plan, kept.plan.job
         tries = self.ledger.of(job)
         periods = self._periods(kept, read_at)
-        counts_from = self._counts_from(kept)
         outages = [*self._outages(plan, read_at), *_pauses(kept)]
         if not periods and tries:
             self.fail(f"{job} was never taken, and runs: {tries}")
@@ -124,11 +121,7 @@ class Judge:
             left = [each for each in left if self.ledger.target(each.run) not in mine]
             if period is periods[-1]:
                 here, left = here + left, []  # they have no target, which is told
-            first = period is periods[0]
-            since = counts_from if first else period.put.answered
-            # Until it was decided on, nothing could start.
-            deciding = [Outage(since, period.put.answered)] if first else []
-            self._period(plan, period, here, [*outages, *deciding], read_at, since)
+            self._period(plan, period, here, outages, read_at)
         for run in {each.run for each in tries}:
             self._tries(plan, run, [each for each in tries if each.run == run])
 
@@ -145,20 +138,6 @@ class Judge:
                 targets += self._besides(kept)
             made.append(Period(timing, put, last, sorted(targets)))
         return made
-
-    def _counts_from(self, kept: Kept) -> float:
-        """When its first put was asked for, as the event says; the gateway's clock may be ahead."""
-        topics = self.ledger.cloud.bus.log.topics
-        logs = topics["job.requested"].partitions if "job.requested" in topics else []
-        opened = [EVENT_TYPES.open(each.record) for log in logs for each in log.records]
-        put = kept.done("put")[0] if kept.done("put") else None
-        times = [
-            envelope.time + SKEW_S
-            for event, envelope in opened
-            if isinstance(event, ev.JobRequested)
-            and (event.job, event.action) == (kept.plan.job, "put")
-        ]
-        return min((*times, put.answered)) if put is not None else 0.0
 
     def _besides(self, kept: Kept) -> list[float]:
         """Runs that were asked for, each once; and those after parents, which are looked at elsewhere."""
@@ -177,13 +156,7 @@ class Judge:
         return bool(body["job"] == kept.plan.job and body["cause"] == "parents")
 
     def _period(
-        self,
-        plan: Plan,
-        period: Period,
-        tries: list[Try],
-        outages: list[Outage],
-        read_at: float,
-        since: float,
+        self, plan: Plan, period: Period, tries: list[Try], outages: list[Outage], read_at: float
     ) -> None:
         ledger, job = self.ledger, plan.job
         ran = {each.run for each in tries}
@@ -223,7 +196,7 @@ class Judge:
             targets=targets,
             epsilon_s=plan.epsilon_s + 2 * SKEW_S,
             duration_s=plan.longest_run_s,
-            acknowledged=since,
+            acknowledged=period.put.answered,
             may_overlap=plan.may_overlap,
             delete_asked=last.asked if last else math.inf,
             delete_acknowledged=last.answered if last else math.inf,
@@ -358,7 +331,7 @@ class Judge:
 
 
 def _targets(timing: Timing, text: str, put: Word, until: float) -> list[float]:
-    """Of a schedule, from when it was put. Those that come while another takes its place may be its, and need not."""
+    """Of a schedule, from when it was put. Those that come while it is being put may be its, and need not."""
     if timing.text is None:
         return []
     after = put.asked - SKEW_S
