@@ -3,6 +3,8 @@
 Only running, healthy instances of lower priority, and never more of an app than its disruption budget leaves: whoever
 of it is missing already, for any reason, counts (`budgets.py`). The budget is nothing unless the app says otherwise.
 What is asked to make room is saved first, killed with its grace, and waits for a place like any other afterwards.
+While tasks run that nobody knows, nobody makes room: the store has been lost or has gone back, and what waits may be
+what runs there.
 
 A look has bounds, however many could yield: so many shapes, and agents that vectors say would do (`victims.py`).
 """
@@ -42,7 +44,7 @@ def make_room(
 ) -> None:
     """Ask instances to end for those that have waited for long enough, the most important first."""
     volatile, yielding = draft.volatile, draft.cluster.ledger.yielding
-    if not refused or not yielding or now - volatile.evicted_at < PAUSE_S:
+    if not refused or not yielding or volatile.unknown or now - volatile.evicted_at < PAUSE_S:
         return
     lowest = yielding.lowest()
     asking = [each for each in refused if not each.pinned and each.priority > lowest]

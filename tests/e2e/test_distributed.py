@@ -191,7 +191,7 @@ async def test_one_replica_of_each_service_and_servers_that_ask_for_passwords(
         own = {*files, *broker, stack.credentials}
         commands = "\0".join(told_by_proc())
         for secret in (each.read_text().strip() for each in files):
-            places = [root, mongo.data_dir, kafka.data_dir]
+            places = [root, mongo.data_dir, *files[:2], kafka.data_dir]
             found = {file for place in places for file in files_with(place, secret)}
             assert found <= own and found, found - own
             assert secret not in commands

@@ -257,6 +257,19 @@ def test_nobody_makes_room_where_more_room_is_no_help() -> None:
     assert not any(each.yields_to for each in desk.cluster.instances.values())
 
 
+def test_nobody_makes_room_while_tasks_run_that_nobody_knows() -> None:
+    desk = _full_house(priority=10)  # nobody has yet
+    desk.tell("ghost.1", "TASK_RUNNING", container="g")
+    desk.give(want("higher", _spec(priority=20), "higher/app"))
+    for _ in range(10):
+        desk.tick(5.0)
+        desk.offer("a2", cpus=0.5)
+    assert _asked(desk) == 0
+    desk.tell("ghost.1", "TASK_FINISHED")
+    _wait(desk)
+    assert _asked(desk) == 1
+
+
 def test_never_more_than_the_budget_are_missing() -> None:
     desk = _full_house(budget=1)
     desk.give(want("high-2", _spec(priority=10), "high/app"))
