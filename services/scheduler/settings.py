@@ -79,7 +79,7 @@ class SchedulerConfig(BaseModel):
     pools_every_s: float = 15.0  # ipam is asked for free addresses so often…
     pools_fresh_s: float = 60.0  # …and what it said limits nothing any more after so long
     preempt_after_s: float = 5.0  # what waits so long for room may take that of less important ones
-    set_aside_after_s: float = 60.0  # what waits so long for room has an agent set aside; 0: never
+    set_aside_after_s: float = 600.0  # what waits so long for room has an agent set aside; 0: never
     offer_hold_s: float = 5.0
     decline_s: float = 5.0
     delayed_every_s: float = 10.0
