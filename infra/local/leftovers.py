@@ -77,14 +77,6 @@ def processes_of(directory: Path, proc: Path = PROC) -> list[str]:
     return [f"{pid} {name}" for pid, name in sorted(found)]
 
 
-def lasting(directory: Path) -> list[str]:
-    """The same, of those that do not go by themselves."""
-    deadline = time.monotonic() + LOOK_S
-    while (found := processes_of(directory)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return found
-
-
 def idle_switch(ovs_dir: Path) -> list[str]:
     """Processes of a shared Open vSwitch without a bridge: the last cluster should have taken it along."""
     command = ("ovs-vsctl", "--timeout=5", f"--db=unix:{ovs_dir / 'db.sock'}", "list-br")

@@ -358,9 +358,7 @@ async def open_runtime(shared: Shared, service: str) -> AsyncIterator[Runtime]:
     """The runtime of one service over what the process shares."""
     common = shared.common
     log = make_log(service, level=common.log_level)
-    own_keys = party_keys(shared.secret, Kind.SERVICE, service)
-    signer = TokenSigner(Kind.SERVICE, service, own_keys, shared.clock)
-    peers = PeerClient(signer, common.peers, shared.local)
+    peers = PeerClient(_signer(shared, service), common.peers, shared.local)
     front = Front(service, run=shared.run)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(peers.close)
@@ -390,14 +388,16 @@ async def say_farewell(shared: Shared, service: str) -> None:
     """This process, of that service at least, was told to end and does; no-op without a monitor elsewhere."""
     if "monitor" not in shared.common.peers:
         return
-    own_keys = party_keys(shared.secret, Kind.SERVICE, service)
-    client = PeerClient(
-        TokenSigner(Kind.SERVICE, service, own_keys, shared.clock), shared.common.peers
-    )
+    client = PeerClient(_signer(shared, service), shared.common.peers)
     try:
         await take_leave(client, shared.run)
     finally:
         await client.close()
+
+
+def _signer(shared: Shared, service: str) -> TokenSigner:
+    own_keys = party_keys(shared.secret, Kind.SERVICE, service)
+    return TokenSigner(Kind.SERVICE, service, own_keys, shared.clock)
 
 
 def _server(local: LocalServices, front: Front) -> Server:

@@ -257,12 +257,8 @@ class InstanceSpec(Strict):
 
     @property
     def budgeted(self) -> tuple[int, int]:
-        """Its app's disruption budget, as `budget_of` takes it."""
+        """Its app's disruption budget, as `budget_of` takes it: however many a release began with."""
         return self.disruption_budget, self.disruption_budget_pct
-
-    def budget(self, wanted: int) -> int:
-        """Instances of `wanted` that may be missing for the sake of others, however many a release began with."""
-        return budget_of(self.budgeted, wanted)
 
     @classmethod
     def of(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from libs.common.problems import invalid
-from libs.common.spec import AppSpec, InstanceSpec, Strategy
+from libs.common.spec import AppSpec, InstanceSpec, Strategy, budget_of
 
 GOOD: dict[str, Any] = {
     "image": "registry.example:5000/team/web:1.2",
@@ -261,7 +261,7 @@ def test_a_budget_in_percent_is_of_what_is_wanted_by_then(
     spec = AppSpec.model_validate({**GOOD, "instances": 8, "disruption_budget": said})
     instance = InstanceSpec.of(spec, spec.image)
     assert instance.disruption_budget == of_eight  # what an older scheduler reads
-    assert (instance.budget(4), instance.budget(8)) == (of_four, of_eight)
+    assert tuple(budget_of(instance.budgeted, wanted) for wanted in (4, 8)) == (of_four, of_eight)
     assert (spec.budget(4), spec.budget(8)) == (of_four, of_eight)
     assert InstanceSpec.model_validate_json(instance.model_dump_json()) == instance
 

@@ -301,6 +301,16 @@ def _spared(budgets: tuple[int, ...]) -> Desk:
     return desk
 
 
+def _spared_on_two_agents() -> Desk:
+    """Two of an app on one agent and a third on another, each with a budget of one; somebody waits for room."""
+    desk = _spared((1, 1))
+    desk.give(want("low-2", _spec(disruption_budget=1), "low/app"))
+    desk.offer("a3", cpus=1.01)
+    desk.tell("low-2.1", "TASK_RUNNING", agent="a3", container="low-2")
+    desk.give(want("high", _spec(priority=10), "high/app"))
+    return desk
+
+
 def _asked(desk: Desk) -> int:
     return sum(bool(each.yields_to) for each in desk.cluster.instances.values())
 
@@ -363,11 +373,7 @@ def test_room_is_not_made_by_what_is_left_of_a_release_that_is_replaced() -> Non
 
 
 def test_who_is_to_move_is_missing_and_nobody_makes_room() -> None:
-    desk = _spared((1, 1))
-    desk.give(want("low-2", _spec(disruption_budget=1), "low/app"))
-    desk.offer("a3", cpus=1.01)
-    desk.tell("low-2.1", "TASK_RUNNING", agent="a3", container="low-2")
-    desk.give(want("high", _spec(priority=10), "high/app"))
+    desk = _spared_on_two_agents()
     _drained(desk, "a3")
     assert desk["low-2"].leaving
     _wait(desk)
@@ -376,11 +382,7 @@ def test_who_is_to_move_is_missing_and_nobody_makes_room() -> None:
 
 def test_nobody_is_asked_to_move_while_another_of_its_app_makes_room() -> None:
     """Its deployer does not know of that one yet, and would take the last that the budget leaves for another."""
-    desk = _spared((1, 1))
-    desk.give(want("low-2", _spec(disruption_budget=1), "low/app"))
-    desk.offer("a3", cpus=1.01)
-    desk.tell("low-2.1", "TASK_RUNNING", agent="a3", container="low-2")
-    desk.give(want("high", _spec(priority=10), "high/app"))
+    desk = _spared_on_two_agents()
     _wait(desk)
     (victim,) = [each for each in desk.cluster.instances.values() if each.yields_to]
     other = {"low-0", "low-1", "low-2"} - {victim.id}
