@@ -5,7 +5,9 @@ What excuses a late start (faults that are over with a repetition do not):
   others waited behind, and until RECOVERY_S after;
 - one of the job's tries was given a place on a host that was not well, or its launch never reached Mesos: until it
   begins or is given up, which it must be HELD_UP_S after the host is well again;
-- runs must not overlap, and another one was under way; it was paused.
+- runs must not overlap, and another one was under way; it was paused;
+- it was due between a put and its taking up: a target that is looked at within `late_s` is on time, whatever `catch_up`
+  says, and an older one may be caught up with.
 A window that was open stays open until RECOVERY_S after that, and only then a target may be told as missed.
 
 That nobody knows how far a try came is the scheduler's word, and excuses another one for its target. `Observer` looks
@@ -203,7 +205,10 @@ class Judge:
         )
         deleted = last is not None and last.action == "delete"
         rules = Rules(after_delete=deleted, recovery_s=RECOVERY_S)
-        verdict = check([asked], runs, read_at, rules=rules, outages=outages, missed={job: missed})
+        put = Outage(period.put.asked - SKEW_S, period.put.answered)
+        verdict = check(
+            [asked], runs, read_at, rules=rules, outages=[*outages, put], missed={job: missed}
+        )
         verdict.after_delete = [
             each for each in verdict.after_delete if not self._on_its_way(each, asked)
         ]
