@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 from libs.common.clock import Ids
 from libs.minimesos.agent.agent import Agent
 from libs.minimesos.agent.model import ExecutorState
+from libs.minimesos.agent.views import used
 from libs.minimesos.config import AgentConfig, MasterConfig
 from libs.minimesos.effects import (
     CloseStream,
@@ -46,6 +47,7 @@ from libs.minimesos.effects import (
 from libs.minimesos.host import StillHost
 from libs.minimesos.keyspace import KeySpace
 from libs.minimesos.master.master import Master
+from libs.minimesos.resources import NOTHING, Resources
 
 SIGKILL = 9
 
@@ -266,6 +268,20 @@ class LocalCluster:
             for framework in agent.core.frameworks.values()
             for executor in framework.executors.values()
         )
+
+    def free(self, index: int) -> Resources:
+        """What no executor and no task holds on an agent, by its own books; nothing of one that is down."""
+        agent = self._agents[index].core
+        if not isinstance(agent, Agent):
+            return NOTHING
+        return agent.core.total - used(agent.core).unallocated()
+
+    def tasks(self, index: int) -> set[str]:
+        """The ids of an agent's tasks that have not ended; none of one that is down."""
+        agent = self._agents[index].core
+        if not isinstance(agent, Agent):
+            return set()
+        return {task.task_id for each in agent.core.executors() for task in each.active_tasks()}
 
     def partition(self, index: int, cut: bool, now: float) -> None:
         """Break or mend the connection between an agent and the master."""

@@ -17,6 +17,7 @@ BU = "acme"
 REGISTRY = "registry.sim"
 END_S = 1800.0
 TRIES = 2  # after the first
+NEED = {"cpus": 0.1, "mem_mib": 32}  # of each run
 ZONES = ("Asia/Kathmandu", "Australia/Lord_Howe", "America/St_Johns", "Europe/Berlin")
 FORWARD, BACK = "America/Cuiaba", "America/Miquelon"  # at CHANGE_S
 POLICIES = ("allow", "forbid", "replace", "queue")
@@ -120,7 +121,7 @@ def _spec(rng: random.Random, concurrency: str, **more: Any) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "network": network,
         "environment": "lab" if network == "work" else "",
-        "resources": {"cpus": 0.1, "mem_mib": 32},
+        "resources": dict(NEED),
         "concurrency": concurrency,
         "retry": {"limit": TRIES, "delay_s": float(rng.randint(2, 5))},
         "catch_up": rng.choice([{"policy": "none"}, {"policy": "latest"}]),

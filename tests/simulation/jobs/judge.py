@@ -1,8 +1,8 @@
 """Whether the jobs of a seed were run as acknowledged: by what engines ran, and what the scheduler says of it.
 
 What excuses a late start (faults that are over with a repetition do not):
-- no scheduler could act (`outages.py`), or Mesos did not hear that it wants offers, or did not answer a launch that
-  others waited behind, and until RECOVERY_S after;
+- no scheduler could act or no host had room (`outages.py`), or Mesos did not hear that it wants offers, or did not
+  answer a launch that others waited behind, and until RECOVERY_S after;
 - one of the job's tries was given a place on a host that was not well, or its launch never reached Mesos: until it
   begins or is given up, which it must be HELD_UP_S after the host is well again;
 - runs must not overlap, and another one was under way; it was paused;
@@ -82,18 +82,18 @@ class Judge:
     # -- what excuses
 
     def _outages(self, plan: Plan, now: float) -> list[Outage]:
-        """When nothing of the job could be started: while no scheduler could act, while trouble of its host held up a
-        try, and, where runs must not overlap, while another one was under way.
+        """When nothing of the job could be started: while no scheduler could act or no host had room, while trouble of
+        its host held up a try, and, where runs must not overlap, while another one was under way.
         """
-        ledger = self.ledger
-        found = [*self.observer.unable.until(now), *self.observer.unheard()]
+        ledger, observer = self.ledger, self.observer
+        found = [*observer.unable.until(now), *observer.crowded.until(now), *observer.unheard()]
         for attempt, staged in ledger.staged.items():
             instance = ledger.instances[attempt.rpartition(".")[0]]
             if instance["run"]["job"] != plan.job:
                 continue
             over = ledger.over.get(attempt, now)
             until = min(over, ledger.began_at(attempt) or over)
-            troubles = self.observer.troubles(ledger.place[attempt], now)
+            troubles = observer.troubles(ledger.place[attempt], now)
             if attempt in ledger.cloud.mesos.lost_launches:
                 troubles = [*troubles, Outage(staged, staged)]
             found.extend(

@@ -3,7 +3,10 @@
 A scheduler is *able* while one of its replicas leads, is subscribed and not paused, Mesos' master is up, the store
 answers, and there is a host that is neither closed nor cut off. A host is *well* while its agent, executor, engine,
 switch and hostd are there, can be reached, and somebody gives it addresses. An executor that died has no successor
-until Mesos' agent has got its last updates acknowledged; those that were lost it repeats ever less often.
+until Mesos' agent has got its last updates acknowledged; those that were lost it repeats ever less often. The hosts are
+*crowded* while none of those that take something in has room for a run: with one of three away there is not enough for
+all apps. Room is what its Mesos agent's books call free, without what containers need that a dead executor has left and
+nobody has taken over yet.
 """
 
 from __future__ import annotations
@@ -13,13 +16,18 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from libs.common.disk import MIB
+from services.executor.model import LABEL_INSTANCE
 from tests.cron.checker import Outage
-from tests.simulation.cloud import Cloud
+from tests.simulation.cloud import ROLES, Cloud
 from tests.simulation.host import Host
+from tests.simulation.jobs.drawing import NEED
 from tests.simulation.jobs.ledger import Ledger, Loss
 from tests.simulation.loop import EPOCH_S
 
 LOOK_S = 0.5
+SHARES = 1024  # of a core
+EPSILON = 0.001
 HOLD_UP = ("REVIVE", "ACCEPT", "DECLINE")
 
 
@@ -50,6 +58,7 @@ class Observer:
     cloud: Cloud
     ledger: Ledger
     unable: Spans = field(default_factory=Spans)
+    crowded: Spans = field(default_factory=Spans)
     sick: dict[str, Spans] = field(default_factory=dict)
     broken: dict[str, Spans] = field(default_factory=dict)
     followed: dict[str, Spans] = field(default_factory=dict)  # its executor or hostd, by another
@@ -62,6 +71,7 @@ class Observer:
             now = EPOCH_S + self.cloud.loop.time()
             able = await self._able()
             self.unable.note(before, now, not able)
+            self.crowded.note(before, now, not any(map(self._has_room, self._open_hosts())))
             addresses = await self._ready("ipam") == len(self.cloud.service("ipam"))
             for host in self.cloud.hosts:
                 well, same = self._well(host), self._same(host)
@@ -123,12 +133,28 @@ class Observer:
         cloud = self.cloud
         if cloud.faults.away["store"] or not cloud.mesos.master_up:
             return False
+        return bool(self._open_hosts()) and await self._ready("scheduler") > 0
+
+    def _open_hosts(self) -> list[Host]:
+        cloud = self.cloud
         away = cloud.mesos.agents_down | cloud.mesos.agents_cut
         doors = cloud.store.bodies("scheduler_nodes")
         closed = {name for name, node in doors.items() if node["door"] != "open"}
-        if all(each.index in away or each.name in closed for each in cloud.hosts):
-            return False
-        return await self._ready("scheduler") > 0
+        return [h for h in cloud.hosts if h.index not in away and h.name not in closed]
+
+    def _has_room(self, host: Host) -> bool:
+        """For a run, which is of the class and so of the role that is the first."""
+        cluster = self.cloud.mesos.cluster
+        free = cluster.free(host.index).offerable_to(ROLES[0])
+        known = {each.rpartition(".")[0] for each in cluster.tasks(host.index)}
+        left = [
+            each.spec.limits
+            for each in host.docker.containers.values()
+            if each.running and each.spec.labels[LABEL_INSTANCE] not in known
+        ]
+        cpus = free.scalar("cpus") - sum(each.cpu_shares for each in left) / SHARES
+        mem_mib = free.scalar("mem") - sum(each.mem_bytes for each in left) / MIB
+        return cpus >= NEED["cpus"] - EPSILON and mem_mib >= NEED["mem_mib"]
 
     async def _ready(self, service: str) -> int:
         """How many replicas are, and answer."""
