@@ -145,6 +145,22 @@ def test_more_tasks_go_to_the_same_executor(world: World) -> None:
     assert len(world[1].launches) == 1
 
 
+def test_an_agents_books(world: World) -> None:
+    """What is free there and which tasks have not ended, for who looks from outside of Mesos."""
+    cluster = world[0].local
+    before = cluster.free(0).scalar("cpus"), cluster.free(0).scalar("mem")
+    _, speaker = begin(world)
+    assert cluster.tasks(0) == {"x1"}
+    left = cluster.free(0).scalar("cpus"), cluster.free(0).scalar("mem")
+    assert left == pytest.approx((before[0] - 0.1 - 0.2, before[1] - 32 - 64))
+    assert speaker.update(speaker.status("x1", "TASK_FINISHED")) == 202
+    assert cluster.tasks(0) == set()
+    assert cluster.free(0).scalar("cpus") == pytest.approx(before[0] - 0.2)
+    cluster.crash_agent(0, world[0].now)
+    assert not cluster.free(0)
+    assert cluster.tasks(0) == set()
+
+
 def test_a_dropped_stream_changes_nothing(world: World) -> None:
     """Fact 21: updates between the streams are taken, re-subscription is silent."""
     client, speaker = begin(world)
