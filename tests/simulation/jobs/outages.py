@@ -4,7 +4,7 @@ A scheduler is *able* while one of its replicas leads, is subscribed and not pau
 answers, and there is a host that is neither closed nor cut off. A host is *well* while its agent, executor, engine,
 switch and hostd are there, can be reached, and somebody gives it addresses. An executor that died has no successor
 until Mesos' agent has got its last updates acknowledged; those that were lost it repeats ever less often. The hosts are
-*crowded* while none of those that take something in has room for a run: with one of three away there is not enough for
+*crowded* while none that is open and well has room for a run: with one of three away there is not enough for
 all apps. Room is what its Mesos agent's books call free, without what containers need that a dead executor has left and
 nobody has taken over yet.
 """
@@ -71,7 +71,8 @@ class Observer:
             now = EPOCH_S + self.cloud.loop.time()
             able = await self._able()
             self.unable.note(before, now, not able)
-            self.crowded.note(before, now, not any(map(self._has_room, self._open_hosts())))
+            takes_in = any(self._well(h) and self._has_room(h) for h in self._open_hosts())
+            self.crowded.note(before, now, not takes_in)
             addresses = await self._ready("ipam") == len(self.cloud.service("ipam"))
             for host in self.cloud.hosts:
                 well, same = self._well(host), self._same(host)
