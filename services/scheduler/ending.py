@@ -18,6 +18,7 @@ from services.scheduler.telling import place_of
 
 # For us an unknown task is an ended one: we save before we launch, so it was launched or never will be.
 ENDED_STATES = TERMINAL_STATES | {"TASK_UNKNOWN"}
+ADOPT_AGAIN_MOST_S = 10.0  # so long at most between two tries to adopt
 SETTLE_S = 10.0
 """After a subscription: by then reconciliation has told of the attempts that we have forgotten, if any."""
 RETOLD_S = 80.0
@@ -63,7 +64,7 @@ def ended(
             adopt=instance.container,
             orphaned_at=instance.orphaned_at or max(now, retold_at),
             not_before=max(
-                now + config.restart_backoff_s if instance.adopt else now,
+                now + _adopt_again_s(instance, now, config) if instance.adopt else now,
                 _settled_at(draft, reason),
                 retold_at,
             ),
@@ -157,6 +158,12 @@ def _made_room(
         orphaned_at=0.0,
     )
     draft.put(after, exited)
+
+
+def _adopt_again_s(orphan: Instance, now: float, config: SchedulerConfig) -> float:
+    """The pause before another try to adopt: a quarter of the time for which nobody could so far."""
+    waited_s = now - (orphan.orphaned_at or now)
+    return max(config.restart_backoff_s, min(waited_s / 4, ADOPT_AGAIN_MOST_S))
 
 
 def _settled_at(draft: Draft, reason: str) -> float:

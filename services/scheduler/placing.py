@@ -104,14 +104,18 @@ def _serve(
     shapes = waiting.shapes()
     _give_back(waiting, outcome.agents)
     work = round_of(draft, outcome.agents, shapes, now, config)
-    turns = Turns(shapes, draft.volatile.roster.total, usage_of(draft))
+    turns = Turns(shapes, draft.volatile.roster.total, usage_of(draft), waiting.since)
     left = pacing.refill(draft, now, config)
     # With tokens for less than a slice, the next one waits for the clock.
     paced = left < config.place_slice
+    refused_there: list[tuple[int, Vector]] = []  # what is pinned, and has to wait
     for shape, count in turns:
         if left <= 0:
             outcome.more, outcome.paced = not paced, paced
             break
+        if not shape.pinned:
+            while refused_there:
+                work.set_aside(*refused_there.pop())
         asked = min(count, left)
         instances = waiting.take(shape, asked)
         limit, why_not = limit_of(draft, shape, turns.usage(shape.bu), now, config)
@@ -135,9 +139,10 @@ def _serve(
             outcome.limited.add(shape)
         if refusal is not None:
             outcome.refused[shape] = refusal
-            if shape.agent in outcome.agents.rows.index:  # it will be adopted some other time
+            if shape.agent in outcome.agents.rows.index:
+                # It will be adopted some other time; until then others that are pinned there may have what it needs.
                 row = outcome.agents.rows.index[shape.agent]
-                work.set_aside(row, shape.vector * (len(instances) - placed))
+                refused_there.append((row, shape.vector * (len(instances) - placed)))
         _book_addresses(draft, shape, zones)
         outcome.looked_at.add(shape)
         done = refusal is not None or held > 0 or len(instances) < asked

@@ -31,6 +31,11 @@ class Waiting:
         """All shapes of which somebody may wait."""
         return {**dict.fromkeys(self._ledger.waiting), **dict.fromkeys(self._changed)}
 
+    def since(self, shape: Shape) -> float:
+        """Since when one of a shape waits: the oldest, but where its like have been told since why they wait."""
+        name = next(iter(self._ledger.waiting.get(shape, ())), None) or self._changed[shape][0]
+        return (self._draft.changed.get(name) or self._draft.cluster.instances[name]).since
+
     def take(self, shape: Shape, count: int) -> list[Instance]:
         """The next ones of a shape whose time has come; fewer than `count` when there are no more."""
         known = self._open.get(shape)

@@ -52,6 +52,7 @@ class MesosNet:
     on_acknowledge: Callable[[str, str], None] | None = None
     unanswered: list[tuple[str, float, float]] = field(default_factory=list)
     """Which call got no answer, from when to when."""
+    cuts: list[tuple[str, float]] = field(default_factory=list)  # whose stream was cut, and when
     lost_launches: set[str] = field(default_factory=set)  # tasks of which the master was not told
     _updates: dict[str, tuple[str, str]] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -196,6 +197,7 @@ class SinkStream:
         if update and faults.strike(Point.MESOS_UPDATE_DOUBLED):
             self._send(data)
         if faults.strike(Point.MESOS_STREAM_CUT):
+            self._net.cuts.append((self._life.name, self._net.loop.time()))
             self._break("the connection was reset")
 
     def _send(self, data: bytes) -> None:

@@ -2,13 +2,13 @@
 
 A business unit's share is the largest of its shares of any resource of the cluster (Ghodsi et al. 2011). Units are
 served a few instances at a time, so that the shares of those that still wait never differ by more than `STEP` and one
-instance; within a unit the large shapes come first, as small ones fill their gaps.
+instance; within a unit the large shapes come first, as small ones fill their gaps, and of like ones what waits longest.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -21,14 +21,27 @@ ALL = 1 << 40
 
 
 class Turns:
-    """Hands out turns. `total` and `usage` (of each business unit) are in the order of RESOURCES."""
+    """Hands out turns. `total` and `usage` (of each business unit) are in the order of RESOURCES.
 
-    def __init__(self, shapes: Iterable[Shape], total: Vector, usage: Mapping[str, Vector]) -> None:
+    `since`: when one of a shape began to wait.
+    """
+
+    def __init__(
+        self,
+        shapes: Iterable[Shape],
+        total: Vector,
+        usage: Mapping[str, Vector],
+        since: Callable[[Shape], float] = lambda _: 0.0,
+    ) -> None:
         self._total = np.maximum(total, 1e-9)
         self._usage = {bu: each.copy() for bu, each in usage.items()}
         self._pinned: list[Shape] = []
         self._queues: dict[tuple[int, str], list[Shape]] = {}
-        for shape in sorted(shapes, key=first_to_last, reverse=True):  # the first at the end
+
+        def place(shape: Shape) -> tuple[object, ...]:
+            return *first_to_last(shape), since(shape), shape.app
+
+        for shape in sorted(shapes, key=place, reverse=True):  # the first at the end
             if shape.pinned:
                 self._pinned.append(shape)
             else:

@@ -416,5 +416,4 @@ def first_to_last(shape: Shape) -> tuple[object, ...]:
         -shape.mem_mib,
         -shape.cpus,
         -shape.disk_mib,
-        shape.app,
     )

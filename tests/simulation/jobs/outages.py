@@ -28,7 +28,7 @@ from tests.simulation.loop import EPOCH_S
 LOOK_S = 0.5
 SHARES = 1024  # of a core
 EPSILON = 0.001
-HOLD_UP = ("REVIVE", "ACCEPT", "DECLINE")
+HOLD_UP = ("REVIVE", "SUPPRESS", "ACCEPT", "DECLINE")
 
 
 @dataclass
@@ -85,12 +85,15 @@ class Observer:
             await asyncio.sleep(LOOK_S)
 
     def troubles(self, host: str, now: float) -> list[Outage]:
-        """When a run could not be started on a host, whoever's fault that was; also a call of its own got no answer."""
+        """When a run could not be started on a host, whoever's fault that was; also a call of its own got no answer, or
+        what Mesos told its executor was lost with the stream.
+        """
         sick = self.sick[host].until(now) if host in self.sick else []
+        cut = [_span(at, at) for who, at in self.cloud.mesos.cuts if who.endswith(f"@{host}")]
         unanswered = [
             _span(*when) for who, *when in self.cloud.net.unanswered if who.endswith(f"@{host}")
         ]
-        return [*sick, *unanswered]
+        return [*sick, *cut, *unanswered]
 
     def unheard(self) -> list[Outage]:
         """When a scheduler waited for the answer to a launch, or to a wish for offers: either goes after its like, and

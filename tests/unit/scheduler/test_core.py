@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -192,6 +193,18 @@ def test_an_orphans_resources_stay_reserved() -> None:
     assert launches(desk.offer("a1", cpus=4.0)) == ["i1.2"]
 
 
+def test_an_orphan_without_room_keeps_it_from_new_ones_and_from_no_other_orphan() -> None:
+    desk = Desk()
+    desk.running("i1", of=spec(cpus=3.0))
+    desk.running("i2", of=spec(cpus=0.5))
+    desk.tell("i1.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    desk.tell("i2.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    desk.give(want("i3", spec(cpus=0.5)))
+    assert launches(desk.offer("a1", cpus=2.0)) == ["i2.2"]
+    assert desk["i1"].state is State.ORPHANED
+    assert desk["i3"].state is State.PENDING
+
+
 def test_unreachable_is_not_death_and_may_come_back() -> None:
     desk = Desk()
     before = desk.running()
@@ -360,6 +373,21 @@ def test_an_adoption_that_never_reached_an_executor_is_tried_again_for_a_while()
     desk.offer("a2")
     assert (desk["i1"].attempt, desk["i1"].adopt) == ("i1.5", "")
     assert "ContainerExited" in desk.kinds()
+
+
+def test_an_adoption_is_tried_less_often_the_longer_nobody_can() -> None:
+    desk = Desk(SchedulerConfig(adoption_deadline_s=300.0))
+    desk.running()
+    desk.tell("i1.1", "TASK_FAILED", reason="REASON_EXECUTOR_TERMINATED")
+    tried: list[float] = []
+    while len(tried) < 20:
+        if launched := launches(desk.offer()):
+            tried.append(desk.now)
+            desk.tell(launched[0], "TASK_LOST", reason="REASON_EXECUTOR_TERMINATED")
+        desk.now += 0.5
+    pauses = [after - before for before, after in pairwise(tried)]
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (1.0, 10.0)
 
 
 def test_an_orphan_counts_where_it_was_for_the_constraints_of_its_app() -> None:

@@ -108,6 +108,17 @@ def test_a_unit_gives_no_higher_priority_than_it_may() -> None:
     assert _by_bu(desk.offer("a1", cpus=3.01)) == {"acme": 3}
 
 
+@pytest.mark.parametrize("looks", [0, 3])
+def test_of_like_needs_of_a_unit_the_one_that_waits_longest_comes_first(looks: int) -> None:
+    desk = _desk()
+    desk.give(want("old", _spec(), "acme/zeta"))
+    for _ in range(looks):
+        desk.tick(OFFERS_COME_S)  # it is told why it waits, which is a change
+    desk.now += 1.0
+    desk.give(want("new", _spec(), "acme/alpha"))
+    assert launches(desk.offer("a1", cpus=1.01)) == ["old.1"]
+
+
 def test_a_quota_is_never_exceeded_and_says_so() -> None:
     desk = _desk(quotas={"acme": Quota(cpus=2.0)})
     _many(desk, "acme", 3, _spec())
