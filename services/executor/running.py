@@ -34,6 +34,8 @@ from services.executor.reporting import (
 )
 
 _LOOK_AGAIN_S = 0.05
+_MEMORY_TOLD_S = 0.2
+"""The engine learns by an event of its own that memory ran out, which on a busy host may come after that of the end."""
 _REMOVED = "the container was removed by somebody else"
 
 
@@ -151,7 +153,7 @@ def died(a: Attempt, move: Died, _world: World) -> m.Step:
     if move.exit_code == BY_SIGNAL + signal.SIGKILL and not move.oom_killed and a.stop is None:
         # Killed, and not by us: only a look at it tells whether memory ran out.
         a = changed(a, exit_code=move.exit_code, busy=a.busy | {Op.INSPECT})
-        return m.Step(a, (m.Inspect(),))
+        return m.Step(a, (m.Inspect(_MEMORY_TOLD_S),))
     return _ended(a, move.exit_code, move.oom_killed)
 
 

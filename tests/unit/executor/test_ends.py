@@ -153,6 +153,24 @@ async def test_killed_or_removed_behind_our_back(world: World) -> None:
 
 
 @virtual
+async def test_that_memory_ran_out_may_be_known_after_the_end(world: World) -> None:
+    it = ExecutorWorld(world)
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        name = it.launch("a.1")
+        await it.settle()
+        it.docker.kill(name)
+        await asyncio.sleep(0.1)
+        container = it.docker.by_name(name)
+        assert container is not None
+        container.oom_killed = True
+        await it.settle()
+        assert it.agent.report("a.1").oom_killed
+        assert "out of memory" in it.agent.last("a.1")["message"]
+        await it.crash()
+
+
+@virtual
 async def test_ends_that_no_event_told_are_seen_by_the_sweep(world: World) -> None:
     it = ExecutorWorld(world, sweep_s=30)
     async with asyncio.TaskGroup() as group:
