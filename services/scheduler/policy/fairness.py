@@ -31,7 +31,7 @@ class Turns:
         shapes: Iterable[Shape],
         total: Vector,
         usage: Mapping[str, Vector],
-        since: Callable[[Shape], float] = lambda _: 0.0,
+        since: Callable[[Shape], float],
     ) -> None:
         self._total = np.maximum(total, 1e-9)
         self._usage = {bu: each.copy() for bu, each in usage.items()}

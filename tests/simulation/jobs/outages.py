@@ -71,11 +71,12 @@ class Observer:
             now = EPOCH_S + self.cloud.loop.time()
             able = await self._able()
             self.unable.note(before, now, not able)
-            takes_in = any(self._well(h) and self._has_room(h) for h in self._open_hosts())
-            self.crowded.note(before, now, not takes_in)
             addresses = await self._ready("ipam") == len(self.cloud.service("ipam"))
+            wells = {host.name: self._well(host) for host in self.cloud.hosts}
+            room = any(wells[each.name] and self._has_room(each) for each in self._open_hosts())
+            self.crowded.note(before, now, not room)
             for host in self.cloud.hosts:
-                well, same = self._well(host), self._same(host)
+                well, same = wells[host.name], self._same(host)
                 sick = not (able and addresses and well and same)
                 self.sick.setdefault(host.name, Spans()).note(before, now, sick)
                 self.broken.setdefault(host.name, Spans()).note(before, now, not well)
