@@ -7,7 +7,7 @@ from collections.abc import Callable
 from libs.common.clock import Clock
 from libs.common.telemetry import Log
 from services.executor import moves as m
-from services.executor.model import Attempt, AttemptId, Ref
+from services.executor.model import Attempt, AttemptId, Leftover, Ref
 from services.executor.patience import Patience
 from services.executor.ports import Engine, Network
 
@@ -51,7 +51,7 @@ class Clearing:
                 break
             failures += 1
             await self._patience.pause(failures)
-        await self._remove(Ref(a.container, a.container_id))
+        await self._remove(Ref(a.container, a.container_id), ran=bool(a.started_at))
         return m.Removed()
 
     async def detach(self, a: Attempt) -> m.Input:
@@ -62,14 +62,22 @@ class Clearing:
     async def discard(self, ref: Ref) -> None:
         """Clear away a container that nobody wants, in the order that keeps it from coming back."""
         await self._revoke(ref)
-        await self._remove(ref)
+        await self._remove(ref, ran=False)
         await self._detach(ref)
 
     async def _revoke(self, ref: Ref) -> None:
         await self._patience.surely("revoke", ref.name, lambda: self._network.revoke(ref.name))
 
-    async def _remove(self, ref: Ref) -> None:
+    async def _remove(self, ref: Ref, *, ran: bool) -> None:
+        """Of one that was seen to run the engine knows all that does."""
+        if not ran:
+            await self._patience.surely("clear", ref.name, lambda: self._end_leftover(ref))
         await self._patience.surely("remove", ref.name, lambda: self._engine.remove(ref))
+
+    async def _end_leftover(self, ref: Ref) -> None:
+        left = await self._engine.end_leftover(ref)
+        if left is not Leftover.NONE:
+            self._log.warning("ended what the engine knew nothing of", container=ref.name)
 
     async def _detach(self, ref: Ref) -> None:
         await self._patience.surely("detach", ref.name, lambda: self._network.detach(ref.name))

@@ -23,6 +23,7 @@ from services.executor.model import (
     LABEL_POOL,
     LABEL_RUN,
     LABEL_SPEC,
+    AttachmentSpec,
     Attempt,
     ContainerSpec,
     Identity,
@@ -158,6 +159,34 @@ def pool_spec(
         user="0:0",
         cap_add=tuple(dict.fromkeys((*INIT_CAPABILITIES, *config.cap_add))),
         init=config.init,
+    )
+
+
+def spec_of(
+    attempt: Attempt, identity: Identity, config: ExecutorConfig, delivery: Delivery
+) -> ContainerSpec:
+    """The container of an attempt, be it a shared one or not."""
+    if attempt.pool is not None:
+        return pool_spec(attempt, attempt.pool.key, identity, config)
+    return container_spec(attempt, identity, config, delivery)
+
+
+def attachment_of(attempt: Attempt) -> AttachmentSpec:
+    """The network that the container of an attempt is to have."""
+    payload = attempt.payload
+    spec, wish = payload.spec, payload.spec.address
+    return AttachmentSpec(
+        container=attempt.container,
+        network=spec.network,
+        instance=payload.instance,
+        attempt=attempt.id,
+        generation=attempt.generation,
+        sticky_key=spec.sticky_key,
+        options=spec.network_options,
+        ip=(wish.requested or "") if wish else "",
+        reservation=(wish.reservation or "") if wish else "",
+        app=payload.app,
+        environment=spec.environment,
     )
 
 

@@ -45,6 +45,7 @@ _HANDLERS: dict[type, Callable[[Attempt, Any, World], m.Step]] = {
     m.Attached: launching.attached,
     m.AttachFailed: launching.attach_failed,
     m.Rewired: launching.rewired,
+    m.Remade: launching.remade,
     m.Started: launching.started,
     m.StartFailed: launching.start_failed,
     Begun: launching.begun,

@@ -15,6 +15,7 @@ from aiodocker.exceptions import DockerError
 
 from libs.common.errors import InvalidInput, NotFound, Refused, TimedOut, Unavailable
 from libs.common.jobs import OUTPUT_TAIL
+from services.executor import shims
 from services.executor.dockerapi import (
     as_shared,
     bind_of,
@@ -25,7 +26,7 @@ from services.executor.dockerapi import (
     summary_of,
     view_of,
 )
-from services.executor.errors import ImageMissing, NameTaken, StartRefused
+from services.executor.errors import HalfStarted, ImageMissing, NameTaken, StartRefused
 from services.executor.etc import EtcFiles
 from services.executor.model import (
     LABEL_AGENT,
@@ -35,6 +36,7 @@ from services.executor.model import (
     EngineEvent,
     Identity,
     Image,
+    Leftover,
     Login,
     Ref,
     Summary,
@@ -43,7 +45,13 @@ from services.executor.model import (
 from services.executor.runs.inits import make_place, remove_place
 from services.executor.runs.model import ImageConfig
 from services.executor.secret_files import SecretFiles, uid_in
-from services.executor.wording import says_no_entry, says_too_late, says_unknown, with_host
+from services.executor.wording import (
+    says_half_started,
+    says_no_entry,
+    says_too_late,
+    says_unknown,
+    with_host,
+)
 
 API_VERSION = "v1.40"  # of engine 19.03: it has all that is used here, and newer engines speak it
 CONCURRENCY = 8  # an engine gains nothing from more
@@ -191,7 +199,15 @@ class DockerEngine:
                 raise NotFound(error.message) from None
             if says_too_late(error.message):
                 raise Unavailable(error.message) from None
+            if says_half_started(error.message):
+                raise HalfStarted(error.message) from None
             raise StartRefused(error.message) from None
+
+    async def end_leftover(self, container: Ref) -> Leftover:
+        """See Engine. One without an id was never to be started."""
+        if not container.id:
+            return Leftover.NONE
+        return await asyncio.to_thread(shims.end, container.id)
 
     async def inspect(self, container: Ref) -> View:
         """See Engine."""

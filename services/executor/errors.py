@@ -4,6 +4,7 @@ GantryError
 ├── Conflict ── NameTaken       a container of that name exists
 ├── NotFound ── ImageMissing    the image is not on this host (create), or nowhere (pull)
 └── Refused ─── StartRefused    the container did not start, and does not run
+                └── HalfStarted  an engine died while it started it, and what that left is in the way
 """
 
 from __future__ import annotations
@@ -21,3 +22,7 @@ class ImageMissing(NotFound):
 
 class StartRefused(Refused):
     """The engine, or the runtime, would not start it; it is certain that it does not run."""
+
+
+class HalfStarted(StartRefused):
+    """The engine knows of no start, but what an earlier one left is in the way; see `Engine.end_leftover`."""

@@ -44,6 +44,7 @@ from services.executor.patience import BACKOFF, Patience, Wanted
 from services.executor.ports import Deliveries, Engine, Inits, Network, Prober
 from services.executor.pulling import Pulling
 from services.executor.runs.hands import RunHands
+from services.executor.starting import Starting
 
 T = TypeVar("T")
 # An address may be on its way back from the instance that is being replaced.
@@ -91,6 +92,10 @@ class Hands:
         self._clearing = Clearing(
             engine, network, may_go, patience,
             keep_s=config.orphan_grace_s, clock=clock, log=telemetry.log,
+        )  # fmt: skip
+        self._starting = Starting(
+            engine, network, self._deliver, self._wants, patience,
+            identity=identity, config=config, log=telemetry.log,
         )  # fmt: skip
         self._slots = asyncio.Semaphore(config.launches)
         self._holding: dict[AttemptId, None] = {}  # attempts that have a launch slot
@@ -146,7 +151,7 @@ class Hands:
             m.Create: self._create,
             m.Pull: self._pulling.pull,
             m.Attach: self._attach,
-            m.Start: self._start,
+            m.Start: self._starting.start,
             m.Revoke: self._clearing.revoke,
             m.Remove: self._clearing.remove,
             m.Detach: self._clearing.detach,
@@ -237,10 +242,7 @@ class Hands:
         if not wanted():
             return m.CreateFailed("not wanted any more")
         delivery = self._delivered.get(a.id, containers.NOTHING_DELIVERED)
-        if a.pool is not None:
-            spec = containers.pool_spec(a, a.pool.key, self._identity, self._config)
-        else:
-            spec = containers.container_spec(a, self._identity, self._config, delivery)
+        spec = containers.spec_of(a, self._identity, self._config, delivery)
         try:
             return m.Created(
                 await self._patience.persist(
@@ -298,7 +300,7 @@ class Hands:
 
     async def _attach(self, a: Attempt) -> m.Input:
         wanted = self._wants(a.id, Op.ATTACH)
-        spec = _attachment(a)
+        spec = containers.attachment_of(a)
         until = self._clock.monotonic() + _ADDRESS_WAIT_S
         failures = 0
         while True:
@@ -323,38 +325,6 @@ class Hands:
         async with self._attaching:
             return await self._network.attach(spec)
 
-    async def _start(self, a: Attempt) -> m.Input:
-        """Look at its runtime, register, start. A registration is good for one try, so all are repeated."""
-        name = containers.hostname(a.payload.instance)
-        hosts = containers.hosts_file(name, a.network.ip if a.network else "")
-        ref, runtime = Ref(a.container, a.container_id), self._config.runtime
-        certain = True  # that it does not run
-
-        async def once() -> m.Input:
-            nonlocal certain
-            view = await self._engine.inspect(ref)
-            if view.runtime != runtime:
-                return m.StartFailed(containers.wrong_runtime(view, runtime), certain)
-            try:
-                await self._network.register(a.container, a.container_id, a.generation)
-            except NotFound:
-                return m.Rewired(await self._network.attach(_attachment(a)))
-            try:
-                await self._engine.start(ref, hosts)
-            except Unavailable:
-                certain = False
-                raise
-            return m.Started()
-
-        try:
-            return await self._patience.persist(
-                once,
-                deadline_s=self._config.engine_deadline_s,
-                wanted=self._wants(a.id, Op.START),
-            )
-        except (Refused, Unavailable) as error:
-            return m.StartFailed(f"the container did not start: {error}", certain)
-
     async def _signal(self, a: Attempt, name: str) -> None:
         """What fails is repeated when it is due again."""
 
@@ -376,20 +346,3 @@ class Hands:
             raise ValueError(f"{a.id} has no network")
         target = ProbeTarget(a.container_id, a.network.ip, a.network.namespace)
         return m.Probed(index, await self._prober.probe(target, a.payload.spec.health[index]))
-
-
-def _attachment(a: Attempt) -> AttachmentSpec:
-    wish = a.payload.spec.address
-    return AttachmentSpec(
-        container=a.container,
-        network=a.payload.spec.network,
-        instance=a.payload.instance,
-        attempt=a.id,
-        generation=a.generation,
-        sticky_key=a.payload.spec.sticky_key,
-        options=a.payload.spec.network_options,
-        ip=(wish.requested or "") if wish else "",
-        reservation=(wish.reservation or "") if wish else "",
-        app=a.payload.app,
-        environment=a.payload.spec.environment,
-    )

@@ -210,6 +210,13 @@ def rewired(a: Attempt, move: m.Rewired, _world: World) -> m.Step:
     return m.Step(changed(a, network=move.network), (m.Start(),))
 
 
+def remade(a: Attempt, move: m.Remade, _world: World) -> m.Step:
+    """Start the fresh container instead."""
+    if a.state is not State.STARTING or Op.START not in a.busy:
+        return m.Step(a)
+    return m.Step(changed(a, container_id=move.container_id), (m.Start(),))
+
+
 def started(a: Attempt, _move: m.Started, _world: World) -> m.Step:
     """The engine says that it runs; look where."""
     if a.state is not State.STARTING:

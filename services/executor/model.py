@@ -7,7 +7,7 @@ An attempt is one Mesos task: one try at running an instance, in one container. 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, NewType
 
@@ -249,6 +249,14 @@ class ContainerSpec:
     log_driver: str = "json-file"
     log_max_mib: int = 10
     log_files: int = 3
+
+
+class Leftover(Enum):
+    """What ran of a container that its engine knew nothing of: nothing; no app for certain; an app, as far as known."""
+
+    NONE = "none"
+    UNBEGUN = "unbegun"
+    BEGUN = "begun"
 
 
 @dataclass(frozen=True, slots=True)

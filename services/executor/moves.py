@@ -92,6 +92,13 @@ class Rewired:
 
 
 @dataclass(frozen=True, slots=True)
+class Remade:
+    """The engine died while it was starting the container; there is a fresh one in its place."""
+
+    container_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The engine says that it runs."""
 
@@ -232,6 +239,7 @@ Input = (
     | Attached
     | AttachFailed
     | Rewired
+    | Remade
     | Started
     | StartFailed
     | Inspected
@@ -287,7 +295,7 @@ class Attach:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Register with hostd, then start -> Started, StartFailed or Rewired."""
+    """Register with hostd, then start -> Started, StartFailed, Rewired or Remade."""
 
 
 @dataclass(frozen=True, slots=True)

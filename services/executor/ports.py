@@ -23,6 +23,7 @@ from services.executor.model import (
     ContainerSpec,
     EngineEvent,
     Image,
+    Leftover,
     Login,
     ProbeResult,
     ProbeTarget,
@@ -47,6 +48,10 @@ class Engine(Protocol):
 
     async def start(self, container: Ref, hosts: str) -> None:
         """Start it with `hosts` as its /etc/hosts; one that runs is left as it is. Raises NotFound, StartRefused."""
+        ...
+
+    async def end_leftover(self, container: Ref) -> Leftover:
+        """End what an engine that died while it started it has left running; for one that does not run, or may go."""
         ...
 
     async def inspect(self, container: Ref) -> View:

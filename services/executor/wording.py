@@ -23,6 +23,11 @@ def says_unknown(message: str) -> bool:
     return any(each in message for each in known)
 
 
+def says_half_started(message: str) -> bool:
+    """What an engine says of a start when it died during an earlier one that its other parts remember."""
+    return message.endswith((": already exists", "id already in use"))
+
+
 def says_too_late(message: str) -> bool:
     """What an engine says of a start that its own parts were too slow for: it was frozen, or has too much to do."""
     known = ("context deadline exceeded", "context canceled", "ttrpc: closed")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from libs.common.clock import Clock
 from libs.common.errors import InvalidInput, NotFound, Unavailable
-from services.executor.errors import ImageMissing, NameTaken, StartRefused
+from services.executor.errors import HalfStarted, ImageMissing, NameTaken, StartRefused
 from services.executor.model import (
     LABEL_AGENT,
     LABEL_CLUSTER,
@@ -24,6 +24,7 @@ from services.executor.model import (
     Died,
     EngineEvent,
     Image,
+    Leftover,
     Login,
     Phase,
     Ref,
@@ -122,6 +123,7 @@ class FakeDocker:
         self.fault: Fault | None = None
         self.watch: Watch | None = None
         self.latency_s: dict[str, float] = {}
+        self.leftovers: dict[str, Leftover] = {}  # by id of containers, that may be removed since
         self.down = False
         self.root = Path("/engine")
         self._rng = rng
@@ -164,6 +166,13 @@ class FakeDocker:
             self._exit(container, 137)
         del self.containers[container.id]
         self._tell(container, Destroyed(container.id, container.name, self.clock.now()))
+
+    def die_in_start(self, name: str, left: Leftover) -> None:
+        """The daemon goes down in the middle of a container's start, and knows nothing of it afterwards."""
+        container = self.by_name(name)
+        if container is not None and container.phase is Phase.CREATED:
+            self.leftovers[container.id] = left
+            self.stop()
 
     def run_by_hand(self, name: str, netns_inode: int) -> None:
         """Somebody gets it started past the runtime."""
@@ -215,6 +224,8 @@ class FakeDocker:
             return ""
         if container.phase is Phase.EXITED and container.starts == 0:
             raise StartRefused("it is dead")
+        if container.id in self.leftovers:
+            raise HalfStarted(f"task {container.id}: already exists")
         inode = await self.claim(container.id)
         container.hosts = hosts
         self._begin(container, inode)
@@ -326,6 +337,10 @@ class FakeEngine:
         await self.docker.call(
             "start", container.name, lambda: self.docker.launch(container, hosts)
         )
+
+    async def end_leftover(self, container: Ref) -> Leftover:
+        """See Engine."""
+        return self.docker.leftovers.pop(container.id, Leftover.NONE)
 
     async def inspect(self, container: Ref) -> View:
         """See Engine."""

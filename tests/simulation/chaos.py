@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from libs.common.errors import Unavailable
 from libs.common.http import Kind
+from services.executor.model import Leftover
 from tests.fakes.inits import FakeInits
 from tests.simulation.cloud import Cloud
 from tests.simulation.faults import Point
@@ -138,6 +139,8 @@ class Chaos:
         if host.docker.down:
             return
         self._hit(Point.DOCKER_AWAY, host.name)
+        for each in list(host.docker.containers.values()):
+            host.docker.die_in_start(each.name, Leftover.UNBEGUN)
         host.docker.stop()
         await self._for(2, 25)
         host.docker.start()

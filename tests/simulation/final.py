@@ -118,6 +118,8 @@ def _nothing_leaks(cloud: Cloud, invariants: Invariants) -> None:
             containers.add(each.name)
             if not each.running:
                 invariants.fail(f"{host.name}: container {each.name} is left over")
+        if host.docker.leftovers:
+            invariants.fail(f"{host.name}: the engine knows nothing of {host.docker.leftovers}")
         kernel = host.kernel
         parked = {key for key, each in kernel.attachments.items() if each.parked_at is not None}
         names = {a.container for key, a in kernel.attachments.items() if key not in parked}
