@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from libs.common.clock import Clock
+from libs.common.errors import NotFound
 from libs.common.telemetry import Log
 from services.executor import moves as m
-from services.executor.model import Attempt, AttemptId, Leftover, Ref
+from services.executor.model import Attempt, AttemptId, Phase, Ref
 from services.executor.patience import Patience
 from services.executor.ports import Engine, Network
 
@@ -51,8 +52,18 @@ class Clearing:
                 break
             failures += 1
             await self._patience.pause(failures)
+        for spoilt in a.spoilt:
+            await self._end_leftover(Ref(a.container, spoilt))
         await self._remove(Ref(a.container, a.container_id), ran=bool(a.started_at))
         return m.Removed()
+
+    async def clear(self, a: Attempt) -> m.Input:
+        """The newest spoilt container of the attempt goes, and all that runs of it; its network stays."""
+        ref = Ref(a.container, a.spoilt[-1])
+        await self._revoke(ref)
+        await self._end_leftover(ref)
+        await self._remove(ref, ran=True)
+        return m.Cleared()
 
     async def detach(self, a: Attempt) -> m.Input:
         """Its address may go."""
@@ -71,13 +82,26 @@ class Clearing:
     async def _remove(self, ref: Ref, *, ran: bool) -> None:
         """Of one that was seen to run the engine knows all that does."""
         if not ran:
-            await self._patience.surely("clear", ref.name, lambda: self._end_leftover(ref))
+            await self._patience.surely("clear", ref.name, lambda: self._end_unknown(ref))
         await self._patience.surely("remove", ref.name, lambda: self._engine.remove(ref))
 
+    async def _end_unknown(self, ref: Ref) -> None:
+        try:
+            view = await self._engine.inspect(ref)
+        except NotFound:
+            await self._end(ref)
+            return
+        if view.phase is Phase.CREATED:  # or so the engine thinks
+            await self._end(Ref(view.name, view.id))
+
     async def _end_leftover(self, ref: Ref) -> None:
-        left = await self._engine.end_leftover(ref)
-        if left is not Leftover.NONE:
-            self._log.warning("ended what the engine knew nothing of", container=ref.name)
+        await self._patience.surely("clear", ref.name, lambda: self._end(ref))
+
+    async def _end(self, ref: Ref) -> None:
+        if await self._engine.end_leftover(ref):
+            self._log.warning(
+                "ended what the engine knew nothing of", container=ref.name, id=ref.id
+            )
 
     async def _detach(self, ref: Ref) -> None:
         await self._patience.surely("detach", ref.name, lambda: self._network.detach(ref.name))

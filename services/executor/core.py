@@ -45,7 +45,8 @@ _HANDLERS: dict[type, Callable[[Attempt, Any, World], m.Step]] = {
     m.Attached: launching.attached,
     m.AttachFailed: launching.attach_failed,
     m.Rewired: launching.rewired,
-    m.Remade: launching.remade,
+    m.Spoilt: launching.spoilt,
+    m.Cleared: launching.cleared,
     m.Started: launching.started,
     m.StartFailed: launching.start_failed,
     Begun: launching.begun,
@@ -98,8 +99,10 @@ def recover(attempt: Attempt, seen: Summary | None, world: World) -> m.Step:
     """Take up an attempt that an earlier worker left; `seen` is its container in the engine's list."""
     if attempt.shared:
         return runs.recover(attempt, world)
-    a = changed(attempt, busy=frozenset())
+    a = changed(attempt, busy=attempt.busy & {Op.CLEAR})
     match a.state:
+        case State.PREPARING if a.busy:
+            return launching.prepare(a, world)
         case State.PREPARING:
             return launching.proceed(a, world) if a.stop else launching.prepare(a, world)
         case State.STARTING | State.RUNNING | State.STOPPING:
@@ -123,7 +126,7 @@ def _recover_container(a: Attempt, seen: Summary | None, world: World) -> m.Step
     a = changed(a, container_id=seen.id)
     if a.state is State.STARTING and seen.phase is Phase.CREATED:
         if a.stop is not None:
-            return ending.end_unstarted(a, a.stop)
+            return ending.end_unstarted(a, a.stop, dead=False)
         alarm = m.Wake(world.config.launch_timeout_s)
         return m.Step(changed(a, busy=frozenset({Op.START})), (m.Start(), alarm))
     a = changed(a, busy=frozenset({Op.INSPECT}))

@@ -36,7 +36,6 @@ from services.executor.model import (
     EngineEvent,
     Identity,
     Image,
-    Leftover,
     Login,
     Ref,
     Summary,
@@ -203,11 +202,14 @@ class DockerEngine:
                 raise HalfStarted(error.message) from None
             raise StartRefused(error.message) from None
 
-    async def end_leftover(self, container: Ref) -> Leftover:
+    async def end_leftover(self, container: Ref) -> bool:
         """See Engine. One without an id was never to be started."""
         if not container.id:
-            return Leftover.NONE
-        return await asyncio.to_thread(shims.end, container.id)
+            return False
+        try:
+            return await asyncio.to_thread(shims.end, container.id)
+        except OSError as error:
+            raise Unavailable(f"processes can't be looked at: {error}") from None
 
     async def inspect(self, container: Ref) -> View:
         """See Engine."""

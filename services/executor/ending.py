@@ -33,15 +33,13 @@ def begin_stop(a: Attempt, stop: Stop, world: World) -> m.Step:
     return m.Step(a, (m.Signal("SIGKILL" if at_once else a.stop_signal), m.Wake(wait_s)))
 
 
-def end_unstarted(a: Attempt, stop: Stop) -> m.Step:
-    """It was stopped, or failed, before it ran."""
+def end_unstarted(a: Attempt, stop: Stop, *, dead: bool = True) -> m.Step:
+    """It was stopped, or failed, before it ran. Not `dead`: an engine that died may have begun to start it."""
     if stop.reason is StopReason.ASKED:
-        outcome = Outcome(
-            state=TaskState.KILLED, message="stopped before it ran", reason=KILLED_DURING_LAUNCH
-        )
+        state, message, reason = TaskState.KILLED, "stopped before it ran", KILLED_DURING_LAUNCH
     else:
-        outcome = Outcome(state=TaskState.FAILED, message=stop.message, reason=LAUNCH_FAILED)
-    return end(a, outcome)
+        state, message, reason = TaskState.FAILED, stop.message, LAUNCH_FAILED
+    return end(a, Outcome(state=state, message=message, reason=reason, dead=dead))
 
 
 def end(a: Attempt, outcome: Outcome) -> m.Step:

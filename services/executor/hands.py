@@ -93,10 +93,7 @@ class Hands:
             engine, network, may_go, patience,
             keep_s=config.orphan_grace_s, clock=clock, log=telemetry.log,
         )  # fmt: skip
-        self._starting = Starting(
-            engine, network, self._deliver, self._wants, patience,
-            identity=identity, config=config, log=telemetry.log,
-        )  # fmt: skip
+        self._starting = Starting(engine, network, self._wants, patience, config)
         self._slots = asyncio.Semaphore(config.launches)
         self._holding: dict[AttemptId, None] = {}  # attempts that have a launch slot
         self._took: dict[AttemptId, dict[str, float]] = {}
@@ -154,6 +151,7 @@ class Hands:
             m.Start: self._starting.start,
             m.Revoke: self._clearing.revoke,
             m.Remove: self._clearing.remove,
+            m.Clear: self._clearing.clear,
             m.Detach: self._clearing.detach,
         }[type(action)]
         return await self._timed(a.id, type(action).__name__.lower(), work(a))

@@ -29,10 +29,15 @@ from services.executor.reporting import (
     to,
 )
 
+_SPOILT_MAX = 3
+
 
 def prepare(a: Attempt, world: World) -> m.Step:
     """Create the container and wire its network, side by side; or look for the one to adopt."""
     alarms = (m.Wake(world.config.starting_after_s), m.Wake(world.config.launch_timeout_s))
+    if Op.CLEAR in a.busy:
+        step = clear(a)
+        return m.Step(step.attempt, (*step.actions, *alarms))
     if a.adopting:
         return m.Step(changed(a, busy=frozenset({Op.INSPECT})), (m.Find(), *alarms))
     op, action = _making(a)
@@ -210,11 +215,39 @@ def rewired(a: Attempt, move: m.Rewired, _world: World) -> m.Step:
     return m.Step(changed(a, network=move.network), (m.Start(),))
 
 
-def remade(a: Attempt, move: m.Remade, _world: World) -> m.Step:
-    """Start the fresh container instead."""
+def spoilt(a: Attempt, move: m.Spoilt, world: World) -> m.Step:
+    """Have a fresh container in its place, which may be spoilt in turn: an app may have written to this one's files.
+
+    Not for a run in a container of its own: it may have begun, and would do twice what it did.
+    """
     if a.state is not State.STARTING or Op.START not in a.busy:
         return m.Step(a)
-    return m.Step(changed(a, container_id=move.container_id), (m.Start(),))
+    alone = a.payload.run is not None and a.pool is None
+    if a.stop is not None:
+        return end_unstarted(a, a.stop, dead=False)
+    if alone or len(a.spoilt) == _SPOILT_MAX:
+        message = "the engine died while it started it: how far it came is not known"
+        message = message if alone else f"the container did not start: {move.message}"
+        outcome = Outcome(state=TaskState.FAILED, message=message, reason=LAUNCH_FAILED, dead=False)
+        return end(a, outcome)
+    a = changed(to(a, State.PREPARING), spoilt=(*a.spoilt, a.container_id), container_id="")
+    return clear(a)
+
+
+def clear(a: Attempt) -> m.Step:
+    """Begin, or go on, to clear the spoilt container away."""
+    return m.Step(changed(a, busy=frozenset({Op.CLEAR})), (m.Clear(),))
+
+
+def cleared(a: Attempt, _move: m.Cleared, world: World) -> m.Step:
+    """There is room for a fresh one."""
+    if not _awaits(a, Op.CLEAR):
+        return m.Step(a)
+    a = changed(a, busy=a.busy - {Op.CLEAR})
+    if a.stop is not None:
+        return proceed(a, world)
+    op, action = _making(a)
+    return m.Step(changed(a, busy=a.busy | {op}), (action,))
 
 
 def started(a: Attempt, _move: m.Started, _world: World) -> m.Step:

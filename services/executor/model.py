@@ -7,7 +7,7 @@ An attempt is one Mesos task: one try at running an instance, in one container. 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum, StrEnum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NewType
 
@@ -48,7 +48,8 @@ class State(StrEnum):
 _ENDING = frozenset({State.STOPPING, State.REVOKING})
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.PREPARING: _ENDING | {State.STARTING, State.DONE},  # DONE: nothing was made that is ours
-    State.STARTING: _ENDING | {State.RUNNING},
+    State.STARTING: _ENDING
+    | {State.RUNNING, State.PREPARING},  # PREPARING: its container is spoilt
     State.RUNNING: _ENDING,
     State.STOPPING: frozenset({State.REVOKING}),
     State.REVOKING: frozenset({State.REMOVING}),
@@ -104,6 +105,7 @@ class Op(StrEnum):
     INSPECT = "inspect"
     JOIN = "container"  # a run waits for one that it may share
     OUTPUT = "output"
+    CLEAR = "what a dead engine left"
 
 
 class _Value(BaseModel):
@@ -173,6 +175,7 @@ class Attempt(_Value):
     launched_at: float
     state: State = State.PREPARING
     container_id: str = ""
+    spoilt: tuple[str, ...] = ()  # ids of containers that an engine half started when it died
     network: Attachment | None = None
     generation: int = 0  # of the attachment: an adopted container has an older one than the payload
     adopting: bool = False  # the container runs already and is being taken over
@@ -249,14 +252,6 @@ class ContainerSpec:
     log_driver: str = "json-file"
     log_max_mib: int = 10
     log_files: int = 3
-
-
-class Leftover(Enum):
-    """What ran of a container that its engine knew nothing of: nothing; no app for certain; an app, as far as known."""
-
-    NONE = "none"
-    UNBEGUN = "unbegun"
-    BEGUN = "begun"
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,10 +92,15 @@ class Rewired:
 
 
 @dataclass(frozen=True, slots=True)
-class Remade:
-    """The engine died while it was starting the container; there is a fresh one in its place."""
+class Spoilt:
+    """It did not start, as an engine that died in the middle of an earlier start has left something of that."""
 
-    container_id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """The spoilt container is gone, with all that ran of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +244,8 @@ Input = (
     | Attached
     | AttachFailed
     | Rewired
-    | Remade
+    | Spoilt
+    | Cleared
     | Started
     | StartFailed
     | Inspected
@@ -295,7 +301,7 @@ class Attach:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Register with hostd, then start -> Started, StartFailed, Rewired or Remade."""
+    """Register with hostd, then start -> Started, StartFailed, Rewired or Spoilt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +355,11 @@ class Remove:
 
 
 @dataclass(frozen=True, slots=True)
+class Clear:
+    """Clear the spoilt container away, but not its network -> Cleared."""
+
+
+@dataclass(frozen=True, slots=True)
 class Detach:
     """-> Detached."""
 
@@ -398,6 +409,7 @@ Action = (
     | Report
     | Revoke
     | Remove
+    | Clear
     | Detach
     | Discard
     | ReadOutput

@@ -23,7 +23,6 @@ from services.executor.model import (
     ContainerSpec,
     EngineEvent,
     Image,
-    Leftover,
     Login,
     ProbeResult,
     ProbeTarget,
@@ -50,8 +49,8 @@ class Engine(Protocol):
         """Start it with `hosts` as its /etc/hosts; one that runs is left as it is. Raises NotFound, StartRefused."""
         ...
 
-    async def end_leftover(self, container: Ref) -> Leftover:
-        """End what an engine that died while it started it has left running; for one that does not run, or may go."""
+    async def end_leftover(self, container: Ref) -> bool:
+        """End what an engine that died while it started it left running; was there anything? Not for one that runs."""
         ...
 
     async def inspect(self, container: Ref) -> View:

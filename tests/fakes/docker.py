@@ -24,7 +24,6 @@ from services.executor.model import (
     Died,
     EngineEvent,
     Image,
-    Leftover,
     Login,
     Phase,
     Ref,
@@ -123,7 +122,7 @@ class FakeDocker:
         self.fault: Fault | None = None
         self.watch: Watch | None = None
         self.latency_s: dict[str, float] = {}
-        self.leftovers: dict[str, Leftover] = {}  # by id of containers, that may be removed since
+        self.leftovers: dict[str, None] = {}  # by id of containers, that may be removed since
         self.down = False
         self.root = Path("/engine")
         self._rng = rng
@@ -167,11 +166,11 @@ class FakeDocker:
         del self.containers[container.id]
         self._tell(container, Destroyed(container.id, container.name, self.clock.now()))
 
-    def die_in_start(self, name: str, left: Leftover) -> None:
+    def die_in_start(self, name: str) -> None:
         """The daemon goes down in the middle of a container's start, and knows nothing of it afterwards."""
         container = self.by_name(name)
         if container is not None and container.phase is Phase.CREATED:
-            self.leftovers[container.id] = left
+            self.leftovers[container.id] = None
             self.stop()
 
     def run_by_hand(self, name: str, netns_inode: int) -> None:
@@ -338,9 +337,11 @@ class FakeEngine:
             "start", container.name, lambda: self.docker.launch(container, hosts)
         )
 
-    async def end_leftover(self, container: Ref) -> Leftover:
+    async def end_leftover(self, container: Ref) -> bool:
         """See Engine."""
-        return self.docker.leftovers.pop(container.id, Leftover.NONE)
+        found = container.id in self.docker.leftovers
+        self.docker.leftovers.pop(container.id, None)
+        return found
 
     async def inspect(self, container: Ref) -> View:
         """See Engine."""

@@ -24,7 +24,6 @@ from services.executor.model import (
     ContainerName,
     ContainerSpec,
     Identity,
-    Leftover,
     Limits,
     Phase,
     Ref,
@@ -41,10 +40,10 @@ SPEC = ContainerSpec(
     command=("/bin/sh", "-c", "exec sleep 100000"),
 )
 
-# Where `runc start` gets stuck: before the app has begun, or after that.
+# Where `runc start` gets stuck.
 STUCK = {
-    Leftover.UNBEGUN: "exec -a runc sleep 60",
-    Leftover.BEGUN: 'runc "$@"; exec -a runc sleep 60',
+    "before the app": "exec -a runc sleep 60",
+    "after the app": 'runc "$@"; exec -a runc sleep 60',
 }
 RUNTIME = """#!/bin/bash
 if [[ " $* " == *" start "* && -e {stuck} ]]; then rm {stuck}; touch {reached}; {how}; fi
@@ -106,18 +105,18 @@ async def half() -> AsyncIterator[Half]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.mark.parametrize("left", STUCK)
+@pytest.mark.parametrize("where", STUCK)
 async def test_what_was_half_started_is_ended_and_a_fresh_one_starts(
-    half: Half, left: Leftover
+    half: Half, where: str
 ) -> None:
-    half.use(STUCK[left])
+    half.use(STUCK[where])
     ref = Ref(SPEC.name, await half.engine.create(SPEC))
     await half.die_in_start(ref)
     assert (await half.engine.inspect(ref)).phase is Phase.CREATED
     with pytest.raises(HalfStarted):
         await half.engine.start(ref, "")
     assert len(await half.shims()) == 1
-    assert await half.engine.end_leftover(ref) is left
+    assert await half.engine.end_leftover(ref)
     assert await half.shims() == []
     await half.engine.remove(ref)
     fresh = Ref(SPEC.name, await half.engine.create(SPEC))
@@ -125,15 +124,15 @@ async def test_what_was_half_started_is_ended_and_a_fresh_one_starts(
     assert (await half.engine.inspect(fresh)).phase is Phase.RUNNING
     assert len(await half.shims()) == 1
     await half.engine.remove(fresh)
-    assert await half.engine.end_leftover(fresh) is Leftover.NONE
+    assert not await half.engine.end_leftover(fresh)
 
 
 async def test_a_removal_alone_would_leave_it_running(half: Half) -> None:
     """Why it is looked for: the day an engine does it itself, this can go."""
-    half.use(STUCK[Leftover.BEGUN])
+    half.use(STUCK["after the app"])
     ref = Ref(SPEC.name, await half.engine.create(SPEC))
     await half.die_in_start(ref)
     await half.engine.remove(ref)
     assert len(await half.shims()) == 1
-    assert await half.engine.end_leftover(ref) is Leftover.BEGUN
+    assert await half.engine.end_leftover(ref)
     assert await half.shims() == []

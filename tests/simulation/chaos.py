@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from libs.common.errors import Unavailable
 from libs.common.http import Kind
-from services.executor.model import Leftover
 from tests.fakes.inits import FakeInits
 from tests.simulation.cloud import Cloud
 from tests.simulation.faults import Point
@@ -140,7 +139,7 @@ class Chaos:
             return
         self._hit(Point.DOCKER_AWAY, host.name)
         for each in list(host.docker.containers.values()):
-            host.docker.die_in_start(each.name, Leftover.UNBEGUN)
+            host.docker.die_in_start(each.name)
         host.docker.stop()
         await self._for(2, 25)
         host.docker.start()

@@ -6,7 +6,6 @@ import asyncio
 
 from libs.common.task import RunPayload
 from services.executor.errors import HalfStarted
-from services.executor.model import Leftover
 from tests.simulation.loop import World, virtual
 from tests.unit.executor.test_secrets import GIVEN, REFS
 from tests.unit.executor.world import ExecutorWorld
@@ -14,13 +13,13 @@ from tests.unit.executor.world import ExecutorWorld
 ALONE = RunPayload(job="bu/job", run="r", target=0.0, reuse="never")
 
 
-async def start_dies(it: ExecutorWorld, left: Leftover) -> None:
+async def start_dies(it: ExecutorWorld) -> None:
     """The next start takes the engine down, for two seconds."""
 
     async def die(what: str, name: str) -> None:
         if what == "before:start":
             it.docker.fault = None
-            it.docker.die_in_start(name, left)
+            it.docker.die_in_start(name)
 
     it.docker.fault = die
     await it.settle(2)
@@ -28,17 +27,52 @@ async def start_dies(it: ExecutorWorld, left: Leftover) -> None:
     it.docker.start()
 
 
+async def reached(it: ExecutorWorld, point: str) -> None:
+    """Until a call of the engine comes to this point."""
+    there = asyncio.Event()
+
+    async def note(what: str, name: str) -> None:
+        if what == point:
+            there.set()
+
+    it.docker.fault = note
+    await there.wait()
+    it.docker.fault = None
+
+
 @virtual
 async def test_a_fresh_container_takes_the_place(world: World) -> None:
-    for left in (Leftover.UNBEGUN, Leftover.BEGUN):
+    it = ExecutorWorld(world)
+    it.docker.latency_s = {"create": 0.1, "remove": 0.1}  # events come before the answers
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.launch("web.1")
+        await start_dies(it)
+        spoilt = it.container("web.1").id
+        await it.settle(20)
+        assert it.agent.states("web.1") == ["TASK_RUNNING"]
+        assert it.container("web.1").id != spoilt
+        assert it.docker.leftovers == {}
+        it.kill("web.1")
+        await it.settle(10)
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
+async def test_whoever_follows_a_worker_goes_on_clearing(world: World) -> None:
+    for at in ("before:remove", "after:remove", "before:create", "after:create"):
         it = ExecutorWorld(world)
+        it.docker.latency_s = {"remove": 0.2, "create": 0.2}
         async with asyncio.TaskGroup() as group:
             it.start(group)
             it.launch("web.1")
-            await start_dies(it, left)
+            await start_dies(it)
             spoilt = it.container("web.1").id
+            await reached(it, at)
+            await it.restart(group)
             await it.settle(20)
-            assert it.agent.states("web.1")[-1] == "TASK_RUNNING"
+            assert it.agent.states("web.1")[-1] == "TASK_RUNNING", at
             assert it.container("web.1").id != spoilt
             assert it.docker.leftovers == {}
             it.kill("web.1")
@@ -53,24 +87,13 @@ async def test_a_run_that_may_have_begun_is_not_begun_again(world: World) -> Non
     async with asyncio.TaskGroup() as group:
         it.start(group)
         it.launch("r.1", run=ALONE)
-        await start_dies(it, Leftover.BEGUN)
+        await start_dies(it)
         await it.settle(20)
-        assert it.agent.states("r.1")[-1] == "TASK_FAILED"
+        assert it.agent.states("r.1") == ["TASK_FAILED"]
         assert "how far it came is not known" in it.agent.last("r.1")["message"]
         assert ("start", "gantry-test-r.1") not in it.docker.log
         assert it.docker.leftovers == {}
-        await it.crash()
-
-
-@virtual
-async def test_a_run_that_has_not_begun_is(world: World) -> None:
-    it = ExecutorWorld(world)
-    async with asyncio.TaskGroup() as group:
-        it.start(group)
-        it.launch("r.1", run=ALONE)
-        await start_dies(it, Leftover.UNBEGUN)
-        await it.settle(20)
-        assert it.agent.states("r.1")[-1] == "TASK_RUNNING"
+        assert it.docker.containers == {}
         await it.crash()
 
 
@@ -80,7 +103,7 @@ async def test_a_shared_container_starts_nothing_by_itself(world: World) -> None
     async with asyncio.TaskGroup() as group:
         it.start(group)
         it.launch("r.1", run=RunPayload(job="bu/job", run="r", target=0.0))
-        await start_dies(it, Leftover.BEGUN)
+        await start_dies(it)
         await it.settle(20)
         assert it.agent.states("r.1")[-1] == "TASK_RUNNING"
         assert it.docker.leftovers == {}
@@ -94,7 +117,7 @@ async def test_the_fresh_one_has_its_secrets(world: World) -> None:
     async with asyncio.TaskGroup() as group:
         it.start(group)
         it.launch("web.1", secrets=REFS)
-        await start_dies(it, Leftover.UNBEGUN)
+        await start_dies(it)
         before = it.container("web.1").spec
         await it.settle(20)
         assert it.agent.states("web.1")[-1] == "TASK_RUNNING"
@@ -109,7 +132,7 @@ async def test_it_is_ended_when_nobody_wants_the_container_any_more(world: World
         async with asyncio.TaskGroup() as group:
             it.start(group)
             it.launch("web.1")
-            await start_dies(it, Leftover.BEGUN)
+            await start_dies(it)
             it.docker.stop()  # before the start was tried again
             it.kill("web.1")
             await it.settle(1)
@@ -129,7 +152,7 @@ async def test_it_is_ended_with_a_container_that_no_executor_knows(world: World)
     async with asyncio.TaskGroup() as group:
         it.start(group)
         it.launch("web.1")
-        await start_dies(it, Leftover.BEGUN)
+        await start_dies(it)
         await it.lose_supervisor()
         it.start(group)
         await it.settle(300)
@@ -139,18 +162,38 @@ async def test_it_is_ended_with_a_container_that_no_executor_knows(world: World)
 
 
 @virtual
-async def test_refused_without_a_cause_it_is_what_it_was_a_failure(world: World) -> None:
+async def test_an_engine_that_says_it_of_each_is_not_believed_for_ever(world: World) -> None:
     it = ExecutorWorld(world)
     async with asyncio.TaskGroup() as group:
         it.start(group)
         it.launch("web.1")
 
-        async def gone(what: str, name: str) -> None:
+        async def refuse(what: str, name: str) -> None:
             if what == "before:start":
                 raise HalfStarted("id already in use")
 
-        it.docker.fault = gone
+        it.docker.fault = refuse
         await it.settle(20)
         assert it.agent.last("web.1")["state"] == "TASK_FAILED"
         assert "id already in use" in it.agent.last("web.1")["message"]
+        assert it.docker.log.count(("create", "gantry-test-web.1")) == 4
+        it.check_clean()
+        await it.crash()
+
+
+@virtual
+async def test_a_stop_meanwhile_is_the_end_once_all_is_cleared(world: World) -> None:
+    it = ExecutorWorld(world)
+    it.docker.latency_s = {"remove": 5}
+    async with asyncio.TaskGroup() as group:
+        it.start(group)
+        it.launch("web.1")
+        await start_dies(it)
+        await it.settle(3)
+        assert it.docker.leftovers == {} and it.docker.containers
+        it.kill("web.1")
+        await it.settle(20)
+        assert it.agent.states("web.1") == ["TASK_KILLED"]
+        assert it.docker.log.count(("create", "gantry-test-web.1")) == 1
+        it.check_clean()
         await it.crash()
