@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from libs.common.task import TaskPayload, container_name
-from services.executor import ending, launching, running
+from services.executor import ending, launching, running, spoilt
 from services.executor import moves as m
 from services.executor.model import (
     LABEL_POOL,
@@ -45,7 +45,7 @@ _HANDLERS: dict[type, Callable[[Attempt, Any, World], m.Step]] = {
     m.Attached: launching.attached,
     m.AttachFailed: launching.attach_failed,
     m.Rewired: launching.rewired,
-    m.Spoilt: launching.spoilt,
+    m.Spoilt: spoilt.spoilt,
     m.Cleared: launching.cleared,
     m.Started: launching.started,
     m.StartFailed: launching.start_failed,
@@ -128,7 +128,7 @@ def _recover_container(a: Attempt, seen: Summary | None, world: World) -> m.Step
         if a.stop is not None:
             return ending.end_unstarted(a, a.stop, dead=False)
         alarm = m.Wake(world.config.launch_timeout_s)
-        return m.Step(changed(a, busy=frozenset({Op.START})), (m.Start(), alarm))
+        return m.Step(changed(a, busy=frozenset({Op.START})), (m.Start(again=True), alarm))
     a = changed(a, busy=frozenset({Op.INSPECT}))
     if a.state is State.RUNNING:
         return m.Step(a, (m.Inspect(), *running.watch(a, world)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -202,12 +202,18 @@ class DockerEngine:
                 raise HalfStarted(error.message) from None
             raise StartRefused(error.message) from None
 
+    async def has_leftover(self, container: Ref) -> bool:
+        """See Engine."""
+        return await self._leftover(shims.there, container)
+
     async def end_leftover(self, container: Ref) -> bool:
-        """See Engine. One without an id was never to be started."""
-        if not container.id:
-            return False
+        """See Engine."""
+        return await self._leftover(shims.end, container)
+
+    async def _leftover(self, what: Callable[[str], bool], container: Ref) -> bool:
+        """One without an id was never to be started."""
         try:
-            return await asyncio.to_thread(shims.end, container.id)
+            return bool(container.id) and await asyncio.to_thread(what, container.id)
         except OSError as error:
             raise Unavailable(f"processes can't be looked at: {error}") from None
 

@@ -139,7 +139,9 @@ class Hands:
                 await self._signal(a, name)
                 return None
             case m.Find():
-                return m.Found(await self._find(a))
+                return await self._found(a)
+            case m.Start(again):
+                return await self._timed(a.id, "start", self._starting.start(a, again))
             case m.Inspect():
                 view = await self._timed(a.id, "inspect", self._look(a))
                 return m.Inspected(view)
@@ -148,7 +150,6 @@ class Hands:
             m.Create: self._create,
             m.Pull: self._pulling.pull,
             m.Attach: self._attach,
-            m.Start: self._starting.start,
             m.Revoke: self._clearing.revoke,
             m.Remove: self._clearing.remove,
             m.Clear: self._clearing.clear,
@@ -255,6 +256,13 @@ class Hands:
             return m.CreateFailed(str(error), image_missing=True)
         except (Refused, Unavailable) as error:
             return m.CreateFailed(f"the container can't be created: {error}")
+
+    async def _found(self, a: Attempt) -> m.Input:
+        view = await self._find(a)
+        if view is None or view.phase is not Phase.CREATED:
+            return m.Found(view)
+        ref = Ref(view.name, view.id)
+        return m.Found(view, await self._engine_says(a, lambda: self._engine.has_leftover(ref)))
 
     async def _find(self, a: Attempt) -> View | None:
         """The container to adopt, or the newest of its instance's that runs and that nobody has.

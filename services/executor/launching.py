@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from libs.common.task import container_name
-from services.executor import containers
+from services.executor import containers, spoilt
 from services.executor import moves as m
 from services.executor.ending import begin_stop, end, end_unstarted
 from services.executor.model import (
@@ -13,6 +13,7 @@ from services.executor.model import (
     Op,
     Outcome,
     Phase,
+    Ref,
     State,
     Stop,
     StopReason,
@@ -29,14 +30,12 @@ from services.executor.reporting import (
     to,
 )
 
-_SPOILT_MAX = 3
-
 
 def prepare(a: Attempt, world: World) -> m.Step:
     """Create the container and wire its network, side by side; or look for the one to adopt."""
     alarms = (m.Wake(world.config.starting_after_s), m.Wake(world.config.launch_timeout_s))
     if Op.CLEAR in a.busy:
-        step = clear(a)
+        step = spoilt.clear(a)
         return m.Step(step.attempt, (*step.actions, *alarms))
     if a.adopting:
         return m.Step(changed(a, busy=frozenset({Op.INSPECT})), (m.Find(), *alarms))
@@ -149,6 +148,8 @@ def found(a: Attempt, move: m.Found, world: World) -> m.Step:
     over = view is None or view.phase is Phase.EXITED
     if a.adopting and over and a.payload.run is not None:
         return _adopt_ended(a, view, world)
+    if view is not None and move.half_started:
+        return spoilt.adopted(a, view)
     if view is None or (a.adopting and view.phase is not Phase.RUNNING):
         return _start_anew(a, view, world)
     strange = containers.foreign(view, a.payload, world.identity, adopt=a.adopting)
@@ -191,9 +192,14 @@ def _adopt_ended(a: Attempt, view: View | None, world: World) -> m.Step:
 
 
 def _start_anew(a: Attempt, view: View | None, world: World) -> m.Step:
-    """The container is gone, dead or was never started: make one of this attempt's own, if it is not to end."""
+    """The container is gone, dead or was never started."""
+    return _begin_anew(a, Ref(view.name, view.id) if view is not None else None, world)
+
+
+def _begin_anew(a: Attempt, old: Ref | None, world: World) -> m.Step:
+    """Make a container of this attempt's own, if it is not to end; what is left of an old one's goes."""
     own = ContainerName(container_name(a.payload.cluster, a.id))
-    leftover = (m.Discard(view.name, view.id),) if view is not None and view.name != own else ()
+    leftover = (m.Discard(old.name, old.id),) if old is not None and old.name != own else ()
     a = changed(a, adopting=False, container=own, generation=a.payload.generation)
     if a.payload.ending and a.stop is None:
         a = changed(a, stop=Stop(reason=StopReason.ASKED, grace_s=0.0, message="stopped"))
@@ -212,31 +218,7 @@ def rewired(a: Attempt, move: m.Rewired, _world: World) -> m.Step:
     """Start it in its new network instead."""
     if a.state is not State.STARTING or Op.START not in a.busy:
         return m.Step(a)
-    return m.Step(changed(a, network=move.network), (m.Start(),))
-
-
-def spoilt(a: Attempt, move: m.Spoilt, world: World) -> m.Step:
-    """Have a fresh container in its place, which may be spoilt in turn: an app may have written to this one's files.
-
-    Not for a run in a container of its own: it may have begun, and would do twice what it did.
-    """
-    if a.state is not State.STARTING or Op.START not in a.busy:
-        return m.Step(a)
-    alone = a.payload.run is not None and a.pool is None
-    if a.stop is not None:
-        return end_unstarted(a, a.stop, dead=False)
-    if alone or len(a.spoilt) == _SPOILT_MAX:
-        message = "the engine died while it started it: how far it came is not known"
-        message = message if alone else f"the container did not start: {move.message}"
-        outcome = Outcome(state=TaskState.FAILED, message=message, reason=LAUNCH_FAILED, dead=False)
-        return end(a, outcome)
-    a = changed(to(a, State.PREPARING), spoilt=(*a.spoilt, a.container_id), container_id="")
-    return clear(a)
-
-
-def clear(a: Attempt) -> m.Step:
-    """Begin, or go on, to clear the spoilt container away."""
-    return m.Step(changed(a, busy=frozenset({Op.CLEAR})), (m.Clear(),))
+    return m.Step(changed(a, network=move.network), (m.Start(again=True),))
 
 
 def cleared(a: Attempt, _move: m.Cleared, world: World) -> m.Step:
@@ -244,10 +226,7 @@ def cleared(a: Attempt, _move: m.Cleared, world: World) -> m.Step:
     if not _awaits(a, Op.CLEAR):
         return m.Step(a)
     a = changed(a, busy=a.busy - {Op.CLEAR})
-    if a.stop is not None:
-        return proceed(a, world)
-    op, action = _making(a)
-    return m.Step(changed(a, busy=a.busy | {op}), (action,))
+    return _begin_anew(a, Ref(a.container, a.spoilt[-1]), world)
 
 
 def started(a: Attempt, _move: m.Started, _world: World) -> m.Step:

@@ -53,9 +53,13 @@ class CreateFailed:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What has the name we wanted to create, or the container to adopt; None: nothing."""
+    """What has the name we wanted to create, or the container to adopt; None: nothing.
+
+    `half_started`: an engine that died has begun to start it, and knows nothing of what runs.
+    """
 
     view: View | None
+    half_started: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +305,9 @@ class Attach:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Register with hostd, then start -> Started, StartFailed, Rewired or Spoilt."""
+    """Register with hostd, then start -> Started, StartFailed, Rewired or Spoilt. `again`: it may have been tried."""
+
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,12 @@ class Engine(Protocol):
         """Start it with `hosts` as its /etc/hosts; one that runs is left as it is. Raises NotFound, StartRefused."""
         ...
 
+    async def has_leftover(self, container: Ref) -> bool:
+        """Is something of one that does not run there all the same, as an engine died while it started it?"""
+        ...
+
     async def end_leftover(self, container: Ref) -> bool:
-        """End what an engine that died while it started it left running; was there anything? Not for one that runs."""
+        """End that; was there anything?"""
         ...
 
     async def inspect(self, container: Ref) -> View:

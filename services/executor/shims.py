@@ -22,6 +22,11 @@ _CLEANER = b"delete"  # containerd's own, that clears away after a dead shim
 _END_MS = 2000.0
 
 
+def there(container_id: str, proc: Path = PROC) -> bool:
+    """Is there anything?"""
+    return any(_is_shim_of(container_id, pid, proc) for pid in _pids(proc))
+
+
 def end(container_id: str, proc: Path = PROC) -> bool:
     """End it all; was there anything? Blocks for a moment. Raises Unavailable when a process does not go.
 

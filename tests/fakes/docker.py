@@ -122,6 +122,9 @@ class FakeDocker:
         self.fault: Fault | None = None
         self.watch: Watch | None = None
         self.latency_s: dict[str, float] = {}
+        self.replaces = (
+            False  # what it half started when it died is ended by the next start, as newer ones do
+        )
         self.leftovers: dict[str, None] = {}  # by id of containers, that may be removed since
         self.down = False
         self.root = Path("/engine")
@@ -223,7 +226,7 @@ class FakeDocker:
             return ""
         if container.phase is Phase.EXITED and container.starts == 0:
             raise StartRefused("it is dead")
-        if container.id in self.leftovers:
+        if container.id in self.leftovers and not self.replaces:
             raise HalfStarted(f"task {container.id}: already exists")
         inode = await self.claim(container.id)
         container.hosts = hosts
@@ -336,6 +339,10 @@ class FakeEngine:
         await self.docker.call(
             "start", container.name, lambda: self.docker.launch(container, hosts)
         )
+
+    async def has_leftover(self, container: Ref) -> bool:
+        """See Engine."""
+        return container.id in self.docker.leftovers
 
     async def end_leftover(self, container: Ref) -> bool:
         """See Engine."""

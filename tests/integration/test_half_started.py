@@ -116,6 +116,7 @@ async def test_what_was_half_started_is_ended_and_a_fresh_one_starts(
     with pytest.raises(HalfStarted):
         await half.engine.start(ref, "")
     assert len(await half.shims()) == 1
+    assert await half.engine.has_leftover(ref)
     assert await half.engine.end_leftover(ref)
     assert await half.shims() == []
     await half.engine.remove(ref)

@@ -137,6 +137,10 @@ class Keeper:
             work = self._follow(a.id, Ref(a.container, a.container_id))
             self._following[a.id] = self._machine.spawn(work, f"follow:{a.container}")
             self._unheard[a.id] = self._clock.monotonic()
+        if a.state is State.PREPARING and not a.adopting:
+            self._left.pop(
+                a.id, None
+            )  # another container takes its place: no task was ever in that
         if a.state not in CLEANING:
             return
         self._left.pop(a.id, None)

@@ -13,8 +13,8 @@ from tests.unit.executor.world import ExecutorWorld
 ALONE = RunPayload(job="bu/job", run="r", target=0.0, reuse="never")
 
 
-async def start_dies(it: ExecutorWorld) -> None:
-    """The next start takes the engine down, for two seconds."""
+async def start_dies(it: ExecutorWorld, *, back: bool = True) -> None:
+    """The next start takes the engine down. It is back after two seconds, if it is to be."""
 
     async def die(what: str, name: str) -> None:
         if what == "before:start":
@@ -24,7 +24,8 @@ async def start_dies(it: ExecutorWorld) -> None:
     it.docker.fault = die
     await it.settle(2)
     assert it.docker.down
-    it.docker.start()
+    if back:
+        it.docker.start()
 
 
 async def reached(it: ExecutorWorld, point: str) -> None:
@@ -42,20 +43,90 @@ async def reached(it: ExecutorWorld, point: str) -> None:
 
 @virtual
 async def test_a_fresh_container_takes_the_place(world: World) -> None:
+    for replaces in (False, True):
+        it = ExecutorWorld(world)
+        it.docker.replaces = replaces
+        it.docker.latency_s = {"create": 0.1, "remove": 0.1}  # events come before the answers
+        async with asyncio.TaskGroup() as group:
+            it.start(group)
+            it.launch("web.1")
+            await start_dies(it)
+            spoilt = it.container("web.1").id
+            await it.settle(20)
+            assert it.agent.states("web.1") == ["TASK_RUNNING"]
+            assert it.container("web.1").id != spoilt
+            assert it.docker.leftovers == {}
+            it.kill("web.1")
+            await it.settle(10)
+            it.check_clean()
+            await it.crash()
+
+
+@virtual
+async def test_whoever_follows_a_worker_looks_before_it_starts(world: World) -> None:
+    for run in (None, ALONE):
+        it = ExecutorWorld(world)
+        it.docker.replaces = True
+        async with asyncio.TaskGroup() as group:
+            it.start(group)
+            it.launch("web.1", run=run)
+            await start_dies(it, back=False)
+            spoilt = it.container("web.1").id
+            await it.crash()
+            it.docker.start()
+            it.start(group)
+            await it.settle(20)
+            state = "TASK_RUNNING" if run is None else "TASK_FAILED"
+            assert it.agent.states("web.1")[-1] == state
+            assert run is not None or it.container("web.1").id != spoilt
+            assert it.docker.leftovers == {}
+            await it.crash()
+
+
+@virtual
+async def test_one_to_adopt_is_cleared_away_before_the_next_begins(world: World) -> None:
+    for stop in (False, True):
+        it = ExecutorWorld(world)
+        it.docker.latency_s = {"remove": 3}
+        async with asyncio.TaskGroup() as group:
+            it.start(group)
+            name = it.launch("web.1")
+            await start_dies(it, back=False)
+            await it.lose_supervisor()
+            it.docker.start()
+            it.start(group)
+            it.launch("web.2", adopt=name)
+            await it.settle(2)
+            assert it.docker.leftovers == {}
+            assert [each.name for each in it.docker.containers.values()] == [name]
+            if stop:
+                it.kill("web.2")
+            await it.settle(20)
+            assert it.agent.states("web.2")[-1] == ("TASK_KILLED" if stop else "TASK_RUNNING")
+            assert it.docker.by_name(name) is None
+            assert name not in it.network.attachments
+            it.kill("web.2")
+            await it.settle(10)
+            it.check_clean()
+            await it.crash()
+
+
+@virtual
+async def test_a_run_to_adopt_that_may_have_begun_is_not_begun_again(world: World) -> None:
     it = ExecutorWorld(world)
-    it.docker.latency_s = {"create": 0.1, "remove": 0.1}  # events come before the answers
     async with asyncio.TaskGroup() as group:
         it.start(group)
-        it.launch("web.1")
-        await start_dies(it)
-        spoilt = it.container("web.1").id
+        name = it.launch("r.1", run=ALONE)
+        await start_dies(it, back=False)
+        await it.lose_supervisor()
+        it.docker.start()
+        it.start(group)
+        it.launch("r.2", run=ALONE, adopt=name)
         await it.settle(20)
-        assert it.agent.states("web.1") == ["TASK_RUNNING"]
-        assert it.container("web.1").id != spoilt
-        assert it.docker.leftovers == {}
-        it.kill("web.1")
-        await it.settle(10)
-        it.check_clean()
+        assert it.agent.states("r.2") == ["TASK_FAILED"]
+        assert "how far it came is not known" in it.agent.last("r.2")["message"]
+        assert it.docker.leftovers == {} and it.docker.containers == {}
+        assert not any(what == "start" for what, _ in it.docker.log)
         await it.crash()
 
 
@@ -83,18 +154,19 @@ async def test_whoever_follows_a_worker_goes_on_clearing(world: World) -> None:
 
 @virtual
 async def test_a_run_that_may_have_begun_is_not_begun_again(world: World) -> None:
-    it = ExecutorWorld(world)
-    async with asyncio.TaskGroup() as group:
-        it.start(group)
-        it.launch("r.1", run=ALONE)
-        await start_dies(it)
-        await it.settle(20)
-        assert it.agent.states("r.1") == ["TASK_FAILED"]
-        assert "how far it came is not known" in it.agent.last("r.1")["message"]
-        assert ("start", "gantry-test-r.1") not in it.docker.log
-        assert it.docker.leftovers == {}
-        assert it.docker.containers == {}
-        await it.crash()
+    for replaces in (False, True):
+        it = ExecutorWorld(world)
+        it.docker.replaces = replaces
+        async with asyncio.TaskGroup() as group:
+            it.start(group)
+            it.launch("r.1", run=ALONE)
+            await start_dies(it)
+            await it.settle(20)
+            assert it.agent.states("r.1") == ["TASK_FAILED"]
+            assert "how far it came is not known" in it.agent.last("r.1")["message"]
+            assert ("start", "gantry-test-r.1") not in it.docker.log
+            assert it.docker.leftovers == {} and it.docker.containers == {}
+            await it.crash()
 
 
 @virtual
