@@ -54,7 +54,10 @@ class Clearing:
             await self._patience.pause(failures)
         for spoilt in a.spoilt:
             await self._end_leftover(Ref(a.container, spoilt))
-        await self._remove(Ref(a.container, a.container_id), ran=bool(a.started_at))
+        ref = Ref(a.container, a.container_id)
+        if not a.started_at:  # of one that was seen to run the engine knows all that does
+            await self._end_half_started(ref)
+        await self._remove(ref)
         return m.Removed()
 
     async def clear(self, a: Attempt) -> m.Input:
@@ -62,7 +65,7 @@ class Clearing:
         ref = Ref(a.container, a.spoilt[-1])
         await self._revoke(ref)
         await self._end_leftover(ref)
-        await self._remove(ref, ran=True)
+        await self._remove(ref)
         return m.Cleared()
 
     async def detach(self, a: Attempt) -> m.Input:
@@ -73,26 +76,27 @@ class Clearing:
     async def discard(self, ref: Ref) -> None:
         """Clear away a container that nobody wants, in the order that keeps it from coming back."""
         await self._revoke(ref)
-        await self._remove(ref, ran=False)
+        await self._end_half_started(ref)
+        await self._remove(ref)
         await self._detach(ref)
 
     async def _revoke(self, ref: Ref) -> None:
         await self._patience.surely("revoke", ref.name, lambda: self._network.revoke(ref.name))
 
-    async def _remove(self, ref: Ref, *, ran: bool) -> None:
-        """Of one that was seen to run the engine knows all that does."""
-        if not ran:
-            await self._patience.surely("clear", ref.name, lambda: self._end_unknown(ref))
+    async def _remove(self, ref: Ref) -> None:
         await self._patience.surely("remove", ref.name, lambda: self._engine.remove(ref))
 
-    async def _end_unknown(self, ref: Ref) -> None:
-        try:
-            view = await self._engine.inspect(ref)
-        except NotFound:
-            await self._end(ref)
-            return
-        if view.phase is Phase.CREATED:  # or so the engine thinks
-            await self._end(Ref(view.name, view.id))
+    async def _end_half_started(self, ref: Ref) -> None:
+        async def once() -> None:
+            try:
+                view = await self._engine.inspect(ref)
+            except NotFound:
+                await self._end(ref)
+                return
+            if view.phase is Phase.CREATED:  # or so the engine thinks
+                await self._end(Ref(view.name, view.id))
+
+        await self._patience.surely("clear", ref.name, once)
 
     async def _end_leftover(self, ref: Ref) -> None:
         await self._patience.surely("clear", ref.name, lambda: self._end(ref))

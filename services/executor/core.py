@@ -101,10 +101,9 @@ def recover(attempt: Attempt, seen: Summary | None, world: World) -> m.Step:
         return runs.recover(attempt, world)
     a = changed(attempt, busy=attempt.busy & {Op.CLEAR})
     match a.state:
-        case State.PREPARING if a.busy:
-            return launching.prepare(a, world)
         case State.PREPARING:
-            return launching.proceed(a, world) if a.stop else launching.prepare(a, world)
+            over = a.stop is not None and not a.busy
+            return launching.proceed(a, world) if over else launching.prepare(a, world)
         case State.STARTING | State.RUNNING | State.STOPPING:
             return _recover_container(a, seen, world)
         case State.REVOKING:

@@ -35,8 +35,7 @@ def prepare(a: Attempt, world: World) -> m.Step:
     """Create the container and wire its network, side by side; or look for the one to adopt."""
     alarms = (m.Wake(world.config.starting_after_s), m.Wake(world.config.launch_timeout_s))
     if Op.CLEAR in a.busy:
-        step = spoilt.clear(a)
-        return m.Step(step.attempt, (*step.actions, *alarms))
+        return m.Step(a, (m.Clear(), *alarms))
     if a.adopting:
         return m.Step(changed(a, busy=frozenset({Op.INSPECT})), (m.Find(), *alarms))
     op, action = _making(a)
@@ -191,13 +190,8 @@ def _adopt_ended(a: Attempt, view: View | None, world: World) -> m.Step:
     return end(a, outcome_of(a, view.exit_code, view.oom_killed))
 
 
-def _start_anew(a: Attempt, view: View | None, world: World) -> m.Step:
-    """The container is gone, dead or was never started."""
-    return _begin_anew(a, Ref(view.name, view.id) if view is not None else None, world)
-
-
-def _begin_anew(a: Attempt, old: Ref | None, world: World) -> m.Step:
-    """Make a container of this attempt's own, if it is not to end; what is left of an old one's goes."""
+def _start_anew(a: Attempt, old: View | Ref | None, world: World) -> m.Step:
+    """The container is gone, dead or was never started: make one of this attempt's own, if it is not to end."""
     own = ContainerName(container_name(a.payload.cluster, a.id))
     leftover = (m.Discard(old.name, old.id),) if old is not None and old.name != own else ()
     a = changed(a, adopting=False, container=own, generation=a.payload.generation)
@@ -226,7 +220,7 @@ def cleared(a: Attempt, _move: m.Cleared, world: World) -> m.Step:
     if not _awaits(a, Op.CLEAR):
         return m.Step(a)
     a = changed(a, busy=a.busy - {Op.CLEAR})
-    return _begin_anew(a, Ref(a.container, a.spoilt[-1]), world)
+    return _start_anew(a, Ref(a.container, a.spoilt[-1]), world)
 
 
 def started(a: Attempt, _move: m.Started, _world: World) -> m.Step:

@@ -48,8 +48,7 @@ class State(StrEnum):
 _ENDING = frozenset({State.STOPPING, State.REVOKING})
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.PREPARING: _ENDING | {State.STARTING, State.DONE},  # DONE: nothing was made that is ours
-    State.STARTING: _ENDING
-    | {State.RUNNING, State.PREPARING},  # PREPARING: its container is spoilt
+    State.STARTING: _ENDING | {State.RUNNING, State.PREPARING},  # PREPARING: it is spoilt
     State.RUNNING: _ENDING,
     State.STOPPING: frozenset({State.REVOKING}),
     State.REVOKING: frozenset({State.REMOVING}),

@@ -16,30 +16,30 @@ from pathlib import Path
 
 from libs.common.errors import Unavailable
 
-PROC = Path("/proc")
+_PROC = Path("/proc")
 _SHIM = "containerd-shim"
 _CLEANER = b"delete"  # containerd's own, that clears away after a dead shim
 _END_MS = 2000.0
 
 
-def there(container_id: str, proc: Path = PROC) -> bool:
+def there(container_id: str) -> bool:
     """Is there anything?"""
-    return any(_is_shim_of(container_id, pid, proc) for pid in _pids(proc))
+    return any(_is_shim_of(container_id, pid) for pid in _pids())
 
 
-def end(container_id: str, proc: Path = PROC) -> bool:
+def end(container_id: str) -> bool:
     """End it all; was there anything? Blocks for a moment. Raises Unavailable when a process does not go.
 
     A shim goes last, as it alone tells whose those below it are.
     """
     with ExitStack() as stack:
-        shims, below = _stop(container_id, proc, stack)
+        shims, below = _stop(container_id, stack)
         _kill(below, container_id)
         _kill(shims, container_id)
         return bool(shims)
 
 
-def _stop(container_id: str, proc: Path, stack: ExitStack) -> tuple[list[int], list[int]]:
+def _stop(container_id: str, stack: ExitStack) -> tuple[list[int], list[int]]:
     """File descriptors of its shims and of all below, which are stopped so that none makes another meanwhile."""
 
     def stopped(pids: Iterable[int], is_still: Callable[[int], bool]) -> list[int]:
@@ -54,15 +54,15 @@ def _stop(container_id: str, proc: Path, stack: ExitStack) -> tuple[list[int], l
         return processes
 
     def is_shim(pid: int) -> bool:
-        return _is_shim_of(container_id, pid, proc)
+        return _is_shim_of(container_id, pid)
 
     def is_below(pid: int) -> bool:
-        return _parent(pid, proc) in seen
+        return _parent(pid) in seen
 
-    seen = set(filter(is_shim, _pids(proc)))
+    seen = set(filter(is_shim, _pids()))
     shims = stopped(seen, is_shim)
     below: list[int] = []
-    while new := set(filter(is_below, _pids(proc))) - seen:
+    while new := set(filter(is_below, _pids())) - seen:
         seen |= new
         below += stopped(new, is_below)
     return shims, below
@@ -79,9 +79,9 @@ def _kill(processes: Iterable[int], container_id: str) -> None:
             raise Unavailable(f"a process of container {container_id[:12]} can't be ended")
 
 
-def _is_shim_of(container_id: str, pid: int, proc: Path) -> bool:
+def _is_shim_of(container_id: str, pid: int) -> bool:
     try:
-        words = (proc / str(pid) / "cmdline").read_bytes().split(b"\0")[:-1]
+        words = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")[:-1]
     except OSError:
         return False
     if not words or not Path(os.fsdecode(words[0])).name.startswith(_SHIM):
@@ -89,14 +89,14 @@ def _is_shim_of(container_id: str, pid: int, proc: Path) -> bool:
     return container_id.encode() in words and _CLEANER not in words
 
 
-def _pids(proc: Path) -> Iterator[int]:
-    return (int(entry.name) for entry in proc.iterdir() if entry.name.isdigit())
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
 
 
-def _parent(pid: int, proc: Path) -> int:
+def _parent(pid: int) -> int:
     """By proc(5), 0 when it is gone. Its own name, in parentheses, may have any in it."""
     try:
-        stat = (proc / str(pid) / "stat").read_text(errors="replace")
+        stat = (_PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
         return 0
     return int(stat.rpartition(")")[2].split()[1])

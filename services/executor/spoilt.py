@@ -20,7 +20,7 @@ def spoilt(a: Attempt, move: m.Spoilt, _world: World) -> m.Step:
         return m.Step(a)
     if a.stop is not None:
         return end_unstarted(a, a.stop, dead=False)
-    if _is_alone(a):
+    if a.payload.run is not None:
         return end(a, Outcome(state=TaskState.FAILED, message=_HOW_FAR, dead=False))
     if len(a.spoilt) == _MOST:
         message = f"the container did not start: {move.message}"
@@ -33,7 +33,7 @@ def spoilt(a: Attempt, move: m.Spoilt, _world: World) -> m.Step:
 def adopted(a: Attempt, view: View) -> m.Step:
     """The container to adopt is such a one."""
     a = changed(a, container=view.name, adopting=False)
-    if _is_alone(a):
+    if a.payload.run is not None:
         state = TaskState.KILLED if a.stop is not None else TaskState.FAILED
         outcome = Outcome(state=state, message=_HOW_FAR, dead=False)
         return end(changed(a, container_id=view.id), outcome)
@@ -43,7 +43,3 @@ def adopted(a: Attempt, view: View) -> m.Step:
 def clear(a: Attempt) -> m.Step:
     """Begin, or go on, to clear away the newest one; see `launching.cleared`."""
     return m.Step(changed(a, busy=frozenset({Op.CLEAR})), (m.Clear(),))
-
-
-def _is_alone(a: Attempt) -> bool:
-    return a.payload.run is not None and a.pool is None

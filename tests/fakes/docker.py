@@ -122,10 +122,9 @@ class FakeDocker:
         self.fault: Fault | None = None
         self.watch: Watch | None = None
         self.latency_s: dict[str, float] = {}
-        self.replaces = (
-            False  # what it half started when it died is ended by the next start, as newer ones do
-        )
-        self.leftovers: dict[str, None] = {}  # by id of containers, that may be removed since
+        # What it had half started when it died, by container id; `replaces`: the next start ends it, as newer ones do.
+        self.leftovers: dict[str, None] = {}
+        self.replaces = False
         self.down = False
         self.root = Path("/engine")
         self._rng = rng

@@ -101,8 +101,8 @@ class Keeper:
         for a in list(self._book.attempts.values()):
             if a.pool is not None and a.state not in CLEANING:
                 # One may have been heard already: events of the engine's do not wait for its list.
-                if a.id not in self._listed and (a.adopting or a.state is not State.PREPARING):
-                    self._left[a.id] = None  # else no task was ever in it
+                if a.id not in self._listed:
+                    self._left[a.id] = None
                 self._container_moved(a)
             if a.shared and a.container and self._book.of_container(a.container) is None:
                 self._machine.feed(a.id, m.TaskLost("its container is gone"))
@@ -137,10 +137,8 @@ class Keeper:
             work = self._follow(a.id, Ref(a.container, a.container_id))
             self._following[a.id] = self._machine.spawn(work, f"follow:{a.container}")
             self._unheard[a.id] = self._clock.monotonic()
-        if a.state is State.PREPARING and not a.adopting:
-            self._left.pop(
-                a.id, None
-            )  # another container takes its place: no task was ever in that
+        if a.state is State.PREPARING and not a.adopting:  # no task was ever in it
+            self._left.pop(a.id, None)
         if a.state not in CLEANING:
             return
         self._left.pop(a.id, None)

@@ -90,6 +90,15 @@ async def test_nothing_starts_without_leave(it: EngineWorld) -> None:
     assert (await it.engine.inspect(ref)).netns_inode == inode
 
 
+async def test_nothing_is_left_over_of_what_was_never_started_or_is_gone(it: EngineWorld) -> None:
+    created, ran = await it.create(), await it.run()
+    await it.engine.remove(ran)
+    for ref in (created, ran, Ref(created.name)):
+        assert not await it.engine.has_leftover(ref)
+        assert not await it.engine.end_leftover(ref)
+    assert (await it.engine.inspect(created)).phase is Phase.CREATED
+
+
 async def test_what_is_started_runs_in_its_namespace(it: EngineWorld) -> None:
     before = SystemClock().now()
     ref = await it.create()

@@ -41,6 +41,14 @@ async def reached(it: ExecutorWorld, point: str) -> None:
     it.docker.fault = None
 
 
+async def leaves_nothing(it: ExecutorWorld, attempt: str) -> None:
+    """When it is killed; and that is the end."""
+    it.kill(attempt)
+    await it.settle(10)
+    it.check_clean()
+    await it.crash()
+
+
 @virtual
 async def test_a_fresh_container_takes_the_place(world: World) -> None:
     for replaces in (False, True):
@@ -56,10 +64,7 @@ async def test_a_fresh_container_takes_the_place(world: World) -> None:
             assert it.agent.states("web.1") == ["TASK_RUNNING"]
             assert it.container("web.1").id != spoilt
             assert it.docker.leftovers == {}
-            it.kill("web.1")
-            await it.settle(10)
-            it.check_clean()
-            await it.crash()
+            await leaves_nothing(it, "web.1")
 
 
 @virtual
@@ -105,10 +110,7 @@ async def test_one_to_adopt_is_cleared_away_before_the_next_begins(world: World)
             assert it.agent.states("web.2")[-1] == ("TASK_KILLED" if stop else "TASK_RUNNING")
             assert it.docker.by_name(name) is None
             assert name not in it.network.attachments
-            it.kill("web.2")
-            await it.settle(10)
-            it.check_clean()
-            await it.crash()
+            await leaves_nothing(it, "web.2")
 
 
 @virtual
@@ -146,10 +148,7 @@ async def test_whoever_follows_a_worker_goes_on_clearing(world: World) -> None:
             assert it.agent.states("web.1")[-1] == "TASK_RUNNING", at
             assert it.container("web.1").id != spoilt
             assert it.docker.leftovers == {}
-            it.kill("web.1")
-            await it.settle(10)
-            it.check_clean()
-            await it.crash()
+            await leaves_nothing(it, "web.1")
 
 
 @virtual
