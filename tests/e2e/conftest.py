@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -9,12 +11,14 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
+import aiohttp
 import pytest_asyncio
 
 from infra.demo.crashes import Crashes
 from infra.local.layout import DEFAULT_VLANS, Layout, Vlan
 from infra.local.stack import Stack
 from infra.provision import OvsServer
+from libs.cli.main import Streams, run
 from libs.client.api import GantryClient
 from tests.mail import MailSink, mail_sink
 
@@ -33,6 +37,27 @@ class Cloud:
     def client(self) -> GantryClient:
         """A client with the first admin key."""
         return self.story.client
+
+    async def gantry(self, *argv: str) -> str:
+        """The output of a command that ends well."""
+        out, err = io.StringIO(), io.StringIO()
+        environ = {"GANTRY_URL": self.stack.layout.url, "GANTRY_KEY": self.stack.admin_key()}
+        code = await asyncio.to_thread(run, argv, Streams(out, err, environ))
+        assert code == 0, err.getvalue()
+        return out.getvalue()
+
+    async def page(self, path: str) -> str:
+        """What the console has there for an administrator."""
+        url = self.stack.layout.url
+        jar = aiohttp.CookieJar(unsafe=True)  # the address is a number
+        timeout = aiohttp.ClientTimeout(total=30)
+        async with aiohttp.ClientSession(url, timeout=timeout, cookie_jar=jar) as browser:
+            form = {"key": self.stack.admin_key()}
+            async with browser.post("/login", data=form, headers={"Origin": url}) as answer:
+                assert answer.status == 200, await answer.text()
+            async with browser.get(path) as answer:
+                assert answer.status == 200, await answer.text()
+                return await answer.text()
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")

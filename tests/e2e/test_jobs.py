@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -124,7 +125,17 @@ async def test_a_job_s_life(cloud: Cloud) -> None:
     (cut,) = await runs(cloud, "acme/slow", lambda ended: len(ended) == 1)
     assert (cut.state, cut.reason, cut.output) == ("failed", "it took longer than 5 s", "begun\n")
 
-    await jobs.pause("acme/tick")
+    # The same by command line and console, of the scheduler's own words.
+    rows = (await cloud.gantry("job", "history", "acme/fails")).splitlines()
+    assert len(rows) == 2 and failed.run in rows[1] and "failed" in rows[1], rows
+    assert '"limit": 1' in await cloud.gantry("job", "show", "acme/fails", "-o", "json")
+    stats = json.loads(await cloud.gantry("job", "stats", "acme/tick", "-o", "json"))
+    assert (
+        stats["succeeded"] >= 3 and 0 < stats["duration"]["min"] <= stats["duration"]["median"]
+    ), stats
+    page = await cloud.page("/jobs/acme/fails")
+    assert failed.run in page and "1 failed" in page, page
+    await cloud.gantry("job", "pause", "acme/tick")
     async with asyncio.timeout(SOON_S):
         while (await jobs.job("acme/tick")).state != "paused":
             await asyncio.sleep(0.1)
@@ -134,7 +145,9 @@ async def test_a_job_s_life(cloud: Cloud) -> None:
     await runs(cloud, "acme/tock", lambda ended: bool(ended) and ended[-1].target >= later)
     assert (await jobs.job("acme/tick")).next is None
     assert (await jobs.runs("acme/tick", limit=1)).runs[0].target == before
-    await jobs.resume("acme/tick")
+    states = (await cloud.gantry("job", "ls", "--state", "paused")).splitlines()
+    assert [row.split()[0] for row in states[1:]] == ["acme/tick"], states
+    await cloud.gantry("job", "resume", "acme/tick")
     await runs(cloud, "acme/tick", lambda ended: bool(ended) and ended[-1].target >= later)
 
     names = [each.job for each in (await jobs.jobs("acme")).jobs]
