@@ -57,7 +57,7 @@ def home() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.mark.parametrize("form", [(), ("--distributed", "--replicas", "1")], ids=("one", "many"))
+@pytest.mark.parametrize("form", [(), ("--distributed",)], ids=("one", "many"))
 def test_up_says_where_and_down_leaves_nothing(home: Path, form: tuple[str, ...]) -> None:
     told = home / "told"
     world = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")

@@ -26,6 +26,7 @@ from rich.table import Table
 from infra.local.layout import SHARED_OVS
 from tests.cron.checker import Outage
 from tests.e2e.distributed import distributed
+from tests.figures import commit
 from tests.soak.judge import Judged, Late, judge, late, percentile
 from tests.soak.runner import Result, Soak
 
@@ -44,7 +45,7 @@ async def main(minutes: float, jobs: int, seed: int) -> int:
         shutil.copy(soak.file, WITNESS)
     seen = result.seen, result.runs, result.read_at, result.outages, result.started
     judged = judge(result.asked, *seen, deaths=result.deaths, words=result.words)
-    told = {"minutes": minutes, "seed": seed, **figures(result, judged)}
+    told = {"commit": commit(), "minutes": minutes, "seed": seed, **figures(result, judged)}
     FILE.parent.mkdir(exist_ok=True)
     FILE.write_text(json.dumps(told, indent=2) + "\n")
     show(told)

@@ -121,10 +121,12 @@ def _after_parents(draft: Draft, job: Job, now: float, config: SchedulerConfig) 
     passed: dict[str, float] = {each: _passed(draft, each) for each in job.parents}
     if not passed or any(at <= job.consumed.get(each, 0.0) for each, at in passed.items()):
         return job
-    if job.queue or (job.running and job.spec.concurrency in ("forbid", "queue")):
-        return job  # it waits, and runs once for all that comes meanwhile
     target = max(passed.values())
     due = Due(target_id(job.id, target), target, "parents")
+    waits = job.queue or (job.running and job.spec.concurrency in ("forbid", "queue"))
+    # Who led before may have begun it and died before that was written down with the job: then it is consumed already.
+    if waits and not starting.known(draft, due.run):
+        return job  # and runs once for all that comes meanwhile
     job = replace(job, consumed=passed)
     return starting.arrive(draft, job, due, now, config)
 

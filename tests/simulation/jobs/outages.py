@@ -6,7 +6,8 @@ switch and hostd are there, can be reached, and somebody gives it addresses. An 
 until Mesos' agent has got its last updates acknowledged; those that were lost it repeats ever less often. The hosts are
 *crowded* while none that is open and well has room for a run: with one of three away there is not enough for
 all apps. Room is what its Mesos agent's books call free, without what containers need that a dead executor has left and
-nobody has taken over yet.
+nobody has taken over yet, and without what is kept there, for as long as it may be, for an attempt that waits until it
+can adopt a container that there may be.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from dataclasses import dataclass, field
 
 from libs.common.disk import MIB
 from services.executor.model import LABEL_INSTANCE
+from services.scheduler.settings import SchedulerConfig
 from tests.cron.checker import Outage
-from tests.simulation.cloud import ROLES, Cloud
+from tests.simulation.cloud import ROLES, SETTINGS, SKEW_S, Cloud
 from tests.simulation.host import Host
 from tests.simulation.jobs.drawing import NEED
 from tests.simulation.jobs.ledger import Ledger, Loss
@@ -28,6 +30,7 @@ from tests.simulation.loop import EPOCH_S
 LOOK_S = 0.5
 SHARES = 1024  # of a core
 EPSILON = 0.001
+ADOPTION_S = SchedulerConfig.model_validate(SETTINGS["scheduler"]).adoption_deadline_s + SKEW_S
 HOLD_UP = ("REVIVE", "SUPPRESS", "ACCEPT", "DECLINE")
 
 
@@ -63,6 +66,7 @@ class Observer:
     broken: dict[str, Spans] = field(default_factory=dict)
     followed: dict[str, Spans] = field(default_factory=dict)  # its executor or hostd, by another
     _parts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    _able_since: float = 0.0
 
     async def watch(self) -> None:
         """For ever."""
@@ -71,9 +75,12 @@ class Observer:
             now = EPOCH_S + self.cloud.loop.time()
             able = await self._able()
             self.unable.note(before, now, not able)
+            self._able_since = self._able_since if able else now
             addresses = await self._ready("ipam") == len(self.cloud.service("ipam"))
             wells = {host.name: self._well(host) for host in self.cloud.hosts}
-            room = any(wells[each.name] and self._has_room(each) for each in self._open_hosts())
+            room = any(
+                wells[each.name] and self._has_room(each, now) for each in self._open_hosts()
+            )
             self.crowded.note(before, now, not room)
             for host in self.cloud.hosts:
                 well, same = wells[host.name], self._same(host)
@@ -147,19 +154,33 @@ class Observer:
         closed = {name for name, node in doors.items() if node["door"] != "open"}
         return [h for h in cloud.hosts if h.index not in away and h.name not in closed]
 
-    def _has_room(self, host: Host) -> bool:
+    def _has_room(self, host: Host, now: float) -> bool:
         """For a run, which is of the class and so of the role that is the first."""
         cluster = self.cloud.mesos.cluster
         free = cluster.free(host.index).offerable_to(ROLES[0])
         known = {each.rpartition(".")[0] for each in cluster.tasks(host.index)}
-        left = [
-            each.spec.limits
+        left = {
+            name: each.spec.limits
             for each in host.docker.containers.values()
-            if each.running and each.spec.labels[LABEL_INSTANCE] not in known
-        ]
-        cpus = free.scalar("cpus") - sum(each.cpu_shares for each in left) / SHARES
-        mem_mib = free.scalar("mem") - sum(each.mem_bytes for each in left) / MIB
+            if each.running and (name := each.spec.labels[LABEL_INSTANCE]) not in known
+        }
+        kept = self._kept(host, now, {*known, *left})
+        cpus = free.scalar("cpus") - sum(each.cpu_shares for each in left.values()) / SHARES
+        mem_mib = free.scalar("mem") - sum(each.mem_bytes for each in left.values()) / MIB
+        cpus -= sum(each["cpus"] for each in kept)
+        mem_mib -= sum(each["mem_mib"] for each in kept)
         return cpus >= NEED["cpus"] - EPSILON and mem_mib >= NEED["mem_mib"]
+
+    def _kept(self, host: Host, now: float, there: set[str]) -> list[dict[str, float]]:
+        """What those need that may have left a container on the host, which then is not among those that are seen."""
+        bodies = self.cloud.store.bodies("scheduler_instances")
+        return [
+            body["spec"]["resources"]
+            for name, body in bodies.items()
+            if (body["state"], body["hostname"]) == ("orphaned", host.name)
+            and name not in there
+            and now - max(body["orphaned_at"], self._able_since) <= ADOPTION_S
+        ]
 
     async def _ready(self, service: str) -> int:
         """How many replicas are, and answer."""

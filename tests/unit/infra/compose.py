@@ -203,6 +203,26 @@ def wrong_servers(parsed: Parsed) -> Iterator[str]:
         yield f"services don't agree: {sorted(map(str, shared))}"
 
 
+def wrong_topics(parsed: Parsed) -> Iterator[str]:
+    """Topics are made by services alone, as `topics.py` has them, with as many copies as there can be.
+
+    A broker that makes what it is asked for would give a topic its own partitions and retention, whoever asks first.
+    """
+    services: dict[str, Parsed] = parsed["services"]
+    brokers = {name: each for name, each in services.items() if service_of(name) == "kafka"}
+    for name, each in brokers.items():
+        variables = environment(each)
+        if variables.get("KAFKA_AUTO_CREATE_TOPICS_ENABLE") != "false":
+            yield f"{name}: makes topics by itself"
+        for topics in ("OFFSETS_TOPIC", "TRANSACTION_STATE_LOG"):
+            if int(variables.get(f"KAFKA_{topics}_REPLICATION_FACTOR", "3")) > len(brokers):
+                yield f"{name}: more copies of its own topics than brokers"
+    for name, service in ours(parsed).items():
+        common, _ = settings(name, service)
+        if (copies := parse_url(common.bus).replication) > len(brokers):
+            yield f"{name}: makes topics with {copies} copies for {len(brokers)} brokers"
+
+
 def masters(parsed: Parsed) -> dict[str, Parsed]:
     """The containers of Mesos masters."""
     services: dict[str, Parsed] = parsed["services"]

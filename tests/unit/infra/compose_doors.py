@@ -35,6 +35,7 @@ from tests.unit.infra.compose import (
     wrong_peers,
     wrong_replicas,
     wrong_servers,
+    wrong_topics,
 )
 
 # What each can't work without: there are no defaults in a container, or each replica would make a secret of its own.
@@ -242,4 +243,11 @@ ON_HOSTS = (
     wrong_exposure,
     wrong_health,
 )
-CONTROL_PLANE = (*ON_HOSTS, wrong_servers, wrong_masters, wrong_peers, wrong_replicas)
+CONTROL_PLANE = (
+    *ON_HOSTS,
+    wrong_servers,
+    wrong_topics,
+    wrong_masters,
+    wrong_peers,
+    wrong_replicas,
+)

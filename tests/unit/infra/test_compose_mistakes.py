@@ -109,6 +109,22 @@ MISTAKES: dict[str, tuple[str, Callable[[Parsed], None]]] = {
         "no such service",
         lambda parsed: parsed["services"].update({"planner": parsed["services"]["ipam-1"]}),
     ),
+    "a broker that makes topics by itself": (
+        "makes topics by itself",
+        _put("kafka", "environment", "KAFKA_AUTO_CREATE_TOPICS_ENABLE", value="true"),
+    ),
+    "a broker of which nobody said whether it does": (
+        "makes topics by itself",
+        _drop("kafka", "environment", "KAFKA_AUTO_CREATE_TOPICS_ENABLE"),
+    ),
+    "a broker that waits for others to copy its offsets": (
+        "more copies of its own topics than brokers",
+        _drop("kafka", "environment", "KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR"),
+    ),
+    "more copies of a topic than brokers": (
+        "makes topics with 3 copies for 1 brokers",
+        _env("deployer-1", "GANTRY_COMMON__BUS", "kafka://kafka:9092?replication=3"),
+    ),
     "a peer at another port": (
         "http://ipam-2:9999 is nobody of ipam",
         _env("gateway-1", *_peers(ipam="http://ipam-1:8083,http://ipam-2:9999")),

@@ -59,6 +59,44 @@ def test_a_run_that_its_job_does_not_know_is_its_and_one_that_is_nowhere_is_not(
     assert list(book.jobs[job.id].running) == [run]
 
 
+def test_what_a_child_began_after_counts_once_although_its_job_was_not_saved_with_it() -> None:
+    """Or one parent's next success alone would let it run again."""
+    desk = JobDesk()
+    desk.took("acme/a")
+    desk.took("acme/b")
+    desk.took("acme/c", schedule=None, parents=["a", "b"])
+    _pass(desk, "acme/a")
+    desk.now += 1
+    desk.ask("run", "acme/b")
+    (parent,) = desk.names("acme/b")
+    jobs, begun = list(desk.cluster.jobs.jobs.values()), desk.begin(parent)
+    desk.end(parent)
+    (run,) = desk.names("acme/c")
+    # Its leader died here: both instances are saved, the record of the one that has ended and the jobs are not.
+    assert begun.run is not None
+    outcome = replace(begun.run, outcome="succeeded", ended=desk.now)
+    ended = replace(begun, state=State.ENDED, since=desk.now, run=outcome)
+    child = desk[run]
+    del desk.records[parent]
+    desk.cluster = Cluster((child,), {ended.id: 5}, book_of(jobs, [child], [ended], {}))
+    desk.now += 10
+    desk.tick(0.0)
+    assert desk.names("acme/c") == [run]
+    _pass(desk, "acme/b")
+    _pass(desk, "acme/c")
+    assert desk.names("acme/c") == []
+    _pass(desk, "acme/a")
+    assert len(desk.names("acme/c")) == 1
+
+
+def _pass(desk: JobDesk, job: str) -> None:
+    """A run of it, which is under way or asked for, begins and succeeds."""
+    desk.now += 1
+    (run,) = desk.names(job) or [desk.ask("run", job).run]
+    desk.begin(run)
+    desk.end(run)
+
+
 def test_statistics_are_those_of_runs_that_went_well() -> None:
     assert quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.5
     assert quantile([7.0], 0.999) == 7.0

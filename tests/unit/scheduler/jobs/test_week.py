@@ -1,4 +1,4 @@
-"""A week of jobs in virtual time, over a change of the clocks: from what is due next to the end of its run."""
+"""A week of jobs in virtual time, a plain one and two with a change of the clocks: from what is due next to its run's end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("monday", ["2026-03-23", "2026-10-19"])
+@pytest.mark.parametrize("monday", ["2026-06-15", "2026-03-23", "2026-10-19"])
 def test_a_week_has_168_hours_7_days_and_1_week(monday: str) -> None:
     start = datetime.fromisoformat(monday).replace(tzinfo=ZoneInfo(ZONE)).timestamp()
     desk = JobDesk(now=start - 60.0)
