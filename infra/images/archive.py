@@ -29,7 +29,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """What a container of the image runs. ports are TCP; user is "uid:gid"."""
+    """What a container of the image runs. ports are TCP; user is "uid:gid"; volumes are directories."""
 
     entrypoint: Sequence[str]
     cmd: Sequence[str] = ()
@@ -38,18 +38,29 @@ class ImageConfig:
     user: str = ""
     env: Sequence[str] = ("PATH=/bin",)
     labels: Mapping[str, str] = field(default_factory=dict)
+    volumes: Sequence[str] = ()
 
     def as_json(self) -> dict[str, object]:
         return {
-            "Entrypoint": list(self.entrypoint),
+            "Entrypoint": list(self.entrypoint) or None,
             "Cmd": list(self.cmd) or None,
             "ExposedPorts": {f"{port}/tcp": {} for port in self.ports},
             "StopSignal": self.stop_signal,
             "User": self.user,
             "Env": list(self.env),
             "Labels": dict(self.labels),
+            "Volumes": {directory: {} for directory in self.volumes} or None,
             "WorkingDir": "/",
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image under each of its tags (`name:tag`); layers are tars, the lowest first."""
+
+    layers: Sequence[bytes]
+    config: ImageConfig
+    tags: Sequence[str]
 
 
 def layer(entries: Sequence[Entry]) -> bytes:
@@ -79,19 +90,31 @@ def image_archive(
     layers: Sequence[bytes], config: ImageConfig, tags: Sequence[str], architecture: str
 ) -> bytes:
     """A tar for `docker load` that brings one image under each of the tags (`name:tag`)."""
-    digests = [hashlib.sha256(each).hexdigest() for each in layers]
+    return images_archive([Image(layers, config, tags)], architecture)
+
+
+def images_archive(images: Sequence[Image], architecture: str) -> bytes:
+    """The same with several images: a layer that they share is in it once."""
+    manifest: list[dict[str, object]] = []
+    files: dict[str, bytes] = {}
+    for image in images:
+        digests = [hashlib.sha256(each).hexdigest() for each in image.layers]
+        text = _described(image.config, digests, architecture)
+        config_name = f"{hashlib.sha256(text).hexdigest()}.json"
+        names = [f"{each}/layer.tar" for each in digests]
+        manifest.append({"Config": config_name, "RepoTags": list(image.tags), "Layers": names})
+        files |= {config_name: text, **dict(zip(names, image.layers, strict=True))}
+    files["manifest.json"] = json.dumps(manifest).encode()
+    return layer([Entry(name, content, 0o644) for name, content in files.items()])
+
+
+def _described(config: ImageConfig, digests: Sequence[str], architecture: str) -> bytes:
     described = {
         "architecture": architecture,
         "os": "linux",
         "created": EPOCH,
         "config": config.as_json(),
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{each}" for each in digests]},
-        "history": [{"created": EPOCH, "created_by": "gantry"} for _ in layers],
+        "history": [{"created": EPOCH, "created_by": "gantry"} for _ in digests],
     }
-    text = json.dumps(described, sort_keys=True).encode()
-    config_name = f"{hashlib.sha256(text).hexdigest()}.json"
-    names = [f"{each}/layer.tar" for each in digests]
-    manifest = [{"Config": config_name, "RepoTags": list(tags), "Layers": names}]
-    files = {config_name: text, **dict(zip(names, layers, strict=True))}
-    files["manifest.json"] = json.dumps(manifest).encode()
-    return layer([Entry(name, content, 0o644) for name, content in files.items()])
+    return json.dumps(described, sort_keys=True).encode()

@@ -56,15 +56,18 @@ def _kafka_environment(ports: list[int]) -> dict[str, str]:
     )
     pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and line[0] != "#")
     named = {f"KAFKA_{key.upper().replace('.', '_')}": value for key, value in pairs}
-    return {"CLUSTER_ID": CLUSTER_ID, **named}
+    # The image's own heap is a GiB from the start.
+    return {"CLUSTER_ID": CLUSTER_ID, "KAFKA_HEAP_OPTS": "-Xms128m -Xmx512m", **named}
 
 
 def _zookeeper_environment(ports: list[int]) -> dict[str, str]:
     return {
         "ZOO_SERVERS": f"server.1=localhost:2888:3888;127.0.0.1:{ports[0]}",
-        "ZOO_4LW_COMMANDS_WHITELIST": "srvr",
+        "ZOO_4LW_COMMANDS_WHITELIST": "srvr,ruok,mntr",
         "ZOO_ADMINSERVER_ENABLED": "false",
         "ZOO_TICK_TIME": "500",
+        # The image lets an address connect 60 times, and all of a test's clients have the same.
+        "ZOO_MAX_CLIENT_CNXNS": "0",
         "ZOO_CFG_EXTRA": "maxSessionTimeout=60000",
     }
 

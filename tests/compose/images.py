@@ -15,6 +15,7 @@ from infra.provision import process
 from infra.provision.cache import cached
 from infra.provision.errors import CommandError
 from infra.provision.java import maven_libs
+from tests.compose.java import java_runtime, zookeeper_jars
 
 REPOSITORY = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "standins"
@@ -29,19 +30,6 @@ SETTINGS = (
     "/etc/pip.conf",
     "/etc/ssl/certs/ca-certificates.crt",
 )
-JAVA_MODULES = (
-    *(
-        "java.base",
-        "java.desktop",
-        "java.logging",
-        "java.management",
-        "java.management.rmi",
-        "java.naming",
-    ),
-    *("java.security.jgss", "java.security.sasl", "java.sql", "java.xml", "jdk.crypto.ec"),
-    *("jdk.management", "jdk.unsupported"),
-)
-ZOOKEEPER_JARS = Path("/usr/share/java")
 # Target of the stand-ins' Dockerfile → the name in the compose files.
 STANDINS = {
     "kafka": "apache/kafka:3.9.2",
@@ -111,22 +99,20 @@ async def _context(context: Path) -> None:
     kafka = await maven_libs("kafka", REPOSITORY / "infra/kafka/pom.xml")
     mongo_home = REPOSITORY / "infra/mongo"
     mongo = await maven_libs("mongo", mongo_home / "pom.xml", (mongo_home / "MongoMain.java",))
+    jre = await java_runtime()
 
     def copy() -> None:
+        shutil.copytree(jre, context / "jre")
         shutil.copytree(kafka / "libs", context / "kafka/libs")
         shutil.copy(REPOSITORY / "infra/kafka/log4j.properties", context / "kafka")
         shutil.copytree(mongo, context / "mongo", ignore=shutil.ignore_patterns("pom.xml"))
         (context / "zookeeper").mkdir()
-        for jar in ZOOKEEPER_JARS.glob("*.jar"):
-            if jar.is_file() and "maven" not in jar.name:
-                shutil.copy(jar, context / "zookeeper")
+        for jar in zookeeper_jars():
+            shutil.copy(jar, context / "zookeeper")
         shutil.copy("/bin/busybox", context)
         shutil.copy("/usr/bin/docker-registry", context)
 
     await asyncio.to_thread(copy)
-    options = ("--strip-debug", "--no-header-files", "--no-man-pages")
-    modules = ("--add-modules", ",".join(JAVA_MODULES))
-    await process.run(("jlink", *modules, *options, "--output", context / "jre"), timeout_s=BUILD_S)
 
 
 async def _build(engine_url: str, context: Path, *options: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
 import re
@@ -15,22 +14,19 @@ from typing import Any
 import aiodocker
 import pymongo
 import pytest
-from aiohttp import ClientConnectionError, ClientSession, ClientTimeout
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiohttp import ClientSession, ClientTimeout
 from kazoo.client import KazooClient
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from infra import provision
-from infra.images.archive import Entry, ImageConfig, image_archive, layer
 from infra.provision import OvsServer, Server, process, sources
 from infra.provision.cache import cached
-from infra.provision.containers import ContainerControl
 from infra.provision.errors import NotOursError, NotReadyError
 from infra.provision.sources import KINDS, lent_url
 from tests.contract.store.worlds import mongo_database
+from tests.integration.topics import consume, create_topic, produce
 from tests.servers import MARK
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -44,40 +40,17 @@ def _bare(url: str) -> str:
 # --- Kafka, MongoDB, ZooKeeper ---------------------------------------------------------------
 
 
-async def _create_topic(address: str, topic: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=address)
-    await admin.start()
-    try:
-        await admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=1)])
-    finally:
-        await admin.close()
-
-
-async def _produce(address: str, topic: str, *values: bytes) -> None:
-    async with AIOKafkaProducer(bootstrap_servers=address, acks="all") as producer:
-        for value in values:
-            await producer.send_and_wait(topic, value)
-
-
-async def _consume(address: str, topic: str, count: int) -> list[bytes]:
-    async with AIOKafkaConsumer(
-        topic, bootstrap_servers=address, auto_offset_reset="earliest"
-    ) as consumer:
-        async with asyncio.timeout(20):
-            return [(await consumer.getone()).value for _ in range(count)]
-
-
 async def test_kafka_keeps_what_it_acknowledged_over_kill9(own_kafka: Server) -> None:
     topic = f"provisioner-{os.getpid()}"
-    await _create_topic(own_kafka.address, topic)
-    await _produce(own_kafka.address, topic, b"one", b"two")
+    await create_topic(own_kafka.address, topic)
+    await produce(own_kafka.address, topic, b"one", b"two")
     first = own_kafka.pid
     await own_kafka.kill9()
     assert own_kafka.pid is None
     await own_kafka.start()
     assert own_kafka.pid not in (None, first)
-    await _produce(own_kafka.address, topic, b"three")
-    assert await _consume(own_kafka.address, topic, 3) == [b"one", b"two", b"three"]
+    await produce(own_kafka.address, topic, b"three")
+    assert await consume(own_kafka.address, topic, 3) == [b"one", b"two", b"three"]
 
 
 async def test_mongo_inserts_and_freezes_and_thaws(own_mongo: Server) -> None:
@@ -297,56 +270,6 @@ def test_servers_of_a_killed_run_are_reaped(tmp_path: Path) -> None:
     subprocess.run([*command, "reap", "--root", str(tmp_path)], **options)  # type: ignore[call-overload]
     assert process.gone(pid)
     assert not tmp_path.exists()
-
-
-def _registry_archive(name: str) -> bytes:
-    """An image of this host's registry program that, like the upstream one, listens where
-    REGISTRY_HTTP_ADDR says."""
-    program = Path("/usr/bin/docker-registry")
-    needed = [Path("/lib/x86_64-linux-gnu/libc.so.6"), Path("/lib64/ld-linux-x86-64.so.2")]
-    config = b"version: 0.1\nstorage: {inmemory: {}}\nhttp: {addr: 127.0.0.1:1}\n"
-    files = [Entry(str(path)[1:], path.read_bytes()) for path in (program, *needed)]
-    runs = ImageConfig(entrypoint=(str(program), "serve", "/config.yml"))
-    return image_archive([layer([*files, Entry("config.yml", config)])], runs, [name], "amd64")
-
-
-async def test_a_container_serves_where_its_image_is_there(
-    tmp_path: Path, docker_engine: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = "gantry-test-registry:local"
-    async with aiodocker.Docker(url=docker_engine.url) as docker:
-        await docker.images.import_image(io.BytesIO(_registry_archive(image)))
-        monkeypatch.setenv("DOCKER_HOST", docker_engine.url)
-        monkeypatch.setenv("GANTRY_TEST_REGISTRY_IMAGE", image)
-        async with (
-            provision.registry(tmp_path) as server,
-            ClientSession(server.url, timeout=ClientTimeout(total=30)) as session,
-        ):
-            assert isinstance(server.control, ContainerControl)
-            assert (await session.get("/v2/")).status == 200
-            await server.kill9()
-            with pytest.raises(ClientConnectionError):
-                await session.get("/v2/")
-            await server.start()
-            assert (await session.get("/v2/")).status == 200
-            await server.pause()
-            with pytest.raises(TimeoutError):
-                await session.get("/v2/", timeout=ClientTimeout(total=0.3))
-            await server.resume()
-            await server.resume()
-            await server.restart()
-            assert (await session.get("/v2/")).status == 200
-        left = await docker.containers.list(all=True)
-        assert [each for each in left if each["Image"] == image] == []
-
-
-async def test_without_its_image_a_server_is_a_process(
-    tmp_path: Path, docker_engine: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DOCKER_HOST", docker_engine.url)
-    monkeypatch.setenv("GANTRY_TEST_REGISTRY_IMAGE", "127.0.0.1:1/nobody/has:this")
-    async with provision.registry(tmp_path / "registry") as server:
-        assert server.pid is not None
 
 
 @pytest.mark.parametrize("profile", ["host", "test"])
