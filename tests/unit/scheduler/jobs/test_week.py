@@ -1,4 +1,4 @@
-"""A week of jobs in virtual time, a plain one and two with a change of the clocks: from what is due next to its run's end."""
+"""A week of jobs in virtual time, one plain, two with a change of the clocks: from what is due to each run's end."""
 
 from __future__ import annotations
 
