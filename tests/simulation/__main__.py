@@ -95,6 +95,11 @@ def _report(results: Sequence[Result], took_s: float, quiet: bool) -> list[str]:
     print("deployments:", ", ".join(f"{n} {state}" for state, n in outcomes.most_common()))
     steps, checks = sum(each.steps for each in results), sum(each.checks for each in results)
     targets, tries = sum(each.targets for each in results), sum(each.tries for each in results)
+    placed, stops = sum(each.placements for each in results), sum(each.stops for each in results)
+    evictions = sum(each.evictions for each in results)
+    print(
+        f"looked at: {placed} placements by rules, {stops} stops of ready ones, {evictions} evictions"
+    )
     print(f"jobs: {targets} targets that had to have their run; {tries} tries of runs began")
     passed = sum(not each.error for each in results)
     print(

@@ -14,6 +14,7 @@ import pytest
 
 from libs.common.errors import Unavailable
 from libs.common.events.model import DeployAction
+from libs.common.spec import InstanceSpec
 from libs.mesos.messages import TaskStatus
 from services.deployer import core as deployer_core
 from services.deployer import observations, rolling
@@ -29,11 +30,13 @@ from services.gateway.core import operation_id
 from services.ipam import core as ipam_core
 from services.ipam.model import Address
 from services.monitor.model import Alert
-from services.scheduler import runs
+from services.scheduler import nodes, runs
+from services.scheduler.budgets import Budgets
 from services.scheduler.cluster import Draft
 from services.scheduler.jobs import starting
 from services.scheduler.jobs.model import Due, Job
 from services.scheduler.model import Acknowledge, Instance, InstanceId
+from services.scheduler.policy import Shape
 from services.scheduler.service import Scheduler
 from services.scheduler.settings import SchedulerConfig
 from services.scheduler.store import Saved
@@ -107,6 +110,31 @@ def test_generation_check_removed_in_ipam(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(ipam_core, "release", unchecked)
     caught("is wired to")
+
+
+@pytest.mark.timeout(600)
+def test_constraints_are_not_looked_at_by_the_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Shape.of
+
+    def lawless(app: str, spec: InstanceSpec, *where: Any) -> Shape:
+        return real(app, spec.model_copy(update={"constraints": ()}), *where)
+
+    monkeypatch.setattr(Shape, "of", lawless)
+    caught(" beside ", seeds=(7, *SEEDS), plan=BRIEF)
+
+
+@pytest.mark.timeout(600)
+def test_closed_hosts_are_open_to_the_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "closed", lambda draft: [])
+    caught(", which is closed", plan=BRIEF)
+
+
+@pytest.mark.timeout(600)
+def test_those_who_make_room_are_not_spared_by_the_scheduler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Budgets, "left", lambda budgets, app: 100)
+    caught(" makes room, and only ", plan=Plan(jobs=False))
 
 
 class Hasty(Scheduler):

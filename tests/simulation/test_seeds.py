@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,10 @@ def test_a_range_of_seeds_passes_and_hits_every_fault_point() -> None:
     for point in Point:
         assert f"  {point}\n" in done.stdout, f"the report does not tell of {point}"
     assert f"{SEEDS} of {SEEDS} seeds passed" in done.stdout
+    looked = re.search(
+        r"looked at: (\d+) placements by rules, (\d+) stops.*?, (\d+) evictions", done.stdout
+    )
+    assert looked and all(int(each) > 5 for each in looked.groups()), done.stdout
     # The same seed has the same trace in another process, which has run no other one before it.
     alone = run_range("--seeds", "1", "--from", "7", "--digests", "--quiet")
     digests = [json.loads(each.stdout.strip().splitlines()[-1]) for each in (done, alone)]

@@ -47,7 +47,7 @@ APPS: Mapping[str, Mapping[str, Any]] = {
         "instances": 3,
         "health": [{"type": "tcp", "port": 9000, "interval_s": 5, "grace_s": 20}],
         "strategy": {"max_surge": 1, "max_unavailable": 1, "deadline_s": 150, "min_ready_s": 3},
-        "constraints": [{"attribute": "hostname", "operator": "MAX_PER", "value": "4"}],
+        "constraints": [{"attribute": "hostname", "operator": "MAX_PER", "value": "3"}],
         "secrets": [{"name": "token", "env": SECRET_VARIABLE}],
         "unreachable": {"replace_after_s": 20, "keep": "first"},
         "disruption_budget": "50%",
