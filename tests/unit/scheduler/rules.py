@@ -225,18 +225,24 @@ def nobody_waits_beside_room(of: Decision) -> None:
 
 
 def spread_is_even(of: Decision) -> None:
-    """As even as there is room: nowhere was one placed while there were fewer where there still is room."""
+    """As even as there is room: nowhere was one placed while there were fewer where there still is room.
+
+    First by the first attribute; by each further one among the agents that are alike in those before.
+    """
     for each in of.placed:
         if not each.spec.spread or each.spec.constraints or each.spec.sticky_key:
             continue
-        attribute = each.spec.spread[0]
-        counts = of.counts(each.app, attribute)
-        mine = of.counts(each.app, attribute, attribute)[ALL[each.agent].value(attribute)]
-        for agent in of.offered:
-            fewer = mine - 1 > counts[ALL[agent].value(attribute)]
-            assert not (fewer and _would_do(of, each, ALL[agent], _left(of, agent))), (
-                f"{each.id} of {each.app} went to {each.agent} and not to {agent}: {counts}"
-            )
+        beside = list(of.offered)
+        for attribute in each.spec.spread:
+            value = ALL[each.agent].value(attribute)
+            counts = of.counts(each.app, attribute)
+            mine = of.counts(each.app, attribute, attribute)[value]
+            for agent in beside:
+                fewer = mine - 1 > counts[ALL[agent].value(attribute)]
+                assert not (fewer and _would_do(of, each, ALL[agent], _left(of, agent))), (
+                    f"{each.id} of {each.app} went to {each.agent} and not to {agent}: {counts}"
+                )
+            beside = [agent for agent in beside if ALL[agent].value(attribute) == value]
 
 
 def room_is_made_for_the_more_important(of: Decision) -> None:

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from libs.common.events.model import ContainerHealthy, ContainerUnhealthy
 from libs.common.spec import Constraint, ConstraintOperator
 from libs.common.wishes import Unreachable
 from libs.mesos import events as mesos
@@ -20,11 +21,13 @@ from services.scheduler.model import (
     EXECUTOR_AMOUNTS,
     Acknowledge,
     Amounts,
+    Kill,
     Launch,
     Reconcile,
     State,
 )
 from services.scheduler.settings import SchedulerConfig
+from services.scheduler.updates import STRAY_GRACE_S
 from tests.unit.scheduler.world import Desk, spec, unwant, want
 
 NAMES = st.sampled_from([f"i{n}" for n in range(4)])
@@ -36,6 +39,7 @@ STATES = st.sampled_from(
     ]
 )
 REASONS = st.sampled_from(["", "", "REASON_EXECUTOR_TERMINATED"])
+GRACES = {"i0": 1.0, "i1": 2.0, "i2": 3.0, "i3": 4.0}
 ORDER = [State.STAGED, State.STARTING, State.RUNNING]
 
 
@@ -51,6 +55,8 @@ class Storm(RuleBasedStateMachine):
         self.implicit_due = float("inf")
         self.seen: dict[str, tuple[int, int, int]] = defaultdict(lambda: (0, 0, -1))
         self.ended: set[str] = set()
+        self.heard = 0
+        self.health: dict[str, bool] = {}  # by attempt, as events had it last
 
     @rule(name=NAMES, cpus=st.integers(1, 30))
     def wanted(self, name: str, cpus: int) -> None:
@@ -69,7 +75,9 @@ class Storm(RuleBasedStateMachine):
                 )
             },
         }
-        of = spec(cpus / 10).model_copy(update=special[name])
+        of = spec(cpus / 10, health=name == "i1").model_copy(
+            update={"stop_grace_s": GRACES[name], **special[name]}
+        )
         self.desk.give(want(name, of, f"acme/{name}"))
 
     @rule(name=NAMES)
@@ -127,6 +135,11 @@ class Storm(RuleBasedStateMachine):
             for status in each.statuses
         ]
         assert told == [f"{name}.{generation}"]
+        after = self.desk.cluster.instances.get(name)  # type: ignore[call-overload]
+        if after is None or (state, after.number) != ("TASK_RUNNING", generation):
+            return
+        if after.state is State.RUNNING and (healthy is not None or not after.spec.health):
+            assert after.healthy == (healthy is not False)
 
     @rule(after_s=st.sampled_from([0.5, 5.0, 30.0]))
     def time_passes(self, after_s: float) -> None:
@@ -152,6 +165,22 @@ class Storm(RuleBasedStateMachine):
                 room -= Amounts(amounts["cpus"], amounts["mem"], amounts.get("disk", 0.0))
             assert min(room.cpus, room.mem_mib) >= -1e-6
             assert EXECUTOR_AMOUNTS.cpus > 0
+
+    @invariant()
+    def kills_have_the_grace_of_what_is_killed(self) -> None:
+        for action in self.desk.actions:
+            if isinstance(action, Kill):
+                assert action.grace_s in (GRACES[action.task.partition(".")[0]], STRAY_GRACE_S)
+
+    @invariant()
+    def health_is_what_was_told_of_it(self) -> None:
+        for event in self.desk.events[self.heard :]:
+            if isinstance(event, ContainerHealthy | ContainerUnhealthy):
+                self.health[event.attempt] = isinstance(event, ContainerHealthy)
+        self.heard = len(self.desk.events)
+        for each in self.desk.cluster.instances.values():
+            if each.state is State.RUNNING:
+                assert self.health.get(each.attempt) == each.healthy, each
 
     @invariant()
     def nothing_goes_back(self) -> None:
