@@ -14,6 +14,7 @@ from libs.common.events.model import ContainerHealthy, ContainerUnhealthy
 from libs.common.spec import Constraint, ConstraintOperator
 from libs.common.wishes import Unreachable
 from libs.mesos import events as mesos
+from services.scheduler.api import why_of
 from services.scheduler.cluster import Cluster, Draft, waits_since
 from services.scheduler.core import IMPLICIT_AFTER_S
 from services.scheduler.ledger import Ledger
@@ -147,6 +148,10 @@ class Storm(RuleBasedStateMachine):
         if self.desk.cluster.volatile.subscribed and self.desk.now >= self.implicit_due:
             assert Reconcile() in actions, "nobody has asked for all"
             self.implicit_due = self.desk.now + self.desk.config.reconcile_interval_s
+        for each in self.desk.cluster.instances.values():
+            waits = each.state is State.PENDING and not each.stop
+            if waits and each.not_before <= self.desk.now:
+                assert why_of(self.desk.cluster, each), f"nobody knows why {each.id} waits"
 
     @invariant()
     def launches_are_new_and_fit(self) -> None:
