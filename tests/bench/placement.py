@@ -71,6 +71,9 @@ NOMAD = {
 }
 LEAST_PER_S, LEAST_SPREAD_PER_S = 30_000, 4_000
 """Ten times what Nomad's does: about 3,000, and at most 400 with spread."""
+ROUNDS = 15
+GROWTH = 5
+"""So much more, at most, it may take to find places for a thousand times as many like instances."""
 TRACES = 12
 LOSS_PCT, WORST_LOSS_PCT = 3, 4
 """On average over all traces, and of the worst of them."""
@@ -138,6 +141,8 @@ def policy(
                     continue  # of one app there can be no more than hosts
                 _policy(report, base, count, kind)
                 _memory(report, agents, count, kind)
+        for kind in (each for each in KINDS if not each.unlike):
+            _growth(report, base, kind)
 
 
 def _nomad(agents: int, count: int, kind: Kind) -> int:
@@ -213,7 +218,23 @@ def _policy(report: Report, base: Agents, count: int, kind: Kind) -> None:
     )
 
 
-def _median(run: Callable[[], None], times: int) -> float:
+def _growth(report: Report, base: Agents, kind: Kind) -> None:
+    """How much more it takes to find places for the most of like instances than for the fewest: of one shape, decided
+    on at once, before anything is made of each."""
+    shape = Shape.of("bench/app-0", _spec(0, kind))
+
+    def took_ms(count: int) -> float:
+        fresh = iter([Round(base.copy()) for _ in range(ROUNDS)])
+        return 1e3 * _median(lambda: next(fresh).put(shape, count), ROUNDS)
+
+    few_ms, many_ms = took_ms(COUNTS[0]), took_ms(COUNTS[-1])
+    rule = f"_{kind.rule}" if kind.rule else ""
+    note = f"{many_ms:.2f} ms for {COUNTS[-1]}, {few_ms:.2f} ms for {COUNTS[0]}"
+    growth = many_ms / few_ms
+    report.add(f"placement_growth_{len(base.rows)}{rule}", growth, "", note=note, most=GROWTH)
+
+
+def _median(run: Callable[[], object], times: int) -> float:
     found = []
     for _ in range(times):
         began = process_time()

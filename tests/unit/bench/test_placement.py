@@ -36,7 +36,9 @@ def test_each_kind_has_keys_of_its_own(tmp_path: Path) -> None:
     policy(report, (1_000,), (50,), (50,))
     names = [kind.key(1_000, 50) for kind in (*KINDS, *RULED)]
     every = {f"placement_{what}_{name}" for what in ("per_s", "peak_mib") for name in names}
-    assert set(report.figures) == every
+    growth = {"placement_growth_1000", "placement_growth_1000_spread"}
+    assert set(report.figures) == every | growth
     assert len(every) == 2 * len(names)
     bound = {key for key, each in report.figures.items() if each.least is not None}
     assert bound == {f"placement_per_s_{kind.key(1_000, 50)}" for kind in KINDS}
+    assert {key for key, each in report.figures.items() if each.most is not None} == growth
