@@ -1,7 +1,6 @@
 """A database that goes away: calls say so in time, and go on by themselves when it is back.
 
-It is stopped in good order, as the server of the tests journals at intervals and knows no `j: true`; a real mongod
-keeps what it acknowledged to us when it is killed, too.
+It is stopped in good order; that one which is killed keeps what it acknowledged is looked at in test_provisioner.py.
 """
 
 from __future__ import annotations
