@@ -17,6 +17,7 @@ from libs.common.bus.kafka import KafkaBus
 from libs.common.clock import SystemClock
 from libs.common.errors import GantryError, Unavailable
 from tests.contract.bus.helpers import ONE, after
+from tests.disks import small_disk
 
 
 @pytest.fixture
@@ -30,13 +31,13 @@ async def server() -> AsyncIterator[Server]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-async def _publish(bus: KafkaBus, n: int) -> int:
+async def _publish(bus: KafkaBus, n: int, key: str = "k") -> int:
     """Publish until it is done, as the relay would; how often it failed."""
     failures = 0
     async with asyncio.timeout(120):
         while True:
             try:
-                await bus.publish([Record("things", "k", str(n).encode())])
+                await bus.publish([Record("things", key, str(n).encode())])
                 return failures
             except Unavailable:
                 failures += 1
@@ -76,3 +77,28 @@ async def test_nothing_is_lost_when_the_broker_is_killed(server: Server) -> None
     await consuming
     await bus.close()
     assert list(dict.fromkeys(seen)) == list(range(60))
+
+
+async def test_a_broker_that_ends_on_a_full_disk_goes_on_with_all_it_acknowledged(
+    tmp_path: Path,
+) -> None:
+    """Kafka ends itself when it can't write. Whoever supervises it starts it again, which works once there is room."""
+    with small_disk(tmp_path / "d", mib=96) as disk:
+        async with provision.kafka(disk.root / "k", own=True) as server:
+            bus = await KafkaBus.open(f"{server.url}?session_s=2", SystemClock())
+            await bus.ensure_topics([ONE])
+            await _publish(bus, 0)
+            disk.fill()
+            publishing = asyncio.create_task(_publish(bus, 1, "k" * 200_000))
+            async with asyncio.timeout(60):
+                while server.pid is not None:
+                    await asyncio.sleep(0.1)
+            assert not publishing.done()
+            disk.free()
+            await server.start()
+            await publishing
+            await _publish(bus, 2)
+            seen: list[int] = []
+            await _consume(bus, seen, 2)
+            await bus.close()
+    assert list(dict.fromkeys(seen)) == [0, 1, 2]
