@@ -31,6 +31,11 @@ FORMAT_TIMEOUT_S = 60
 READY_S = 60
 
 
+async def kafka_libs() -> Path:
+    """Where Kafka's jars are, in `libs/`. Raises CommandError, MissingToolError."""
+    return await maven_libs("kafka", HERE / "pom.xml")
+
+
 @dataclass(frozen=True, slots=True)
 class KafkaProvisioner:
     """Makes the broker of a directory: `await KafkaProvisioner(directory).server()`.
@@ -42,7 +47,7 @@ class KafkaProvisioner:
 
     async def server(self) -> Server:
         """The broker, not started. Raises CommandError when its jars can't be had."""
-        libs = await maven_libs("kafka", HERE / "pom.xml")
+        libs = await kafka_libs()
         self.directory.mkdir(parents=True, exist_ok=True)
         port, controller_port = ports_of(self.directory, 2)
         ports = {"port": port, "controller_port": controller_port}

@@ -23,6 +23,11 @@ COMMIT_INTERVAL_MS = 100
 READY_S = 30
 
 
+async def mongo_libs() -> Path:
+    """Where the server's jars are, in `libs/`, and its own `classes/`. Raises CommandError, MissingToolError."""
+    return await maven_libs("mongo", HERE / "pom.xml", (HERE / "MongoMain.java",))
+
+
 @dataclass(frozen=True, slots=True)
 class MongoProvisioner:
     """Makes the server of a directory: `await MongoProvisioner(directory).server()`.
@@ -34,7 +39,7 @@ class MongoProvisioner:
 
     async def server(self) -> Server:
         """The server, not started. Raises CommandError when its jars can't be had."""
-        libs = await maven_libs("mongo", HERE / "pom.xml", (HERE / "MongoMain.java",))
+        libs = await mongo_libs()
         self.directory.mkdir(parents=True, exist_ok=True)
         (port,) = ports_of(self.directory, 1)
         url = f"mongodb://127.0.0.1:{port}"

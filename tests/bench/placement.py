@@ -90,8 +90,13 @@ class Kind:
 
     def key(self, agents: int, count: int) -> str:
         """The end of its keys."""
+        return f"{agents}x{count}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """The end of that."""
         rule = f"_{self.rule}" if self.rule else ""
-        return f"{agents}x{count}{rule}{'_unlike' if self.unlike else ''}"
+        return f"{rule}{'_unlike' if self.unlike else ''}"
 
 
 def _rule(attribute: str, operator: ConstraintOperator, value: str | None = None) -> Constraint:
@@ -228,10 +233,11 @@ def _growth(report: Report, base: Agents, kind: Kind) -> None:
         return 1e3 * _median(lambda: next(fresh).put(shape, count), ROUNDS)
 
     few_ms, many_ms = took_ms(COUNTS[0]), took_ms(COUNTS[-1])
-    rule = f"_{kind.rule}" if kind.rule else ""
     note = f"{many_ms:.2f} ms for {COUNTS[-1]}, {few_ms:.2f} ms for {COUNTS[0]}"
     growth = many_ms / few_ms
-    report.add(f"placement_growth_{len(base.rows)}{rule}", growth, "", note=note, most=GROWTH)
+    report.add(
+        f"placement_growth_{len(base.rows)}{kind.suffix}", growth, "", note=note, most=GROWTH
+    )
 
 
 def _median(run: Callable[[], object], times: int) -> float:

@@ -11,10 +11,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from infra.kafka.provisioner import kafka_libs
+from infra.mongo.provisioner import mongo_libs
 from infra.provision import process
 from infra.provision.cache import cached
 from infra.provision.errors import CommandError
-from infra.provision.java import maven_libs
 from tests.compose.java import java_runtime, zookeeper_jars
 
 REPOSITORY = Path(__file__).parents[2]
@@ -96,9 +97,8 @@ def _copy_settings(root: Path) -> None:
 async def _context(context: Path) -> None:
     """What the stand-ins' Dockerfile copies."""
     await asyncio.to_thread(shutil.copytree, HERE, context)
-    kafka = await maven_libs("kafka", REPOSITORY / "infra/kafka/pom.xml")
-    mongo_home = REPOSITORY / "infra/mongo"
-    mongo = await maven_libs("mongo", mongo_home / "pom.xml", (mongo_home / "MongoMain.java",))
+    kafka = await kafka_libs()
+    mongo = await mongo_libs()
     jre = await java_runtime()
 
     def copy() -> None:

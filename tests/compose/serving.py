@@ -15,9 +15,10 @@ import aiodocker
 
 from infra.images import archive, build
 from infra.images.archive import Entry, Image, ImageConfig, images_archive, layer
+from infra.kafka.provisioner import kafka_libs
+from infra.mongo.provisioner import mongo_libs
 from infra.provision import process
 from infra.provision.cache import cached
-from infra.provision.java import maven_libs
 from tests.compose import java
 
 REPOSITORY = Path(__file__).parents[2]
@@ -64,8 +65,8 @@ async def _make(directory: Path) -> None:
         ("ldd", BASH, jre / "bin/java", jre / "lib/server/libjvm.so"), timeout_s=LDD_S
     )
     needed = {Path(name) for name in re.findall(r"(/\S+) \(0x", said)}
-    kafka = await maven_libs("kafka", KAFKA / "pom.xml")
-    mongo = await maven_libs("mongo", MONGO / "pom.xml", (MONGO / "MongoMain.java",))
+    kafka = await kafka_libs()
+    mongo = await mongo_libs()
 
     def write() -> None:
         libraries = sorted(each for each in needed if not each.is_relative_to(jre))

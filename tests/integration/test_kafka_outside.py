@@ -20,10 +20,9 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from infra.kafka.provisioner import HERE, KafkaProvisioner
+from infra.kafka.provisioner import KafkaProvisioner, kafka_libs
 from infra.provision import process
 from infra.provision.certificates import make_certificates
-from infra.provision.java import maven_libs
 from infra.provision.process import free_ports
 from tests.servers import REPOSITORY
 
@@ -107,7 +106,7 @@ async def as_the_guide_says(tool: str, broker: Broker, directory: Path) -> None:
     file = directory / "password.properties"
     file.write_text(f"SCRAM-SHA-512=password={PASSWORD}\n")
     words = [str(file) if word == "/dev/stdin" else word for word in words]
-    libs = await maven_libs("kafka", HERE / "pom.xml")
+    libs = await kafka_libs()
     java = ("java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", f"{libs}/libs/*")
     await process.run((*java, CLASSES[tool], *words), timeout_s=60)
 

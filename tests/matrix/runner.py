@@ -35,9 +35,7 @@ from tests.matrix.writer import POLL_S, Calls, Witness, Writer, patiently
 
 KINDS = ("stop", "kill9", "pause")
 DEADLINE_S = 240.0
-SETTLED_S = (
-    5.0  # for one look, with the requests before it less than CALL_S: then it says what is wrong
-)
+SETTLED_S = 5.0  # for one look; with the requests before it less than CALL_S, to say what is wrong
 BEGUN_S = 60.0
 PULLING = "engine-h2"  # the other host's has built the image
 KILLED_S = 1.0  # until whoever watches over a process starts the next one

@@ -154,10 +154,12 @@ class Storm(RuleBasedStateMachine):
                 assert why_of(self.desk.cluster, each), f"nobody knows why {each.id} waits"
 
     @invariant()
-    def launches_are_new_and_fit(self) -> None:
+    def launches_are_new_and_fit_and_kills_have_the_grace_of_what_is_killed(self) -> None:
         fresh = self.desk.actions[self.taken :]
         self.taken = len(self.desk.actions)
         for action in fresh:
+            if isinstance(action, Kill):
+                assert action.grace_s in (GRACES[action.task.partition(".")[0]], STRAY_GRACE_S)
             if not isinstance(action, Launch):
                 continue
             room = sum((self.free.pop(offer) for offer in action.offers), Amounts())
@@ -170,12 +172,6 @@ class Storm(RuleBasedStateMachine):
                 room -= Amounts(amounts["cpus"], amounts["mem"], amounts.get("disk", 0.0))
             assert min(room.cpus, room.mem_mib) >= -1e-6
             assert EXECUTOR_AMOUNTS.cpus > 0
-
-    @invariant()
-    def kills_have_the_grace_of_what_is_killed(self) -> None:
-        for action in self.desk.actions:
-            if isinstance(action, Kill):
-                assert action.grace_s in (GRACES[action.task.partition(".")[0]], STRAY_GRACE_S)
 
     @invariant()
     def health_is_what_was_told_of_it(self) -> None:

@@ -417,22 +417,16 @@ def _chain(desk: JobDesk, **child: Any) -> None:
     desk.took("acme/c", schedule=None, parents=["a", "b"], **child)
 
 
-def _pass(desk: JobDesk, job: str, state: str = "TASK_FINISHED", **report: Any) -> None:
-    (run,) = desk.names(job) or [desk.ask("run", job).run]
-    desk.begin(run)
-    desk.end(run, state, **report)
-
-
 def test_a_child_runs_after_newer_successes_of_all_its_parents() -> None:
     desk = JobDesk()
     _chain(desk)
     steps = [("acme/a", 0), ("acme/a", 0), ("acme/b", 1), ("acme/b", 0), ("acme/a", 1)]
     for parent, runs in steps:
         desk.now += 1
-        _pass(desk, parent)
+        desk.passes(parent)
         assert len(desk.names("acme/c")) == runs, parent
         for _ in range(runs):
-            _pass(desk, "acme/c")
+            desk.passes("acme/c")
     assert desk.job("acme/c").succeeded == 2
 
 
@@ -443,10 +437,10 @@ def test_children_do_not_go_by_the_clocks_of_their_parents_hosts(astray_s: float
     desk.took("acme/c", schedule=None, parents=["a"], start_deadline_s=60.0)
     for ended_at in (desk.now + 1 + astray_s, desk.now + 2):
         desk.now += 1
-        _pass(desk, "acme/a", started_at=ended_at - 1, ended_at=ended_at)
+        desk.passes("acme/a", started_at=ended_at - 1, ended_at=ended_at)
         (run,) = desk.names("acme/c")
         assert desk.run(run).target == desk.now
-        _pass(desk, "acme/c")
+        desk.passes("acme/c")
     assert desk.missed() == []
 
 
@@ -455,20 +449,20 @@ def test_a_success_in_the_past_of_a_clock_that_was_set_back_is_a_newer_one() -> 
     _chain(desk)
     for clock_s in (0.0, -5.0):
         desk.now += clock_s
-        _pass(desk, "acme/a")
-        _pass(desk, "acme/b")
-        _pass(desk, "acme/c")
+        desk.passes("acme/a")
+        desk.passes("acme/b")
+        desk.passes("acme/c")
     assert desk.job("acme/c").succeeded == 2
 
 
 def test_a_child_does_not_run_after_a_failure_unless_it_is_a_soft_one() -> None:
     desk = JobDesk()
     _chain(desk)
-    _pass(desk, "acme/a", "TASK_FAILED")
-    _pass(desk, "acme/b")
+    desk.passes("acme/a", "TASK_FAILED")
+    desk.passes("acme/b")
     assert desk.names("acme/c") == []
     desk.took("acme/a", soft_errors=True)
-    _pass(desk, "acme/a", "TASK_FAILED")
+    desk.passes("acme/a", "TASK_FAILED")
     assert len(desk.names("acme/c")) == 1
 
 
@@ -478,19 +472,19 @@ def test_a_child_under_way_runs_once_more_for_all_that_came_meanwhile() -> None:
     for _ in range(3):
         for parent in ("acme/a", "acme/b"):
             desk.now += 1
-            _pass(desk, parent)
+            desk.passes(parent)
     (run,) = desk.names("acme/c")
-    _pass(desk, "acme/c")
+    desk.passes("acme/c")
     (again,) = desk.names("acme/c")
     assert again != run
-    _pass(desk, "acme/c")
+    desk.passes("acme/c")
     assert desk.names("acme/c") == []
 
 
 def test_successes_from_before_the_wish_do_not_count() -> None:
     desk = JobDesk()
     desk.took("acme/a")
-    _pass(desk, "acme/a")
+    desk.passes("acme/a")
     desk.now += 1
     desk.took("acme/c", schedule=None, parents=["a"])
     assert desk.names("acme/c") == []
@@ -503,12 +497,12 @@ def test_what_passed_while_a_child_was_disabled_is_not_caught_up_with_and_while_
     desk.took("acme/a")
     child: dict[str, Any] = {"schedule": None, "parents": ["a"]}
     desk.took("acme/c", **child, enabled=False)
-    _pass(desk, "acme/a")
+    desk.passes("acme/a")
     desk.took("acme/c", **child)
     assert desk.names("acme/c") == []
     desk.ask("pause", "acme/c")
     desk.now += 1
-    _pass(desk, "acme/a")
+    desk.passes("acme/a")
     assert desk.names("acme/c") == []
     desk.ask("resume", "acme/c")
     assert len(desk.names("acme/c")) == 1

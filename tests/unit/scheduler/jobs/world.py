@@ -101,6 +101,12 @@ class JobDesk(Desk):
         code = {"TASK_FINISHED": 0, "TASK_FAILED": 1}.get(state)
         self.report(self[run].attempt, state, **{"exit_code": code, **report})
 
+    def passes(self, job: str, state: str = "TASK_FINISHED", **report: Any) -> None:
+        """A run of the job, which is under way or asked for, begins and ends, by default well."""
+        (run,) = self.names(job) or [self.ask("run", job).run]
+        self.begin(run)
+        self.end(run, state, **report)
+
     def report(self, task: str, state: str, *, reason: str = "", **report: Any) -> None:
         """An update comes in."""
         data = TaskReport(**report).model_dump_json().encode()
