@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 
@@ -46,31 +48,46 @@ class ProgramPlugins:
         program = await asyncio.to_thread(_find, kind, env.get("CNI_PATH", ""))
         path = os.environ.get("PATH", DEFAULT_PATH)
         try:
-            process = await asyncio.create_subprocess_exec(
-                program,
-                env={**env, "CNI_COMMAND": command.value, "PATH": path},
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
+            with _readable(stdin) as conf:
+                process = await asyncio.create_subprocess_exec(
+                    program,
+                    env={**env, "CNI_COMMAND": command.value, "PATH": path},
+                    stdin=conf,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                )
         except OSError as error:
             raise CniError(Code.PLUGIN, f"{kind} can't be run", str(error)) from None
         try:
             async with asyncio.timeout(self._timeout_s):
-                stdout, stderr = await process.communicate(stdin)
+                stdout, stderr = await process.communicate()
         except TimeoutError:
             raise CniError(
                 Code.TRY_AGAIN, f"{kind} did not end", f"in {self._timeout_s:g} s"
             ) from None
         finally:
             if process.returncode is None:
-                process.kill()
+                with suppress(ProcessLookupError):  # it ended just now
+                    process.kill()
                 await process.wait()
         if stderr:
             self._log.info("plugin says", plugin=kind, text=stderr.decode(errors="replace")[-2000:])
         if process.returncode != 0:
             raise _failure(kind, process.returncode, stdout)
         return stdout
+
+
+@contextmanager
+def _readable(content: bytes) -> Iterator[BinaryIO]:
+    """A file in memory to read content from, once.
+
+    No pipe: a plugin that ends without reading (`static` does for VERSION) closes it, and uvloop's refuses to be
+    written to then, with an error that `communicate` does not expect.
+    """
+    with os.fdopen(os.memfd_create("cni"), "w+b") as file:
+        file.write(content)
+        file.seek(0)
+        yield file
 
 
 def _find(kind: str, path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+import uvloop
 
 from libs.common.errors import Unavailable
 from libs.common.telemetry import make_log
@@ -171,3 +173,22 @@ async def test_plugins_that_fail(tmp_path: Path, script: str, code: int, said: s
     (tmp_path / "text").write_text("")
     with pytest.raises(CniError, match="no plugin text"):
         await driver.run("text", Command.ADD, {"CNI_PATH": str(tmp_path)}, b"{}")
+
+
+async def test_plugins_that_do_not_read_their_configuration(tmp_path: Path) -> None:
+    """On uvloop, as in hostd, and often: a pipe to them would be closed before it is written to."""
+    program = tmp_path / "deaf"
+    program.write_text("#!/bin/sh\necho said\n")
+    program.chmod(0o755)
+    driver = ProgramPlugins(make_log("test", level="critical"))
+
+    async def often() -> set[bytes]:
+        env = {"CNI_PATH": str(tmp_path)}
+        calls = (driver.run("deaf", Command.ADD, env, bytes(100_000)) for _ in range(100))
+        return set(await asyncio.gather(*calls))
+
+    def on_uvloop() -> set[bytes]:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(often())
+
+    assert await asyncio.to_thread(on_uvloop) == {b"said\n"}
