@@ -51,7 +51,14 @@ public final class MongoMain {
 
         @Override
         public Document handleCommand(Channel channel, String database, String command, Document query) {
-            Document answer = super.handleCommand(channel, database, command, query);
+            // H2 forgets old versions after a while; a long read of one fails with "Chunk not found" unless it is in use.
+            MVStore.TxCounter inUse = getMvStore().registerVersionUsage();
+            Document answer;
+            try {
+                answer = super.handleCommand(channel, database, command, query);
+            } finally {
+                getMvStore().deregisterVersionUsage(inUse);
+            }
             if (query.get("writeConcern") instanceof Document concern
                     && (Boolean.TRUE.equals(concern.get("j")) || "majority".equals(concern.get("w")))) {
                 getMvStore().commit();

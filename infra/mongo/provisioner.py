@@ -59,7 +59,8 @@ class MongoProvisioner:
         spec = JavaSpec(
             classpath=f"{libs}/classes:{libs}/libs/*",
             main=("MongoMain", data, str(port), str(COMMIT_INTERVAL_MS), *tls),
-            jvm_flags=("-Xmx256m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"),
+            # What a query finds is all in memory at once: 100,000 documents of the bench are more than 1 GiB.
+            jvm_flags=("-Xms256m", "-Xmx3g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"),
             prepare=prepare,
             answers=answers,
             ready_s=READY_S,
