@@ -215,7 +215,7 @@ def history(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000)] = 20,
     before: Annotated[str, typer.Option(help="those before this run")] = "",
 ) -> None:
-    """A job's runs, newest first. Times are UTC."""
+    """A job's runs, newest first; the scheduler keeps the last 100, unless it is told otherwise. Times are UTC."""
     context = context_of(ctx)
     name = context.settings.job(job)
     answer = context.ask(lambda client: client.jobs.runs(name, limit=limit, before=before))
@@ -249,7 +249,7 @@ def logs(
 
 @job.command()
 def stats(ctx: typer.Context, job: JobArgument) -> None:
-    """How a job's runs went, and how long the successful ones took."""
+    """How a job's runs went that are kept, and how long the successful ones took."""
     context = context_of(ctx)
     name = context.settings.job(job)
     found = context.ask(lambda client: client.jobs.stats(name))

@@ -42,6 +42,8 @@ def test_a_range_of_seeds_passes_and_hits_every_fault_point() -> None:
         r"looked at: (\d+) placements by rules, (\d+) stops.*?, (\d+) evictions", done.stdout
     )
     assert looked and all(int(each) > 5 for each in looked.groups()), done.stdout
+    jobs = re.search(r"jobs: (\d+) targets", done.stdout)
+    assert jobs and int(jobs[1]) > 50 * SEEDS, done.stdout
     # The same seed has the same trace in another process, which has run no other one before it.
     alone = run_range("--seeds", "1", "--from", "7", "--digests", "--quiet")
     digests = [json.loads(each.stdout.strip().splitlines()[-1]) for each in (done, alone)]

@@ -40,8 +40,8 @@ def parse(text: str, zone: str = "UTC", *, salt: str = "") -> Schedule:
             raise InvalidInput.of("schedule", "empty", _FORMS)
         case [first, *_] if "=" in first:
             raise InvalidInput.of("schedule", f"{first} can't stand here", "the field `time_zone`")
-        case ["@every", *_]:
-            return intervals.every(tidy, where)
+        case [every, *given] if every.lower() == "@every":
+            return intervals.every(" ".join(("@every", *given)), where)
         case [name] if name.startswith("@"):
             if name.lower() not in NAMED:
                 known = ", ".join((*NAMED, "@every 5m"))

@@ -5,6 +5,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/* Longer than any time-out or grace that a job may ask for. */
+#define MAX_WAIT_MS INT64_C(34560000000)
+
 enum { MAX_MESSAGE = 256 * 1024, MAX_NAME = 256, MAX_FDS = 8, MAX_WHY = 256 };
 
 /* The fields of a message: NUL-terminated strings, one after the other, in `text` of `size` bytes. */

@@ -253,7 +253,7 @@ void start(int *peer, const char *request, size_t size)
     const char *name = next_field(&fields), *task = next_field(&fields);
     next_field(&fields); /* user and directory are the cell's */
     next_field(&fields);
-    int64_t timeout_ms = number_of(next_field(&fields), INT_MAX), grace_ms = number_of(next_field(&fields), INT_MAX);
+    int64_t timeout_ms = number_of(next_field(&fields), MAX_WAIT_MS), grace_ms = number_of(next_field(&fields), MAX_WAIT_MS);
     int64_t number = number_of(next_field(&fields), 64), count = number_of(next_field(&fields), MAX_MESSAGE);
     struct cell *known = find(NULL, task), *cell = find(name, NULL);
     if (known != NULL && is_name(task)) {

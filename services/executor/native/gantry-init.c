@@ -138,7 +138,7 @@ static void obey(int *peer, size_t size, const int *fds, int count)
     } else if (strcmp(verb, "ack") == 0 && cell->state == ENDED) {
         forget(cell);
     } else if (strcmp(verb, "kill") == 0 && cell->state != ENDED) {
-        int64_t number = number_of(next_field(&fields), 64), grace_ms = number_of(next_field(&fields), INT_MAX);
+        int64_t number = number_of(next_field(&fields), 64), grace_ms = number_of(next_field(&fields), MAX_WAIT_MS);
         if (number > 0 && grace_ms >= 0)
             stop(cell, (int)number, grace_ms);
     }

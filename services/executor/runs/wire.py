@@ -55,6 +55,8 @@ CAPABILITIES = (
 """By their numbers: include/uapi/linux/capability.h."""
 
 MAX_MESSAGE = 256 * 1024
+MOST_S = 400 * 86_400.0
+"""The longest time-out and grace that the init takes, its MAX_WAIT_MS."""
 _BY_SIGNAL = 128
 
 
@@ -92,8 +94,8 @@ def start_of(cell: str, task: TaskStart) -> bytes:
 
 
 def milliseconds(seconds: float) -> int:
-    """As the init takes them; more than 24 days are cut to that."""
-    return min(max(0, round(seconds * 1000)), 2**31 - 1)
+    """As the init takes them; more than MOST_S are cut to that."""
+    return round(min(max(0.0, seconds), MOST_S) * 1000)
 
 
 def number_of(name: str) -> int:

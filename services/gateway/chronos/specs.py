@@ -164,6 +164,10 @@ def _notes(job: ChronosJob) -> list[str]:
         notes.append("fetch: registry logins are the business unit's own (gantry bu-registry)")
     if job.container is not None and job.container.force_pull_image:
         notes.append("container.forcePullImage: a tag is resolved when the job is put")
+    if job.container is not None and (
+        job.container.network != "HOST" or job.container.network_infos
+    ):
+        notes.append("container.network: runs that share a container share its address and ports")
     return notes
 
 
@@ -268,7 +272,7 @@ def _check_container(container: Container) -> None:
         raise InvalidInput.of("container.volumes", f"{volume.container_path!r} can't be had: {why}")
     for network in container.network_infos:
         if network.port_mappings:
-            why = "each run has an address of its own, with all ports"
+            why = "a run has all ports of its address, which is not the host's"
             raise InvalidInput.of("container.networkInfos", f"no portMappings: {why}")
     known = ("env", "user", "u", "net", "network", "rm")
     for each in container.parameters:

@@ -334,6 +334,14 @@ def test_what_is_otherwise_is_said() -> None:
         "container.forcePullImage",
     ]
     assert translate().notes == ()
+    for own in (
+        {"network": "bridge"},
+        {"network": "USER", "networkName": "n"},
+        {"networkInfos": [{"name": "n"}]},
+    ):
+        (note,) = translate(container={"image": "a", **own}).notes
+        assert note.startswith("container.network: runs that share a container share its address")
+    assert translate(container={"image": "a", "network": "HOST"}).notes == ()
 
 
 def test_an_async_job_s_end_is_told_within_a_time() -> None:

@@ -213,7 +213,9 @@ def test_time_outs_and_grace_are_kept(init: Init) -> None:
     # Long enough for the shell to have set its trap.
     stubborn = init.start("sh", "-c", "trap '' TERM; sleep 100", timeout_s=3.0, grace_s=0.3)
     killed = init.start("sh", "-c", "trap 'exit 7' TERM; echo there; while :; do sleep 0.05; done")
+    patient = init.start("true", timeout_s=366 * 86_400.0)  # the longest that a job may have
     init.says(killed)
+    assert (init.end_of(patient).exit_code, init.end_of(patient).timed_out) == (0, False)
     assert (init.end_of(late).timed_out, init.end_of(late).exit_code) == (True, 128 + 15)
     view = init.end_of(stubborn)
     assert (view.timed_out, view.exit_code) == (True, 128 + 9)
@@ -304,6 +306,17 @@ def test_ipc_is_each_ones_own(init: Init) -> None:
         init.end_of(each)
     assert len(seen[0]) == len(seen[1]) == 3
     assert seen[0].isdisjoint(seen[1])
+
+
+def test_what_is_left_in_ipc_is_seen_by_nobody_else(init: Init) -> None:
+    leave = "touch /dev/mqueue/left /dev/shm/left && ls /dev/mqueue /dev/shm"
+    beside = init.start("sh", "-c", f"{leave}; exec sleep 100")
+    assert init.says(beside, lines=5).split().count("left") == 2
+    look = "ls /dev/mqueue /dev/shm; grep -c mqueue /proc/mounts"
+    assert init.sh(look) == (0, "/dev/mqueue:\n\n/dev/shm:\n1\n")
+    init.send("kill", beside, 15, 5000)
+    init.end_of(beside)
+    assert init.sh(look) == (0, "/dev/mqueue:\n\n/dev/shm:\n1\n")
 
 
 def test_those_at_the_same_time_share_their_containers_network_and_no_other(

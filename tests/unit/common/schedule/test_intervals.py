@@ -142,6 +142,7 @@ def test_what_is_wrong_is_said(text: str, problem: str, expected: str) -> None:
         ("R//P1M", "R/2026-01-01T00:00:01Z/P1M"),
         ("R//P1Y2M1W3DT4H5M6.5S", "R/2026-01-01T00:00:01Z/P14M10DT4H5M6.5S"),
         ("@every 5m", "R/2026-01-01T00:05:00Z/PT5M"),
+        ("@Every  5m", "R/2026-01-01T00:05:00Z/PT5M"),
         ("@every 1h30m", "R/2026-01-01T01:30:00Z/PT1H30M"),
         ("@every 1.5s", "R/2026-01-01T00:00:01.500000Z/PT1.5S"),
         ("@every 36h", "R/2026-01-02T12:00:00Z/PT36H"),

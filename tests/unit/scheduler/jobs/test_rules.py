@@ -109,6 +109,20 @@ def test_targets_that_passed_while_nobody_led(
     assert (desk.targets(), desk.missed()) == (runs, missed)
 
 
+@pytest.mark.parametrize(
+    ("policy", "runs"), [("none", [30]), ("latest", [30]), ("all", [0, 10, 20, 30])]
+)
+def test_of_targets_that_are_hardly_late_the_newest_is_on_time(
+    policy: str, runs: list[float]
+) -> None:
+    desk = JobDesk()
+    every = "R/2027-01-15T08:00:00Z/PT10S"
+    desk.took(concurrency="allow", catch_up={"policy": policy}, schedule=every)
+    desk.at(35.0)
+    assert desk.targets() == runs
+    assert desk.missed() == [each for each in (0, 10, 20) if each not in runs]
+
+
 @pytest.mark.parametrize(("policy", "runs"), [("none", []), ("latest", [0]), ("all", [0])])
 def test_a_target_that_is_late_is_one_to_catch_up_with(policy: str, runs: list[float]) -> None:
     desk = JobDesk()

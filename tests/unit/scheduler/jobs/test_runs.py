@@ -47,6 +47,8 @@ def test_a_run_begins_at_its_target_and_ends() -> None:
         ("TASK_FAILED", {"exit_code": 3}, (0,), "failed"),
         ("TASK_FAILED", {"exit_code": 3, "timed_out": True}, (0, 3), "failed"),
         ("TASK_FAILED", {"exit_code": 3, "oom_killed": True}, (0, 3), "failed"),
+        ("TASK_FINISHED", {"exit_code": 0, "oom_killed": True}, (0,), "failed"),
+        ("TASK_FAILED", {"exit_code": 0, "oom_killed": True}, (0,), "failed"),
         ("TASK_KILLED", {"exit_code": None}, (0,), "failed"),
         ("TASK_ERROR", {"exit_code": None}, (0,), "failed"),
     ],
