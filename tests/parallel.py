@@ -7,7 +7,6 @@ they come first. So are the simulation's seeds, which come next, each by itself.
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-from services.main import GC_AFTER
+from tests import garbage
 
 SWITCHED = ("tests/e2e/", "tests/integration/test_provisioner.py")
 WIRED = (
@@ -88,10 +87,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Thousands of tests live to the end: looking for garbage among them again and again took a third of the time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_AFTER)
+    """Thousands of tests live to the end."""
+    garbage.spare()
 
 
 def _file(item: pytest.Item) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests import garbage
 from tests.cron.checker import Outage
 from tests.simulation import loop, trace
 from tests.simulation.chaos import Chaos
@@ -138,13 +138,9 @@ async def _until(cloud: Cloud, at_s: float) -> None:
 
 
 def settle(lines: int = trace.KEPT_LINES) -> None:
-    """So many lines of a trace are kept. What is imported stays: the collector need not look at it again and again."""
+    """So many lines of a trace are kept. What is imported stays, and what a seed makes lives to its end."""
     trace.KEPT_LINES = max(lines, trace.KEPT_LINES)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(
-        100_000, 20, 50
-    )  # a tenth of the time went into looking at what a seed needs to its end
+    garbage.spare()
 
 
 def repeat_command(seed: int) -> str:

@@ -162,11 +162,12 @@ def _notes(job: ChronosJob) -> list[str]:
     notes = []
     if job.uris or job.fetch:
         notes.append("fetch: registry logins are the business unit's own (gantry bu-registry)")
-    if job.container is not None and job.container.force_pull_image:
+    container = job.container
+    if container is None:
+        return notes
+    if container.force_pull_image:
         notes.append("container.forcePullImage: a tag is resolved when the job is put")
-    if job.container is not None and (
-        job.container.network != "HOST" or job.container.network_infos
-    ):
+    if container.network != "HOST" or container.network_infos:
         notes.append("container.network: runs that share a container share its address and ports")
     return notes
 

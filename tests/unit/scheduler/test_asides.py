@@ -87,7 +87,7 @@ class Stream:
 )
 @example([7, 11, 13, 9], "acme/small", 0)
 @example([7, 11, 13, 9], "beta/small", 2)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_what_is_large_finds_room_and_small_ones_do_not_wait_for_long(
     lives_s: list[int], app: str, staying: int
 ) -> None:
